@@ -1,0 +1,99 @@
+"""Small ledgers and runs with planted effects, for the tests of verdicts."""
+
+import copy
+
+import numpy as np
+import yaml
+
+from xltlib.ledger import label
+from xltlib.params import Params
+from xltlib.selection import World
+
+PARAMS = Params(languages=("src", "near", "far"), mask_rate=0.25)
+EXAMPLES = 400
+
+
+def runs(labels, gain=0.0, seeds=range(6), tasks=("nli",), gains=None, examples=EXAMPLES, noise=0.02):
+    """Runs with 0/1 scores of accuracy 0.6 + gain (by setting: `gains`), paired on items, a little noise."""
+    records = []
+    for task in tasks:
+        suffix = "#f1" if task == "qa" else ""
+        for seed in seeds:
+            rng = np.random.default_rng([seed, *label(labels).encode(), len(task)])
+            scores = {}
+            names = [
+                *PARAMS.languages,
+                *(f"{a}|{b}" for a in PARAMS.languages for b in PARAMS.languages if a != b),
+            ]
+            for k, name in enumerate(names):
+                items = np.random.default_rng([k, examples]).random(examples)
+                wanted = 0.6 + (gains or {}).get(name, gain) + noise * rng.standard_normal() / 3
+                flips = rng.random(examples) < noise
+                scores[name + suffix] = ((items < wanted) ^ flips).astype(np.uint8)
+            name = f"{label(labels)} {task} {seed}"
+            records.append(
+                {"digest": name, "labels": {**labels, "task": task, "seed": seed}, "scores": scores}
+            )
+    return records
+
+
+def small_ledger(tmp_path, *entries, defaults=None):
+    """A ledger of the given tests, one statement each, S0-1 on."""
+    rows = []
+    for number, tests in enumerate(entries, 1):
+        tests = copy.deepcopy(tests if isinstance(tests, list) else [tests])
+        deciding = [t for t in tests if t.get("role", "decides") == "decides"]
+        row = {
+            "id": f"S0-{number}", "report": 0, "statement": f"Statement <b>{number}</b> & so on",
+            "report_verdict": "verified", "report_confidence": 0.2, "kind": "numeric result", "method": "TLM",
+            "source": {"status": "not found", "searched": ["it"]}, "tests": tests,
+        }  # fmt: skip
+        rows.append(row | ({"combine": "all"} if len(deciding) > 1 else {}))
+    raw = {"searched": {"it": "the abstract"}, "defaults": defaults or {}, "claims": rows}
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+    report = {
+        "id": 0, "file": "a.txt", "title": "A", "date": "2026-06-26", "examines": "B", "question": "C?",
+        "papers_retrieved": 3, "claims_extracted": len(rows), "claims_verified": len(rows),
+        "quality_score": 7.5, "abstract_truncated": True, "references": [],
+    }  # fmt: skip
+    (tmp_path / "reports.yaml").write_text(yaml.safe_dump({"reports": [report]}), encoding="utf-8")
+    return path
+
+
+def better(a, b, **more):
+    test = {"type": "superiority", "words": "a beats b", "a": {"objective": a}, "b": {"objective": b}}
+    return test | {"task": "nli", "margin": 0.0, "unit": "accuracy", "reason": "any gain"} | more
+
+
+def planted(tmp_path):
+    """Tests of every measured type, and runs in which the first of each holds and the second does not."""
+    equal, robust = {"type": "equivalence", "margin": 0.05}, {"method": "rs_da"}
+    options = {f"mask_rate={x}": x for x in (0.15, 0.3, 0.6)}
+    slope = {"type": "trend", "over": "objective_options", "points": options}
+    pairs = {
+        "type": "interaction",
+        "a": robust,
+        "b": {},
+        "settings": "pairs",
+        "settings2": "targets",
+    }
+    trend = {k: v for k, v in better("weam", "none").items() if k != "b"} | slope
+    path = small_ledger(
+        tmp_path,
+        better("tlm", "none", margin=0.02),
+        better("none", "tlm"),
+        better("tlm", "mlm") | equal,
+        better("tlm", "none") | equal,
+        trend | {"direction": "up"},
+        trend | {"direction": "down"},
+        better("none", "none") | pairs | {"a2": robust, "b2": {}},
+        better("none", "none") | pairs | {"a": {}, "b": robust, "a2": {}, "b2": robust},
+        {k: v for k, v in better("tlm", "none", level=0.5).items() if k != "b"},
+        {k: v for k, v in better("tlm", "none", level=0.9).items() if k != "b"},
+    )  # fmt: skip
+    records = runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1) + runs({"objective": "mlm"}, 0.1)
+    for x in (0.15, 0.3, 0.6):
+        records += runs({"objective": "weam", "objective_options": f"mask_rate={x}"}, x / 3)
+    across = {s: 0.15 for s in World("src", PARAMS.languages, {}).settings("pairs")}
+    return path, records + runs({"objective": "none", "method": "rs_da"}, 0.02, gains=across)

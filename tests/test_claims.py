@@ -1,0 +1,262 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from studies import EXAMPLES, PARAMS, better, planted, runs, small_ledger
+
+from xltlib import claims
+from xltlib.claims import evaluate, load_ledger, needed, render_text, select
+from xltlib.params import StudyError
+from xltlib.selection import World
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_ledger()
+
+
+def outcomes(result):
+    return [c["verdict"] for c in result["claims"]]
+
+
+def test_select_pairs_runs_by_seed_and_fills_in_defaults():
+    records = runs({"objective": "weam", "objective_options": ""}, seeds=(3, 1))
+    records += runs({"objective": "weam", "objective_options": "links=random,lambda=2"})
+    defaults = {"lambda": 1, "mask_rate": 0.25, "joint": True}
+    for options in ("", "lambda=1", "mask_rate=0.25,lambda=1.0", "joint=true"):
+        query = {"objective": "weam", "objective_options": options, "task": "nli"}
+        chosen = select(records, query, ("near", "far"), defaults)
+        assert chosen.seeds == (1, 3)
+        assert [s.shape for s in chosen.scores] == [(2, EXAMPLES)] * 2
+        np.testing.assert_array_equal(chosen.scores[1][0], records[1]["scores"]["far"])
+    query = {"objective": "weam", "objective_options": "lambda=2,links=random", "task": "nli"}
+    assert len(select(records, query, ("near",), defaults).seeds) == 6
+
+
+def test_select_says_what_is_missing():
+    records = runs({"objective": "tlm"}, seeds=(0, 1))
+    query = {"objective": "tlm", "task": "nli"}
+    assert select(records, {"objective": "weam", "task": "nli"}, ("near",)).missing == "no run of weam on nli"
+    assert select(records, query, ("xx",)).missing == "tlm on nli, seed 0: no scores for xx"
+    records[1]["scores"]["near"] = records[1]["scores"]["near"][:-1]
+    assert "other examples of near" in select(records, query, ("near",)).missing
+    assert not select(records, query, ("far",)).missing
+
+
+def test_select_ignores_runs_with_a_label_of_their_own_and_refuses_ambiguous_ones():
+    records = runs({"objective": "tlm"}, seeds=(0,)) + runs({"objective": "tlm", "size": "large"}, seeds=(0,))
+    query = {"objective": "tlm", "task": "nli"}
+    assert select(records, query, ("near",)).digests == (records[0]["digest"],)
+    with pytest.raises(StudyError, match="tlm on nli: run .* both have seed 0"):
+        select(records + records[:1], query, ("near",))
+    del records[0]["labels"]["seed"]
+    with pytest.raises(StudyError, match="has no seed"):
+        select(records, query, ("near",))
+
+
+def test_settings_mean_languages_of_the_profile(real):
+    world = World.of(real, PARAMS)
+    assert world.settings("targets") == ("near", "far")
+    assert world.settings("all", "f1") == ("src#f1", "near#f1", "far#f1")
+    assert len(world.settings("pairs")) == 6
+    assert world.settings(("far",)) == ("far",)
+    assert world.defaults["mask_rate"] == 0.25
+
+
+def test_needed_runs_are_listed_once_with_who_asks(real):
+    wanted = needed(real, PARAMS, "S0-3")
+    assert [w["labels"]["objective"] for w in wanted] == ["weam", "tlm", "word_aligned"]
+    assert all(w["decides"] and w["settings"] == ["near", "far"] for w in wanted)
+    every = [tuple(w["labels"].items()) for w in needed(real, PARAMS)]
+    assert len(every) == len(set(every))
+    qa = next(w for w in needed(real, PARAMS, "S1-18") if w["labels"]["objective"] == "tlm")
+    assert qa["settings"] == ["near#f1", "far#f1"]
+
+
+def test_planted_effects_give_the_planted_verdicts(tmp_path):
+    path, records = planted(tmp_path)
+    result = evaluate(load_ledger(path), records, PARAMS)
+    assert outcomes(result) == ["supported", "contradicted"] * 5
+    effect = result["claims"][0]["tests"][0]["effect"]
+    assert effect["estimate"] == pytest.approx(0.1, abs=0.02)
+    assert effect["low"] < effect["estimate"] < effect["high"]
+    assert list(effect["per_setting"]) == ["near", "far"]
+    assert (effect["seeds"], len(effect["per_seed"]), effect["examples"]) == (6, 6, EXAMPLES)
+    assert effect["p"] <= effect["p_holm"] <= 0.05
+    assert 0.02 < effect["smallest_detectable"] < 0.1
+    assert all(c["scale"] == "mechanism" for c in result["claims"])
+
+
+def test_no_effect_is_inconclusive(tmp_path):
+    path = small_ledger(tmp_path, better("tlm", "none"), better("none", "tlm"))
+    records = runs({"objective": "none"}) + runs({"objective": "tlm"})
+    result = evaluate(load_ledger(path), records, PARAMS)
+    assert outcomes(result) == ["inconclusive"] * 2
+    assert "could have seen" in result["claims"][0]["reason"]
+
+
+def test_a_true_null_gets_a_verdict_in_at_most_one_study_of_twenty(tmp_path):
+    ledger = load_ledger(small_ledger(tmp_path, better("tlm", "none"), better("weam", "none")))
+    rng, wrong, studies = np.random.default_rng(5), 0, 150
+    for _ in range(studies):
+        records = []
+        for objective in ("none", "tlm", "weam"):
+            for seed in range(4):
+                rate = 0.6 + 0.03 * rng.standard_normal()  # training luck
+                scores = {name: rng.random(100) < rate for name in ("near", "far")}
+                labels = {"objective": objective, "task": "nli", "seed": seed}
+                records.append({"digest": f"{objective}{seed}", "labels": labels, "scores": scores})
+        verdicts = outcomes(evaluate(ledger, records, PARAMS, specification_curves=False))
+        wrong += verdicts != ["inconclusive"] * 2
+    assert wrong / studies < 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
+
+
+def test_few_examples_never_show_equivalence(tmp_path):
+    path = small_ledger(tmp_path, better("tlm", "none") | {"type": "equivalence", "margin": 0.02})
+    records = [r for o in ("tlm", "none") for r in runs({"objective": o}, seeds=(0, 1), examples=20)]
+    assert outcomes(evaluate(load_ledger(path), records, PARAMS)) == ["inconclusive"]
+
+
+def test_one_seed_gives_no_verdict(tmp_path):
+    path, records = planted(tmp_path)
+    result = evaluate(load_ledger(path), [r for r in records if r["labels"]["seed"] == 0], PARAMS)
+    assert set(outcomes(result)) == {"inconclusive"}
+    assert "one seed" in result["claims"][0]["tests"][0]["effect"]["note"]
+
+
+def test_missing_runs_are_named(tmp_path):
+    path = small_ledger(tmp_path, [better("tlm", "none"), better("weam", "none")], better("weam", "tlm"))
+    result = evaluate(
+        load_ledger(path), runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1), PARAMS
+    )
+    first, second = result["claims"]
+    assert (first["verdict"], second["verdict"]) == ("not run", "not run")
+    assert first["reason"] == "1 of 2 tests were run; no run of weam on nli."
+    assert second["tests"][0]["missing"] == [{"objective": "weam", "task": "nli"}]
+    assert second["tests"][0]["effect"] is None
+
+
+def test_only_seeds_that_both_have_are_compared(tmp_path):
+    path = small_ledger(tmp_path, better("tlm", "none"))
+    none, tlm = (
+        runs({"objective": "none"}, seeds=range(4)),
+        runs({"objective": "tlm"}, 0.1, seeds=range(2, 9)),
+    )
+    test = evaluate(load_ledger(path), none + tlm, PARAMS)["claims"][0]["tests"][0]
+    assert test["effect"]["seeds"] == 2
+    assert len(test["runs"]) == 4
+    result = evaluate(load_ledger(path), none[:2] + tlm, PARAMS)
+    assert "no seed in common" in result["claims"][0]["reason"]
+
+
+def test_holm_counts_each_distinct_deciding_test_once(tmp_path):
+    control = better("weam", "none", role="control")
+    path = small_ledger(
+        tmp_path,
+        [better("tlm", "none"), control],
+        {"test_of": "S0-1"},
+        better("weam", "tlm"),
+        better("mlm", "none"),
+    )
+    records = [r for o, g in (("none", 0), ("tlm", 0.012), ("weam", 0.03)) for r in runs({"objective": o}, g)]
+    result = evaluate(load_ledger(path), records, PARAMS)
+    assert result["correction"] == {"method": "Holm", "deciding_tests": 2, "other_tests": 1}
+    effects = [c["tests"][0]["effect"] for c in result["claims"][:3]]
+    assert effects[0] == effects[1]
+    small, large = sorted((effects[0], effects[2]), key=lambda e: e["p"])
+    assert small["p_holm"] == pytest.approx(2 * small["p"])
+    assert large["p_holm"] == pytest.approx(max(large["p"], 2 * small["p"]))
+    alone = result["claims"][0]["tests"][1]["effect"]
+    assert alone["p_holm"] == alone["p"]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "combine", "verdict"),
+    [
+        (["supported", "supported"], "all", "supported"),
+        (["supported", "inconclusive"], "all", "inconclusive"),
+        (["supported", "not run"], "all", "not run"),
+        (["inconclusive", "not run"], "all", "not run"),
+        (["contradicted", "not run"], "all", "contradicted"),
+        (["supported", "contradicted"], "all", "contradicted"),
+        (["supported", "contradicted"], "any", "supported"),
+        (["contradicted", "not run"], "any", "not run"),
+        (["contradicted", "contradicted"], "any", "contradicted"),
+        (["impossible", "possible"], "all", "impossible"),
+    ],
+)
+def test_bundles(outcomes, combine, verdict):
+    assert claims.combined(outcomes, combine) == verdict
+
+
+def test_specification_curves_change_one_choice_at_a_time(tmp_path):
+    path, records = planted(tmp_path)
+    test = evaluate(load_ledger(path), records, PARAMS)["claims"][0]["tests"][0]
+    rows = test["specifications"]
+    asked = [
+        r for r in rows if (r["left_out"], r["seeds"], r["margin"], r["correction"]) == ("", 6, 0.02, "holm")
+    ]
+    assert [r["outcome"] for r in asked] == ["supported"]
+    assert {r["left_out"] for r in rows} == {"", "near", "far"}
+    assert {r["seeds"] for r in rows} == {2, 3, 4, 5, 6}
+    assert {r["margin"] for r in rows} == {0.01, 0.02, 0.04}
+
+
+def test_properties_of_the_code_are_called_by_name(tmp_path, monkeypatch):
+    def check(name):
+        return {"type": "implementation", "words": "it holds", "callable": name}
+
+    monkeypatch.setattr(claims, "check_planted", lambda: True, raising=False)
+    monkeypatch.setattr(claims, "check_broken", lambda: False, raising=False)
+    names = ("claims:check_planted", "claims:check_broken", "claims:check_none", "nowhere:check")
+    path = small_ledger(tmp_path, *(check(f"xltlib.{name}") for name in names))
+    result = evaluate(load_ledger(path), [], PARAMS)
+    assert outcomes(result) == ["supported", "contradicted", "not run", "not run"]
+    assert result["claims"][3]["reason"] == "Not run: there is no xltlib.nowhere:check."
+    monkeypatch.setattr(claims, "check_planted", lambda: None)
+    with pytest.raises(StudyError, match="check_planted: returned None"):
+        evaluate(load_ledger(path), [], PARAMS)
+
+
+def test_claims_json_is_plain_the_same_twice_and_counts_itself(real):
+    records = runs({"objective": "none"}, tasks=("nli", "qa")) + runs(
+        {"objective": "tlm"}, 0.1, tasks=("nli", "qa")
+    )
+    first = json.dumps(evaluate(real, records, PARAMS), allow_nan=False)
+    assert first == json.dumps(evaluate(load_ledger(), records[::-1], PARAMS), allow_nan=False)
+    result = json.loads(first)
+    assert sum(result["counts"].values()) == 65
+    assert [result["counts"][k] for k in ("possible", "impossible", "contradicted by source")] == [0, 4, 1]
+    verdicts = {c["id"]: c["verdict"] for c in result["claims"]}
+    assert (verdicts["S0-1"], verdicts["S1-18"], verdicts["S0-3"]) == ("supported", "supported", "not run")
+    assert result["ledger_digest"] == real.digest
+
+
+def test_evaluate_refuses_scores_that_are_none(tmp_path):
+    path = small_ledger(tmp_path, better("tlm", "none"))
+    records = runs({"objective": "none"}) + runs({"objective": "tlm"})
+    records[0]["scores"]["near"] = np.full(EXAMPLES, np.nan)
+    with pytest.raises(StudyError, match="finite"):
+        evaluate(load_ledger(path), records, PARAMS)
+
+
+def test_markup_in_statements_stays_text(real):
+    result = evaluate(real, [], PARAMS)
+    text = render_text(claims.claim_result(result, real, "S2-5"))
+    assert '<a href="https://github.com/uclanlp/Robust-XLT">' in " ".join(text.split())
+    formula = claims.claim_result(result, real, "S3-7")["statement"]
+    assert r"$h_i = r \cdot h_{si} + (1 - r) \cdot h_{ti}$" in formula
+
+
+def test_text_of_a_statement_says_what_decided(tmp_path):
+    path, records = planted(tmp_path)
+    ledger = load_ledger(path)
+    text = render_text(claims.claim_result(evaluate(ledger, records, PARAMS), ledger, "S0-1"))
+    for part in (
+        "Statement <b>1</b> & so on", "mean(tlm) - mean(none) > 0.02  [nli; targets]", "6 seeds",
+        "Verdict: mechanism supported", "Again: xlt claim S0-1",
+    ):  # fmt: skip
+        assert part in text
+    paper = evaluate(ledger, records, replace(PARAMS, scale="paper"))
+    assert "Verdict: supported" in render_text(claims.claim_result(paper, ledger, "S0-1"))

@@ -1,0 +1,90 @@
+"""Power, coverage and error rates: exact cases, agreement with simulation, honesty at small size."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from xltlib.honesty import coverage, error_rates, power_at, simulate, smallest_detectable
+from xltlib.significance import Components, difference
+from xltlib.verdicts import verdict_superiority
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+WORLD = {"examples": 300, "settings": 2, "sd_seed": 0.1, "sd_item": 0.5, "base": 0.7}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_power_without_item_noise_is_that_of_the_t_test():
+    components = Components(seed=0.02, item=0.0, noise=0.0)
+    reference = stats.nct.sf(stats.t.isf(0.025, 5), 5, 0.03 * np.sqrt(6) / 0.02)
+    assert power_at(0.03, components, 6, 1000) == pytest.approx(reference, abs=2e-3)
+    assert power_at(0.0, components, 6, 1000) == pytest.approx(0.025, abs=1e-3)
+
+
+def test_smallest_detectable_effect_is_detected_with_that_power():
+    components = Components(0.01, 0.2, 0.4)
+    for kind in ("superiority", "equivalence"):
+        smallest = smallest_detectable(components, 6, 500, kind=kind)
+        assert power_at(smallest, components, 6, 500, kind=kind) == pytest.approx(0.8)
+    assert smallest_detectable(components, 12, 500) < smallest_detectable(components, 3, 500)
+    assert smallest_detectable(components, 1, 500) == pytest.approx(
+        (stats.t.isf(0.025, 499) + stats.norm.isf(0.2)) * np.sqrt(0.2**2 / 500 + 0.4**2 / 500)
+    )
+    assert 0 < smallest_detectable(Components(0, 0, 0), 3, 500) < 0.01
+    assert power_at(0.02, Components(0, 0, 0), 3, 500) == 1
+
+
+def test_power_agrees_with_simulation(rng):
+    world = {**WORLD, "sd_seed": 0.03}
+    truth = error_rates(seeds=6, mu=0.04, rng=rng, repeats=1000, **world)["supported"]
+    gains = [x.astype(float) for x in simulate(200, 300, 2, 0.04, 0.03, 0.5, 0.7, rng)]
+    components = difference(gains[0][0], gains[1][0]).components
+    assert power_at(0.04, components, 6, 300) == pytest.approx(truth, abs=0.08)
+
+
+def test_simulated_means_are_the_asked_ones(rng):
+    a, b = simulate(3, 500, 2, 0.1, 0.2, 0.5, 0.6, rng, repeats=400)
+    assert a.shape == b.shape == (400, 3, 2, 500)
+    assert a.mean() == pytest.approx(0.7, abs=0.005)
+    assert b.mean() == pytest.approx(0.6, abs=0.005)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 6, 12])
+def test_intervals_cover(seeds):
+    rng = np.random.default_rng(seeds)
+    rates = coverage(seeds=seeds, mu=0.03, rng=rng, repeats=1000, resamples=50, **WORLD)
+    assert 0.93 <= rates["crossed"] <= 0.985
+    assert rates["examples_only"] < 0.9
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_bootstrap_covers_too_little_where_seeds_matter(seeds):
+    world = {**WORLD, "sd_seed": 0.2}
+    rates = coverage(
+        seeds=seeds, mu=0.0, rng=np.random.default_rng(seeds), repeats=1000, resamples=200, **world
+    )
+    assert rates["bootstrap"] < 0.92
+    assert rates["crossed"] >= 0.935
+
+
+@pytest.mark.parametrize("seeds", [2, 6])
+def test_a_true_null_is_rarely_decided(seeds):
+    rng = np.random.default_rng(seeds)
+    rates = error_rates(
+        seeds=seeds, mu=0.02, margin=0.02, equivalence_margin=0.02, rng=rng, repeats=1000, **WORLD
+    )
+    limit = 0.05 + 2 * rates["error"]
+    assert rates["supported"] + rates["contradicted"] <= limit
+    assert rates["equivalent"] <= limit
+
+
+def test_simulated_rates_are_those_of_difference():
+    world = {"seeds": 3, **WORLD}
+    rates = error_rates(mu=0.05, rng=np.random.default_rng(8), repeats=60, **world)
+    a, b = simulate(3, 300, 2, 0.05, 0.1, 0.5, 0.7, np.random.default_rng(8), repeats=60)
+    effects = [difference(x.astype(float), y.astype(float)) for x, y in zip(a, b, strict=True)]
+    assert rates["supported"] == np.mean([verdict_superiority(e, 0.0, e.p) == "supported" for e in effects])

@@ -1,0 +1,171 @@
+"""Parameters: what is accepted, and how what cannot be used is refused."""
+
+import ast
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from xltlib import params as P
+from xltlib.params import Params, StudyError
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a text as the file p.yaml."""
+
+    def read(text: str | bytes, **overrides: str) -> Params:
+        path = tmp_path / "p.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return P.load(path, overrides)
+
+    return read
+
+
+def test_what_is_given_wins_over_the_defaults_and_set_over_the_file(read):
+    found = read("seeds: 5\nmask_rate: 0.4\nmethods: [standard, rs-rp]\n", seeds="6", source="src")
+    assert found == dataclasses.replace(Params(), seeds=6, mask_rate=0.4, methods=("standard", "rs-rp"))
+
+
+def test_a_whole_number_does_for_a_number_and_becomes_one(read):
+    assert repr(read("pretrain_lr: 1").pretrain_lr) == "1.0"
+
+
+def test_a_byte_order_mark_is_passed_over(read):
+    assert read(b"\xef\xbb\xbfseeds: 4").seeds == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds: 3\nsede: 4", ["p.yaml, line 2", "'sede'", "did you mean seeds?"]),
+        ("'': 3", ["line 1", "no parameter ''"]),
+        ("seeds: 3\nalpha: 0.1\nseeds: 4", ["line 3", "seeds is given twice", "p.yaml, line 1"]),
+        ("pretrain_lr: 1e-5", ["pretrain_lr", "'1e-5'", "write 1.0e-5"]),
+        ("seeds: '3'", ["found '3' (str)", "a whole number", "without quotes"]),
+        ("seeds: 3.0", ["found 3.0 (float)", "write 3"]),
+        ("seeds: true", ["found True (bool)", "a whole number"]),
+        ("seeds:", ["found nothing", "a whole number"]),
+        ("seeds: 010", ["010", "octal"]),
+        ("seeds: 1:30", ["1:30", "base 60"]),
+        ("freeze_embeddings: 1", ["found 1 (int)", "true or false"]),
+        ("languages: [src, no]", ["found False (bool)", "in quotes"]),
+        ("source: no", ["found False (bool)", "in quotes"]),
+        ("source: 7", ["found 7 (int)", "in quotes"]),
+        ("languages: src", ["found 'src' (str)", 'a list, such as ["src"']),
+        ("languages: []", ["at least one item"]),
+        ("languages: [src, near, near]", ['"near" is given twice']),
+        ("tasks: [nli, q]", ["found 'q'", '["nli", "paraphrase", "qa"]']),
+        ("scale: mechanisms", ["'mechanisms'", "mechanism?"]),
+        ("mask_rate: .nan", ["found nan", "a finite number"]),
+        ("mask_rate: .inf", ["found inf", "a finite number"]),
+        ("mask_rate: 1.5", ["found 1.5", "0.01 to 0.9"]),
+        ("seeds: 0", ["found 0", "1 to 1000"]),
+        ("profile: ../elsewhere", ["'../elsewhere'", "small letters"]),
+        ("seeds: 3\nsource: de", ["line 2", 'source = "de"', "one of languages"]),
+        ("languages: [src]", ["languages", "at least one target"]),
+        ("hidden_size: 66", ["hidden_size = 66", "multiple of num_heads = 4"]),
+        ("- seeds", ["line 1", "found a sequence"]),
+        ("seeds: [", ["not valid YAML"]),
+        ("seeds: 3\n---\nseeds: 4", ["line 2", "another document"]),
+        ("? [seeds]\n: 3", ["expected a parameter's name"]),
+        ("seeds: !!python/name:os.system", ["line 1", "seeds", "cannot be read"]),
+        ("languages: " + "[" * 5000, ["not valid YAML"]),
+        ("seeds: 1" + "0" * 5000, ["seeds", "cannot be read"]),
+        ("mask_rate: 1" + "0" * 400, ["mask_rate", "a number"]),
+        ("", ["p.yaml: the file is empty"]),
+        ("# nothing yet", ["the file is empty"]),
+        (b"profile: \xff", ["byte 9 is not UTF-8"]),
+    ],
+)
+def test_a_refusal_names_the_place_what_was_found_and_what_is_expected(read, text, words):
+    with pytest.raises(StudyError) as refused:
+        read(text)
+    message = str(refused.value)
+    assert "p.yaml" in message
+    assert len(message) < 300
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("seed", "4", "did you mean seeds?"),
+        ("seeds", "four", "found 'four'"),
+        ("seeds", "", "found nothing"),
+        ("seeds", "[", "not valid YAML"),
+        ("num_heads", "5", "a multiple of num_heads = 5"),
+    ],
+)
+def test_a_refused_override_names_itself(read, name, value, words):
+    with pytest.raises(StudyError, match=r"(--set|p\.yaml)") as refused:
+        read("seeds: 3", **{name: value})
+    assert words in str(refused.value)
+
+
+def test_a_missing_file_is_named_with_those_beside_it(tmp_path):
+    (tmp_path / "quick.yaml").write_text("seeds: 3")
+    with pytest.raises(StudyError, match=r"quik\.yaml: there is no such file; there is quick\.yaml"):
+        P.load(tmp_path / "quik.yaml")
+    with pytest.raises(StudyError, match="cannot be read"):
+        P.load(tmp_path)
+
+
+def test_parameters_are_checked_however_they_are_made():
+    with pytest.raises(StudyError, match="found 'three'"):
+        Params(seeds="three")
+    with pytest.raises(StudyError, match="multiple of num_heads"):
+        dataclasses.replace(Params(), hidden_size=65)
+    assert Params(languages=["src", "far"]).languages == ("src", "far")
+    assert hash(Params()) == hash(Params(languages=["src", "near", "mid", "far", "low"]))
+
+
+def test_a_notebooks_cell_gives_the_defaults_back():
+    names = [f.name for f in dataclasses.fields(Params)]
+    cell = P.notebook_cell(names)
+    assert len(cell.splitlines()) == len(names)
+    assert all(len(line.split("  # ")) == 2 for line in cell.splitlines())
+    namespace = {}
+    exec(cell, namespace)
+    assert P.from_notebook(namespace) == Params()
+
+
+def test_a_notebook_cell_is_plain_assignments_that_papermill_can_see():
+    body = ast.parse(P.notebook_cell(["seeds", "languages", "mask_rate", "freeze_embeddings"])).body
+    assert all(isinstance(line, ast.Assign) and len(line.targets) == 1 for line in body)
+    with pytest.raises(StudyError, match="did you mean seeds"):
+        P.notebook_cell(["seed"])
+
+
+def test_a_notebooks_other_names_do_not_count_and_misspelt_ones_do():
+    ipython = {"In": [""], "Out": {}, "exit": "x", "quit": "x", "_": 3, "_oh": {}, "__name__": "__main__"}
+    imported = {"ast": ast, "load": P.load, "Params": Params}
+    assert P.from_notebook(ipython | imported | {"seeds": 4}).seeds == 4
+    for value in (4, None, "4", {"a": 1}):
+        with pytest.raises(StudyError, match=r"the notebook's parameters: .*'sedes'.*seeds\?"):
+            P.from_notebook(ipython | {"sedes": value})
+    with pytest.raises(StudyError, match="expected a multiple"):
+        P.from_notebook({"hidden_size": 30})
+
+
+def test_the_plain_form_survives_yaml(tmp_path):
+    before = Params(seeds=6, tasks=("qa",), finetune_lr=1e-5)
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(P.to_dict(before)))
+    assert P.load(path) == before
+
+
+def test_the_table_has_every_parameter_with_its_meaning():
+    lines = P.describe().splitlines()
+    fields = dataclasses.fields(Params)
+    assert [line.split()[0] for line in lines[1:]] == [f.name for f in fields]
+    assert all(f.metadata["doc"] in line for f, line in zip(fields, lines[1:], strict=True))
+
+
+def test_every_profile_loads_and_is_named_as_its_file(root):
+    texts = {path: path.read_text() for path in sorted((root / "params").glob("*.yaml"))}
+    profiles = [path for path, text in texts.items() if re.search("^profile:", text, re.MULTILINE)]
+    assert "quick" in [path.stem for path in profiles]
+    assert all(P.load(path).profile == path.stem for path in profiles)

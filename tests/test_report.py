@@ -1,0 +1,452 @@
+"""The reviewer's page: it shows the data, data stays text, nothing comes from outside, drift is told."""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from xltlib import report, report_views
+from xltlib.files import sha256_file, write_json
+from xltlib.ledger_file import load_ledger
+from xltlib.params import StudyError
+
+pytest.importorskip("sphinx_book_theme", reason="the page extra is not installed")
+
+NASTY = [
+    '<script>alert("x")</script> & <b>bold</b>',
+    "The value of $\\lambda$ is set to **1**, see `code`, |sub|, {ref}`x` and ```fences```.",
+    ".. raw:: html\n\n   <i>x</i>\n\n:::{note}\nA directive\n:::\n\n# A heading",
+    "'single' \"double\" </article></td></script><!-- --> {{ 7 * 7 }} {% raw %}",
+]
+VERDICTS = [v for verdicts in report_views.FAMILIES.values() for v in verdicts]
+
+
+def sample_claim(i: int) -> dict:
+    """The i-th of a series of claims that goes through all verdicts, with strings that could break a page."""
+    verdict = VERDICTS[i % len(VERDICTS)]
+    fact = {"fact": "a <fact>", "mark": "read in source", "where": "p. 3 & 4"}
+    claim = {
+        "id": f"S{i % 5}-{i // 5 + 1}",
+        "report": i % 5,
+        "statement": f"Statement {i}. {NASTY[i % len(NASTY)]}",
+        "report_verdict": ("verified", "not verified")[i % 2],
+        "report_confidence": 0.01 * i,
+        "kind": "numeric result",
+        "method": ("TLM", "WEAM", None)[i % 3],
+        "tasks": (["nli", "qa"], [], ["paraphrase"])[i % 3],
+        "duplicates": ["S1-1"] if i % 7 == 3 else [],
+        "contradicts": ["S0-1"] if i % 7 == 5 else [],
+        "truncated": i % 9 == 0,
+        "verdict": verdict,
+        "scale": "mechanism",
+        "reason": "because <it> is",
+        "tests": [],
+        "source": {"status": "not found", "facts": [fact]} if i % 2 else {"status": "confirmed", **fact},
+    }
+    if verdict in report_views.TESTED:
+        claim |= {"tests": [sample_test(i, verdict)], "limits": "two <cores>"}
+    return claim
+
+
+def sample_test(i: int, outcome: str) -> dict:
+    """A test with everything that one may have: effect, published value, runs, specification curve."""
+    middle = {"supported": 0.06, "contradicted": -0.03, "inconclusive": 0.015}[outcome] + 0.001 * (i % 3)
+    bounds = {"low": middle - 0.03, "high": middle + 0.03}
+    effect = {
+        **bounds, "estimate": middle, "p": 0.0004, "p_holm": 0.02, "seeds": 3, "settings": 2,
+        "examples": 2000, "sd_seeds": 0.02, "smallest_detectable": 0.03,
+        "power_at_margin": 0.71, "note": "a <note>",
+        "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": None},
+    }  # fmt: skip
+    variant = {"correction": "holm", "left_out": None, "verdict": outcome, **bounds}
+    return {
+        "type": ("superiority", "equivalence")[i % 2],
+        "words": "A beats B by more than <m>.",
+        "formula": "mean(a - b) > m, $a$ & <b>",
+        "margin": 0.02,
+        "unit": "accuracy",
+        "reason": "2 % & fixed before",
+        "published": 0.04,
+        "a": {"objective": "tlm"},
+        "b": {"objective": "none"},
+        "settings": ["near", "far"],
+        "outcome": outcome,
+        "effect": effect,
+        "runs": [f"{i % 3:016d}", "unknown<run>"],
+        "specifications": [{**variant, "margin": m, "estimate": middle + m / 4} for m in (0.0, 0.02, 0.04)],
+    }
+
+
+def write_ledger(folder, root) -> Path:
+    """A copy of the study's own ledger, which a test may change."""
+    folder.mkdir(parents=True)
+    for name in ("claims.yaml", "reports.yaml"):
+        shutil.copy(root / "params" / name, folder)
+    return folder / "claims.yaml"
+
+
+def write_profile(folder, claims: list[dict], ledger) -> None:
+    """claims.json, runs.json, two figures and a manifest with the digests of them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    effect = {"estimate": 0.01, "low": -0.01, "high": 0.03}
+    answered = {"report": 0, "question": "Does <noise> help?", "answer": "A little.", "figure": "noise"}
+    run = {"kind": "transfer", "labels": {"objective": "tlm"}, "params": {"lr": 1e-3}, "seconds": 12.5}
+    files = {
+        "claims.json": {
+            "profile": folder.name,
+            "scale": "mechanism",
+            "alpha": 0.05,
+            "claims": claims,
+            "key_figure": "transfer",
+            "ledger_digest": load_ledger(ledger).digest,
+            "counts": dict(Counter(c["verdict"] for c in claims)),
+            "questions": [{**answered, "effect": effect}, {"question": "And size?"}],
+            "reports": {"counts": [{"report": 0, "header": 9, "rows": 9}], "threshold": {"verified": 0.15}},
+        },
+        "runs.json": {f"{i:016d}": run for i in range(3)},
+        "transfer.json": {
+            "title": "Transfer_falls *with* <it>",
+            "caption": "A & B",
+            "claims": ["S0-1"],
+        },
+        "noise.json": {"title": "Noise", "caption": "Loss by <noise>"},
+    }
+    for name, content in files.items():
+        write_json(folder / name, content)
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><rect width="60" height="20"/></svg>'
+    for name in ("transfer.svg", "noise.svg"):
+        (folder / name).write_text(svg)
+    digests = {p.name: sha256_file(p) for p in folder.iterdir()}
+    machine = {"versions": {"python": "3.11", "torch": "2.13.0"}, "wall_seconds": {"encoder": 61.2}}
+    write_json(folder / "manifest.json", {**machine, "files": digests})
+
+
+def write_notebook(path) -> None:
+    """An executed notebook with formulas and a stream."""
+    text = "# Alignment\n\nThe rate is $\\frac{a}{b}$.\n\n$$x^2 < 1$$"
+    code = nbformat.v4.new_code_cell("print('ran')", outputs=[nbformat.v4.new_output("stream", text="ran\n")])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [nbformat.v4.new_markdown_cell(text), code]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
+class Page(HTMLParser):
+    """The elements of a page as (tag, attributes, text directly and indirectly inside)."""
+
+    VOID = ("meta", "link", "br", "img", "input", "hr", "rect", "line", "circle", "path", "wbr", "col")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        element = (tag, dict(attrs), [])
+        self.elements.append(element)
+        if tag not in self.VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            while self._open and self._open.pop()[0] != tag:
+                pass
+
+    def handle_data(self, data):
+        for _, _, texts in self._open:
+            texts.append(data)
+
+    def find(self, tag, **attributes):
+        """All elements of a tag with these attributes (True: with any value) as (attributes, text)."""
+        wanted = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items()}
+        return [
+            (attrs, "".join(text))
+            for name, attrs, text in self.elements
+            if name == tag and all(k in attrs and v in (True, attrs[k]) for k, v in wanted.items())
+        ]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, root):
+    """A small study's published files, built once: (root, profile folder, ledger, site, seconds)."""
+    folder = tmp_path_factory.mktemp("study")
+    ledger = write_ledger(folder / "params", root)
+    write_profile(folder / "figures/quick", [sample_claim(i) for i in range(27)], ledger)
+    write_notebook(folder / "runs/01_alignment.ipynb")
+    started = time.perf_counter()
+    first = report.build(folder / "figures/quick", folder / "runs", folder / "site", ledger, folder)
+    return folder, folder / "figures/quick", ledger, first.parent, time.perf_counter() - started
+
+
+@pytest.fixture(scope="module")
+def claims(study):
+    return json.loads((study[1] / "claims.json").read_text())["claims"]
+
+
+@pytest.fixture(scope="module")
+def pages(study):
+    """The study's own pages, parsed, by file name."""
+    return {path.name: Page(path.read_text(encoding="utf-8")) for path in study[3].glob("*.html")}
+
+
+def test_first_screen_counts_are_the_data(pages, claims):
+    links = [(a["href"], text) for a, text in pages["index.html"].find("a") if "?verdict=" in a["href"]]
+    shown = {href: int(re.match(r"\d+", text)[0]) for href, text in links}
+    counts = Counter(c["verdict"] for c in claims)
+    assert sum(shown.values()) == len(claims)
+    assert shown["claims.html?verdict=supported&scale=mechanism"] == counts["supported"]
+    assert shown["claims.html?verdict=not%20found"] == counts["not found"]
+    sources = [a["src"] for a, _ in pages["index.html"].find("img")]
+    assert [s for s in sources if s.startswith("data/")] == ["data/transfer.svg"]
+
+
+def test_every_claim_has_a_row_and_an_anchor(pages, claims):
+    rows = pages["claims.html"].find("tr", data_claim=True)
+    assert [a["data-claim"] for a, _ in rows] == sorted((c["id"] for c in claims), key=report_views.natural)
+    for claim in claims:
+        article = pages[f"report-{claim['report']}.html"].find("article", id=f"claim-{claim['id']}")
+        assert len(article) == 1
+        assert claim["statement"] in article[0][1]  # literally: nothing of it was read as markup
+
+
+def test_filters_list_every_value(pages, claims):
+    table = pages["claims.html"]
+    for facet in report_views.FACETS:
+        values = {v for c in claims for v in report_views.facet_values(c)[facet]}
+        name = report_views.slug(facet)
+        assert len(table.find("select", name=name)) == 1
+        assert values <= {a["value"] for a, _ in table.find("option")}
+        rows = [json.loads(attrs[f"data-{name}"]) for attrs, _ in table.find("tr", data_claim=True)]
+        assert values == {value for row in rows for value in row}
+    assert table.find("p", aria_live="polite")
+    assert all(text.strip() for _, text in table.find("label"))
+
+
+def test_data_is_text_everywhere(study, pages):
+    for path in study[3].glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert 'alert("x")' not in text, path
+        for tag in (
+            "<b>bold",
+            "far <b>",
+            "<fact>",
+            "<note>",
+            "<i>x",
+            "<it>",
+            "<cores>",
+            "<m>",
+            "<noise>",
+            "unknown<run>",
+        ):
+            assert tag not in text, path
+    assert any("{{ 7 * 7 }}" in text for _, text in pages["claims.html"].find("td"))
+
+
+def test_effect_plots_have_title_and_description(pages, claims):
+    tested = [c for c in claims if c["tests"] and c["report"] == 0]
+    shown = pages["report-0.html"]
+    plots = [attrs["aria-labelledby"] for attrs, _ in shown.find("svg", role="img")]
+    names = [f"plot-{c['id']}-1" for c in tested]
+    assert [p for p in plots if p.startswith("plot-")] == [f"{name}-t {name}-d" for name in names]
+    assert len(shown.find("circle", class_="seed")) == 3 * len(tested)
+    title = shown.find("title", id=f"{names[0]}-t")[0][1]
+    assert title == "Effect +0.060 [+0.030, +0.090] accuracy"
+
+
+def test_nothing_is_loaded_from_outside(study):
+    loaded = []
+    for path in study[3].rglob("*.html"):
+        shown = Page(path.read_text(encoding="utf-8"))
+        for tag, attribute in (("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src")):
+            loaded += [a[attribute] for a, _ in shown.find(tag, **{attribute: True})]
+    assert loaded
+    assert [x for x in loaded if re.match(r"(https?:)?//", x)] == []
+    for path in study[3].glob("_static/*.css"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import ['\"]http", text), path
+
+
+def test_links_between_pages_lead_somewhere(study, pages):
+    anchors = {name: {a["id"] for _, a, _ in page.elements if "id" in a} for name, page in pages.items()}
+    for name, page in pages.items():
+        for attrs, _ in page.find("a", href=True):
+            target, _, anchor = attrs["href"].partition("#")
+            target = target.partition("?")[0] or name
+            if "://" not in target:
+                assert (study[3] / target).exists(), (name, attrs["href"])
+                assert not anchor or anchor in anchors.get(target, {anchor}), (name, attrs["href"])
+
+
+def test_notebooks_are_there_with_formulas_drawn_by_the_browser(study):
+    text = (study[3] / "notebooks/01_alignment.html").read_text(encoding="utf-8")
+    assert "<mfrac>" in text
+    assert "ran\n" in text
+    assert not re.search(r"<script[^>]*mathjax", text, re.IGNORECASE)
+    assert (study[3] / "data/notebooks/01_alignment.ipynb").is_file()
+
+
+def test_search_finds_a_claim_by_its_id_and_its_words(study):
+    index = (study[3] / "searchindex.js").read_text(encoding="utf-8")
+    assert '"S0-1":' in index
+    assert '"statement":' in index
+
+
+def test_build_is_quick(study):
+    assert study[4] < 30  # 3 s on an idle core; generous for a busy one
+
+
+def test_fresh_page_agrees_with_its_data(study):
+    assert report.check(study[1], study[2], study[3]) == []
+
+
+def test_check_tells_an_edited_page(study):
+    path = study[3] / "report-0.html"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"+0.060", b"+0.160", 1))
+    problems = report.check(study[1], study[2], study[3])
+    path.write_bytes(before)
+    assert any("changed after the page was built" in p for p in problems)
+    assert any("S0-1 differs from what the data gives" in p for p in problems)
+
+
+@pytest.fixture
+def copy(tmp_path, root):
+    """A profile that a test may spoil: (folder, ledger)."""
+    ledger = write_ledger(tmp_path / "params", root)
+    write_profile(tmp_path / "figures/quick", [sample_claim(i) for i in range(9)], ledger)
+    return tmp_path / "figures/quick", ledger
+
+
+def test_check_tells_newer_ledger_changed_file_and_missing_data(study, copy):
+    folder, ledger = copy
+    assert report.check(folder, ledger) == []
+    ledger.write_text(ledger.read_text(encoding="utf-8").replace("margin: 0.02", "margin: 0.03", 1))
+    (folder / "noise.svg").write_text("<svg/>")
+    (folder / "transfer.json").unlink()
+    problems = report.check(folder, ledger, study[3])
+    expected = (
+        "newer than the evidence",
+        "noise.svg: changed",
+        "transfer.json: in the manifest and not there",
+        "transfer: a figure without its data",
+        "made from other evidence",
+    )
+    assert [part for part in expected if not any(part in p for p in problems)] == []
+    assert "ledger is newer than this evidence" in first_screen(folder, ledger)
+
+
+def first_screen(folder, ledger) -> str:
+    evidence = report.read_evidence(folder, ledger, folder)
+    return report.pages(evidence, [])["index"][1][0].fragment
+
+
+def test_check_counts_the_verdicts_again(copy):
+    folder, ledger = copy
+    content = json.loads((folder / "claims.json").read_text())
+    content["claims"][0]["verdict"] = "contradicted"
+    write_json(folder / "claims.json", content)
+    assert any("counts say" in p for p in report.check(folder, ledger))
+
+
+def test_check_tells_an_unreadable_ledger(copy):
+    folder, ledger = copy
+    ledger.write_text("claims: [\n")
+    assert any("not valid YAML" in p for p in report.check(folder, ledger))
+
+
+def test_pages_with_only_the_required_fields(tmp_path):
+    bare = {"id": "S0-1", "report": 0, "statement": "x", "verdict": "not run", "scale": "mechanism"}
+    claims = [bare, {**bare, "id": "S0-2", "verdict": "supported", "tests": [{"effect": None}]}]
+    write_json(tmp_path / "claims.json", {"claims": claims})
+    made = report.pages(report.read_evidence(tmp_path, tmp_path / "none.yaml", tmp_path), [])
+    assert "no reason given" in made["limitations"][1][0].fragment
+    assert "No runs are published" in made["runs"][1][0].fragment
+
+
+def test_check_tells_what_a_page_loads_from_outside(study):
+    path = study[3] / "notebooks/01_alignment.html"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"</body>", b'<script src="https://cdn.example/x.js"></script></body>'))
+    problems = report.check(study[1], study[2], study[3])
+    path.write_bytes(before)
+    assert any("loads from outside" in p and "cdn.example" in p for p in problems)
+
+
+def test_says_how_to_get_the_page_extra(study, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "myst_nb", None)
+    with pytest.raises(StudyError, match=r"the page needs myst_nb.*xltlib\[page\]"):
+        report.build(study[1], None, tmp_path / "site", study[2], study[0])
+
+
+def test_a_failed_build_leaves_the_page_that_was_there(study, tmp_path):
+    (tmp_path / "broken.ipynb").write_text("{")
+    with pytest.raises(StudyError, match="Sphinx could not build the page"):
+        report.build(study[1], tmp_path, study[3], study[2], study[0])
+    assert report.check(study[1], study[2], study[3]) == []
+
+
+def test_refuses_to_replace_a_folder_that_is_no_page(study, tmp_path):
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(StudyError, match="not a page made by this command"):
+        report.build(study[1], None, tmp_path, study[2], study[0])
+
+
+def test_claims_without_verdict_and_missing_evidence_are_refused(tmp_path):
+    with pytest.raises(StudyError, match="run the study"):
+        report.read_evidence(tmp_path, tmp_path / "x", tmp_path)
+    (tmp_path / "claims.json").write_text('{"claims": [{"id": "a b", "report": 0, "statement": "x"}]}')
+    with pytest.raises(StudyError, match="lacking verdict"):
+        report.read_evidence(tmp_path, tmp_path / "x", tmp_path)
+    (tmp_path / "claims.json").write_text('{"claims":\n[}')
+    with pytest.raises(StudyError, match=r"claims.json: cannot be read as JSON"):
+        report.read_evidence(tmp_path, tmp_path / "x", tmp_path)
+
+
+def test_command_line(study, capsys, monkeypatch):
+    parser = argparse.ArgumentParser()
+    report.register(parser.add_subparsers())
+    monkeypatch.chdir(study[0])
+    args = parser.parse_args(["check", "quick"])
+    assert args.func(args) == 0
+    assert "agrees" in capsys.readouterr().out
+    args = parser.parse_args(["check", "absent"])
+    assert args.func(args) == 1
+    shutil.copytree("figures/quick", "figures/full")
+    args = parser.parse_args(["check", "full"])  # the page in site is that of another profile
+    assert args.func(args) == 0
+    assert "no page of it" in capsys.readouterr().out
+
+
+def test_plot_geometry_by_hand():
+    effect = {"estimate": 0.0, "low": -0.05, "high": 0.05, "per_seed": [0.0]}
+    plot = report_views.effect_plot({"type": "equivalence", "margin": 0.1, "effect": effect}, "x")
+    centre = (report_views.LEFT + report_views.RIGHT) / 2
+    assert plot["null"] == centre == plot["rows"][0]["x"] == plot["seeds"][0]
+    # the axis runs from -0.112 to 0.112: the margins with 6 % of 0.2 on either side
+    half = (report_views.RIGHT - report_views.LEFT) / 2 * 0.1 / 0.112
+    assert [m[0] for m in plot["margins"]] == pytest.approx([centre - half, centre + half], abs=0.1)
+    assert [label for _, label in plot["ticks"]] == ["−0.1", "0", "0.1"]
+    assert "90 % interval" in plot["desc"]  # two one-sided tests at 5 % read the 90 % interval
+
+
+@pytest.mark.parametrize("effect", [None, {}, {"estimate": None}, {"estimate": float("nan")}])
+def test_no_estimate_no_plot(effect):
+    assert report_views.effect_plot({"effect": effect}, "x") is None
+
+
+def test_numbers_and_words():
+    assert report_views.interval({"estimate": -0.05, "low": -0.1, "high": 0.0}) == "−0.050 [−0.100, +0.000]"
+    assert report_views.interval({"estimate": 0.05}) == "+0.050"
+    assert report_views.p_value(0.00002) == "< 0.001"
+    assert report_views.p_value(None) == report_views.number(float("nan")) == "–"
+    assert sorted(["S1-10", "S1-9"], key=report_views.natural) == ["S1-9", "S1-10"]
+    assert report_views.shown_verdict({"verdict": "supported", "scale": "mechanism"}) == "mechanism supported"
+    assert report_views.shown_verdict({"verdict": "not found", "scale": "mechanism"}) == "not found"

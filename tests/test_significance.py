@@ -1,0 +1,248 @@
+"""Effects and intervals: hand-worked answers, agreement with scipy and statsmodels, symmetries, edges."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.weightstats import ttost_paired
+
+from xltlib.honesty import simulate
+from xltlib.params import StudyError
+from xltlib.significance import (
+    Variances,
+    crossed_variances,
+    difference,
+    equivalence,
+    half_width,
+    interaction,
+    trend,
+)
+from xltlib.verdicts import verdict_equivalence
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def scores(rng):
+    a, b = simulate(6, 200, 3, 0.05, 0.1, 0.5, 0.6, rng)
+    return a[0].astype(float), b[0].astype(float)
+
+
+def by_seed(means, items=5):
+    """Scores (R, 1, items) without any variance between items."""
+    return np.repeat(np.asarray(means, dtype=float)[:, None, None], items, axis=2)
+
+
+def flat(result):
+    return [result.estimate, result.low, result.high, result.p, result.se]
+
+
+def test_variances_of_a_hand_worked_layout():
+    # [[1, 0, 2], [3, 2, 1]]: mean 1.5, seeds 1 and 2, items 2, 1, 1.5; mean squares 1.5, 0.5, 1.5
+    parts = crossed_variances([np.array([[1.0, 0.0, 2.0], [3.0, 2.0, 1.0]])])
+    assert parts.from_seeds == pytest.approx(1.5 / 6)
+    assert parts.noise == pytest.approx(1.5 / 6)
+    assert parts.from_items == 0  # (0.5 - 1.5) / 6 is negative
+    assert parts.df_items == 2
+
+
+def test_without_item_noise_it_is_the_paired_t_test(rng):
+    a, b = rng.random(7), rng.random(7)
+    effect, reference = difference(by_seed(a), by_seed(b)), stats.ttest_rel(a, b)
+    interval = reference.confidence_interval()
+    assert flat(effect)[:4] == pytest.approx([(a - b).mean(), interval.low, interval.high, reference.pvalue])
+    assert effect.df == pytest.approx(6)
+    assert effect.components == pytest.approx((np.std(a - b, ddof=1), 0, 0), abs=1e-9)
+
+
+def test_one_seed_is_the_paired_t_test_over_items(rng):
+    a, b = rng.random(50), rng.random(50)
+    effect, reference = difference(a[None, None], b[None, None]), stats.ttest_rel(a, b)
+    assert flat(effect)[1:4] == pytest.approx([*reference.confidence_interval(), reference.pvalue])
+    assert "one seed" in effect.note
+
+
+def test_margin_is_the_null_value(rng):
+    a, b = rng.random(7), 0.5 * rng.random(7)
+    effect = difference(by_seed(a), by_seed(b), margin=0.1)
+    assert effect.p == pytest.approx(stats.ttest_1samp(a - b, 0.1).pvalue)
+
+
+def test_interval_excludes_the_null_exactly_where_p_is_below_alpha(scores):
+    for alpha in (0.001, 0.05, 0.3):
+        effect = difference(*scores, alpha=alpha)
+        assert difference(*scores, margin=effect.low).p == pytest.approx(alpha)
+        assert difference(*scores, margin=effect.high).p == pytest.approx(alpha)
+
+
+def test_swapping_turns_the_sign_and_order_does_not_matter(scores, rng):
+    a, b = scores
+    effect, swapped = difference(a, b), difference(b, a)
+    assert (swapped.estimate, swapped.low, swapped.high) == pytest.approx(
+        (-effect.estimate, -effect.high, -effect.low)
+    )
+    assert swapped.p == pytest.approx(effect.p)
+    seeds, items = rng.permutation(6), rng.permutation(200)
+    shuffled = difference(a[seeds][:, :, items], b[seeds][:, :, items])
+    assert flat(shuffled) == pytest.approx(flat(effect))
+    assert shuffled.per_seed == pytest.approx(np.array(effect.per_seed)[seeds])
+
+
+def test_list_of_equal_settings_is_the_array(scores):
+    lists = [list(np.moveaxis(array, 1, 0)) for array in scores]
+    assert flat(difference(*lists)) == pytest.approx(flat(difference(*scores)))
+
+
+def test_per_seed_and_per_setting_means(scores):
+    a, b = scores
+    effect = difference(a, b)
+    assert effect.per_seed == pytest.approx((a - b).mean((1, 2)))
+    assert effect.per_setting == pytest.approx((a - b).mean((0, 2)))
+    assert effect.sd_seeds == pytest.approx((a - b).mean((1, 2)).std(ddof=1))
+    assert (effect.seeds, effect.settings, effect.examples) == (6, 3, 200)
+
+
+def test_ragged_settings_weigh_the_same(rng):
+    a = [rng.random((4, n)) for n in (50, 7, 50)]
+    b = [rng.random((4, n)) for n in (50, 7, 50)]
+    effect = difference(a, b)
+    assert effect.estimate == pytest.approx(np.mean([(x - y).mean() for x, y in zip(a, b, strict=True)]))
+    assert effect.examples == 57
+
+
+def test_components_are_recovered(rng):
+    seed, item = 0.04 * rng.standard_normal((400, 1)), 0.1 * rng.standard_normal((1, 400))
+    gains = seed + item + 0.2 * rng.standard_normal((400, 400))
+    effect = difference(np.clip(0.5 + gains, 0, 1)[:, None], np.full((400, 1, 400), 0.5))
+    assert effect.components == pytest.approx((0.04, 0.1, 0.2), rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 1), (1, 1, 9), (6, 3, 40)])
+@pytest.mark.parametrize("gap", [0.0, 0.25, 1.0])
+def test_constant_differences_are_defined_and_noted(shape, gap):
+    effect = difference(np.full(shape, gap), np.zeros(shape))
+    assert np.isfinite(flat(effect)).all()
+    assert "do not vary" in effect.note
+    assert -1 <= effect.low < effect.estimate == gap <= effect.high <= 1
+    # with gap 0 an unseen share of 1 - 0.05**(1/N) may differ by 1 at most
+    assert effect.high == pytest.approx(1 - 0.05 ** (1 / shape[2])) or gap > 0
+    assert (effect.p == 1) if gap == 0 else (0 < effect.p <= 0.8 ** shape[2])
+
+
+def test_one_item_leaves_the_seeds(rng):
+    a = rng.random((5, 1, 1))
+    effect = difference(a, np.zeros_like(a))
+    assert effect.p == pytest.approx(stats.ttest_1samp(a.ravel(), 0).pvalue)
+    assert "one example" in effect.note
+
+
+def test_two_equal_seeds_are_not_knowledge(rng):
+    one = rng.integers(0, 2, (1, 1, 400)).astype(float)
+    a = np.concatenate([one, one[:, :, ::-1]])  # equal means, unequal items
+    effect = difference(a, np.full_like(a, 0.5))
+    assert effect.sd_seeds == 0
+    assert effect.high - effect.low > 0.02
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 3)), "expected \\(seeds, settings, examples\\)"),
+        (np.zeros((2, 1, 3)), np.zeros((2, 1, 4)), "not paired"),
+        (np.full((2, 1, 3), np.nan), np.zeros((2, 1, 3)), "finite"),
+        (np.full((2, 1, 3), 63.0), np.zeros((2, 1, 3)), "divide percentages"),
+        (np.zeros((0, 1, 3)), np.zeros((0, 1, 3)), "at least"),
+        (np.zeros((2, 1, 0)), np.zeros((2, 1, 0)), "at least"),
+        ([], [], "no setting"),
+        ([np.zeros((2, 3)), np.zeros((3, 3))], [np.zeros((2, 3)), np.zeros((3, 3))], "same seeds"),
+    ],
+)
+def test_unusable_scores_are_refused(a, b, words):
+    with pytest.raises(StudyError, match=words):
+        difference(a, b)
+
+
+def test_unusable_levels_are_refused(scores):
+    with pytest.raises(StudyError, match="alpha"):
+        difference(*scores, alpha=5)
+    with pytest.raises(StudyError, match="margin"):
+        equivalence(*scores, margin=0)
+    with pytest.raises(StudyError, match="two different"):
+        trend(scores, [1, 1])
+    with pytest.raises(StudyError, match="one x per level"):
+        trend(scores, [1, 2, 3])
+
+
+def test_half_width_keeps_its_level_for_every_mixture_of_variances():
+    # normal theory: X ~ N(0, seeds + items + noise), the estimate for seeds a scaled chi-square, others known
+    chances = (np.arange(2000) + 0.5) / 2000
+    for seeds, widest in ((2, 0.984), (3, 0.972), (4, 0.966), (6, 0.960), (12, 0.956)):
+        chi = stats.chi2.ppf(chances, seeds - 1) / (seeds - 1)
+        for seed, item in ((i / 10, j / 10) for i in range(11) for j in range(11 - i)):
+            noise = max(0.0, 1 - seed - item)
+            parts = Variances((seed + noise) * chi, np.full(2000, item), np.full(2000, noise), np.array(1e9))
+            covered = 1 - 2 * stats.norm.sf(half_width(parts, seeds, 0.05)).mean()
+            assert 0.9495 <= covered <= widest
+
+
+def test_equivalence_agrees_with_statsmodels(rng):
+    a, b = 0.5 + 0.02 * rng.standard_normal((2, 8))
+    result = equivalence(by_seed(a), by_seed(b), margin=0.03)
+    assert result.p_equivalent == pytest.approx(ttost_paired(a, b, -0.03, 0.03)[0])
+    interval = stats.ttest_rel(a, b).confidence_interval(0.9)
+    assert (result.low, result.high) == pytest.approx(tuple(interval))
+    assert equivalence(by_seed(b), by_seed(a), margin=0.03).p == pytest.approx(result.p)
+
+
+def test_equivalence_needs_a_narrow_interval(rng):
+    few = [rng.integers(0, 2, (2, 1, 10)).astype(float) for _ in range(2)]
+    result = equivalence(*few, margin=0.02)
+    assert result.p > 0.05
+    assert verdict_equivalence(result, 0.02, result.p) == "inconclusive"
+
+
+def test_equivalence_inside_outside_and_undecided(rng):
+    spread = 0.01 * rng.standard_normal(8)
+    verdicts = []
+    for gap in (0.0, 0.03, -0.2):
+        result = equivalence(by_seed(0.5 + gap + spread), by_seed(np.full(8, 0.5)), margin=0.03)
+        verdicts.append(verdict_equivalence(result, 0.03, result.p))
+    assert verdicts == ["supported", "inconclusive", "contradicted"]
+
+
+def test_interaction_pairs_seeds(rng):
+    a1, b1, a2, b2 = rng.random((4, 6))
+    effect = interaction(*(by_seed(x) for x in (a1, b1)), *(by_seed(x, 9) for x in (a2, b2)))
+    reference = stats.ttest_rel(a1 - b1, a2 - b2)
+    assert effect.p == pytest.approx(reference.pvalue)
+    assert effect.estimate == pytest.approx((a1 - b1 - a2 + b2).mean())
+    assert effect.per_setting == pytest.approx([(a1 - b1).mean(), (a2 - b2).mean()])
+
+
+def test_interaction_of_unrelated_items_adds_their_variances(rng):
+    a1, a2 = rng.random((1, 1, 60)), rng.random((1, 1, 90))
+    effect = interaction(a1, np.zeros_like(a1), a2, np.zeros_like(a2))
+    assert effect.se**2 == pytest.approx(a1.var(ddof=1) / 60 + a2.var(ddof=1) / 90)
+
+
+def test_trend_is_the_mean_of_slopes_over_seeds(rng):
+    x, levels = [0.1, 0.4, 0.2], rng.random((3, 5))
+    effect = trend([by_seed(level) for level in levels], x)
+    slopes = [stats.linregress(x, levels[:, seed]).slope for seed in range(5)]
+    assert effect.per_seed == pytest.approx(slopes)
+    assert effect.p == pytest.approx(stats.ttest_1samp(slopes, 0).pvalue)
+    ranked = trend([by_seed(level) for level in levels], x, ranks=True)
+    assert ranked.estimate == pytest.approx(trend([by_seed(level) for level in levels], [1, 3, 2]).estimate)
+    shuffled = trend([by_seed(levels[i]) for i in (2, 0, 1)], [x[i] for i in (2, 0, 1)])
+    assert flat(shuffled) == pytest.approx(flat(effect))
+
+
+def test_trend_over_two_levels_is_the_difference(scores):
+    a, b = scores
+    slope, effect = trend([b, a], [0.0, 1.0]), difference(a, b)
+    assert flat(slope) == pytest.approx(flat(effect))
+    assert slope.per_setting == pytest.approx(effect.per_setting)

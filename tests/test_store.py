@@ -1,0 +1,342 @@
+"""The store: same spec, same result; complete or absent, whatever happens in between."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from xltlib import results
+from xltlib.files import read_json
+from xltlib.params import StudyError
+from xltlib.store import (
+    Spec,
+    Store,
+    prune,
+    publish,
+    read_published,
+    save_scores,
+    sha256_file,
+    stale,
+    write_json,
+)
+
+CORPUS = Spec("corpus", {"seed": 0, "languages": ["src", "near"]}, 1)
+RUN = Spec("transfer", {"method": "standard", "rate": 0.5, "frozen": True}, "2", (CORPUS,))
+SCORES = {"near": np.array([1, 0, 1, 1, 0, 0, 0, 1, 1.0]), "near#f1": np.array([0.25, 1, 0, 2 / 3])}
+
+
+def build(directory):
+    (directory / "sub").mkdir(exist_ok=True)
+    (directory / "sub" / "model.bin").write_bytes(b"weights")
+    save_scores(directory / "scores.npz", SCORES)
+    return {"accuracy": 5 / 9, "labels": {"method": "standard", "seed": 0}}
+
+
+def never(directory):
+    raise AssertionError("the run was built again")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_verified", set())  # as a new process
+    return Store(tmp_path / "runs")
+
+
+# --- specs and plain values
+
+
+def test_the_digest_is_pinned_and_depends_on_everything_in_the_spec():
+    assert CORPUS.digest == "2ff3d07b44a9e20b"
+    assert RUN.digest == "473b4142bb37107e"
+    same = Spec("corpus", {"languages": ("src", "near"), "seed": 0}, 1)
+    assert (same, hash(same)) == (CORPUS, hash(CORPUS))
+    others = [
+        Spec("text", CORPUS.params, 1),
+        Spec("corpus", CORPUS.params, "1"),
+        Spec("corpus", CORPUS.params, 2),
+        Spec("corpus", CORPUS.params | {"seed": False}, 1),
+        Spec("corpus", CORPUS.params | {"seed": 0.0}, 1),
+        Spec("corpus", CORPUS.params, 1, (RUN,)),
+    ]
+    assert len({spec.digest for spec in [CORPUS, *others]}) == 7
+
+
+def test_a_spec_keeps_its_digest_when_the_callers_dict_changes():
+    params = {"a": [1]}
+    spec = Spec("corpus", params, 1)
+    params["a"].append(2)
+    assert spec.digest == Spec("corpus", {"a": [1]}, 1).digest
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), {1}, b"x", np.int64(1), np.zeros(2), {1: 2}, object()]
+)
+def test_what_json_cannot_hold_is_refused_with_its_place(value):
+    with pytest.raises(StudyError, match=r"corpus params\.x\[1\]"):
+        Spec("corpus", {"x": [0, value]}, 1)
+
+
+def test_a_kind_is_the_name_of_a_folder():
+    with pytest.raises(StudyError, match=r"'\.\./x'"):
+        Spec("../x", {}, 1)
+
+
+# --- computing
+
+
+def test_a_run_is_built_once_and_read_again(store):
+    assert store.status(RUN) == "missing"
+    first = store.compute(RUN, build)
+    again = store.compute(RUN, never)
+    assert (first.origin, again.origin, store.status(RUN)) == ("computed", "store", "done")
+    assert first.values == again.values == store.result(RUN).values
+    assert again.labels == {"method": "standard", "seed": 0}
+    assert again.file("sub/model.bin").read_bytes() == b"weights"
+    np.testing.assert_array_equal(again.scores["near"], SCORES["near"])
+    record = read_json(store.path(RUN) / "result.json")
+    assert record["files"]["sub/model.bin"]["sha256"] == sha256_file(again.file("sub/model.bin"))
+    assert record["inputs"] == [CORPUS.digest]
+    assert sorted(record["files"]) == ["scores.npz", "sub/model.bin"]
+    assert not list(store.root.glob(".partial/*"))
+    assert [r.digest for r in store.results("transfer")] == [RUN.digest]
+
+
+def test_the_record_names_versions_and_hardware_but_not_the_host(store):
+    record = store.compute(RUN, build).record
+    assert record["environment"]["python"].startswith("3.")
+    assert {"torch", "cpu", "cores", "threads"} <= record["environment"].keys()
+    assert record["memory_mb"]["cpu"] > 10
+    assert os.uname().nodename not in json.dumps(record["environment"])
+
+
+def test_a_failure_is_kept_until_the_run_succeeds(store):
+    def fail(directory):
+        (directory / "checkpoint").write_text("step 3")
+        raise RuntimeError("the loss is nan")
+
+    with pytest.raises(RuntimeError, match="the loss is nan"):
+        store.compute(RUN, fail)
+    assert store.status(RUN) == "failed"
+    assert store.failure(RUN) == "RuntimeError: the loss is nan"
+    with pytest.raises(StudyError, match="failed.*the loss is nan"):
+        store.result(RUN)
+
+    def resume(directory):
+        assert (directory / "checkpoint").read_text() == "step 3"
+        return build(directory)
+
+    store.compute(RUN, resume)
+    assert (store.status(RUN), store.failure(RUN)) == ("done", "")
+
+
+def test_values_that_json_cannot_hold_are_refused_by_name(store):
+    with pytest.raises(StudyError, match=r"transfer values\.loss: nan"):
+        store.compute(RUN, lambda directory: {"loss": float("nan")})
+
+
+def test_what_was_being_written_when_a_process_died_is_no_part_of_the_run(store):
+    store.partial(RUN).mkdir(parents=True)
+    (store.partial(RUN) / ".scores.npz.123").write_text("half")
+    (store.partial(RUN) / "result.json").write_text("{}")
+    assert store.status(RUN) == "partial"
+    assert sorted(store.compute(RUN, build).record["files"]) == ["scores.npz", "sub/model.bin"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "record", "no record"])
+def test_a_damaged_run_is_moved_aside_and_built_again(store, damage, monkeypatch):
+    store.compute(RUN, build)
+    monkeypatch.setattr(results, "_verified", set())
+    path = store.path(RUN) / ("result.json" if "record" in damage else "sub/model.bin")
+    if damage in ("remove", "no record"):
+        path.unlink()
+    else:
+        found = path.read_bytes()
+        changed = {"flip": b"Weights", "cut": found[:3], "record": found.replace(b"0.55", b"0.95")}[damage]
+        assert changed != found
+        path.write_bytes(changed)
+    if damage == "flip":  # of the right size: seen when the file is read
+        with pytest.raises(StudyError, match=r"model\.bin.*damaged.*run the same command again"):
+            store.result(RUN).file("sub/model.bin")
+    else:
+        assert store.status(RUN) == "missing"
+    with pytest.warns(UserWarning, match="was damaged: moved to"):
+        assert store.compute(RUN, build).origin == "computed"
+    assert store.compute(RUN, never).file("sub/model.bin").read_bytes() == b"weights"
+    assert len(list(store.root.glob(".corrupt/*"))) == 1
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_told_with_its_place_and_leaves_nothing_half(store, wrapped):
+    def fill(directory):
+        if wrapped:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StudyError, match=r"runs: the disk is full \(\d+ MiB free\).*resumes"):
+        store.compute(RUN, fill)
+    assert not store.path(RUN).exists()
+    assert store.compute(RUN, build).origin == "computed"
+
+
+def test_a_disk_that_fills_up_while_the_record_is_written(store, monkeypatch):
+    def full(path, obj):
+        if path.name == "result.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_json(path, obj)
+
+    monkeypatch.setattr("xltlib.store.write_json", full)
+    with pytest.raises(StudyError, match="disk is full"):
+        store.compute(RUN, build)
+    assert store.status(RUN) == "partial"
+    monkeypatch.undo()
+    assert store.compute(RUN, build).values["accuracy"] == 5 / 9
+
+
+def test_another_error_of_the_system_stays_what_it_is(store):
+    def deny(directory):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        store.compute(RUN, deny)
+
+
+def test_a_root_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StudyError, match="runs: cannot be written"):
+        Store(tmp_path / "runs").compute(RUN, build)
+
+
+# --- processes
+
+COUNTER = """
+import pathlib, sys, time
+from xltlib.store import Spec, Store
+
+root, log = sys.argv[1:]
+
+def build(directory):
+    state = directory / "state.txt"
+    done = len(state.read_text()) if state.exists() else 0
+    with open(log, "a") as file:
+        print("begin at", done, file=file)
+    for step in range(done, 10):
+        aside = directory / ".state"
+        aside.write_text("x" * (step + 1))
+        aside.rename(state)
+        time.sleep(0.05)
+    return {"steps": len(state.read_text())}
+
+print(Store(root).compute(Spec("counter", {}, 1), build).origin)
+"""
+COUNT = Spec("counter", {}, 1)
+
+
+def start(tmp_path, root):
+    command = [sys.executable, "-c", COUNTER, str(tmp_path / "runs"), str(tmp_path / "log")]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition):
+    end = time.time() + 30
+    while not condition():
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_run_killed_midway_is_resumed_to_the_same_result(store, tmp_path, root):
+    state = store.partial(COUNT) / "state.txt"
+    process = start(tmp_path, root)
+    wait_for(lambda: state.exists() and len(state.read_text()) >= 3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = len(state.read_text())
+    assert store.status(COUNT) == "partial"
+    assert start(tmp_path, root).communicate()[0] == "computed\n"
+    assert (tmp_path / "log").read_text().splitlines() == ["begin at 0", f"begin at {reached}"]
+    result = store.result(COUNT)
+    assert result.values == {"steps": 10}
+    assert result.file("state.txt").read_text() == "x" * 10
+    assert result.seconds > 0.05 * 9  # both attempts count
+
+
+def test_of_two_processes_one_computes_and_the_other_waits(store, tmp_path, root):
+    processes = [start(tmp_path, root) for _ in range(2)]
+    assert sorted(p.communicate()[0] for p in processes) == ["computed\n", "store\n"]
+    assert (tmp_path / "log").read_text() == "begin at 0\n"
+
+
+# --- published evidence
+
+
+def test_published_runs_come_back_whole_and_write_the_same_bytes(store, tmp_path):
+    found = [store.compute(RUN, build), store.compute(CORPUS, lambda d: {"sentences": 7})]
+    publish(found, tmp_path / "a")
+    read = read_published(tmp_path / "a")
+    publish(reversed(read.values()), tmp_path / "b")
+    for name in ("runs.json", "scores.npz"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    run = read[RUN.digest]
+    assert (run.origin, run.values, run.labels) == ("published", found[0].values, found[0].labels)
+    assert run.params == RUN.params
+    assert run.scores.keys() == SCORES.keys()
+    for setting, array in found[0].scores.items():
+        np.testing.assert_array_equal(run.scores[setting], array)
+    with pytest.raises(StudyError, match="no files.*--fresh"):
+        run.file("sub/model.bin")
+
+
+def test_published_evidence_stands_in_for_a_run_unless_a_fresh_one_is_asked_for(store, tmp_path):
+    model = Spec("encoder", {}, 1)
+    publish([store.compute(RUN, build), store.compute(model, lambda d: save(d / "model"))], tmp_path / "p")
+    new = Store(tmp_path / "new", [tmp_path / "absent", tmp_path / "p"])
+    assert new.status(RUN) == "published"
+    taken = new.compute(RUN, never)
+    assert taken.origin == "published"
+    np.testing.assert_array_equal(taken.scores["near"], SCORES["near"])
+    assert new.compute(model, never, files=False).values == {"loss": 1.5}
+    assert new.compute(model, lambda d: save(d / "model")).origin == "computed"  # others build on its file
+    assert new.compute(RUN, build, fresh=True).origin == "computed"
+    assert new.compute(RUN, never).origin == "store"
+
+
+def save(path):
+    path.write_text("weights")
+    return {"loss": 1.5}
+
+
+def test_published_evidence_edited_by_hand_is_refused(store, tmp_path):
+    publish([store.compute(RUN, build)], tmp_path)
+    runs = read_json(tmp_path / "runs.json")
+    for change in ({"params": {}}, {"scores": 3}, {"version": 9}, {"labels": None, "values": 3}):
+        write_json(tmp_path / "runs.json", {RUN.digest: runs[RUN.digest] | change})
+        with pytest.raises(StudyError, match=rf"runs\.json.*{RUN.digest}"):
+            read_published(tmp_path)
+    write_json(tmp_path / "runs.json", [])
+    with pytest.raises(StudyError, match="found a list"):
+        read_published(tmp_path)
+
+
+# --- what is stale
+
+
+def test_stale_runs_are_found_with_their_size_and_removed(store):
+    old = Spec("transfer", RUN.params, "1", (CORPUS,))
+    store.compute(RUN, build)
+    store.compute(old, build)
+    begun = Spec("encoder", {}, 1)
+    shutil.copytree(store.path(old), store.partial(begun))
+    found = stale(store, [RUN.digest])
+    assert {(run.kind, run.digest) for run in found} == {("transfer", old.digest), ("encoder", begun.digest)}
+    assert all(run.size > 500 and 0 <= run.age < 1 for run in found)
+    with store._lock(begun):  # as if another process were building it
+        assert prune(store, found) == next(run.size for run in found if run.digest == old.digest)
+    assert [store.status(spec) for spec in (RUN, old, begun)] == ["done", "missing", "partial"]
+    assert prune(store, stale(store, [RUN.digest])) > 0
+    assert stale(store, [RUN.digest]) == []

@@ -1,0 +1,1 @@
+"""A reproducibility study of zero-shot cross-lingual transfer."""

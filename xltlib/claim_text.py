@@ -1,0 +1,91 @@
+"""A statement's entry in claims.json in words: what decided, how sure it is, and all of it for a terminal."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NOT_RUN = "not run"
+TESTED = ("supported", "contradicted", "inconclusive")  # verdicts that belong to a scale
+_WRAPPED = {"subsequent_indent": "    ", "break_on_hyphens": False, "break_long_words": False}
+
+
+def reason(verdict: str, deciding: Sequence[Mapping], source: Mapping) -> str:
+    """What decided, or why nothing could, from the outcomes of the deciding tests."""
+    kind, outcomes = deciding[0]["type"], [t["outcome"] for t in deciding]
+    if kind == "document":
+        return {
+            "confirmed": "The source was read and says so.",
+            "contradicted": "The source was read and says otherwise.",
+            "not found": f"Not found in the {source['searched']}. That is no verdict against the statement.",
+        }[source["status"]]
+    if kind == "arithmetic":
+        return " ".join(t["sentence"] for t in deciding)
+    if len(deciding) == 1:
+        return evidence_sentence(deciding[0])
+    if verdict == NOT_RUN:
+        absent = dict.fromkeys(
+            why for t in deciding for why in t.get("reason_not_run", "").split("; ") if why
+        )
+        done = len(deciding) - outcomes.count(NOT_RUN)
+        return f"{done} of {len(deciding)} tests were run; {'; '.join(absent)}."
+    counts = ", ".join(f"{outcomes.count(o)} {o}" for o in dict.fromkeys(outcomes))
+    decided = next(t for t in deciding if t["outcome"] == verdict)
+    return f"Of {len(deciding)} tests {counts}. {decided['formula']}: {evidence_sentence(decided)}"
+
+
+def evidence_sentence(test: Mapping) -> str:
+    """One test's effect with its interval, or why there is none."""
+    effect = test.get("effect")
+    if not effect:
+        return f"Not run: {test['reason_not_run']}." if test["outcome"] == NOT_RUN else f"{test['outcome']}."
+    text = (
+        f"{effect['estimate']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}] against {test['margin']:g}"
+    )
+    text += f", p = {effect['p_holm']:.2g} after Holm, {effect['seeds']} seeds"
+    if test["outcome"] == "inconclusive":
+        text += f"; this run could have seen {effect['smallest_detectable']:.3f}"
+    return text + "."
+
+
+def shown_verdict(claim: Mapping[str, Any]) -> str:
+    """The verdict with its scale before it, where runs decided: `mechanism supported`."""
+    by_runs = claim["verdict"] in TESTED and claim["scale"] != "paper"
+    return f"{claim['scale']} {claim['verdict']}" if by_runs else claim["verdict"]
+
+
+def render_text(claim: Mapping[str, Any]) -> str:
+    """A statement's entry as text: statement, tests in words, evidence, verdict, limits, and the command."""
+    truncated = " (cut off in the report)" if claim["truncated"] else ""
+    source = claim["source"]
+    lines = [
+        f"{claim['id']}  {claim['statement']}{truncated}",
+        f"Report {claim['report']}: {claim['report_verdict']}, confidence {claim['report_confidence']:g}",
+        f"Source: {source['status']}. {source['fact']}",
+        f"Searched: {source['searched']}",
+    ]
+    for name in ("duplicates", "parts", "part_of", "contradicts"):
+        if claim[name]:
+            lines.append(f"{name.replace('_', ' ').capitalize()}: {', '.join(claim[name])}")
+    for test in claim["tests"]:
+        lines += [
+            "",
+            f"{test['role'].capitalize()}: {test['type']}, {test['outcome']}",
+            test["words"],
+            test["formula"],
+        ]
+        lines += _evidence(test)
+    lines += ["", f"Verdict: {shown_verdict(claim)}", claim["reason"]]
+    lines += [f"Limits: {claim['limits']}"] if claim["limits"] else []
+    lines.append(f"Again: {claim['command']}")
+    return "\n".join(textwrap.fill(x, 100, **_WRAPPED) if x else "" for x in lines)
+
+
+def _evidence(test: Mapping[str, Any]) -> list[str]:
+    if test.get("effect"):
+        effect, lines = test["effect"], [f"{evidence_sentence(test)} Margin: {test['reason']}"]
+        lines.append("by seed: " + ", ".join(f"{x:+.3f}" for x in effect["per_seed"]))
+        lines.append("by setting: " + ", ".join(f"{k} {x:+.3f}" for k, x in effect["per_setting"].items()))
+        return lines + ([f"Note: {effect['note']}"] if effect["note"] else [])
+    if test["outcome"] == NOT_RUN:
+        return [f"Not run: {test['reason_not_run']}."]
+    return [test["sentence"]] if "sentence" in test else []

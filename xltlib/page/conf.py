@@ -1,0 +1,58 @@
+"""Settings of the reviewer's page: Sphinx reads the generated sources; nothing is executed or fetched."""
+
+from docutils.nodes import SkipNode
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+
+project = "Zero-shot cross-lingual transfer"
+html_title = "What holds in zero-shot cross-lingual transfer"
+extensions = ["myst_nb"]
+exclude_patterns = ["fragments"]
+
+nb_execution_mode = "off"  # the notebooks come executed
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # the default loads scripts from outside
+myst_enable_extensions = ["dollarmath", "amsmath"]
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "home_page_in_toc": True,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_navbar_depth": 1,
+    "footer_content_items": "",
+    "navbar_persistent": [],  # the search field stands in the sidebar
+}
+html_context = {"default_mode": "auto"}
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
+html_js_files = [("claims.js", {"defer": "defer"})]
+html_extra_path = ["extra"]
+html_copy_source = False
+html_show_search_summary = False  # a page opened from a file cannot fetch another one
+html_math_renderer = "mathml"  # MathJax would come from outside; browsers draw MathML themselves
+
+
+def _mathml(translator, node, block):
+    try:
+        markup = tex2mathml(node.astext(), as_block=block)
+    except MathError:
+        markup = f'<code class="math">{translator.encode(node.astext())}</code>'
+    tag = "div" if block else "span"
+    translator.body.append(f'<{tag} class="math notranslate">{markup}</{tag}>')
+
+
+def _inline(translator, node):
+    _mathml(translator, node, False)
+    raise SkipNode
+
+
+def _display(translator, node):
+    _mathml(translator, node, True)
+    raise SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,132 @@
+"""The study's parameters: what each one means, its default, and what it may be."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from xltlib.settings import (
+    NAME,
+    StudyError,
+    allowed,
+    check,
+    literal,
+    par,
+    read_mapping,
+    read_value,
+    type_name,
+    unknown,
+)
+
+__all__ = ["Params", "StudyError", "describe", "from_notebook", "load", "notebook_cell", "to_dict"]
+
+
+# fmt: off
+@dataclass(frozen=True)
+class Params:
+    """All parameters of a study, checked. Defaults are the quick profile's."""
+
+    profile: str = par("quick", "name of this set of parameters: the folder figures/<profile>/", pattern=NAME)
+    scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "paper"))
+    world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
+    seeds: int = par(3, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
+    languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
+    source: str = par("src", "the language that has labelled training data", pattern=NAME)
+    tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
+    objectives: tuple[str, ...] = par(("none", "mlm", "tlm"), "pre-training objectives compared", pattern=NAME)
+    methods: tuple[str, ...] = par(("standard",), "fine-tuning methods compared", pattern=NAME)
+    text_sentences: int = par(20_000, "raw text for each language", unit="sentences", low=100)
+    parallel_pairs: int = par(5_000, "parallel text for each target language", unit="pairs", low=10)
+    train_examples: int = par(4_000, "labelled examples of the source language", unit="examples", low=8)
+    dev_examples: int = par(500, "source examples that choose the epoch", unit="examples", low=8)
+    test_examples: int = par(1_000, "test examples, the same in each language", unit="examples", low=8)
+    vocab_size: int = par(1_000, "size of the joint subword vocabulary", unit="subwords", low=50, high=1_000_000)
+    hidden_size: int = par(64, "width of the encoder's vectors", low=8, high=8192)
+    num_layers: int = par(3, "layers of the encoder", low=1, high=96)
+    num_heads: int = par(4, "attention heads; they share hidden_size between them", low=1, high=128)
+    pretrain_steps: int = par(2_000, "updates of MLM that every encoder gets", unit="updates", low=0)
+    continue_steps: int = par(1_000, "updates of the compared objective after them", unit="updates", low=0)
+    batch_size: int = par(32, "small batches learn more per second on a CPU", unit="sentences", low=1, high=65_536)
+    mask_rate: float = par(0.25, "share of the subwords masked in MLM and TLM", low=0.01, high=0.9)
+    pretrain_lr: float = par(3e-3, "highest learning rate of pre-training (Adam, tiny encoders)", low=1e-7, high=1.0)
+    finetune_lr: float = par(2e-3, "highest learning rate of fine-tuning", low=1e-7, high=1.0)
+    finetune_epochs: int = par(4, "passes over the training examples", unit="epochs", low=1, high=1000)
+    freeze_embeddings: bool = par(True, "keep embeddings still in fine-tuning, so that all languages stay comparable")
+    alpha: float = par(0.05, "rate of false positives that a verdict allows, over all claims", low=1e-4, high=0.5)
+    bootstrap_samples: int = par(2_000, "resamples behind an interval", unit="resamples", low=100, high=10_000_000)
+
+    def __post_init__(self) -> None:
+        for name, value in _complete(vars(self), {}, "Params").items():
+            object.__setattr__(self, name, value)
+# fmt: on
+
+
+def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Params:
+    """Read a YAML file of parameters; `overrides` (name -> YAML text, from `--set name=value`) win over it.
+
+    Raises StudyError, before any work, for whatever the study does not know or cannot use.
+    """
+    values, places = read_mapping(path)
+    for name, text in (overrides or {}).items():
+        places[name] = f"--set {name}={text}"
+        values[name] = read_value(text, places[name])
+    return Params(**_complete(values, places, str(path)))
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Params:
+    """The parameters that a notebook has set; called with `globals()` right after its parameters cell.
+
+    Every public name bound to a plain value counts, so that a misspelt one is refused, not passed over.
+    """
+    own = {"In", "Out", "exit", "quit"}  # what IPython puts beside the notebook's names
+    plain = (bool, int, float, str, list, tuple, dict, type(None))
+    names = [n for n in namespace if not n.startswith("_") and n not in own]
+    values = {name: namespace[name] for name in names if isinstance(namespace[name], plain)}
+    return Params(**_complete(values, {}, "the notebook's parameters"))
+
+
+def notebook_cell(names: Iterable[str]) -> str:
+    """The text of a notebook's parameters cell: one `name = default  # doc` line for each name."""
+    known, lines = {f.name: f for f in fields(Params)}, []
+    for name in names:
+        if name not in known:
+            raise StudyError(f"a notebook's parameters cell: {unknown(Params, name)}")
+        choices = f" ({allowed(known[name])})" if known[name].metadata["choices"] else ""
+        lines.append(f"{name} = {literal(known[name].default)}  # {_meaning(known[name])}{choices}")
+    return "\n".join(lines)
+
+
+def to_dict(params: Params) -> dict[str, Any]:
+    """The parameters as plain values (tuples become lists), ready for JSON and YAML."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(params).items()}
+
+
+def describe() -> str:
+    """A table of all parameters: name, type, default, what is allowed, meaning."""
+    rows = [("name", "type", "default", "allowed", "meaning")]
+    for f in fields(Params):
+        rows.append((f.name, type_name(Params, f), literal(f.default), allowed(f), _meaning(f)))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)] + [0]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def _meaning(f: Any) -> str:
+    return f.metadata["doc"] + (f" [{f.metadata['unit']}]" if f.metadata["unit"] else "")
+
+
+def _complete(values: Mapping[str, Any], places: Mapping[str, str], where: str) -> dict[str, Any]:
+    """All parameters, each one checked and then together; StudyError where one cannot be used."""
+    clean = check(Params, values, places, where)
+    for name, expected in _conflicts(clean):
+        raise StudyError(f"{places.get(name, where)}: {name} = {literal(clean[name])}: expected {expected}")
+    return clean
+
+
+def _conflicts(v: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What cannot be together, as (the parameter to change, what is expected of it)."""
+    if len(v["languages"]) < 2:
+        yield "languages", "the source and at least one target language"
+    if v["source"] not in v["languages"]:
+        yield "source", f"one of languages = {literal(v['languages'])}"
+    if v["hidden_size"] % v["num_heads"]:
+        yield "hidden_size", f"a multiple of num_heads = {v['num_heads']}"

@@ -1,0 +1,218 @@
+"""Texts and tasks over the synthetic world: pre-training documents, parallel pairs, NLI, paraphrase, extractive QA.
+
+Every set exists in every language with the same ids and labels. Fillers of task sentences are drawn uniformly, and
+the shapes of the two sentences of a pair have the same distribution under every label, so that one sentence alone
+says nothing about the label.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xltlib.params import StudyError
+from xltlib.records import PairExample, SpanExample
+from xltlib.synthetic import (
+    ABSENT,
+    AGENT,
+    AGENT_QUALITY,
+    CATEGORIES,
+    CORE,
+    OPTIONAL,
+    PATIENT,
+    PATIENT_QUALITY,
+    PLACE,
+    SLOT_CATEGORY,
+    TIME,
+    VERB,
+    Clauses,
+    Sentence,
+    World,
+    class_of,
+    class_word,
+    clauses,
+    in_split,
+)
+
+ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
+DIFFERENT, PARAPHRASE = range(2)
+
+
+def documents(world: World, n: int, rng: np.random.Generator) -> tuple[Clauses, Clauses]:
+    """n documents of two sentences about one event: half say it again more generally, half go on with its agent."""
+    first = world.events(n, rng)
+    again = first.copy()
+    for slot in CORE:
+        general = rng.random(n) < 0.25
+        again[general, slot] = class_word(SLOT_CATEGORY[slot], first[general, slot])
+    for slot in OPTIONAL:
+        again[rng.random(n) < 0.4, slot] = ABSENT
+    onward = world.events(n, rng)
+    onward[:, AGENT] = first[:, AGENT]
+    second = np.where((rng.random(n) < 0.5)[:, None], again, onward)
+    return clauses(first, rng), clauses(second, rng)
+
+
+def parallel(world: World, n: int, rng: np.random.Generator) -> Clauses:
+    """n clauses to be rendered in two languages."""
+    return clauses(world.events(n, rng), rng)
+
+
+def _uniform_meanings(
+    n: int, split: str, rng: np.random.Generator, shown: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Distinct concepts (n, 7): uniform members in every core slot and in the optional ones ``shown`` (default: two
+    of the four, at random)."""
+    chosen: list[np.ndarray] = []
+    seen: set[bytes] = set()
+    while len(chosen) < n:
+        rows = np.stack([rng.integers(0, _members(slot), 2 * n) for slot in range(7)], 1)
+        rows[rows[:, AGENT] == rows[:, PATIENT], PATIENT] += 1
+        rows[:, PATIENT] %= _members(PATIENT)
+        hidden = rng.permuted(np.tile(np.array(OPTIONAL), (2 * n, 1)), axis=1)[:, 2:]
+        if shown:
+            hidden = np.tile([s for s in OPTIONAL if s not in shown], (2 * n, 1))
+        np.put_along_axis(rows, hidden, ABSENT, 1)
+        for row in rows[in_split(rows, split)]:
+            if row.tobytes() not in seen and len(chosen) < n:
+                seen.add(row.tobytes())
+                chosen.append(row)
+    return np.array(chosen)
+
+
+def _members(slot: int) -> int:
+    classes, members = CATEGORIES[SLOT_CATEGORY[slot]]
+    return classes * members
+
+
+def _sibling(slot: int, concept: int, rng: np.random.Generator) -> int:
+    """Another member of the same class; for a class-level concept another class."""
+    classes, members = CATEGORIES[SLOT_CATEGORY[slot]]
+    if concept >= classes * members:
+        return (
+            classes * members + (concept - classes * members + 1 + int(rng.integers(classes - 1))) % classes
+        )
+    return concept // members * members + (concept % members + 1 + int(rng.integers(members - 1))) % members
+
+
+def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
+    """n premises and hypotheses with balanced labels.
+
+    A premise has one class-level word among agent, verb and patient and two optional slots; a hypothesis has two
+    class-level words and one optional slot. The hypothesis follows (entailment) if each of its words equals the
+    premise's or generalises it; it is neutral if one says more than the premise does; it contradicts if exactly one
+    names a sibling instead.
+    """
+    meaning = _uniform_meanings(n, split, rng)
+    labels = rng.permutation(np.arange(n) % 3)
+    premise, hypothesis = meaning.copy(), meaning.copy()
+    for i, label in enumerate(labels):
+        core = rng.permutation(CORE)  # core[0] is the premise's general slot
+        present = rng.permutation([s for s in OPTIONAL if meaning[i, s] != ABSENT])
+        absent = rng.permutation([s for s in OPTIONAL if meaning[i, s] == ABSENT])
+        premise[i, core[0]] = _class(core[0], meaning[i, core[0]])
+        more = rng.choice(["core", "optional", "both"]) if label == NEUTRAL else None
+        specific = core[0] if more in ("core", "both") else core[1]
+        kept = absent[0] if more in ("optional", "both") else present[0]
+        for slot in CORE:
+            if slot != specific:
+                hypothesis[i, slot] = _class(slot, meaning[i, slot])
+        hypothesis[i, list(OPTIONAL)] = ABSENT
+        hypothesis[i, kept] = meaning[i, kept] if kept in present else rng.integers(_members(kept))
+        if label == CONTRADICTION:
+            slot = rng.choice([*CORE, kept])
+            hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
+    return clauses(premise, rng), clauses(hypothesis, rng), labels
+
+
+def _class(slot: int, concept: int) -> int:
+    return int(class_word(SLOT_CATEGORY[slot], np.array(concept)))
+
+
+def paraphrase(
+    world: World, n: int, split: str, rng: np.random.Generator
+) -> tuple[Clauses, Clauses, np.ndarray]:
+    """n pairs with balanced labels. Both sides are worded afresh (synonyms, fronting); of the pairs that differ, half
+    exchange agent and patient with their qualities (the same bag of concepts), half name a sibling in one slot."""
+    meaning = _uniform_meanings(n, split, rng)
+    labels = rng.permutation(np.arange(n) % 2)
+    other = meaning.copy()
+    different = np.flatnonzero(labels == DIFFERENT)
+    swapped = different[::2]
+    left, right = [AGENT, AGENT_QUALITY], [PATIENT, PATIENT_QUALITY]
+    other[np.ix_(swapped, left + right)] = meaning[np.ix_(swapped, right + left)]
+    for i in different[1::2]:
+        slot = rng.choice([s for s in range(7) if meaning[i, s] != ABSENT])
+        other[i, slot] = _sibling(slot, meaning[i, slot], rng)
+    return clauses(meaning, rng), clauses(other, rng), labels
+
+
+ASKED = (AGENT, PATIENT, PLACE)
+PASSAGE = 3  # clauses of a passage
+
+
+def qa(
+    world: World, n: int, split: str, rng: np.random.Generator
+) -> tuple[list[Clauses], Clauses, np.ndarray]:
+    """n passages of three clauses with different agents, verbs and patients, a question about one of them, and the
+    number of the clause asked about. The question names the clause's other core slots, in words of its own."""
+    facts = _passages(n, split, rng)
+    which = rng.integers(PASSAGE, size=n)
+    asked = rng.choice(ASKED, n)
+    question = facts[np.arange(n), which].copy()
+    question[asked != PLACE, PLACE] = ABSENT
+    return [clauses(facts[:, k], rng) for k in range(PASSAGE)], clauses(question, rng, asked), which
+
+
+def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
+    """Meanings (n, 3, 7) whose three clauses share no agent, verb, patient or place."""
+    kept: list[np.ndarray] = []
+    while sum(map(len, kept)) < n:
+        groups = _uniform_meanings(PASSAGE * n, split, rng, (PLACE,)).reshape(-1, PASSAGE, 7)
+        ordered = np.sort(groups[:, :, [*CORE, PLACE]], 1)
+        kept.append(groups[(np.diff(ordered, axis=1) != 0).all((1, 2))])
+    return np.concatenate(kept)[:n]
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Examples of one split, parallel over languages: ``examples[language][i]`` has id i everywhere."""
+
+    task: str
+    examples: dict[str, list]
+
+
+def task_set(world: World, task: str, n: int, split: str, seed: int) -> TaskSet:
+    """n examples of a task in every language of the world."""
+    rng = np.random.default_rng([seed, world.seed, len(task), *split.encode()])
+    if task in ("nli", "paraphrase"):
+        first, second, labels = {"nli": nli, "paraphrase": paraphrase}[task](world, n, split, rng)
+        return TaskSet(
+            task, {lang: _pairs(world, lang, first, second, labels, split) for lang in world.languages}
+        )
+    if task == "qa":
+        passage, question, which = qa(world, n, split, rng)
+        return TaskSet(
+            task, {lang: _spans(world, lang, passage, question, which, split) for lang in world.languages}
+        )
+    raise StudyError(f"unknown task {task!r}; known: nli, paraphrase, qa")
+
+
+def _pairs(
+    world: World, language: str, first: Clauses, second: Clauses, labels: np.ndarray, split: str
+) -> list:
+    both = zip(world.render(first, language), world.render(second, language), labels.tolist())
+    return [PairExample(f"{split}-{i}", a.text, b.text, label) for i, (a, b, label) in enumerate(both)]
+
+
+def _spans(
+    world: World, language: str, passage: list[Clauses], question: Clauses, which: np.ndarray, split: str
+) -> list[SpanExample]:
+    rendered = list(zip(*(world.render(part, language) for part in passage)))
+    questions = world.render(question, language)
+    examples = []
+    for i, (sentences, query, k) in enumerate(zip(rendered, questions, which.tolist())):
+        context = " . ".join(s.text for s in sentences) + " ."
+        before = sum(len(s.text) + 3 for s in sentences[:k])
+        offset, answer = sentences[k].span(int(question.asked[i]))
+        examples.append(SpanExample(f"{split}-{i}", query.text, context, ((before + offset, answer),)))
+    return examples
