@@ -8,135 +8,15 @@ import sys
 import time
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 
-import nbformat
 import pytest
+from sample_evidence import sample_claim, write_ledger, write_notebook, write_profile
 
 from xltlib import report, report_views
-from xltlib.files import sha256_file, write_json
-from xltlib.ledger_file import load_ledger
+from xltlib.files import write_json
 from xltlib.params import StudyError
 
 pytest.importorskip("sphinx_book_theme", reason="the page extra is not installed")
-
-NASTY = [
-    '<script>alert("x")</script> & <b>bold</b>',
-    "The value of $\\lambda$ is set to **1**, see `code`, |sub|, {ref}`x` and ```fences```.",
-    ".. raw:: html\n\n   <i>x</i>\n\n:::{note}\nA directive\n:::\n\n# A heading",
-    "'single' \"double\" </article></td></script><!-- --> {{ 7 * 7 }} {% raw %}",
-]
-VERDICTS = [v for verdicts in report_views.FAMILIES.values() for v in verdicts]
-
-
-def sample_claim(i: int) -> dict:
-    """The i-th of a series of claims that goes through all verdicts, with strings that could break a page."""
-    verdict = VERDICTS[i % len(VERDICTS)]
-    fact = {"fact": "a <fact>", "mark": "read in source", "where": "p. 3 & 4"}
-    claim = {
-        "id": f"S{i % 5}-{i // 5 + 1}",
-        "report": i % 5,
-        "statement": f"Statement {i}. {NASTY[i % len(NASTY)]}",
-        "report_verdict": ("verified", "not verified")[i % 2],
-        "report_confidence": 0.01 * i,
-        "kind": "numeric result",
-        "method": ("TLM", "WEAM", None)[i % 3],
-        "tasks": (["nli", "qa"], [], ["paraphrase"])[i % 3],
-        "duplicates": ["S1-1"] if i % 7 == 3 else [],
-        "contradicts": ["S0-1"] if i % 7 == 5 else [],
-        "truncated": i % 9 == 0,
-        "verdict": verdict,
-        "scale": "mechanism",
-        "reason": "because <it> is",
-        "tests": [],
-        "source": {"status": "not found", "facts": [fact]} if i % 2 else {"status": "confirmed", **fact},
-    }
-    if verdict in report_views.TESTED:
-        claim |= {"tests": [sample_test(i, verdict)], "limits": "two <cores>"}
-    return claim
-
-
-def sample_test(i: int, outcome: str) -> dict:
-    """A test with everything that one may have: effect, published value, runs, specification curve."""
-    middle = {"supported": 0.06, "contradicted": -0.03, "inconclusive": 0.015}[outcome] + 0.001 * (i % 3)
-    bounds = {"low": middle - 0.03, "high": middle + 0.03}
-    effect = {
-        **bounds, "estimate": middle, "p": 0.0004, "p_holm": 0.02, "seeds": 3, "settings": 2,
-        "examples": 2000, "sd_seeds": 0.02, "smallest_detectable": 0.03,
-        "power_at_margin": 0.71, "note": "a <note>",
-        "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": None},
-    }  # fmt: skip
-    variant = {"correction": "holm", "left_out": None, "verdict": outcome, **bounds}
-    return {
-        "type": ("superiority", "equivalence")[i % 2],
-        "words": "A beats B by more than <m>.",
-        "formula": "mean(a - b) > m, $a$ & <b>",
-        "margin": 0.02,
-        "unit": "accuracy",
-        "reason": "2 % & fixed before",
-        "published": 0.04,
-        "a": {"objective": "tlm"},
-        "b": {"objective": "none"},
-        "settings": ["near", "far"],
-        "outcome": outcome,
-        "effect": effect,
-        "runs": [f"{i % 3:016d}", "unknown<run>"],
-        "specifications": [{**variant, "margin": m, "estimate": middle + m / 4} for m in (0.0, 0.02, 0.04)],
-    }
-
-
-def write_ledger(folder, root) -> Path:
-    """A copy of the study's own ledger, which a test may change."""
-    folder.mkdir(parents=True)
-    for name in ("claims.yaml", "reports.yaml"):
-        shutil.copy(root / "params" / name, folder)
-    return folder / "claims.yaml"
-
-
-def write_profile(folder, claims: list[dict], ledger) -> None:
-    """claims.json, runs.json, two figures and a manifest with the digests of them all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    effect = {"estimate": 0.01, "low": -0.01, "high": 0.03}
-    answered = {"report": 0, "question": "Does <noise> help?", "answer": "A little.", "figure": "noise"}
-    run = {"kind": "transfer", "labels": {"objective": "tlm"}, "params": {"lr": 1e-3}, "seconds": 12.5}
-    files = {
-        "claims.json": {
-            "profile": folder.name,
-            "scale": "mechanism",
-            "alpha": 0.05,
-            "claims": claims,
-            "key_figure": "transfer",
-            "ledger_digest": load_ledger(ledger).digest,
-            "counts": dict(Counter(c["verdict"] for c in claims)),
-            "questions": [{**answered, "effect": effect}, {"question": "And size?"}],
-            "reports": {"counts": [{"report": 0, "header": 9, "rows": 9}], "threshold": {"verified": 0.15}},
-        },
-        "runs.json": {f"{i:016d}": run for i in range(3)},
-        "transfer.json": {
-            "title": "Transfer_falls *with* <it>",
-            "caption": "A & B",
-            "claims": ["S0-1"],
-        },
-        "noise.json": {"title": "Noise", "caption": "Loss by <noise>"},
-    }
-    for name, content in files.items():
-        write_json(folder / name, content)
-    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><rect width="60" height="20"/></svg>'
-    for name in ("transfer.svg", "noise.svg"):
-        (folder / name).write_text(svg)
-    digests = {p.name: sha256_file(p) for p in folder.iterdir()}
-    machine = {"versions": {"python": "3.11", "torch": "2.13.0"}, "wall_seconds": {"encoder": 61.2}}
-    write_json(folder / "manifest.json", {**machine, "files": digests})
-
-
-def write_notebook(path) -> None:
-    """An executed notebook with formulas and a stream."""
-    text = "# Alignment\n\nThe rate is $\\frac{a}{b}$.\n\n$$x^2 < 1$$"
-    code = nbformat.v4.new_code_cell("print('ran')", outputs=[nbformat.v4.new_output("stream", text="ran\n")])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    cells = [nbformat.v4.new_markdown_cell(text), code]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
 class Page(HTMLParser):
@@ -423,30 +303,3 @@ def test_command_line(study, capsys, monkeypatch):
     args = parser.parse_args(["check", "full"])  # the page in site is that of another profile
     assert args.func(args) == 0
     assert "no page of it" in capsys.readouterr().out
-
-
-def test_plot_geometry_by_hand():
-    effect = {"estimate": 0.0, "low": -0.05, "high": 0.05, "per_seed": [0.0]}
-    plot = report_views.effect_plot({"type": "equivalence", "margin": 0.1, "effect": effect}, "x")
-    centre = (report_views.LEFT + report_views.RIGHT) / 2
-    assert plot["null"] == centre == plot["rows"][0]["x"] == plot["seeds"][0]
-    # the axis runs from -0.112 to 0.112: the margins with 6 % of 0.2 on either side
-    half = (report_views.RIGHT - report_views.LEFT) / 2 * 0.1 / 0.112
-    assert [m[0] for m in plot["margins"]] == pytest.approx([centre - half, centre + half], abs=0.1)
-    assert [label for _, label in plot["ticks"]] == ["−0.1", "0", "0.1"]
-    assert "90 % interval" in plot["desc"]  # two one-sided tests at 5 % read the 90 % interval
-
-
-@pytest.mark.parametrize("effect", [None, {}, {"estimate": None}, {"estimate": float("nan")}])
-def test_no_estimate_no_plot(effect):
-    assert report_views.effect_plot({"effect": effect}, "x") is None
-
-
-def test_numbers_and_words():
-    assert report_views.interval({"estimate": -0.05, "low": -0.1, "high": 0.0}) == "−0.050 [−0.100, +0.000]"
-    assert report_views.interval({"estimate": 0.05}) == "+0.050"
-    assert report_views.p_value(0.00002) == "< 0.001"
-    assert report_views.p_value(None) == report_views.number(float("nan")) == "–"
-    assert sorted(["S1-10", "S1-9"], key=report_views.natural) == ["S1-9", "S1-10"]
-    assert report_views.shown_verdict({"verdict": "supported", "scale": "mechanism"}) == "mechanism supported"
-    assert report_views.shown_verdict({"verdict": "not found", "scale": "mechanism"}) == "not found"

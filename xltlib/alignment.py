@@ -1,4 +1,4 @@
-"""Statistical word alignment: trains the fast_align model on a text, in one or both directions, and aligns with it."""
+"""Statistical word alignment: trains the fast_align model in one or both directions, and aligns with it."""
 
 import json
 import math
@@ -43,14 +43,13 @@ class Iteration(NamedTuple):
     tension: float
 
 
-Progress = Callable[
-    [Aligner, int, Iteration], None
-]  # settings of the direction, number from 1, what it measured
+# called after each iteration: settings of the direction, number from 1, what was measured
+Progress = Callable[[Aligner, int, Iteration], None]
 
 
 @dataclass
 class Model:
-    """One trained direction; source and target are the text's, and with `reverse` theta is p(source | target)."""
+    """One trained direction; source and target are the text's; with `reverse` theta is p(source | target)."""
 
     settings: Aligner
     source_words: list[str]
@@ -64,7 +63,7 @@ class Model:
     links: Links | None = None  # of the training pairs, decoded by the last iteration; not saved
 
     def align(self, pairs: Pairs, device: str = "cpu") -> Links:
-        """Links of new tokenised pairs, without training: an int32 array (L, 2) of (source, target) per pair."""
+        """Links of new tokenised pairs, without training: one int32 array (L, 2) per pair."""
         corpus = encode(pairs, (self.source_words, self.target_words))
         corpus = corpus.swapped() if self.settings.reverse else corpus
         with _one_thread():
@@ -120,24 +119,25 @@ def _train(text: Corpus, settings: Aligner, device: str, progress: Progress | No
         torch.full((len(corpus.target_words),), UNSEEN, dtype=torch.float64, device=device),
         settings.tension,
     )
-    history = []
-    for number in range(1, settings.iterations + 1):
-        fit = settings.optimize_tension and settings.favor_diagonal and 1 < number < settings.iterations
-        if number < settings.iterations:
-            theta, null, likelihood, observed = expect(layout, settings, parameters, observe=fit)
-        else:
-            best, likelihood = decode(layout, settings, parameters, len(corpus.target))
-        words = len(layout.word)
+    words, history = len(layout.word), []
+
+    def record(likelihood: float) -> None:
         bits = -likelihood / math.log(2) / words if words else math.nan
         history.append(Iteration(bits, 2.0**bits, parameters.tension))
         if progress:
-            progress(settings, number, history[-1])
-        if number < settings.iterations:
-            maximise(layout, settings, theta, null)
-            tension = parameters.tension
-            if fit and words:
-                tension = fit_tension(layout, settings, tension, observed, words)
-            parameters = Parameters(theta, null, tension)
+            progress(settings, len(history), history[-1])
+
+    for number in range(1, settings.iterations):
+        fit = settings.optimize_tension and settings.favor_diagonal and number > 1
+        theta, null, likelihood, observed = expect(layout, settings, parameters, observe=fit)
+        record(likelihood)
+        maximise(layout, settings, theta, null)
+        tension = parameters.tension
+        if fit and words:
+            tension = fit_tension(layout, settings, tension, observed, words)
+        parameters = Parameters(theta, null, tension)
+    best, likelihood = decode(layout, settings, parameters, len(corpus.target))
+    record(likelihood)
     arrays = (layout.given, layout.first_pair, parameters.theta, parameters.null)
     return Model(
         settings,
@@ -189,7 +189,7 @@ def aer_by_size(
     settings: Aligner = RECOMMENDED,
     heuristic: str = "grow-diag-final-and",
 ) -> list[AlignmentScore]:
-    """Scores on the test pairs when they are aligned together with the first `size` pairs of `extra`, for each size."""
+    """Scores on the test pairs, aligned together with the first `size` pairs of `extra`, for each size."""
     scores = []
     for size in sizes:
         links = align_both([*test, *extra[:size]], settings, heuristic)[: len(test)]
@@ -210,10 +210,9 @@ def save_models(path: str | Path, models: Sequence[Model]) -> None:
         ],
     }
     arrays = {f"{name}{k}": getattr(model, name) for k, model in enumerate(models) for name in _ARRAYS}
+    arrays["about"] = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
     with open(path, "wb") as stream:
-        np.savez(
-            stream, about=np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8), **arrays
-        )
+        np.savez(stream, **arrays)
 
 
 def load_models(path: str | Path) -> list[Model]:
@@ -238,7 +237,7 @@ def load_models(path: str | Path) -> list[Model]:
 
 
 def write_table(path: str | Path, model: Model) -> None:
-    """Write log theta as fast_align's -p does: `given TAB generated TAB log p` lines, without improbable pairs."""
+    """Write log theta as fast_align's -p does, `given TAB generated TAB log p`, improbable pairs left out."""
     given, generated = model.source_words, model.target_words
     if model.settings.reverse:
         given, generated = generated, given
@@ -255,21 +254,21 @@ def write_table(path: str | Path, model: Model) -> None:
             stream.write(f"{given[e[k]]}\t{generated[f[k]]}\t{score[k]:.6g}\n")
 
 
-def read_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Tokenised pairs of a file in fast_align's format: `source ||| target`, words between blanks; `-` is standard input.
+def tokenized_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Tokenised pairs of a file of `source ||| target` lines, words between blanks; `-` is standard input.
 
-    As in the program, a tab separates the two sides too. Either side may be empty.
+    As in fast_align, a tab separates the two sides too. Either side may be empty.
     """
     name = "standard input" if str(path) == "-" else str(path)
     for number, line in stream_lines(path):
-        words = line.replace("\t", " ||| ").split(" ")
+        words = [word for word in line.replace("\t", " ||| ").split(" ") if word]
         if words.count("|||") != 1:
             raise StudyError(
-                f"{name}:{number}: {words.count('|||')} separators found, one expected: source ||| target, a blank on "
-                "either side of |||"
+                f"{name}:{number}: {words.count('|||')} separators found, one expected: source ||| target, "
+                "with a blank on either side of |||"
             )
         middle = words.index("|||")
-        yield [word for word in words[:middle] if word], [word for word in words[middle + 1 :] if word]
+        yield words[:middle], words[middle + 1 :]
 
 
 # Command line
@@ -281,45 +280,27 @@ def register(subparsers) -> None:
     parser = subparsers.add_parser(
         "align",
         help="word alignment with the fast_align model",
-        description="Align the words of a parallel text. Links (source-target, from 0) go to standard output, the "
-        "cross-entropy of each iteration to standard error. The usual settings are -d -o -v.",
+        description="Align the words of a parallel text. Links (source-target, from 0) go to standard "
+        "output, the cross-entropy of each iteration to standard error. The usual settings are -d -o -v.",
     )
     add = parser.add_argument
     add("pairs", help="file of `source ||| target` lines, or - for standard input")
-    add("-d", "--favor_diagonal", action="store_true", help="favour links near the diagonal")
-    add("-o", "--optimize_tension", action="store_true", help="fit how near")
-    add(
-        "-v",
-        "--variational_bayes",
-        action="store_true",
-        help="Dirichlet prior on the translation probabilities",
-    )
-    add("-r", "--reverse", action="store_true", help="generate the source from the target")
-    add("-I", "--iterations", type=int, default=default.iterations, metavar="N", help="default %(default)s")
+    for option, name, text in (
+        ("-d", "--favor_diagonal", "favour links near the diagonal"),
+        ("-o", "--optimize_tension", "fit how near"),
+        ("-v", "--variational_bayes", "Dirichlet prior on the translation probabilities"),
+        ("-r", "--reverse", "generate the source from the target"),
+    ):
+        add(option, name, action="store_true", help=text)
+    for option, name, value, text in (
+        ("-I", "--iterations", default.iterations, "number of EM iterations"),
+        ("-q", "--p0", default.p_null, "probability of NULL"),
+        ("-a", "--alpha", default.alpha, "strength of the Dirichlet prior"),
+    ):
+        add(option, name, type=type(value), default=value, metavar="X", help=text + " (%(default)s)")
+    tension = f"start value of the tension ({default.tension}), implies -d"
+    add("-T", "--diagonal_tension", type=float, metavar="X", help=tension)
     add("-p", "--conditional_probabilities", metavar="FILE", help="write the table of log probabilities")
-    add(
-        "-q",
-        "--p0",
-        type=float,
-        default=default.p_null,
-        metavar="P",
-        help="probability of NULL, default %(default)s",
-    )
-    add(
-        "-a",
-        "--alpha",
-        type=float,
-        default=default.alpha,
-        metavar="A",
-        help="of the prior, default %(default)s",
-    )
-    add(
-        "-T",
-        "--diagonal_tension",
-        type=float,
-        metavar="T",
-        help=f"start value, default {default.tension}; implies -d",
-    )
     add("--force-align", metavar="MODEL", help="align with a saved model and its settings, without training")
     add("--save-model", metavar="MODEL", help="keep what was learned")
     add("--symmetrize", choices=HEURISTICS, help="align in both directions and combine them")
@@ -334,10 +315,10 @@ def _command(args: Namespace) -> int:
         models = load_models(args.force_align)
         if len(models) != 1 + both:
             raise StudyError(
-                f"{args.force_align}: {len(models)} directions found, {1 + both} expected; a model saved with "
-                "--symmetrize is used with --symmetrize, and only such a model"
+                f"{args.force_align}: {len(models)} directions found, {1 + both} expected; a model saved "
+                "with --symmetrize is used with --symmetrize, and only such a model"
             )
-        pairs = list(read_pairs(args.pairs)) if both else read_pairs(args.pairs)
+        pairs = list(tokenized_pairs(args.pairs)) if both else tokenized_pairs(args.pairs)
         sides = [model.align(pairs) for model in models]
     else:
         models = _learn(args, both)
@@ -360,13 +341,14 @@ def _learn(args: Namespace, both: bool) -> Sequence[Model]:
 
     def report(way: Aligner, number: int, state: Iteration) -> None:
         print(
-            f"{'reverse' if way.reverse else 'forward'} iteration {number}: cross entropy {state.cross_entropy:.6g} "
-            f"perplexity {state.perplexity:.6g} tension {state.tension:.6g}",
+            f"{'reverse' if way.reverse else 'forward'} iteration {number}: "
+            f"cross entropy {state.cross_entropy:.6g} perplexity {state.perplexity:.6g} "
+            f"tension {state.tension:.6g}",
             file=sys.stderr,
         )
 
     learn = train_both if both else train
-    models = learn(read_pairs(args.pairs), settings, progress=report)
+    models = learn(tokenized_pairs(args.pairs), settings, progress=report)
     models = models if both else (models,)
     if args.save_model:
         save_models(args.save_model, models)

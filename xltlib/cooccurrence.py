@@ -36,10 +36,9 @@ class Corpus:
 
 
 def encode(pairs: Pairs, vocabularies: tuple[list[str], list[str]] | None = None) -> Corpus:
-    """Number the words of tokenised pairs, by falling frequency, or by given vocabularies (new words after them)."""
-    tables = [
-        defaultdict(None, {word: k for k, word in enumerate(words)}) for words in vocabularies or ((), ())
-    ]
+    """Number the words of tokenised pairs, frequent ones first; with vocabularies, new words after theirs."""
+    known = vocabularies or ((), ())
+    tables = [defaultdict(None, {word: k for k, word in enumerate(words)}) for words in known]
     ids, lengths = (array("i"), array("i")), (array("q"), array("q"))
     for table in tables:
         table.default_factory = table.__len__
@@ -69,7 +68,7 @@ def _by_frequency(ids: np.ndarray, words: list[str]) -> tuple[np.ndarray, list[s
 
 @dataclass(frozen=True)
 class Group:
-    """The rows whose source sentence has n words: a block of rows x n links, and the places (j, m) they have."""
+    """The rows whose source sentence has n words: a block of rows x n links, with their places (j, m)."""
 
     n: int
     rows: slice
@@ -86,9 +85,7 @@ class Layout:
     word: torch.Tensor  # int32 (T,), its type
     place: torch.Tensor  # int32 (T,), its place (j, m), numbered within the group
     pair: torch.Tensor  # int32 (L,), the co-occurring pair of types of each link
-    given: (
-        torch.Tensor
-    )  # int32 (P,), source type of each pair; pairs are sorted by (target type, source type)
+    given: torch.Tensor  # int32 (P,), source type of each pair, pairs sorted by (target, source type)
     first_pair: torch.Tensor  # int64 (F + 1,), where the pairs of each target type begin
     j: torch.Tensor  # float64, one for each (n, m, j) that occurs
     m: torch.Tensor
@@ -102,7 +99,7 @@ def _before(counts: torch.Tensor) -> torch.Tensor:
 
 
 def lay_out(corpus: Corpus, device: torch.device) -> Layout:
-    """Order the rows, number their places and the co-occurring pairs; a pair with an empty side has no rows."""
+    """Order the rows, number places and co-occurring pairs; a text pair with an empty side has no rows."""
     source, target, n, m = (x.to(device) for x in (corpus.source, corpus.target, corpus.n, corpus.m))
     sentence = torch.repeat_interleave(m).int()
     order = _sort((n * len(corpus.target_words))[sentence].add_(target))[1]
@@ -125,7 +122,7 @@ def lay_out(corpus: Corpus, device: torch.device) -> Layout:
 
 
 def _places(n: torch.Tensor, m: torch.Tensor) -> tuple:
-    """The places (n, m, j), sorted: where those of each sentence pair begin, how many each n has, and (j, m, n, times)."""
+    """The places (n, m, j): where each sentence pair's begin, how many each n has, and j, m, n, times."""
     widest = int(m.max()) + 1 if len(m) else 1
     filled = (n > 0) & (m > 0)
     shape, shape_of, times = torch.unique(
@@ -156,12 +153,12 @@ class _Rows(NamedTuple):
     first_link: torch.Tensor  # int64
 
     def links(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """All links of some rows: their row, their source token, their place in the layout."""
+        """All links of some rows: which of these rows, their source token, their place in the layout."""
         count = self.n[rows]
-        which = torch.repeat_interleave(count)
-        row = rows[which]
-        within = torch.arange(len(which), device=rows.device) - _before(count)[which]
-        return row, self.start[row] + within, self.first_link[row] + within
+        before, which = _before(count), torch.repeat_interleave(count)
+        number = torch.arange(len(which), device=rows.device)
+        token = (self.start[rows] - before).index_select(0, which).add_(number)
+        return which, token, (self.first_link[rows] - before).index_select(0, which).add_(number)
 
 
 def _number_pairs(source: torch.Tensor, types: tuple[int, int], rows: _Rows) -> tuple:
@@ -183,10 +180,11 @@ def _number_pairs(source: torch.Tensor, types: tuple[int, int], rows: _Rows) -> 
             per_type[rows.word[block[0]] + 1] = len(e)
         else:
             row, token, link = rows.links(block)
-            keys, back = _sort(rows.word[row].long() * types[0] + source[token])
+            first_key = rows.word[block].long() * types[0]
+            keys, back = _sort(first_key.index_select(0, row).add_(source.index_select(0, token)))
             fresh = torch.ones_like(keys, dtype=torch.bool)
             fresh[1:] = keys[1:] != keys[:-1]
-            pair[link[back]] = fresh.cumsum(0, dtype=torch.int32) + (count - 1)
+            pair.scatter_(0, link.index_select(0, back), fresh.cumsum(0, dtype=torch.int32).add_(count - 1))
             keys = keys[fresh]
             e = (keys % types[0]).int()
             per_type.index_add_(0, keys // types[0] + 1, torch.ones_like(keys))
@@ -215,7 +213,7 @@ def _number_type(
 
 
 def _blocks(rows: _Rows, chunk: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """Blocks of rows, whole target types together, and their numbers of links: at most 2 * chunk, or of one type."""
+    """Blocks of rows, all those of their types: of one type (rows, links), or of more types (rows, 0)."""
     size = torch.bincount(rows.word)
     links = torch.zeros_like(size).index_add_(0, rows.word, rows.n.long())
     size, links = size[size > 0], links[size > 0]
@@ -231,8 +229,7 @@ def _blocks(rows: _Rows, chunk: int) -> Iterator[tuple[torch.Tensor, int]]:
 def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Sorted keys, which overwrite `keys`, and where they were, int32.
 
-    On a CPU both are packed into one int64, for NumPy's plain sort is ten times as fast as one that gives
-    places.
+    On a CPU both are packed into one int64: NumPy's plain sort is ten times as fast as one that gives places.
     """
     bits = len(keys).bit_length()
     if keys.is_cuda or not len(keys) or int(keys.max()).bit_length() + bits > 63:

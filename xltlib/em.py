@@ -1,4 +1,4 @@
-"""The fast_align model: its settings, its diagonal prior, and the steps of EM over all possible links of a text.
+"""The fast_align model: its settings, its diagonal prior, and the steps of EM over all links of a text.
 
 Source of the model: Dyer, Chahuneau, Smith (NAACL 2013); where the paper leaves a choice, the C++ program
 github.com/clab/fast_align (cab1e9a) decides. i = 1 ... n counts source words, j = 1 ... m target words.
@@ -24,7 +24,7 @@ class Aligner:
     """Settings of one direction, with fast_align's options and defaults; its authors recommend -d -o -v."""
 
     reverse: bool = False  # -r: the source is generated from the target; links stay (source, target)
-    favor_diagonal: bool = False  # -d: prior around the diagonal; without it it is uniform (IBM model 1)
+    favor_diagonal: bool = False  # -d: prior around the diagonal; without it uniform (IBM model 1)
     optimize_tension: bool = False  # -o: fit the tension of the diagonal prior, from the second iteration on
     variational_bayes: bool = False  # -v: Dirichlet prior alpha on theta, mean-field estimate
     iterations: int = 5  # -I: the last one decodes
@@ -42,12 +42,8 @@ class Aligner:
             ("tension", 0 < self.tension < math.inf, "above 0"),
         ):
             if not good:
-                raise StudyError(
-                    f"aligner: {name} = {getattr(self, name)} found, a number {expected} expected"
-                )
-
-
-RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_bayes=True)
+                found = getattr(self, name)
+                raise StudyError(f"aligner: {name} = {found}; a number {expected} expected")
 
 
 # The diagonal prior, with h(i, j) = -|i / n - j / m|; j, m, n are float64 tensors of one shape
@@ -56,9 +52,8 @@ RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_ba
 def _series(j: torch.Tensor, m: torch.Tensor, n: torch.Tensor, tension: float) -> tuple:
     """The two geometric series that the weights exp(tension * h) form on either side of the diagonal.
 
-    Returns their common ratio, and for each side (h of the first term, number of terms). j > m, which only
-    the exchanged n and m of the C++ quirk bring about, makes the program's unsigned number of terms wrap
-    around.
+    Returns their common ratio, and for each side (h of the first term, number of terms). Only the exchanged n
+    and m of the C++ quirk bring about j > m, where the program's unsigned number of terms wraps around.
     """
     below = torch.floor(j * n / m)
     above = n - below
@@ -99,7 +94,7 @@ def _distances(layout: Layout, group: Group, from_zero: bool = False) -> torch.T
 
 
 def _prior(layout: Layout, group: Group, settings: Aligner, tension: float) -> tuple[float, torch.Tensor]:
-    """P(a_j = NULL), and P(a_j = i) at each place of the group: (places, n), or (1, n) where it is uniform."""
+    """P(a_j = NULL), and P(a_j = i) at each place of the group: (places, n), or (1, n) if it is uniform."""
     if not settings.favor_diagonal:
         each = 1.0 / (group.n + 1)
         return each, layout.j.new_full((1, group.n), each)
@@ -147,7 +142,7 @@ def _steps(layout: Layout, settings: Aligner, parameters: Parameters) -> Iterato
 
 
 def expect(layout: Layout, settings: Aligner, parameters: Parameters, observe: bool) -> tuple:
-    """Expected counts of the pairs (P,) and of NULL (F,), the log-likelihood, and with `observe` the sum of h."""
+    """Expected counts of pairs (P,) and of NULL (F,), log-likelihood, and with `observe` the sum of h."""
     counts, null = torch.zeros_like(parameters.theta), torch.zeros_like(parameters.null)
     likelihood, observed, group = 0.0, 0.0, None
     for step in _steps(layout, settings, parameters):
@@ -165,16 +160,18 @@ def expect(layout: Layout, settings: Aligner, parameters: Parameters, observe: b
 
 
 def maximise(layout: Layout, settings: Aligner, counts: torch.Tensor, null: torch.Tensor) -> None:
-    """Turn expected counts into theta, in place."""
+    """Turn expected counts into theta, in place; a target type without rows keeps `UNSEEN`."""
+    seen = layout.first_pair.diff() > 0
     if settings.variational_bayes:
         counts += settings.alpha
-        null += settings.alpha
+        null += settings.alpha * seen
     sums = counts.new_zeros(int(layout.given.max()) + 1 if len(counts) else 1)
     sums.index_add_(0, layout.given, counts)
     chunk = 8 * CHUNK[counts.device.type]
     for part, e in zip(counts.split(chunk), layout.given.split(chunk), strict=True):
         _normalise(part, sums.index_select(0, e), settings)
     _normalise(null, null.sum(), settings)
+    null.masked_fill_(~seen, UNSEEN)
 
 
 def _normalise(counts: torch.Tensor, sums: torch.Tensor, settings: Aligner) -> None:
@@ -186,7 +183,7 @@ def _normalise(counts: torch.Tensor, sums: torch.Tensor, settings: Aligner) -> N
 
 
 def fit_tension(layout: Layout, settings: Aligner, tension: float, observed: float, words: int) -> float:
-    """Eight gradient steps of size 20 towards a tension whose expected h per word is the observed one (C++)."""
+    """Eight gradient steps of size 20 to the tension whose expected h per word is the observed one (C++)."""
     for _ in range(8):
         expected = expected_distance(layout.j, layout.m, layout.n, tension, settings.swapped_normalizer)
         slope = observed / words - float(torch.dot(layout.times, expected)) / words
@@ -197,7 +194,7 @@ def fit_tension(layout: Layout, settings: Aligner, tension: float, observed: flo
 def decode(
     layout: Layout, settings: Aligner, parameters: Parameters, tokens: int
 ) -> tuple[np.ndarray, float]:
-    """The best source word of each target token, from 1, or 0 for NULL, which wins ties; and the log-likelihood."""
+    """Each target token's best source word, from 1, or 0 for NULL, which wins ties; the log-likelihood."""
     best = torch.zeros(tokens, dtype=torch.int32, device=layout.pair.device)
     likelihood = 0.0
     for step in _steps(layout, settings, parameters):

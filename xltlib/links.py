@@ -40,7 +40,7 @@ def join_links(links: Links) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text without its line end) of a UTF-8 file, read as it comes; `-` is standard input."""
+    """(line number from 1, text without line end) of a UTF-8 file, as it is read; `-` is standard input."""
     name = "standard input" if str(path) == "-" else str(path)
     try:
         with sys.stdin.buffer if str(path) == "-" else open(path, "rb") as stream:
@@ -86,14 +86,14 @@ def _find_base(parsed: list, lengths: Lengths | None, index_base: int | None, na
     if full is not None:
         if index_base == 0:
             raise StudyError(
-                f"{name}:{full}: a link to the word numbered as the sentence is long, and no index 0 in the file: "
-                "it counts from 1; give index base 1"
+                f"{name}:{full}: a link to the word numbered as the sentence is long, and no index 0 in the "
+                "file: it counts from 1; give index base 1"
             )
         return 1
     if index_base is None and any(parsed):
         raise StudyError(
-            f"{name}: no link proves whether words are counted from 0 or from 1 (no index 0, no index equal to a "
-            "sentence's length); give the index base"
+            f"{name}: no link proves whether words are counted from 0 or from 1 (no index 0, no index equal "
+            "to a sentence's length); give the index base"
         )
     return index_base or 0
 
@@ -110,7 +110,7 @@ def _array(pairs: Iterable[tuple[int, int]], base: int) -> np.ndarray:
 
 
 def read_pharaoh(path: str | Path, index_base: int | None = None, lengths: Lengths | None = None) -> Links:
-    """Links of a Pharaoh file (`i-j` tokens, one sentence pair a line), counted from 0 whatever the file counts from.
+    """Links of a Pharaoh file (`i-j` tokens, a sentence pair a line), from 0 whatever the file counts from.
 
     Without `index_base` the base must follow from the file: an index 0 proves 0, an index equal to a
     sentence's length (needs `lengths`) proves 1. With `lengths`, a link outside its sentence is an error.
@@ -128,7 +128,7 @@ def read_pharaoh(path: str | Path, index_base: int | None = None, lengths: Lengt
 
 
 def write_pharaoh(target: str | Path | TextIO, links: Links, index_base: int = 0) -> None:
-    """Write links, given from 0, as Pharaoh lines that count from `index_base`; a pair without links is an empty line."""
+    """Write links, given from 0, as Pharaoh lines that count from `index_base`; no links, an empty line."""
     if isinstance(target, (str, Path)):
         with open(target, "w", encoding="utf-8", newline="\n") as stream:
             return write_pharaoh(stream, links, index_base)
@@ -140,7 +140,7 @@ def write_pharaoh(target: str | Path | TextIO, links: Links, index_base: int = 0
 
 @dataclass(frozen=True)
 class Gold:
-    """Gold links from 0: `sure`, `possible` (which contains `sure`), and what was left out as outside its sentence."""
+    """Gold links from 0: `sure`, `possible` (it contains `sure`), and what was left out as out of range."""
 
     sure: Links
     possible: Links
@@ -150,7 +150,7 @@ class Gold:
 
 
 def read_gold(path: str | Path, lengths: Lengths, index_base: int | None = None, column: int = 0) -> Gold:
-    """Gold links of a file with sure (`i-j`) and possible (`ipj`) links, or of one tab-separated column of it.
+    """Gold links of a file, or a tab-separated column of it: sure ones written `i-j`, possible ones `ipj`.
 
     The base is found as in `read_pharaoh`. Links outside their sentence are counted and left out, not fatal.
     """
@@ -178,7 +178,7 @@ def read_gold(path: str | Path, lengths: Lengths, index_base: int | None = None,
 
 
 class AlignmentScore(NamedTuple):
-    """AER (lower is better), precision and recall (higher is better), in [0, 1], and what they were counted on."""
+    """AER (lower is better), precision and recall (higher is better) in [0, 1], and the numbers of links."""
 
     aer: float
     precision: float
@@ -194,9 +194,10 @@ def _keys(links: Links) -> np.ndarray:
 
 
 def aer(links: Links, sure: Links, possible: Links | None = None) -> AlignmentScore:
-    """Alignment error rate 1 - (|A & S| + |A & P|) / (|A| + |S|) (Och and Ney 2003); `possible` need not repeat `sure`.
+    """Alignment error rate 1 - (|A & S| + |A & P|) / (|A| + |S|) (Och and Ney 2003).
 
-    A score whose denominator is zero is nan.
+    `possible` need not repeat `sure`; without it all gold links are sure. A score whose denominator is zero
+    is nan.
     """
     for name, other in (("sure", sure), ("possible", possible)):
         if other is not None and len(other) != len(links):
@@ -220,7 +221,7 @@ def aer(links: Links, sure: Links, possible: Links | None = None) -> AlignmentSc
 class _Grids:
     """The link matrices of many sentence pairs, each with an empty border, as one flat array of cells.
 
-    `votes` has bit 1 for a forward and bit 2 for a backward link; a cell's number grows with (pair, source, target).
+    `votes` has bit 1 for a forward, bit 2 for a backward link; cells are numbered by (pair, source, target).
     """
 
     def __init__(self, forward: Links, backward: Links):
@@ -237,7 +238,7 @@ class _Grids:
         self.cells = np.flatnonzero(self.votes)
         self.pair = np.searchsorted(self.ends, self.cells, side="right")
         self.row, self.column = np.divmod(self.cells - self.base[self.pair], self.width[self.pair])
-        # a border column or row never holds a link, so its cell number is free to stand for the whole row or column
+        # the border never holds a link, so its cells are free to stand for their whole row or column
         self.row_key = self.cells - self.column
         self.column_key = self.base[self.pair] + self.column
         self.linked = self.votes == 3
@@ -258,7 +259,7 @@ class _Grids:
         return near
 
     def sweep(self, k: np.ndarray, rule: str) -> np.ndarray:
-        """Go once through candidate cells k (ascending) and link those that `rule` allows; returns the linked ones.
+        """Go once through candidate cells k (ascending), link those that `rule` allows, and return them.
 
         A cell sees the links made before it, so each pair is gone through in order: step t takes the t-th
         candidate of every pair at once.
@@ -297,7 +298,7 @@ class _Grids:
 
 
 def symmetrize(forward: Links, backward: Links, heuristic: str = "grow-diag-final-and") -> Links:
-    """Combine the links of two directions, both as (source, target), by one of `HEURISTICS` (Koehn et al. 2003).
+    """Combine two directions, both given as (source, target), by one of `HEURISTICS` (Koehn et al. 2003).
 
     The order in which cells are tried is that of fast_align's `atools`: by source, then target word, each
     addition seen by the next cell; growing repeats until nothing changes; the final step goes once through
@@ -323,7 +324,7 @@ def symmetrize(forward: Links, backward: Links, heuristic: str = "grow-diag-fina
 
 
 def corrupt_links(links: Links, lengths: Lengths, share: float, generator: np.random.Generator) -> Links:
-    """Move the target end of a `share` (0 to 1) of all links, drawn at random, to another word of the same sentence.
+    """Move the target end of a random `share` (0 to 1) of all links to another word of the same sentence.
 
     A link of a one-word target sentence cannot move; two links that meet become one.
     """

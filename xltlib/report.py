@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import shutil
 import subprocess
@@ -83,7 +82,7 @@ def _renderer(evidence: Evidence, notebooks: list[str]):
         agreement=views.agreement(claims),
         effect_plot=views.effect_plot,
         specification_plot=views.specification_plot,
-        reasons=Counter(c.get("reason") or "no reason given" for c in claims if c["verdict"] == "not run"),
+        not_run=views.not_run(claims),
     )
     return lambda template, **values: env.get_template(template).render(values).strip() + "\n"
 
@@ -276,7 +275,7 @@ def _check_site(evidence: Evidence, site: Path) -> list[str]:
         if f'content="{evidence.digest}"' not in text:
             problems.append(f"{page}: does not carry the digest of claims.json")
         lost = [s.heading or "first part" for s in sections if s.fragment.strip() not in text]
-        problems += [f"{page}: {html.escape(part)} differs from what the data gives" for part in lost]
+        problems += [f"{page}: {part} differs from what the data gives" for part in lost]
     return problems
 
 

@@ -123,6 +123,15 @@ def agreement(claims: list[dict]) -> list[dict]:
     return [{"our verdict": v, **{f"theirs: {t}": counts[v, t] for t in theirs}} for v in ours]
 
 
+def not_run(claims: list[dict]) -> list[tuple[str, list[str]]]:
+    """Why claims were not run, each reason with the ids that it holds for, the most common first."""
+    ids: dict[str, list[str]] = {}
+    for claim in claims:
+        if claim["verdict"] == NOT_RUN:
+            ids.setdefault(claim.get("reason") or "no reason given", []).append(claim["id"])
+    return sorted(ids.items(), key=lambda item: -len(item[1]))
+
+
 def few_seeds(claims: list[dict], enough: int = 6) -> int:
     """How many claims rest on a test with fewer than `enough` seeds."""
     seeds = [[(t.get("effect") or {}).get("seeds") for t in c.get("tests") or []] for c in claims]
@@ -242,7 +251,8 @@ def ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw)
-    return [round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)  # 0.3 / 0.1 is below 3
+    return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def columns(rows: list[dict]) -> list[str]:

@@ -18,9 +18,10 @@ CORE, OPTIONAL = (AGENT, VERB, PATIENT), (AGENT_QUALITY, PATIENT_QUALITY, PLACE,
 ABSENT = -1
 
 # classes x members of each category; every member has two synonymous words, every class one word of its own
-CATEGORIES = {"entity": (4, 5), "quality": (3, 4), "action": (4, 4), "place": (3, 4), "time": (2, 4)}
+CATEGORIES = {"entity": (3, 4), "quality": (2, 4), "action": (3, 4), "place": (2, 4), "time": (2, 3)}
 SLOT_CATEGORY = ("entity", "quality", "action", "entity", "quality", "place", "time")
 SYNONYMS = 2
+SAME_WORD = 0.5  # how often a second mention repeats the first one's word without choosing among the synonyms
 
 # a word's part in its slot: links between parts of different kinds are "possible", not "sure"
 HEAD, FUNCTION = 0, 1
@@ -45,9 +46,9 @@ class Language:
 
 LANGUAGES = {
     "src": Language("src", article=True),
-    "near": Language("near", cognates=0.6, article=True, agreement=True),
-    "mid": Language("mid", cognates=0.3, adjective_first=False, particle=True, agreement=True),
-    "far": Language("far", "SOV", 0.1, "cyrillic", adposition="suffix", case=True, agreement=True),
+    "near": Language("near", cognates=0.7, article=True, agreement=True),
+    "mid": Language("mid", cognates=0.5, adjective_first=False, particle=True, agreement=True),
+    "far": Language("far", "SOV", 0.25, "cyrillic", adposition="suffix", case=True, agreement=True),
     "low": Language(
         "low", cognates=0.3, adjective_first=False, adposition="after", case=True, text_share=0.1
     ),
@@ -91,15 +92,18 @@ class Clauses:
     def __len__(self) -> int:
         return len(self.concept)
 
-    def reworded(self, rng: np.random.Generator) -> "Clauses":
-        """The same meaning with fresh synonyms and a fresh choice of fronting."""
-        return clauses(self.concept, rng, self.asked)
 
-
-def clauses(concept: np.ndarray, rng: np.random.Generator, asked: np.ndarray | None = None) -> Clauses:
-    """Clauses with these concepts (n, 7); wording drawn at random."""
+def clauses(
+    concept: np.ndarray,
+    rng: np.random.Generator,
+    like: Clauses | None = None,
+    asked: np.ndarray | None = None,
+) -> Clauses:
+    """Clauses with these concepts (n, 7); wording drawn at random, or mostly that of the clauses ``like``."""
     n = len(concept)
     synonym = rng.integers(0, SYNONYMS, concept.shape)
+    if like is not None:
+        synonym = np.where(rng.random(concept.shape) < SAME_WORD, like.synonym, synonym)
     fronted = (rng.random(n) < 0.3) & (concept[:, PLACE] != ABSENT)
     return Clauses(concept, synonym, fronted, np.full(n, ABSENT) if asked is None else asked)
 
@@ -164,7 +168,7 @@ class World:
             rows = self._preferences[slot][out[:, given]].cumsum(1)
             out[:, slot] = (rng.random((n, 1)) > rows[:, :-1]).sum(1)
         for slot in OPTIONAL:
-            out[rng.random(n) < 0.5, slot] = ABSENT
+            out[rng.random(n) < 0.6, slot] = ABSENT
         return out
 
 

@@ -35,26 +35,70 @@ from xltlib.synthetic import (
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
 DIFFERENT, PARAPHRASE = range(2)
+ASKED = (AGENT, PATIENT, PLACE)
+PASSAGE = 3  # clauses of a passage at most
 
 
-def documents(world: World, n: int, rng: np.random.Generator) -> tuple[Clauses, Clauses]:
-    """n documents of two sentences about one event: half say it again more generally, half go on with its agent."""
-    first = world.events(n, rng)
-    again = first.copy()
+def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
+    """n documents: a passage of one to three clauses, then one of them again, a question about it with its answer, or
+    a clause that goes on with its agent."""
+    facts = np.stack([world.events(n, rng) for _ in range(PASSAGE)], 1)
+    count = rng.integers(1, PASSAGE + 1, n)
+    which = rng.integers(0, count)
+    told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
+    base = _pick(told, which)
+    again = base.concept.copy()
     for slot in CORE:
-        general = rng.random(n) < 0.25
-        again[general, slot] = class_word(SLOT_CATEGORY[slot], first[general, slot])
+        general = rng.random(n) < 0.2
+        again[general, slot] = class_word(SLOT_CATEGORY[slot], again[general, slot])
     for slot in OPTIONAL:
-        again[rng.random(n) < 0.4, slot] = ABSENT
+        again[rng.random(n) < 0.3, slot] = ABSENT
     onward = world.events(n, rng)
-    onward[:, AGENT] = first[:, AGENT]
-    second = np.where((rng.random(n) < 0.5)[:, None], again, onward)
-    return clauses(first, rng), clauses(second, rng)
+    onward[:, AGENT] = base.concept[:, AGENT]
+    kind = rng.choice(3, n, p=(0.65, 0.2, 0.15))  # again, question, onward
+    asked = np.where(kind == 1, _askable(base.concept, rng), ABSENT)
+    second = np.choose(kind[:, None], (again, base.concept, onward))
+    return Documents(told, count, clauses(second, rng, base, asked), base)
 
 
-def parallel(world: World, n: int, rng: np.random.Generator) -> Clauses:
-    """n clauses to be rendered in two languages."""
-    return clauses(world.events(n, rng), rng)
+@dataclass(frozen=True)
+class Documents:
+    """Passages of ``count`` (n,) clauses each, the clause after them, and the clause that this one is about."""
+
+    told: list[Clauses]
+    count: np.ndarray
+    second: Clauses
+    about: Clauses
+
+    def render(self, world: World, language: str) -> list[tuple[list[str], list[str]]]:
+        """The words of the passage (clauses set apart by full stops) and of what follows, with a question's answer."""
+        told = [world.render(part, language) for part in self.told]
+        about, out = world.render(self.about, language), []
+        for i, second in enumerate(world.render(self.second, language)):
+            passage = [w for k in range(self.count[i]) for w in (*told[k][i].words, ".")][:-1]
+            slot = int(self.second.asked[i])
+            answer = [about[i].span(slot)[1]] if slot != ABSENT else []
+            out.append((passage, [*second.words, *answer]))
+        return out
+
+
+def _pick(options: list[Clauses], which: np.ndarray) -> Clauses:
+    """Row i of the result is row i of ``options[which[i]]``."""
+    fields = ("concept", "synonym", "fronted", "asked")
+    rows = np.arange(len(which))
+    return Clauses(*(np.stack([getattr(o, name) for o in options])[which, rows] for name in fields))
+
+
+def _askable(concept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A slot to ask for in each clause: agent, patient, or place where there is one."""
+    slot = rng.choice(ASKED, len(concept))
+    return np.where((slot == PLACE) & (concept[:, PLACE] == ABSENT), AGENT, slot)
+
+
+def parallel(world: World, n: int, rng: np.random.Generator, split: str = "text") -> Clauses:
+    """n clauses, a fifth of them questions, to be rendered in two languages."""
+    concept = world.events(n, rng, split)
+    return clauses(concept, rng, asked=np.where(rng.random(n) < 0.2, _askable(concept, rng), ABSENT))
 
 
 def _uniform_meanings(
@@ -99,8 +143,8 @@ def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Cla
 
     A premise has one class-level word among agent, verb and patient and two optional slots; a hypothesis has two
     class-level words and one optional slot. The hypothesis follows (entailment) if each of its words equals the
-    premise's or generalises it; it is neutral if one says more than the premise does; it contradicts if exactly one
-    names a sibling instead.
+    premise's or generalises it; it is neutral if one says more than the premise does; it contradicts if one to four
+    of them name a sibling instead.
     """
     meaning = _uniform_meanings(n, split, rng)
     labels = rng.permutation(np.arange(n) % 3)
@@ -119,9 +163,10 @@ def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Cla
         hypothesis[i, list(OPTIONAL)] = ABSENT
         hypothesis[i, kept] = meaning[i, kept] if kept in present else rng.integers(_members(kept))
         if label == CONTRADICTION:
-            slot = rng.choice([*CORE, kept])
-            hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
-    return clauses(premise, rng), clauses(hypothesis, rng), labels
+            for slot in rng.permutation([*CORE, kept])[: rng.integers(1, 5)]:
+                hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
+    first = clauses(premise, rng)
+    return first, clauses(hypothesis, rng, first), labels
 
 
 def _class(slot: int, concept: int) -> int:
@@ -132,7 +177,7 @@ def paraphrase(
     world: World, n: int, split: str, rng: np.random.Generator
 ) -> tuple[Clauses, Clauses, np.ndarray]:
     """n pairs with balanced labels. Both sides are worded afresh (synonyms, fronting); of the pairs that differ, half
-    exchange agent and patient with their qualities (the same bag of concepts), half name a sibling in one slot."""
+    exchange agent and patient with their qualities (the same bag of concepts), half name siblings in 1-3 slots."""
     meaning = _uniform_meanings(n, split, rng)
     labels = rng.permutation(np.arange(n) % 2)
     other = meaning.copy()
@@ -141,13 +186,11 @@ def paraphrase(
     left, right = [AGENT, AGENT_QUALITY], [PATIENT, PATIENT_QUALITY]
     other[np.ix_(swapped, left + right)] = meaning[np.ix_(swapped, right + left)]
     for i in different[1::2]:
-        slot = rng.choice([s for s in range(7) if meaning[i, s] != ABSENT])
-        other[i, slot] = _sibling(slot, meaning[i, slot], rng)
-    return clauses(meaning, rng), clauses(other, rng), labels
-
-
-ASKED = (AGENT, PATIENT, PLACE)
-PASSAGE = 3  # clauses of a passage
+        told = rng.permutation([s for s in range(7) if meaning[i, s] != ABSENT])
+        for slot in told[: rng.integers(1, 4)]:
+            other[i, slot] = _sibling(slot, meaning[i, slot], rng)
+    first = clauses(meaning, rng)
+    return first, clauses(other, rng, first), labels
 
 
 def qa(
@@ -158,16 +201,18 @@ def qa(
     facts = _passages(n, split, rng)
     which = rng.integers(PASSAGE, size=n)
     asked = rng.choice(ASKED, n)
-    question = facts[np.arange(n), which].copy()
-    question[asked != PLACE, PLACE] = ABSENT
-    return [clauses(facts[:, k], rng) for k in range(PASSAGE)], clauses(question, rng, asked), which
+    told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
+    about = _pick(told, which)
+    return told, clauses(about.concept, rng, about, asked), which
 
 
 def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
     """Meanings (n, 3, 7) whose three clauses share no agent, verb, patient or place."""
     kept: list[np.ndarray] = []
     while sum(map(len, kept)) < n:
-        groups = _uniform_meanings(PASSAGE * n, split, rng, (PLACE,)).reshape(-1, PASSAGE, 7)
+        groups = _uniform_meanings(PASSAGE * n, split, rng, (AGENT_QUALITY, PLACE, TIME)).reshape(
+            -1, PASSAGE, 7
+        )
         ordered = np.sort(groups[:, :, [*CORE, PLACE]], 1)
         kept.append(groups[(np.diff(ordered, axis=1) != 0).all((1, 2))])
     return np.concatenate(kept)[:n]

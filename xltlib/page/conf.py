@@ -1,8 +1,11 @@
 """Settings of the reviewer's page: Sphinx reads the generated sources; nothing is executed or fetched."""
 
+import re
+
 from docutils.nodes import SkipNode
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
 
 project = "Zero-shot cross-lingual transfer"
 html_title = "What holds in zero-shot cross-lingual transfer"
@@ -35,24 +38,22 @@ html_math_renderer = "mathml"  # MathJax would come from outside; browsers draw 
 
 
 def _mathml(translator, node, block):
+    """Write a formula as MathML; one that cannot be converted stays as it was typed, with a warning."""
+    latex = re.sub(r"\\(begin|end)\{(align|gather)\*?\}", r"\\\1{aligned}", node.astext())
+    latex = re.sub(r"\\(begin|end)\{equation\*?\}", "", latex)
     try:
-        markup = tex2mathml(node.astext(), as_block=block)
-    except MathError:
-        markup = f'<code class="math">{translator.encode(node.astext())}</code>'
+        markup = tex2mathml(latex, as_block=block)
+    except MathError as error:
+        logging.getLogger(__name__).warning("formula not drawn (%s): %s", error, latex, location=node)
+        markup = f"<code>{translator.encode(latex)}</code>"
     tag = "div" if block else "span"
     translator.body.append(f'<{tag} class="math notranslate">{markup}</{tag}>')
-
-
-def _inline(translator, node):
-    _mathml(translator, node, False)
-    raise SkipNode
-
-
-def _display(translator, node):
-    _mathml(translator, node, True)
     raise SkipNode
 
 
 def setup(app):
-    app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
+    """Register the renderer of formulas."""
+    inline = (lambda translator, node: _mathml(translator, node, block=False), None)
+    display = (lambda translator, node: _mathml(translator, node, block=True), None)
+    app.add_html_math_renderer("mathml", inline, display)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,239 @@
+"""The aligner against the C++ programs fast_align and atools: links, cross-entropy, AER, speed and memory.
+
+Run: FAST_ALIGN_DIR=BUILD_FOLDER python tests/benchmarks/bench_alignment.py --data FOLDER
+Without FAST_ALIGN_DIR there is nothing to compare with, and the script says so. EFLOMAL may name
+eflomal-align, the second peer for AER. `--cuda` times both directions on a GPU instead.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from xltlib import alignment, corpora
+from xltlib.alignment import RECOMMENDED, train
+from xltlib.em import Aligner
+from xltlib.links import aer, read_gold, read_pharaoh, symmetrize, write_pharaoh
+
+GROW = "grow-diag-final-and"
+SETTINGS = {
+    "-d -v": Aligner(favor_diagonal=True, variational_bayes=True),
+    "-d -o -v": RECOMMENDED,
+    "-d -o -v -r": replace(RECOMMENDED, reverse=True),
+}
+_CHARACTER = re.compile(f"([{corpora.UNSPACED}])")
+
+Text = list[tuple[list[str], list[str]]]
+
+
+def tokens(line: str) -> list[str]:
+    """Lower-cased words, punctuation apart, characters of unspaced scripts one by one."""
+    return re.findall(r"\w+|[^\w\s]", _CHARACTER.sub(r" \1 ", line.lower()))
+
+
+def parallel(data: Path, a: str, b: str) -> Text:
+    """Pairs of two files below the data folder without those that have an empty side."""
+    pairs = corpora.read_pairs(data / a, data / b)
+    return [pair for pair in ((tokens(x), tokens(y)) for x, y in pairs) if all(pair)]
+
+
+def large(data: Path) -> Text:
+    """About 98,000 English-German pairs: Bible, OpenNMT, Multi30K, NTREX, Tatoeba, XNLI and PAWS-X."""
+    pairs = parallel(data, "bible/bible.en.txt.gz", "bible/bible.de.txt.gz")
+    pairs += parallel(data, "opennmt_ende_10k/train.en.gz", "opennmt_ende_10k/train.de.gz")
+    for split in ("train", "val", "test_2016_flickr"):
+        pairs += parallel(data, f"multi30k/{split}.en.gz", f"multi30k/{split}.de.gz")
+    pairs += parallel(data, "ntrex/newstest2019-src.eng.txt.gz", "ntrex/newstest2019-ref.deu.txt.gz")
+    pairs += parallel(data, "tatoeba_laser/tatoeba.deu-eng.eng", "tatoeba_laser/tatoeba.deu-eng.deu")
+    for split in ("dev", "test"):
+        en, de = (corpora.read_lines(data / f"xnli/{split}-{code}.tsv.gz") for code in ("en", "de"))
+        rows = zip((line.split("\t") for line in en), (line.split("\t") for line in de), strict=True)
+        pairs += [(tokens(e[k]), tokens(d[k])) for e, d in rows for k in (0, 1)]
+        en, de = (
+            {row[0]: row for row in (line.split("\t") for line in corpora.read_lines(path))}
+            for path in (data / f"pawsx/x-final/{code}/{split}_2k.tsv.gz" for code in ("en", "de"))
+        )
+        pairs += [(tokens(en[i][k]), tokens(de[i][k])) for i in en if i in de and i != "id" for k in (1, 2)]
+    return [pair for pair in pairs if all(pair)]
+
+
+def save(pairs: Text, path: Path) -> Path:
+    path.write_text("".join(f"{' '.join(e)} ||| {' '.join(f)}\n" for e, f in pairs), encoding="utf-8")
+    return path
+
+
+def cpp(path: Path, options: str, threads: int = 1) -> tuple[str, list[str]]:
+    """Links and cross-entropies of fast_align; one thread is the reference, for more lose counts to races."""
+    program = Path(os.environ["FAST_ALIGN_DIR"]) / "fast_align"
+    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    run = subprocess.run(
+        [program, "-i", path, *options.split()], env=env, capture_output=True, text=True, check=True
+    )
+    return run.stdout, re.findall(r"cross entropy: (\S+)", run.stderr)
+
+
+def atools(forward: Path, backward: Path) -> str:
+    program = Path(os.environ["FAST_ALIGN_DIR"]) / "atools"
+    run = subprocess.run(
+        [program, "-i", forward, "-j", backward, "-c", GROW], capture_output=True, text=True, check=True
+    )
+    return run.stdout
+
+
+def same_links(name: str, pairs: Text, folder: Path) -> None:
+    path = save(pairs, folder / "pairs")
+    for options, settings in SETTINGS.items():
+        links, entropies = cpp(path, options)
+        (folder / "links").write_text(links)
+        model = train(pairs, settings)
+        mine = [set(map(tuple, pair.tolist())) for pair in model.links]
+        theirs = [set(map(tuple, pair.tolist())) for pair in read_pharaoh(folder / "links", index_base=0)]
+        total, common = (
+            sum(map(len, x)) for x in (theirs, [a & b for a, b in zip(mine, theirs, strict=True)])
+        )
+        entropy = [f"{state.cross_entropy:.6g}" for state in model.history] == entropies
+        share = f"{100 * common / total:.4f} %"
+        print(f"{name:18s}{options:14s}{len(pairs):>8d}{total:>10d}{share:>12s}   {entropy}")
+
+
+def gold_texts(data: Path):
+    """(name, pairs to align, gold of the first of them)."""
+    folder = data / "word_alignment"
+    for name in ("enfr", "zhen", "jaen"):
+        lines = corpora.read_lines(folder / name / f"{name}.src-tgt")
+        pairs = [tuple(side.lower().split() for side in line.split("|||")) for line in lines]
+        gold = read_gold(folder / name / f"{name}.gold", [(len(e), len(f)) for e, f in pairs])
+        yield name, pairs, gold
+        if name == "enfr":
+            yield (
+                "enfr + bible",
+                pairs + parallel(data, "bible/bible.en.txt.gz", "bible/bible.fr.txt.gz"),
+                gold,
+            )
+        if name == "zhen":
+            yield "zhen + 3am", pairs + parallel(data, "3am_en_zh/train.zh.gz", "3am_en_zh/train.en.gz"), gold
+        if name == "jaen":
+            more = ("small_parallel_enja/train.ja.gz", "small_parallel_enja/train.en.gz")
+            yield "jaen + tanaka", pairs + parallel(data, *more), gold
+    path = folder / "xl-wa" / "es" / "test.tsv"
+    rows = [line.lower().split("\t") for line in corpora.read_lines(path)]
+    pairs = [(row[0].split(), row[1].split()) for row in rows]
+    gold = read_gold(path, [(len(e), len(f)) for e, f in pairs], column=2)
+    yield "enes", pairs, gold
+    yield "enes + bible", pairs + parallel(data, "bible/bible.en.txt.gz", "bible/bible.es.txt.gz"), gold
+
+
+def same_aer(name: str, pairs: Text, gold, folder: Path) -> None:
+    path = save(pairs, folder / "pairs")
+    (folder / "f").write_text(cpp(path, "-d -o -v")[0])
+    (folder / "r").write_text(cpp(path, "-d -o -v -r")[0])
+    (folder / "s").write_text(atools(folder / "f", folder / "r"))
+    size = len(gold.sure)
+    forward, backward = alignment.train_both(pairs)
+    both = {
+        "forward": (forward.links, folder / "f"),
+        GROW: (symmetrize(forward.links, backward.links), folder / "s"),
+    }
+    row = [f"{name:15s}{len(pairs):>7d}"]
+    for mine, theirs in both.values():
+        for links in (mine, read_pharaoh(theirs, index_base=0)):
+            row.append(f"{100 * aer(links[:size], gold.sure, gold.possible).aer:>9.2f}")
+    print("".join(row) + eflomal(pairs, gold, folder))
+
+
+def eflomal(pairs: Text, gold, folder: Path) -> str:
+    """AER of eflomal's two directions, symmetrised alike; empty where EFLOMAL does not name its program."""
+    if "EFLOMAL" not in os.environ:
+        return ""
+    for k, side in enumerate("st"):
+        (folder / side).write_text("".join(" ".join(pair[k]) + "\n" for pair in pairs), encoding="utf-8")
+    options = ["-s", folder / "s", "-t", folder / "t", "-f", folder / "f", "-r", folder / "r", "--overwrite"]
+    subprocess.run([os.environ["EFLOMAL"], *options], check=True, capture_output=True)
+    sides = [read_pharaoh(folder / side, index_base=0) for side in "fr"]
+    return f"{100 * aer(symmetrize(*sides)[: len(gold.sure)], gold.sure, gold.possible).aer:>9.2f}"
+
+
+def measured(command: list, **options) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and peak MiB of one process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command}: exit status {status}")
+    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def speed(pairs: Text, folder: Path) -> None:
+    """Both directions and grow-diag-final-and: the C++ programs, each on all cores, then this one."""
+    path = save(pairs, folder / "pairs")
+    program = Path(os.environ["FAST_ALIGN_DIR"])
+    runs = []
+    for name, options in (("f", []), ("r", ["-r"])):
+        with open(folder / name, "w") as out:
+            command = [program / "fast_align", "-i", path, "-d", "-o", "-v", *options]
+            runs.append(measured(command, stdout=out))
+    with open(folder / "s", "w") as out:
+        command = [program / "atools", "-i", folder / "f", "-j", folder / "r", "-c", GROW]
+        runs.append(measured(command, stdout=out))
+    theirs = [sum(run[0] for run in runs), sum(run[1] for run in runs), max(run[2] for run in runs)]
+    command = [sys.executable, __file__, "--align", path]
+    with open(folder / "mine", "w") as out:
+        mine = measured(command, stdout=out)
+    print(f"{'':12s}{'wall s':>9s}{'CPU s':>9s}{'peak MiB':>10s}")
+    print("{:12s}{:9.1f}{:9.1f}{:10.0f}".format("C++", *theirs))
+    print("{:12s}{:9.1f}{:9.1f}{:10.0f}".format("this", *mine))
+    ratios = [theirs[0] / mine[0], theirs[1] / mine[1], mine[2] / theirs[2]]
+    print("{:12s}{:8.1f}x{:8.1f}x{:9.2f}x".format("ratio", *ratios))
+
+
+def on_cuda(pairs: Text) -> None:
+    for device in ("cuda", "cuda", "cpu"):  # the first one includes starting the device
+        start = time.perf_counter()
+        links = alignment.align_both(pairs, device=device)
+        print(f"{device:12s}{time.perf_counter() - start:9.1f} s, {sum(map(len, links))} links")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the real data")
+    parser.add_argument("--skip-speed", action="store_true")
+    parser.add_argument("--only-speed", action="store_true")
+    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--align", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.align:
+        write_pharaoh(sys.stdout, alignment.align_both(alignment.tokenized_pairs(args.align)))
+        return
+    if args.cuda:
+        on_cuda(large(args.data))
+        return
+    if "FAST_ALIGN_DIR" not in os.environ:
+        print("skipped: FAST_ALIGN_DIR does not name the folder of fast_align and atools")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if not args.only_speed:
+            print(f"{'text':18s}{'options':14s}{'pairs':>8s}{'links':>10s}{'the same':>12s}   cross-entropy")
+            texts = {
+                "en-de opennmt": ("opennmt_ende_10k/train.en.gz", "opennmt_ende_10k/train.de.gz"),
+                "en-zh 3am": ("3am_en_zh/train.en.gz", "3am_en_zh/train.zh.gz"),
+                "en-es eutrans": ("eutrans_es_en/training.en.gz", "eutrans_es_en/training.es.gz"),
+            }
+            for title, files in texts.items():
+                same_links(title, parallel(args.data, *files), folder)
+            head = ("pairs", "forward", "C++", "gdfa", "C++", "eflomal")
+            print("\n{:13s}".format("AER %") + "".join(f"{name:>9s}" for name in head))
+            for title, pairs, gold in gold_texts(args.data):
+                same_aer(title, pairs, gold, folder)
+        if not args.skip_speed:
+            speed(large(args.data), folder)
+
+
+if __name__ == "__main__":
+    main()

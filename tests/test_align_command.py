@@ -1,0 +1,85 @@
+"""`xlt align`: fast_align's options, models, tables, and errors that name the line."""
+
+import argparse
+import io
+import math
+
+import pytest
+from test_alignment import BOOKS, pharaoh, split, table
+
+from xltlib import alignment
+from xltlib.alignment import train
+from xltlib.em import Aligner
+from xltlib.params import StudyError
+
+
+@pytest.fixture
+def xlt(tmp_path, capsys):
+    """Run `xlt align` on a text; returns (standard output, standard error)."""
+
+    def run(text: str | bytes, *options: str) -> tuple[str, str]:
+        (tmp_path / "pairs").write_bytes(text if isinstance(text, bytes) else text.encode())
+        parser = argparse.ArgumentParser()
+        alignment.register(parser.add_subparsers())
+        args = parser.parse_args(["align", str(tmp_path / "pairs"), *options])
+        assert args.func(args) == 0
+        return tuple(capsys.readouterr())
+
+    return run
+
+
+def test_command_one_direction(xlt):
+    out, err = xlt(BOOKS, "-d", "-o", "-v")
+    assert out.replace("\n", "|") == pharaoh(train(split(BOOKS)).links) + "|"
+    assert "forward iteration 5: cross entropy 2.36581 perplexity" in err
+    reverse, _ = xlt(BOOKS, "-dovr", "-I", "7", "-q", "0.2", "-a", "0.1", "-T", "2")
+    assert "4-0" in reverse
+    assert xlt(BOOKS, "-v", "-T", "4")[0] == xlt(BOOKS, "-d", "-v")[0]  # -T implies -d
+
+
+def test_command_round_trip_through_a_model(xlt, tmp_path):
+    model = str(tmp_path / "model")
+    for options in (["-dov"], ["-dovr"], ["-dov", "--symmetrize", "grow-diag-final"]):
+        trained, _ = xlt(BOOKS, *options, "--save-model", model)
+        forced, err = xlt(BOOKS, "--force-align", model, *options[1:])
+        assert forced == trained
+        assert err == ""
+    with pytest.raises(StudyError, match="2 directions found, 1 expected"):
+        xlt(BOOKS, "--force-align", model)
+    with pytest.raises(StudyError, match="leave out -r"):
+        xlt(BOOKS, "-r", "--symmetrize", "union")
+
+
+def test_command_table_of_probabilities(xlt, tmp_path):
+    xlt(BOOKS, "-d", "-v", "-p", str(tmp_path / "table"))
+    rows = [line.split("\t") for line in (tmp_path / "table").read_text().splitlines()]
+    theta = table(train(split(BOOKS), Aligner(favor_diagonal=True, variational_bayes=True)))
+    for given, generated, score in rows:
+        assert float(score) == pytest.approx(
+            math.log(theta[None if given == "<eps>" else given, generated]), rel=1e-5
+        )
+    assert ["book", "buch"] in [row[:2] for row in rows]
+    assert len(rows) < len(theta)
+
+
+def test_command_reads_standard_input_tabs_and_empty_sides(xlt, monkeypatch, capsys):
+    parser = argparse.ArgumentParser()
+    alignment.register(parser.add_subparsers())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a b\tx y\r\n||| x\na |||\na ||| x\n")))
+    args = parser.parse_args(["align", "-", "-d"])
+    assert args.func(args) == 0
+    assert capsys.readouterr().out == "0-0 1-1\n\n\n0-0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a ||| b\na b\n", "pairs:2: 0 separators"),
+        ("a ||| b ||| c\n", "pairs:1: 2 separators"),
+        ("a ||| b\n\n", "pairs:2: 0 separators"),
+        (b"a ||| b\na ||| \xff\n", "pairs:2: byte 0xff is not UTF-8"),
+    ],
+)
+def test_command_names_the_line_of_a_bad_text(xlt, text, message):
+    with pytest.raises(StudyError, match=message):
+        xlt(text)

@@ -1,0 +1,348 @@
+"""The statistical aligner: by hand, against plain loops, against the C++ program, and as a command."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import digamma
+
+from xltlib import alignment, cooccurrence, em
+from xltlib.alignment import RECOMMENDED, align_both, load_models, save_models, train, train_both
+from xltlib.em import Aligner
+from xltlib.links import read_gold, symmetrize
+from xltlib.params import StudyError
+
+BOOKS = """\
+the house ||| das haus
+the book ||| das buch
+a book ||| ein buch
+the small house is old ||| das kleine haus ist alt
+a small book ||| ein kleines buch
+the old book of the house ||| das alte buch des hauses
+it is a house ||| es ist ein haus
+"""
+
+
+def split(text: str) -> list[tuple[list[str], list[str]]]:
+    return [tuple(side.split() for side in line.split("|||")) for line in text.splitlines()]
+
+
+def pharaoh(links) -> str:
+    return "|".join(" ".join(f"{i}-{j}" for i, j in pair.tolist()) for pair in links)
+
+
+def same(a, b) -> bool:
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def random_pairs(generator, size: int = 30):
+    """Pairs of 0 to 7 words from small vocabularies, repeated words and empty sentences among them."""
+
+    def sentence(letter: str) -> list[str]:
+        return [f"{letter}{k}" for k in generator.integers(0, 9, generator.integers(0, 8))]
+
+    return [(sentence("e"), sentence("f")) for _ in range(size)]
+
+
+def table(model) -> dict:
+    """theta by (given, generated) word, NULL as None."""
+    given, generated = model.source_words, model.target_words
+    if model.settings.reverse:
+        given, generated = generated, given
+    pairs = zip(model.given, model.generated, model.theta, strict=True)
+    theta = {(given[e], generated[f]): p for e, f, p in pairs}
+    return theta | {(None, f): p for f, p in zip(generated, model.null, strict=True)}
+
+
+# Known answers
+
+
+def test_two_sentences_by_hand():
+    """IBM model 1. First x and y of pair 1 go in thirds to NULL, a, b; x of pair 2 in halves to NULL, a."""
+    model = train([(["a", "b"], ["x", "y"]), (["a"], ["x"])], Aligner(iterations=2))
+    assert table(model) == pytest.approx(
+        {
+            ("a", "x"): (1 / 3 + 1 / 2) / (7 / 6),
+            ("a", "y"): (1 / 3) / (7 / 6),
+            ("b", "x"): 1 / 2,
+            ("b", "y"): 1 / 2,
+            (None, "x"): 5 / 7,
+            (None, "y"): 2 / 7,
+        }
+    )
+    assert pharaoh(model.links) == "1-1|"  # x is as likely from a as from NULL, and NULL wins ties
+    x, y, x_alone = (5 / 7 + 5 / 7 + 1 / 2) / 3, (2 / 7 + 2 / 7 + 1 / 2) / 3, (5 / 7 + 5 / 7) / 2
+    bits = -math.log2(x * y * x_alone) / 3
+    assert model.history[1].cross_entropy == pytest.approx(bits)
+    assert model.history[1].perplexity == pytest.approx(2**bits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "links", "entropies", "tension"),
+    [
+        (
+            Aligner(),
+            "0-0 1-1|0-0 1-1|0-0 1-1|0-0 4-1 2-2 3-3 4-4|0-0 1-1 2-2|0-0 3-1 2-2 3-3 3-4|0-0 1-1 2-2 3-3",
+            [29.8974, 2.69157, 2.54874, 2.45306, 2.38937],
+            4.0,
+        ),
+        (
+            Aligner(variational_bayes=True),
+            "1-1|1-1|0-0 1-1|4-1 2-2 3-3 4-4|0-0 1-1 2-2|0-1 2-2 0-3 0-4|0-0 1-1 2-2 3-3",
+            [29.8974, 5.08265, 3.57563, 2.91009, 2.72045],
+            4.0,
+        ),
+        (
+            Aligner(favor_diagonal=True),
+            "0-0 1-1|0-0 1-1|0-0 1-1|0-0 1-1 2-2 3-3 4-4|0-0 1-1 2-2|0-0 1-1 2-2 3-3 5-4|0-0 1-1 2-2 3-3",
+            [29.8974, 1.70032, 1.34168, 1.25077, 1.22344],
+            4.0,
+        ),
+        (
+            RECOMMENDED,
+            "0-0 1-1|0-0 1-1|0-0 1-1|0-0 1-1 2-2 3-3 4-4|0-0 1-1 2-2|0-0 1-1 2-2 3-3 5-4|0-0 1-1 2-2 3-3",
+            [29.8974, 2.6183, 2.43743, 2.38126, 2.36581],
+            0.161357,
+        ),
+        (
+            replace(RECOMMENDED, reverse=True, iterations=7, p_null=0.2, alpha=0.1, tension=2.0),
+            "0-0 1-1|0-0 1-1|0-0 1-1|0-0 1-1 2-2 3-3 4-4|0-0 1-1 2-2|0-0 1-1 2-2 3-3 4-0|0-0 1-1 2-2 3-3",
+            [29.8974, 3.24267, 2.74921, 2.46782, 2.4028, 2.38108, 2.37431],
+            0.1,
+        ),
+    ],
+    ids=["none", "-v", "-d", "-d -o -v", "-d -o -v -r -I 7 -q 0.2 -a 0.1 -T 2"],
+)
+def test_the_cpp_program_says_the_same(settings, links, entropies, tension):
+    """Output of fast_align (cab1e9a, one thread) on the same seven pairs."""
+    model = train(split(BOOKS), settings)
+    assert pharaoh(model.links) == links
+    assert [float(f"{state.cross_entropy:.6g}") for state in model.history] == entropies
+    assert model.tension == pytest.approx(tension, rel=1e-5)
+
+
+# Fast against slow
+
+
+def slow_train(pairs, s: Aligner):
+    """The model as plain loops over words and dictionaries: (theta, links, cross-entropies, tension)."""
+
+    def h(i, j, n, m):
+        return -abs(i / n - j / m)
+
+    def weights(j, n, m, tension):
+        return [math.exp(tension * h(i, j, n, m)) for i in range(1, n + 1)]
+
+    if s.reverse:
+        pairs = [(f, e) for e, f in pairs]
+    full = [(e, f) for e, f in pairs if e and f]
+    words = sum(len(f) for _, f in full)
+    theta = {(a, b): 1e-9 for e, f in full for a in (None, *e) for b in f}
+    tension, entropies = s.tension, []
+    for number in range(1, s.iterations + 1):
+        counts, likelihood, observed, links = dict.fromkeys(theta, 0.0), 0.0, 0.0, []
+        for e, f in pairs:
+            links.append([])
+            for j, b in enumerate(f if e else [], 1):
+                n, m = len(e), len(f)
+                prior = [1 / (n + 1)] * (n + 1)
+                if s.favor_diagonal:
+                    w = weights(j, n, m, tension)
+                    prior = [s.p_null, *((1 - s.p_null) * x / sum(w) for x in w)]
+                joint = [p * theta[a, b] for p, a in zip(prior, (None, *e), strict=True)]
+                likelihood += math.log(sum(joint))
+                for i, a in enumerate((None, *e)):
+                    counts[a, b] += joint[i] / sum(joint)
+                    if i:
+                        observed += h(i, j - s.empirical_from_zero, n, m) * joint[i] / sum(joint)
+                best = max(range(n + 1), key=joint.__getitem__)
+                if best:
+                    links[-1].append((j - 1, best - 1) if s.reverse else (best - 1, j - 1))
+        entropies.append(-likelihood / math.log(2) / words)
+        if number == s.iterations:
+            return theta, links, entropies, tension
+        if s.favor_diagonal and s.optimize_tension and number > 1:
+            for _ in range(8):
+                expected = 0.0
+                for e, f in full:
+                    n, m = len(e), len(f)
+                    for j in range(1, m + 1):
+                        w = weights(j, n, m, tension)
+                        expected += sum(x * h(i, j, n, m) for i, x in enumerate(w, 1)) / sum(w)
+                tension = min(max(tension + 20 * (observed - expected) / words, 0.1), 14.0)
+        alpha = s.alpha if s.variational_bayes else 0.0
+        sums = {}
+        for (a, _), c in counts.items():
+            sums[a] = sums.get(a, 0.0) + c + alpha
+        if s.variational_bayes:
+            theta = {k: math.exp(digamma(c + alpha) - digamma(sums[k[0]])) for k, c in counts.items()}
+        else:
+            theta = {k: c / sums[k[0]] for k, c in counts.items()}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("bayes", [False, True])
+@pytest.mark.parametrize(("diagonal", "optimize"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("chunk", [1 << 17, 5])
+def test_vectorised_em_agrees_with_plain_loops(monkeypatch, reverse, bayes, diagonal, optimize, chunk):
+    """Chunks of 5 links cut groups in pieces, and number frequent words by a table, not by sorting."""
+    monkeypatch.setitem(cooccurrence.CHUNK, "cpu", chunk)
+    for seed in range(3):
+        pairs = random_pairs(np.random.default_rng(seed))
+        settings = Aligner(
+            reverse, diagonal, optimize, bayes, swapped_normalizer=False, empirical_from_zero=seed > 0
+        )
+        theta, links, entropies, tension = slow_train(pairs, settings)
+        model = train(pairs, settings)
+        fast = table(model)
+        assert {key: fast[key] for key in theta} == pytest.approx(theta, rel=1e-6, abs=1e-12)
+        assert [state.cross_entropy for state in model.history] == pytest.approx(entropies, rel=1e-9)
+        assert model.tension == pytest.approx(tension, rel=1e-7)
+        total = sum(map(len, links))
+        fast_links = [set(map(tuple, pair.tolist())) for pair in model.links]
+        different = sum(len(a ^ set(b)) for a, b in zip(fast_links, links, strict=True))
+        assert different <= 0.04 * total  # ties may fall either way
+
+
+def test_keys_too_long_to_pack_are_sorted_all_the_same():
+    keys = torch.tensor([1 << 61, 5, 1 << 62, 5, 0])
+    found, places = cooccurrence._sort(keys.clone())
+    assert found.tolist() == sorted(keys.tolist())
+    assert keys[places].tolist() == found.tolist()
+
+
+def test_closed_forms_of_the_prior():
+    for n, m in [(1, 1), (1, 9), (7, 1), (5, 8), (12, 4)]:
+        for tension in (0.1, 4.0, 14.0):
+            j = torch.arange(1, m + 1, dtype=torch.float64)
+            i = torch.arange(1, n + 1, dtype=torch.float64)[:, None]
+            h = -(i / n - j / m).abs()
+            weight = torch.exp(tension * h)
+            sizes = torch.full_like(j, m), torch.full_like(j, n)
+            torch.testing.assert_close(em.normalizer(j, *sizes, tension), weight.sum(0))
+            expected = (weight * h).sum(0) / weight.sum(0)
+            torch.testing.assert_close(
+                em.expected_distance(j, *sizes, tension), expected, atol=1e-9, rtol=1e-9
+            )
+
+
+# Behaviour
+
+
+def test_the_order_of_sentences_does_not_matter():
+    pairs = split(BOOKS) * 2
+    order = np.random.default_rng(1).permutation(len(pairs))
+    links = align_both(pairs)
+    shuffled = align_both([pairs[k] for k in order])
+    assert same([links[k] for k in order], shuffled)
+
+
+def test_equal_input_gives_equal_bits():
+    first, second = (train(random_pairs(np.random.default_rng(3)), RECOMMENDED) for _ in range(2))
+    assert first.theta.tobytes() == second.theta.tobytes()
+    assert first.history == second.history
+
+
+def test_empty_and_one_word_sentences():
+    pairs = [([], []), (["a"], []), ([], ["x", "neu"]), (["a"], ["x"]), (["a"], ["x"])]
+    for settings in (Aligner(), RECOMMENDED, replace(RECOMMENDED, reverse=True)):
+        model = train(pairs, settings)
+        assert [len(pair) for pair in model.links[:3]] == [0, 0, 0]
+        assert all(pair.dtype == np.int32 and pair.shape[1] == 2 for pair in model.links)
+        alone = train(pairs[3:], settings)
+        assert model.history == alone.history  # what has an empty side takes no part
+        assert same(model.links[3:], alone.links)
+
+
+@pytest.mark.parametrize("pairs", [[], [([], [])], [([], ["x"])]])
+def test_a_text_without_any_possible_link(pairs):
+    forward, backward = train_both(pairs)
+    assert [len(pair) for pair in symmetrize(forward.links, backward.links)] == [0] * len(pairs)
+    assert math.isnan(forward.history[-1].cross_entropy)
+
+
+def test_a_saved_model_aligns_as_in_training(tmp_path):
+    pairs = split(BOOKS)
+    models = train_both(pairs)
+    save_models(tmp_path / "model", models)
+    loaded = load_models(tmp_path / "model")
+    for model, again in zip(models, loaded, strict=True):
+        assert same(again.align(pairs), model.links)
+        assert (again.settings, again.tension, again.history) == (
+            model.settings,
+            model.tension,
+            model.history,
+        )
+    new = loaded[0].align([(["the", "unseen", "house"], ["das", "neue", "haus"]), ([], ["das"])])
+    assert {(0, 0), (2, 2)} <= set(map(tuple, new[0].tolist()))
+    assert len(new[1]) == 0
+
+
+def test_aer_falls_with_the_size_of_the_corpus():
+    generator = np.random.default_rng(5)
+
+    def pair():
+        order = generator.permutation(6)
+        words = generator.integers(0, 300, 6)
+        return [f"e{w}" for w in words], [f"f{words[k]}" for k in order], np.stack([order, np.arange(6)], 1)
+
+    drawn = [pair() for _ in range(900)]
+    pairs, sure = [d[:2] for d in drawn], [d[2] for d in drawn[:40]]
+    gold = alignment.Gold(sure, sure, 0, 0, ())
+    small, large = alignment.aer_by_size(pairs[:40], gold, pairs[40:], [0, 860])
+    assert large.aer < 0.1 < 0.3 < small.aer
+    assert large.sure == 240
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_gives_the_same_links():
+    pairs = random_pairs(np.random.default_rng(7), 500)
+    for host, device in zip(train_both(pairs), train_both(pairs, device="cuda"), strict=True):
+        assert [state.cross_entropy for state in device.history] == pytest.approx(
+            [state.cross_entropy for state in host.history], rel=1e-9
+        )
+        different = sum(not np.array_equal(a, b) for a, b in zip(host.links, device.links, strict=True))
+        assert different <= 5  # ties may fall either way
+        assert sum(map(len, device.align(pairs, "cuda"))) == pytest.approx(sum(map(len, device.links)), abs=5)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"iterations": 0}, {"p_null": 0.0}, {"p_null": 1.0}, {"alpha": 0.0}, {"tension": math.nan}]
+)
+def test_settings_out_of_range(wrong):
+    with pytest.raises(StudyError, match=next(iter(wrong))):
+        Aligner(**wrong)
+
+
+def test_sentences_must_be_lists_of_words():
+    with pytest.raises(StudyError, match="sentence pair 2"):
+        train([(["a"], ["b"]), ("a b", "x y")])
+
+
+def test_a_file_that_is_no_model(tmp_path):
+    for content in (b"", b"PK\x03\x04 rubbish", b"\x93NUMPY"):
+        (tmp_path / "model").write_bytes(content)
+        with pytest.raises(StudyError, match="not a model"):
+            load_models(tmp_path / "model")
+    with pytest.raises(StudyError, match="cannot be read"):
+        load_models(tmp_path / "absent")
+
+
+# Real text: what fast_align (cab1e9a) and atools score with -d -o -v, both ways, and grow-diag-final-and
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pair", "expected"), [("enfr", 0.2929), ("zhen", 0.5097), ("jaen", 0.7143)])
+def test_aer_on_gold(data_dir, pair, expected):
+    folder = data_dir / "word_alignment" / pair
+    text = (folder / f"{pair}.src-tgt").read_text(encoding="utf-8").lower()
+    pairs = split(text)
+    gold = read_gold(folder / f"{pair}.gold", [(len(e), len(f)) for e, f in pairs])
+    assert gold.index_base == 1
+    score = alignment.aer(align_both(pairs), gold.sure, gold.possible)
+    assert score.aer == pytest.approx(expected, abs=0.002)

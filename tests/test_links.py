@@ -1,0 +1,280 @@
+"""Links: files in both index bases, AER by hand, symmetrisation against drawn matrices and plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+
+from xltlib import links as L
+from xltlib.links import aer, corrupt_links, random_links, read_gold, read_pharaoh, symmetrize, write_pharaoh
+from xltlib.params import StudyError
+
+
+def array(*pairs: tuple[int, int]) -> np.ndarray:
+    return np.array(pairs, np.int32).reshape(-1, 2)
+
+
+def lists(links) -> list[list[tuple[int, int]]]:
+    return [list(map(tuple, pair.tolist())) for pair in links]
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content: str | bytes):
+        path = tmp_path / "links"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+# Files
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_pharaoh_round_trip(tmp_path, base):
+    links = [array((0, 0), (2, 1)), array(), array((0, 3))]
+    write_pharaoh(tmp_path / "links", links, index_base=base)
+    text = (tmp_path / "links").read_text()
+    assert text == ("0-0 2-1\n\n0-3\n" if base == 0 else "1-1 3-2\n\n1-4\n")
+    lengths = [(3, 2), (1, 0), (1, 4)]
+    assert lists(read_pharaoh(tmp_path / "links", index_base=base)) == lists(links)
+    assert lists(read_pharaoh(tmp_path / "links", lengths=lengths)) == lists(
+        links
+    )  # 0, or 3 of 3, proves the base
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("0-0\n1:1\n", {}, "links:2: '1:1' is not a link"),
+        ("0-0 1p1\n", {}, "'1p1' is not a link"),
+        ("0-0 -1-1\n", {}, "'-1-1' is not a link"),
+        ("0-0 ٣-1\n", {}, "is not a link"),
+        ("1-1\n0-2\n", {"index_base": 1}, "links:2: a link with index 0"),
+        ("1-1\n2-2\n", {}, "give the index base"),
+        ("1-1\n1-1\n", {"lengths": [(2, 2), (3, 3)]}, "give the index base"),
+        ("1-1\n3-1\n", {"lengths": [(2, 2), (3, 3)], "index_base": 0}, "links:2: .*counts from 1"),
+        ("0-0\n3-1\n", {"lengths": [(2, 2), (3, 3)]}, r"links:2: link 3-1 outside .* \(index base 0\)"),
+        ("1-1\n4-3\n", {"lengths": [(2, 2), (3, 3)]}, r"links:2: link 4-3 outside .* \(index base 1\)"),
+        ("0-0\n", {"lengths": [(2, 2), (3, 3)]}, "1 lines found, 2 sentence pairs"),
+        ("0-0\n", {"index_base": 2}, "0 or 1 expected"),
+        (b"0-0\n1-1 \xe9\n", {}, "links:2: byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_bad_pharaoh_files(file, content, options, message):
+    with pytest.raises(StudyError, match=message):
+        read_pharaoh(file(content), **options)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_pharaoh(tmp_path / "absent", index_base=0)
+
+
+def test_a_file_without_links_needs_no_base(file):
+    assert lists(read_pharaoh(file("\n\n"))) == [[], []]
+
+
+def test_gold_in_both_bases(file):
+    one = read_gold(file("1-1 2p1 1-1\n2-3\n"), [(2, 1), (2, 3)])
+    zero = read_gold(file("0-0 1p0\n1-2\n"), [(2, 1), (2, 3)])
+    assert (one.index_base, zero.index_base) == (1, 0)
+    for gold in (one, zero):
+        assert lists(gold.sure) == [[(0, 0)], [(1, 2)]]
+        assert lists(gold.possible) == [[(0, 0), (1, 0)], [(1, 2)]]
+        assert gold.out_of_range == 0
+
+
+def test_gold_out_of_range_is_reported_and_left_out(file):
+    gold = read_gold(file("1-1 2-2\n1-1 1-4 5p1\n3-1\n"), [(2, 2), (2, 2), (2, 2)])
+    assert (gold.index_base, gold.out_of_range, gold.out_of_range_pairs) == (1, 3, (2, 3))
+    assert lists(gold.possible) == [[(0, 0), (1, 1)], [(0, 0)], []]
+
+
+def test_gold_in_a_column(file):
+    path = file("a b\tx\t0-0 1-0\n")
+    assert lists(read_gold(path, [(2, 1)], column=2).sure) == [[(0, 0), (1, 0)]]
+    with pytest.raises(StudyError, match="links:1: no tab-separated column 4"):
+        read_gold(path, [(2, 1)], column=3)
+
+
+@pytest.mark.parametrize(("pair", "out"), [("enfr", ()), ("zhen", ()), ("jaen", (351, 354, 355, 356))])
+def test_published_gold_counts_from_one(data_dir, pair, out):
+    folder = data_dir / "word_alignment" / pair
+    lines = (folder / f"{pair}.src-tgt").read_text(encoding="utf-8").splitlines()
+    lengths = [tuple(len(side.split()) for side in line.split("|||")) for line in lines]
+    gold = read_gold(folder / f"{pair}.gold", lengths)
+    assert gold.index_base == 1
+    assert gold.out_of_range_pairs == out
+    assert gold.out_of_range == (6 if out else 0)
+
+
+def test_published_gold_counts_from_zero(data_dir):
+    path = data_dir / "word_alignment" / "xl-wa" / "es" / "test.tsv"
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    gold = read_gold(path, [(len(row[0].split()), len(row[1].split())) for row in rows], column=2)
+    assert (gold.index_base, gold.out_of_range, len(gold.sure)) == (0, 0, 245)
+
+
+# AER
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_aer_by_hand(file, base):
+    """A = 4 links, S = 3, P = 5; A & S = 2, A & P = 3: AER = 1 - 5 / 7."""
+    lengths = [(3, 3), (2, 2)]
+    gold = {0: "0-0 1-1 2p1 0p1\n1-0\n", 1: "1-1 2-2 3p2 1p2\n2-1\n"}[base]
+    gold = read_gold(file(gold), lengths, index_base=base)
+    text = {0: "0-0 1-1 2-1\n0-1\n", 1: "1-1 2-2 3-2\n1-2\n"}[base]
+    score = aer(read_pharaoh(file(text), base, lengths), gold.sure, gold.possible)
+    assert score.aer == pytest.approx(1 - 5 / 7)
+    assert (score.precision, score.recall) == (pytest.approx(3 / 4), pytest.approx(2 / 3))
+    assert (score.links, score.sure) == (4, 3)
+
+
+def test_the_wrong_base_ruins_the_score(file):
+    lengths = [(5, 5)]
+    gold = read_gold(file("1-1 2-2 3-3 4-4 5-5\n"), lengths)
+    right = [array(*((k, k) for k in range(5)))]
+    assert aer(right, gold.sure).aer == 0
+    assert aer([right[0] - np.int32([1, 0])], gold.sure).aer == 1
+
+
+def test_aer_where_nothing_is_linked():
+    none, one = [array()], [array((0, 0))]
+    assert aer(none, one).aer == 1
+    assert math.isnan(aer(none, one).precision)
+    assert math.isnan(aer(one, none).recall)
+    assert math.isnan(aer(none, none).aer)
+    assert aer([], []).links == 0
+    with pytest.raises(StudyError, match="1 sentence pairs in the links, 2 in the sure"):
+        aer(none, [array(), array()])
+
+
+def test_possible_links_contain_the_sure_ones_and_repeats_count_once():
+    links = [array((0, 0), (0, 0), (1, 1))]
+    assert aer(links, [array((0, 0))], [array((1, 1))]).aer == 0
+
+
+# Symmetrisation
+
+FORWARD = """
+#......
+.##....
+.......
+...#...
+.......
+.......
+......#
+"""
+BACKWARD = """
+#......
+.#.....
+..#....
+#......
+.......
+#......
+.......
+"""
+EXPECTED = {
+    "intersect": "#...... .#..... ....... ....... ....... ....... .......",
+    "union": "#...... .##.... ..#.... #..#... ....... #...... ......#",
+    "grow-diag": "#...... .##.... ..#.... ...#... ....... ....... .......",
+    "grow-diag-final": "#...... .##.... ..#.... ...#... ....... #...... ......#",
+    "grow-diag-final-and": "#...... .##.... ..#.... ...#... ....... ....... ......#",
+}
+
+
+def drawn(matrix: str) -> np.ndarray:
+    return np.argwhere([[cell == "#" for cell in row] for row in matrix.split()]).astype(np.int32)
+
+
+@pytest.mark.parametrize("heuristic", L.HEURISTICS)
+def test_symmetrisation_of_drawn_matrices(heuristic):
+    """1-2, 2-2, 3-3 grow from 1-1 one after the other; 3-0 finds both its words taken, 5-0 one, 6-6 none."""
+    found = symmetrize([drawn(FORWARD)], [drawn(BACKWARD)], heuristic)[0]
+    assert found.dtype == np.int32
+    assert found.tolist() == drawn(EXPECTED[heuristic]).tolist()
+
+
+def slow_symmetrize(forward: set, backward: set, heuristic: str) -> set:
+    linked = forward & backward
+    if heuristic in ("intersect", "union"):
+        return linked if heuristic == "intersect" else forward | backward
+
+    def free(cell):
+        return cell[0] not in {i for i, _ in linked}, cell[1] not in {j for _, j in linked}
+
+    def near(cell):
+        return any((cell[0] + a, cell[1] + b) in linked for a in (-1, 0, 1) for b in (-1, 0, 1))
+
+    grown = True
+    while grown:
+        grown = False
+        for cell in sorted((forward | backward) - linked):
+            if any(free(cell)) and near(cell):
+                linked.add(cell)
+                grown = True
+    if "final" in heuristic:
+        for side in (forward, backward):
+            for cell in sorted(side):
+                if (all if heuristic.endswith("and") else any)(free(cell)):
+                    linked.add(cell)
+    return linked
+
+
+@pytest.mark.parametrize("heuristic", L.HEURISTICS)
+def test_symmetrisation_agrees_with_plain_loops(monkeypatch, heuristic):
+    monkeypatch.setattr(L, "_BLOCK", 7)
+    generator = np.random.default_rng(0)
+    sides = [
+        [generator.integers(0, generator.integers(1, 9), (generator.integers(0, 12), 2)) for _ in range(60)]
+        for _ in range(2)
+    ]
+    found = symmetrize(*sides, heuristic)
+    for one, forward, backward in zip(found, *sides, strict=True):
+        expected = slow_symmetrize(
+            set(map(tuple, forward.tolist())), set(map(tuple, backward.tolist())), heuristic
+        )
+        assert list(map(tuple, one.tolist())) == sorted(expected)
+
+
+def test_symmetrisation_of_nothing():
+    assert symmetrize([], []) == []
+    assert lists(symmetrize([array(), array((0, 0))], [array(), array()])) == [[], [(0, 0)]]
+    with pytest.raises(StudyError, match="unknown"):
+        symmetrize([], [], "grow")
+    with pytest.raises(StudyError, match="1 sentence pairs forward, 0 backward"):
+        symmetrize([array()], [])
+
+
+# Controls
+
+
+def test_corruption_moves_the_share_asked_for():
+    lengths = [(20, 20)] * 50
+    links = [array(*((k, k) for k in range(20)))] * 50
+    for share in (0.0, 0.25, 1.0):
+        corrupted = corrupt_links(links, lengths, share, np.random.default_rng(0))
+        assert aer(corrupted, links).recall == pytest.approx(1 - share)
+        assert all(pair.max() < 20 and pair.dtype == np.int32 for pair in corrupted)
+    again = corrupt_links(links, lengths, 0.25, np.random.default_rng(0))
+    assert lists(again) == lists(corrupt_links(links, lengths, 0.25, np.random.default_rng(0)))
+    assert lists(
+        corrupt_links([array((0, 0)), array()], [(1, 1), (0, 3)], 1.0, np.random.default_rng(0))
+    ) == [
+        [(0, 0)],  # there is no other word
+        [],
+    ]
+    with pytest.raises(StudyError, match="from 0 to 1"):
+        corrupt_links(links, lengths, 1.5, np.random.default_rng(0))
+
+
+def test_random_links_are_uniform_and_different():
+    lengths, counts = [(3, 4), (0, 5), (1, 1), (3, 4)], [5, 2, 3, 12]
+    drawn_links = random_links(lengths, counts, np.random.default_rng(0))
+    assert [len(np.unique(pair, axis=0)) for pair in drawn_links] == [5, 0, 1, 12]
+    many = np.concatenate(random_links([(3, 4)] * 6000, [2] * 6000, np.random.default_rng(1)))
+    cells = np.bincount(many[:, 0] * 4 + many[:, 1], minlength=12)
+    assert np.abs(cells - 1000).max() < 5 * math.sqrt(1000)

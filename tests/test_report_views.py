@@ -1,0 +1,55 @@
+"""What the page shows of the evidence: plots by hand-worked coordinates, numbers as text, groupings."""
+
+import pytest
+
+from xltlib import report_views as views
+
+
+def test_plot_geometry_by_hand():
+    effect = {"estimate": 0.0, "low": -0.05, "high": 0.05, "per_seed": [0.0]}
+    plot = views.effect_plot({"type": "equivalence", "margin": 0.1, "effect": effect}, "x")
+    centre = (views.LEFT + views.RIGHT) / 2
+    assert plot["null"] == centre == plot["rows"][0]["x"] == plot["seeds"][0]
+    # the axis runs from -0.112 to 0.112: the margins with 6 % of 0.2 on either side
+    half = (views.RIGHT - views.LEFT) / 2 * 0.1 / 0.112
+    assert [m[0] for m in plot["margins"]] == pytest.approx([centre - half, centre + half], abs=0.1)
+    assert [label for _, label in plot["ticks"]] == ["−0.1", "0", "0.1"]
+    assert "90 % interval" in plot["desc"]  # two one-sided tests at 5 % read the 90 % interval
+
+
+@pytest.mark.parametrize("effect", [None, {}, {"estimate": None}, {"estimate": float("nan")}])
+def test_no_estimate_no_plot(effect):
+    assert views.effect_plot({"effect": effect}, "x") is None
+
+
+def test_numbers_and_words():
+    assert views.interval({"estimate": -0.05, "low": -0.1, "high": 0.0}) == "−0.050 [−0.100, +0.000]"
+    assert views.interval({"estimate": 0.05}) == "+0.050"
+    assert views.p_value(0.00002) == "< 0.001"
+    assert views.p_value(None) == views.number(float("nan")) == "–"
+    assert sorted(["S1-10", "S1-9"], key=views.natural) == ["S1-9", "S1-10"]
+    assert views.shown_verdict({"verdict": "supported", "scale": "mechanism"}) == "mechanism supported"
+    assert views.shown_verdict({"verdict": "not found", "scale": "mechanism"}) == "not found"
+
+
+def test_main_effect_is_that_of_a_deciding_test():
+    control, deciding = {"estimate": 0.5}, {"estimate": 0.1}
+    claim = {"tests": [{"role": "control", "effect": control}, {"role": "decides", "effect": deciding}]}
+    assert views.main_effect(claim) is deciding
+    assert views.main_effect({"tests": [{"role": "control", "effect": control}]}) is None
+
+
+def test_not_run_groups_claims_by_reason():
+    claims = [{"id": f"S0-{i}", "verdict": "not run", "reason": "ab"[i == 1]} for i in (1, 2, 3)]
+    assert views.not_run([*claims, {"id": "S0-4", "verdict": "possible"}]) == [
+        ("a", ["S0-2", "S0-3"]),
+        ("b", ["S0-1"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-0.1, 0.3, [-0.1, 0.0, 0.1, 0.2, 0.3]), (0.0, 0.019, [0.0, 0.005, 0.01, 0.015])],
+)
+def test_ticks_are_round(low, high, expected):
+    assert views.ticks(low, high) == expected
