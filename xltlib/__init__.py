@@ -1,1 +1,6 @@
 """A reproducibility study of zero-shot cross-lingual transfer."""
+
+import warnings
+
+# progress bars of other libraries would like a widget package; the study shows its progress as text
+warnings.filterwarnings("ignore", message="IProgress not found")

@@ -7,8 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from xltlib import alignment, encoder_alignment, evaluation, finetuning, links, models, pretraining
-from xltlib import synthetic, synthetic_tasks, tokenization
+from xltlib import (
+    alignment,
+    encoder_alignment,
+    evaluation,
+    finetuning,
+    links,
+    models,
+    pretraining,
+    synthetic,
+    synthetic_tasks,
+    tokenization,
+)
 from xltlib.files import save_scores
 from xltlib.params import StudyError
 from xltlib.records import LABELS
@@ -204,16 +214,12 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
 
 
 def _document_loss(encoder: models.Encoder, text: Result, recipe: pretraining.Recipe) -> pretraining.Loss:
-    """MLM on all documents; a language is drawn by the square root of its size, as published models smooth it."""
-    with np.load(text.file("documents.npz"), allow_pickle=False) as arrays:
-        languages = list(text.values["languages"])
-        pools = [Pool(tokenization.unpack(arrays[f"{x}/values"], arrays[f"{x}/ends"])) for x in languages]
-    weights = [text.values["languages"][x]["documents"] ** 0.5 for x in languages]
-    return pretraining.document_loss(encoder, pools, weights, recipe)
+    """MLM on all documents; a language is drawn by the square root of its size, as in published models."""
+    return pretraining.document_loss(encoder, *_document_pools(text), recipe)
 
 
 def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """Fine-tune an encoder on the training examples of a method, then score the test examples of every language."""
+    """Fine-tune an encoder on the training examples of a method, then score the tests of every language."""
     params, labels = spec.params, spec.params["labels"]
     encoder_run, text = inputs
     task, seed, tokenizer, world = labels["task"], labels["seed"], _tokenizer(text), _world(text)
@@ -223,7 +229,11 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
     encoder = models.load(encoder_run.file("config.json").parent)
     model = finetuning.TaskModel(encoder, task, seed, params["pooling"], params["freeze_embeddings"])
     data = finetuning.encode(tokenizer, task, examples)
-    steps = finetuning.steps_for(data, params["batch_size"], params["finetune_epochs"])
+    plain = labels["method"] == "standard"
+    own = data if plain else finetuning.encode(tokenizer, task, train[params["source"]])
+    steps = finetuning.steps_for(
+        own, params["batch_size"], params["finetune_epochs"]
+    )  # for all methods alike
     opt = Optimization(steps, params["finetune_lr"])
     name = f"{task} by {labels['method']} from {labels['objective']}, seed {seed}"
     history = finetuning.finetune(model, data, opt, params["batch_size"], seed, directory=directory,
@@ -243,7 +253,7 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
 
 
 def build_probe(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """How near translations lie in an encoder: retrieval of sentences and words, and word alignment, by layer."""
+    """How near translations lie in an encoder: retrieval of sentences and words, and word links, by layer."""
     encoder_run, text = inputs
     source, languages = spec.params["source"], spec.params["languages"]
     world, encode = _world(text), tokenization.WordEncoder(_tokenizer(text))

@@ -168,10 +168,10 @@ def _number_pairs(source: torch.Tensor, types: tuple[int, int], rows: _Rows) -> 
     with more links is a block of its own, gone through in pieces, and its pairs are found with a table of the
     source types.
     """
-    chunk = CHUNK[source.device.type]
+    chunk = CHUNK[source.device.type] // 2
     pair = torch.empty(int(rows.n.sum()), dtype=torch.int32, device=source.device)
     per_type = torch.zeros(types[1] + 1, dtype=torch.int64, device=source.device)
-    given, count = [source[:0]], 0
+    given, count = torch.empty_like(pair), 0  # as long as it can get; pages never written take no memory
     for block, links in _blocks(rows, chunk):
         if links > chunk:
             e = _number_type(
@@ -188,9 +188,9 @@ def _number_pairs(source: torch.Tensor, types: tuple[int, int], rows: _Rows) -> 
             keys = keys[fresh]
             e = (keys % types[0]).int()
             per_type.index_add_(0, keys // types[0] + 1, torch.ones_like(keys))
-        given.append(e)
+        given[count : count + len(e)] = e
         count += len(e)
-    return pair, torch.cat(given), per_type.cumsum(0)
+    return pair, given[:count].clone(), per_type.cumsum(0)
 
 
 def _number_type(

@@ -167,19 +167,24 @@ def maximise(layout: Layout, settings: Aligner, counts: torch.Tensor, null: torc
         null += settings.alpha * seen
     sums = counts.new_zeros(int(layout.given.max()) + 1 if len(counts) else 1)
     sums.index_add_(0, layout.given, counts)
-    chunk = 8 * CHUNK[counts.device.type]
+    level, null_level = (_level(x, settings) for x in (sums, null.sum()))
+    chunk = CHUNK[counts.device.type]
     for part, e in zip(counts.split(chunk), layout.given.split(chunk), strict=True):
-        _normalise(part, sums.index_select(0, e), settings)
-    _normalise(null, null.sum(), settings)
+        _normalise(part, level.index_select(0, e), settings)
+    _normalise(null, null_level, settings)
     null.masked_fill_(~seen, UNSEEN)
 
 
-def _normalise(counts: torch.Tensor, sums: torch.Tensor, settings: Aligner) -> None:
+def _level(sums: torch.Tensor, settings: Aligner) -> torch.Tensor:
+    return sums.digamma() if settings.variational_bayes else torch.where(sums == 0, 1.0, sums)
+
+
+def _normalise(counts: torch.Tensor, level: torch.Tensor, settings: Aligner) -> None:
     """c / sum, or with -v the mean-field exp(psi(c) - psi(sum)), alpha being in both; in place."""
     if settings.variational_bayes:
-        counts.digamma_().sub_(sums.digamma()).exp_()
+        counts.digamma_().sub_(level).exp_()
     else:
-        counts.div_(torch.where(sums == 0, 1.0, sums))
+        counts.div_(level)
 
 
 def fit_tension(layout: Layout, settings: Aligner, tension: float, observed: float, words: int) -> float:

@@ -27,8 +27,8 @@ LONGEST_ANSWER = 30  # subwords, as in the published SQuAD scripts
 class Encoded:
     """Examples as a model reads them: ids of one sequence each, and what is to be predicted.
 
-    targets: (N,) labels, or (N, 2) first and last subword of the answer. context: for QA the index of the first
-    subword of the context; spans: for QA the characters (start, end) of each context subword.
+    targets: (N,) labels, or (N, 2) first and last subword of the answer. context: for QA the index of the
+    first subword of the context; spans: for QA the characters (start, end) of each context subword.
     """
 
     ids: list[np.ndarray]
@@ -38,7 +38,7 @@ class Encoded:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, task: str, examples: Sequence) -> Encoded:
-    """[CLS] first [SEP] second [SEP] for every example; StudyError names an example that cannot be encoded."""
+    """[CLS] first [SEP] second [SEP] for every example; StudyError names one that cannot be encoded."""
     if task in LABELS:
         return _encode_pairs(tokenizer, task, examples)
     if task == "qa":
@@ -79,7 +79,7 @@ def _answer_span(example: SpanExample, spans: Sequence[tuple[int, int]]) -> tupl
 
 
 class TaskModel(nn.Module):
-    """An encoder with a new output layer; `pooling` says what a pair is classified by (mean of states, or [CLS])."""
+    """An encoder with a new output layer; `pooling` says what a pair is classified by (mean or [CLS])."""
 
     def __init__(
         self, encoder: Encoder, task: str, seed: int, pooling: str = "mean", freeze_embeddings: bool = True
@@ -122,8 +122,7 @@ def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def training_examples(method: str, examples: Mapping[str, Sequence], source: str, seed: int) -> list:
     """What a method trains on: the source's examples, or each of them in a language drawn at random.
 
-    "translate_train" has as many examples as "standard", hence as many updates; translations are perfect in the
-    synthetic languages.
+    "translate_train" has as many examples as "standard"; translations are perfect in the synthetic languages.
     """
     if method == "standard":
         return list(examples[source])
@@ -175,7 +174,7 @@ def steps_for(data: Encoded, batch_size: int, epochs: int) -> int:
 
 
 class _Plan:
-    """Which examples make up which update: each pass in an order of its own, found again from the step alone."""
+    """Which examples make up which update: each pass in an order of its own, found from the step alone."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         if not len(lengths):

@@ -1,16 +1,20 @@
 """Encoders with a masked-language-model head: tiny ones from a config, published ones from a folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import ModernBertConfig, ModernBertForMaskedLM
+from transformers.utils import logging
 
 from xltlib.params import StudyError
 
 
 class Encoder(nn.Module):
-    """A transformers masked language model, split where the study needs it: states, then words at some positions."""
+    """A transformers masked language model, split where the study needs it: states, then words."""
 
     def __init__(self, lm: nn.Module) -> None:
         super().__init__()
@@ -48,7 +52,20 @@ class Encoder(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write config and weights (safetensors)."""
-        self.lm.save_pretrained(directory)
+        with _no_bars():
+            self.lm.save_pretrained(directory)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars: reading takes a moment, and a log should not fill with them."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _heads(lm: nn.Module):
@@ -79,7 +96,7 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         lm = ModernBertForMaskedLM(config)
-        # a tied head sees words by their embeddings: at the default width of 0.02 a tiny model starts too slowly
+        # a tied head sees words by their embeddings: at the usual width of 0.02 a tiny model starts slowly
         nn.init.normal_(lm.get_input_embeddings().weight, std=0.05)
     return Encoder(lm)
 
@@ -89,9 +106,15 @@ def load(directory: Path) -> Encoder:
     if not (Path(directory) / "config.json").is_file():
         raise StudyError(f"{directory}: no encoder there (config.json is missing)")
     try:
-        return Encoder(ModernBertForMaskedLM.from_pretrained(directory, attn_implementation="sdpa"))
-    except (OSError, ValueError, RuntimeError) as error:
+        with _no_bars():
+            lm, found = ModernBertForMaskedLM.from_pretrained(
+                directory, attn_implementation="sdpa", output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
+    if found["missing_keys"]:  # transformers would go on with random weights there
+        raise StudyError(f"{directory}: weights are missing: {', '.join(sorted(found['missing_keys']))}")
+    return Encoder(lm)
 
 
 def parameter_count(encoder: Encoder) -> int:

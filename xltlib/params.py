@@ -33,18 +33,18 @@ class Params:
     languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
     source: str = par("src", "the language that has labelled training data", pattern=NAME)
     tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
-    objectives: tuple[str, ...] = par(("none", "mlm", "tlm"), "pre-training objectives compared", pattern=NAME)
+    objectives: tuple[str, ...] = par(("none", "mlm", "tlm", "weam"), "pre-training objectives compared", pattern=NAME)
     methods: tuple[str, ...] = par(("standard",), "fine-tuning methods compared", pattern=NAME)
     documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100)
     parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10)
-    train_examples: int = par(20_000, "labelled examples of the source language", unit="examples", low=8)
-    test_examples: int = par(1_000, "test examples, the same in each language", unit="examples", low=8)
+    train_examples: int = par(16_000, "labelled examples of the source language", unit="examples", low=8)
+    test_examples: int = par(2_000, "test examples, the same in each language", unit="examples", low=8)
     vocab_size: int = par(900, "size of the joint subword vocabulary", unit="subwords", low=50, high=1_000_000)
     hidden_size: int = par(64, "width of the encoder's vectors", low=8, high=8192)
     num_layers: int = par(3, "layers of the encoder", low=1, high=96)
-    num_heads: int = par(2, "attention heads; with narrower ones words are hardly compared by what they are", low=1, high=128)
+    num_heads: int = par(2, "attention heads; with narrow ones the encoder is slow to compare words across sentences", low=1, high=128)
     pretrain_steps: int = par(6_000, "updates of MLM that every encoder gets", unit="updates", low=0)
-    continue_steps: int = par(1_500, "updates of the compared objective after them", unit="updates", low=0)
+    continue_steps: int = par(1_200, "updates of the compared objective after them", unit="updates", low=0)
     batch_size: int = par(32, "small batches learn more per second on a CPU", unit="sentences", low=1, high=65_536)
     mask_rate: float = par(0.3, "share of the subwords masked in MLM and TLM", low=0.01, high=0.9)
     pretrain_lr: float = par(3e-3, "highest learning rate of pre-training (Adam, tiny encoders)", low=1e-7, high=1.0)
@@ -79,13 +79,20 @@ def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Params
 def from_notebook(namespace: Mapping[str, Any]) -> Params:
     """The parameters that a notebook has set; called with `globals()` right after its parameters cell.
 
-    Every public name bound to a plain value counts, so that a misspelt one is refused, not passed over.
+    Every public name bound to a plain value (a number, a text, a flag, or a list of them) counts, so that a misspelt
+    one is refused, not passed over. What else a notebook keeps does not, so that its cells can be run again.
     """
     own = {"In", "Out", "exit", "quit"}  # what IPython puts beside the notebook's names
-    plain = (bool, int, float, str, list, tuple, dict, type(None))
     names = [n for n in namespace if not n.startswith("_") and n not in own]
-    values = {name: namespace[name] for name in names if isinstance(namespace[name], plain)}
+    values = {name: namespace[name] for name in names if _is_plain(namespace[name])}
     return Params(**_complete(values, {}, "the notebook's parameters"))
+
+
+def _is_plain(value: Any) -> bool:
+    scalar = (bool, int, float, str, type(None))
+    return isinstance(value, scalar) or (
+        isinstance(value, list | tuple) and bool(value) and all(isinstance(item, scalar) for item in value)
+    )
 
 
 def notebook_cell(names: Iterable[str]) -> str:

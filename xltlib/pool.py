@@ -1,12 +1,14 @@
-"""Many runs on a few processes: each run when its inputs are there, one thread a process, resumable at any moment."""
+"""Many runs on a few processes: each run as soon as its inputs are there, one thread a process."""
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 
 from xltlib.params import StudyError
 from xltlib.results import Result, Spec
@@ -21,7 +23,7 @@ def compute_all(
 ) -> list[Result]:
     """The results of the runs, in their order; what is missing is computed by `jobs` processes.
 
-    A run that fails does not stop those that do not build on it; at the end one StudyError names all failures.
+    A run that fails does not stop those that do not build on it; at the end one StudyError names them.
     """
     tell = tell or _tell
     missing = _missing(specs, store, fresh)
@@ -45,44 +47,56 @@ def _missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
 
 
 def _compute(missing: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell) -> None:
-    waiting, running, failed, start = dict.fromkeys(missing), {}, {}, time.monotonic()
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
     with ProcessPoolExecutor(jobs, context, _begin, (os.getpid(),)) as executor:
-        while waiting or running:
-            for spec in [
-                s for s in waiting if not any(i in waiting or i in running.values() for i in s.inputs)
-            ]:
-                del waiting[spec]
-                if any(i in failed for i in spec.inputs):
-                    failed[spec] = "what it builds on failed"
-                else:
-                    running[executor.submit(_work, spec, store, fresh)] = spec
-            if running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    spec = running.pop(future)
-                    _take(
-                        future,
-                        spec,
-                        failed,
-                        tell,
-                        len(missing) - len(waiting) - len(running),
-                        len(missing),
-                        start,
-                    )
+        try:
+            failed = _run(missing, executor, store, fresh, tell)
+        except BaseException:  # an interrupt above all: do not wait for what is running
+            workers = list(executor._processes.values())
+            executor.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.terminate()
+            raise
     if failed:
         first = next(iter(failed.values()))
         names = ", ".join(map(describe, failed))
         raise StudyError(f"{len(failed)} of {len(missing)} runs failed ({names}). The first: {first}")
 
 
-def _take(future: Future, spec: Spec, failed: dict, tell: Tell, done: int, total: int, start: float) -> None:
+def _run(
+    missing: list[Spec], executor: ProcessPoolExecutor, store: Store, fresh: bool, tell: Tell
+) -> dict[Spec, str]:
+    """Work through the runs; returns those that failed, with the reason."""
+    waiting, running, failed, start = dict.fromkeys(missing), {}, {}, time.monotonic()
+    while waiting or running:
+        unfinished = {*waiting, *running.values()}
+        for spec in [s for s in waiting if unfinished.isdisjoint(s.inputs)]:
+            del waiting[spec]
+            if any(i in failed for i in spec.inputs):
+                failed[spec] = "what it builds on failed"
+            else:
+                running[executor.submit(_work, spec, store, fresh)] = spec
+        for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+            spec = running.pop(future)
+            error = _error(future, spec)
+            if error:
+                failed[spec] = error
+                tell(f"failed: {describe(spec)}: {error}")
+                continue
+            done, passed = len(missing) - len(waiting) - len(running), time.monotonic() - start
+            tell(f"[{done}/{len(missing)}] {describe(spec)}: {future.result():.0f} s; {passed:.0f} s so far")
+    return failed
+
+
+def _error(future: Future, spec: Spec) -> str:
+    """What a finished run failed with, if it did; StudyError where its process is gone, and so all others."""
     error = future.exception()
-    if error is not None:
-        failed[spec] = f"{type(error).__name__}: {error}"
-        tell(f"failed: {describe(spec)}: {error}")
-        return
-    passed = time.monotonic() - start
-    tell(f"[{done}/{total}] {describe(spec)}: {future.result():.0f} s; {passed:.0f} s so far")
+    if isinstance(error, BrokenProcessPool):
+        raise StudyError(
+            f"a process was ended from outside, most likely for lack of memory, about when it computed "
+            f"{describe(spec)}; finished runs are kept: start again, with fewer jobs"
+        ) from error
+    return f"{type(error).__name__}: {error}" if error else ""
 
 
 def describe(spec: Spec) -> str:
@@ -98,6 +112,7 @@ def describe(spec: Spec) -> str:
 def _begin(parent: int) -> None:
     """In a new process: one thread, no questions to the hub, and an end as soon as the parent is gone."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it ends its processes
     import torch
 
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, K predicted positions a sequence, H hidden, V vocabulary.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -40,12 +41,12 @@ def mask_tokens(
 ) -> Masked:
     """Choose exactly round(rate x ordinary tokens) positions in each row and hide them.
 
-    Of the chosen positions a share `keep` stays as it is and a share `random` becomes a random word; the rest is
-    replaced by [MASK] (Devlin et al. 2019: 0.1 and 0.1; 0 and 0 is the pure mask). All rows must have the same
-    number of ordinary tokens; there is always at least one position.
+    Of the chosen positions a share `keep` stays as it is and a share `random` becomes a random word; the
+    rest is replaced by [MASK] (Devlin et al. 2019: 0.1 and 0.1; 0 and 0 is the pure mask). Where rows differ
+    in their number of ordinary tokens (by [UNK]), the smallest counts; at least one position is chosen.
     """
     ordinary = ids >= len(SPECIAL)
-    count = max(1, round(rate * int(ordinary[0].sum())))
+    count = max(1, round(rate * int(ordinary.sum(1).min())))
     order = np.where(ordinary, rng.random(ids.shape), 2.0)
     positions = torch.from_numpy(np.argpartition(order, count - 1, axis=1)[:, :count].copy())
     tokens = torch.from_numpy(ids)
@@ -65,7 +66,7 @@ def gather(states: Tensor, positions: Tensor) -> Tensor:
 def exchange(states: Tensor, partner: Tensor) -> Tensor:
     """WEAM's exchange: position t gets the vector of `partner[t]`, its aligned word, or keeps its own.
 
-    states (B, T, H), partner (B, T) an involution (partner[partner[t]] = t). Source: Figure 1 of arXiv 2106.01732.
+    states (B, T, H), partner (B, T) an involution: partner[partner[t]] = t. Source: arXiv 2106.01732, Fig. 1.
     """
     return gather(states, partner)
 
@@ -76,7 +77,7 @@ def prediction_loss(encoder: Encoder, states: Tensor, targets: Tensor) -> Tensor
 
 
 def mlm_loss(encoder: Encoder, batch: Masked) -> dict[str, Tensor]:
-    """Masked words from their own positions. On a sentence pair in two languages this is TLM (arXiv 1901.07291)."""
+    """Masked words from their own positions. On a pair in two languages this is TLM (arXiv 1901.07291)."""
     states = gather(encoder.states(batch.inputs), batch.positions)
     return {"loss": prediction_loss(encoder, states, batch.targets)}
 
@@ -84,31 +85,31 @@ def mlm_loss(encoder: Encoder, batch: Masked) -> dict[str, Tensor]:
 def weam_loss(encoder: Encoder, batch: Masked, partner: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
     """L = L_mp + weight * L_cp: masked words from their own vectors, and from the vectors after the exchange.
 
-    One encoder pass. Source: Figure 1 of arXiv 2106.01732; which term lambda weighs is not readable there: here the
-    cross-lingual one, so that 0 is TLM. Unaligned positions predict from their own vector in both terms, as drawn.
+    One encoder pass. Source: arXiv 2106.01732, Figure 1; which term lambda weighs is not readable there:
+    here the cross-lingual one, so that 0 is TLM. Unaligned positions predict from their own vector
+    in both terms.
     """
     states = encoder.states(batch.inputs)
     own = prediction_loss(encoder, gather(states, batch.positions), batch.targets)
     if weight == 0:
         return {"loss": own, "own": own.detach()}
-    crossed = gather(
-        states, partner.gather(1, batch.positions)
-    )  # = gather(exchange(states, partner), positions)
+    # the same as gather(exchange(states, partner), positions), without moving what is not predicted
+    crossed = gather(states, partner.gather(1, batch.positions))
     other = prediction_loss(encoder, crossed, batch.targets)
     return {"loss": own + weight * other, "own": own.detach(), "crossed": other.detach()}
 
 
 def pulling_loss(
-    source: Tensor, target: Tensor, frozen: Tensor, source_mask: Tensor, beta: float = 1.0
+    source: Tensor, target: Tensor, frozen: Tensor, present: Tensor, beta: float = 1.0
 ) -> dict[str, Tensor]:
-    """Squared distance of aligned words' vectors, plus beta times the drift of the source side from its start.
+    """Squared distance of aligned words' vectors, plus beta times the drift of the source side.
 
     source, target (L, H): vectors of linked words; frozen (B, T, H) the source states of the frozen start and
-    source_mask (B, T, H) the present ones. Source: Cao et al. 2020, arXiv 2002.03518; loss as in two public
+    present (B, T, H) those of now. Source: Cao et al. 2020, arXiv 2002.03518; loss as in two public
     re-implementations (mean over dimensions, beta 1).
     """
-    pull = F.mse_loss(source, target)
-    drift = F.mse_loss(source_mask, frozen)
+    pull = F.mse_loss(source, target) if len(source) else source.sum()  # 0: the mean of no links would be NaN
+    drift = F.mse_loss(present, frozen)
     return {"loss": pull + beta * drift, "pull": pull.detach(), "drift": drift.detach()}
 
 
@@ -116,7 +117,7 @@ def pulling_loss(
 class ParallelText:
     """Sentence pairs of one language with the source: subwords of both sides, and links between subwords.
 
-    links[i] is (L, 2): 0-based positions within the source's and the target's subwords, each used at most once.
+    links[i] is (L, 2): 0-based positions within the source's and the target's subwords, each at most once.
     """
 
     source: list[np.ndarray]
@@ -124,7 +125,7 @@ class ParallelText:
     links: list[np.ndarray] = field(default_factory=list)
 
     def concatenated(self, both_orders: bool = True) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """[CLS] a [SEP] b [SEP] for each pair (in both orders: source first, then target first), and partners (T,)."""
+        """[CLS] a [SEP] b [SEP] for each pair (all source first, then all target first), and partners."""
         sequences, partners = [], []
         for swap in (False, True) if both_orders else (False,):
             for i, (a, b) in enumerate(zip(self.source, self.target, strict=True)):
@@ -228,7 +229,7 @@ def objective_loss(name: str, encoder: Encoder, texts: Sequence[ParallelText], r
 
 
 def _unpaired(text: ParallelText, seed: int) -> Pool:
-    """The same sentences, two of one language at a time, none with its translation: the control for more text."""
+    """The same sentences, two of one language at a time, none with its translation: a control."""
     rng = np.random.default_rng([seed, 7])
     sequences = []
     for side in (text.source, text.target):
@@ -239,8 +240,6 @@ def _unpaired(text: ParallelText, seed: int) -> Pool:
 
 def _word_aligned_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
     """Each side is encoded by itself; linked subwords are pulled together (Cao et al. 2020)."""
-    import copy
-
     frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
     pools = [Pool([join(s) for s in text.source]) for text in texts]
 

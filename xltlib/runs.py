@@ -1,14 +1,15 @@
 """Which runs a study consists of: their specs, what they build on, and which notebook needs them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
 from xltlib import finetuning, pretraining
-from xltlib.params import Params
+from xltlib.params import Params, StudyError
 from xltlib.results import Spec
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
 VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1}
+OPTIONS = ("mask_rate", "lambda", "links")  # of an objective, for sweeps
 STAGES = (
     "01_alignment",
     "02_pretraining",
@@ -62,10 +63,13 @@ class Runs:
 
     def encoder(self, objective: str, seed: int, options: str = "") -> Spec:
         """The base encoder after the updates of an objective ("none": the base itself)."""
+        _check("objective", objective, pretraining.OBJECTIVES)
         if objective == "none":
+            if options:
+                raise StudyError(f"objective 'none' has no options, found {options!r}")
             return self.base(seed)
         taken = self._take("continue_steps", "batch_size", "mask_rate", "continue_lr", "document_share")
-        chosen = dict(option.split("=") for option in options.split(",") if option)
+        chosen = _options(options)
         taken |= {"objective": objective, "seed": seed}
         taken |= {key: float(chosen[key]) for key in ("mask_rate", "lambda") if key in chosen}
         inputs = (self.base(seed), self.links(chosen.get("links", "estimated")), self.pairs, self.text)
@@ -76,9 +80,10 @@ class Runs:
         objective_options: str = "", method_options: str = "",
     ) -> Spec:  # fmt: skip
         """One encoder fine-tuned on one task by one method, then predicting in every language."""
+        _check("method", method, finetuning.METHODS)
         taken = self._take(
-            "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr", "finetune_epochs",
-            "freeze_embeddings", "pooling",
+            "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
+            "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
         labels = {
             "objective": objective, "objective_options": objective_options,
@@ -121,6 +126,21 @@ class Runs:
 
     def _take(self, *names: str) -> dict:
         return {name: getattr(self.params, name) for name in names}
+
+
+def _options(text: str) -> dict[str, str]:
+    """The options of an objective, written "mask_rate=0.15,links=gold", by name."""
+    chosen = {}
+    for option in filter(None, text.split(",")):
+        name, _, value = option.partition("=")
+        _check("option of an objective", name, OPTIONS)
+        chosen[name] = value
+    return chosen
+
+
+def _check(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise StudyError(f"{what} {name!r} is not known; known: {', '.join(known)}")
 
 
 def closure(specs: Iterable[Spec]) -> list[Spec]:

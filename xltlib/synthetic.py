@@ -1,8 +1,8 @@
-"""Parallel synthetic languages: one grammar over an interlingua, with gold word alignments and gold task labels.
+"""Parallel synthetic languages: one grammar over an interlingua, with gold word alignments.
 
-A *clause* is a row of seven slots (agent, its quality, verb, patient, its quality, place, time), each filled by a
-concept of a small taxonomy. A language turns clauses into words by its own lexicon, word order and morphology, so
-that every text exists in every language and every word knows the slot that it came from.
+A *clause* is a row of seven slots (agent, its quality, verb, patient, its quality, place, time), each filled
+by a concept of a small taxonomy. A language turns clauses into words by its own lexicon, word order and
+morphology, so that every text exists in every language and every word knows the slot that it came from.
 """
 
 from dataclasses import dataclass
@@ -46,9 +46,9 @@ class Language:
 
 LANGUAGES = {
     "src": Language("src", article=True),
-    "near": Language("near", cognates=0.7, article=True, agreement=True),
-    "mid": Language("mid", cognates=0.5, adjective_first=False, particle=True, agreement=True),
-    "far": Language("far", "SOV", 0.25, "cyrillic", adposition="suffix", case=True, agreement=True),
+    "near": Language("near", cognates=0.85, article=True, agreement=True),
+    "mid": Language("mid", cognates=0.6, adjective_first=False, particle=True, agreement=True),
+    "far": Language("far", "SOV", 0.3, "cyrillic", adposition="suffix", case=True, agreement=True),
     "low": Language(
         "low", cognates=0.3, adjective_first=False, adposition="after", case=True, text_share=0.1
     ),
@@ -149,6 +149,11 @@ class World:
             self._grammars[language] = _Grammar(self, LANGUAGES[language])
         return self._grammars[language]
 
+    @cached_property
+    def grammar_of_source(self) -> "_Grammar":
+        """The language that the others have their cognates from, whether or not it is in the world."""
+        return _Grammar(self, LANGUAGES["src"])
+
     def render(self, batch: Clauses, language: str) -> list["Sentence"]:
         """The clauses in one language."""
         return self.grammar(language).render(batch)
@@ -206,19 +211,19 @@ class Sentence:
 
     def span(self, slot: int) -> tuple[int, str]:
         """Character offset and text of the slot's head word."""
-        index = next(i for i, (s, p) in enumerate(zip(self.slots, self.parts)) if s == slot and p == HEAD)
+        index = list(zip(self.slots, self.parts, strict=True)).index((slot, HEAD))
         return len(" ".join(self.words[:index])) + (index > 0), self.words[index]
 
 
 def gold_links(source: Sentence, target: Sentence) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Sure and possible links, 0-based (source word, target word).
 
-    Heads of the same slot are sure; a function word (article, adposition, particle) is linked for sure with the same
-    kind of word in the other language, else only possibly with the head that carries its meaning.
+    Heads of the same slot are sure; a function word (article, adposition, particle) is linked for sure with
+    the same kind of word in the other language, else only possibly with the head that carries its meaning.
     """
     sure, possible = [], []
-    for i, (slot, part) in enumerate(zip(source.slots, source.parts)):
-        for j, (slot_j, part_j) in enumerate(zip(target.slots, target.parts)):
+    for i, (slot, part) in enumerate(zip(source.slots, source.parts, strict=True)):
+        for j, (slot_j, part_j) in enumerate(zip(target.slots, target.parts, strict=True)):
             if slot == slot_j:
                 (sure if part == part_j else possible).append((i, j))
     return sure, sure + possible
@@ -277,7 +282,8 @@ class _Grammar:
         forms: dict[tuple[int, int, int], str] = {}
         out = []
         fronted_plan = self._adverbial(PLACE) + [p for p in self._plan if p[0] != PLACE]
-        for row, klass, front, asked in zip(stems, agent_class, batch.fronted.tolist(), batch.asked.tolist()):
+        rows = zip(stems, agent_class, batch.fronted.tolist(), batch.asked.tolist(), strict=True)
+        for row, klass, front, asked in rows:
             words, slots, parts = [], [], []
             for slot, kind in fronted_plan if front else self._plan:
                 if slot == asked:
@@ -327,7 +333,7 @@ def _fresh(rng: np.random.Generator, name: str, syllables: int, taken: set[str])
 
 
 def _stems(world: World, language: Language) -> list[str]:
-    """One stem per lexeme; a cognate is the source's stem, letter by letter, whatever the script around it."""
+    """One stem per lexeme; a cognate is the source's stem, letter by letter, whatever the script."""
     source_rng = np.random.default_rng([world.seed, 2])
     taken: set[str] = set()
     source = [_fresh(source_rng, "src", 3, taken) for _ in range(world.lexemes)]
@@ -340,23 +346,18 @@ def _stems(world: World, language: Language) -> list[str]:
 
 
 def _function_words(world: World, language: Language) -> dict[str, list[str]]:
-    """Short words and suffixes, by slot where a kind has several."""
+    """Short words and suffixes, by slot where a kind has several; words, not suffixes, may be cognates."""
     rng = np.random.default_rng([world.seed, 4, *language.name.encode()])
     taken: set[str] = set()
     short = [_fresh(rng, language.name, 1, taken) for _ in range(16)]
-    article = [short[0]] * 7
-    particle = [short[1]] * 7
-    adposition = [short[2]] * 6 + [short[3]]
-    question = [
-        short[4] + short[5],
-        "",
-        short[4] + short[6],
-        short[4] + short[7],
-        "",
-        short[4] + short[8],
-        "",
-    ]
+    question = [short[4] + short[n] for n in (5, 6, 7, 8)]
+    words = [*short[:4], *question]  # article, particle, two adpositions; who, whom, where, and a spare one
+    if language.name != "src":
+        both = list(zip(world.grammar_of_source.function["words"], words, strict=True))
+        words = [a if rng.random() < language.cognates and a not in words else b for a, b in both]
+    article, particle, place, time, who, whom, where, _ = words
     return {
-        "article": article, "particle": particle, "adposition": adposition, "question": question,
+        "words": words, "article": [article] * 7, "particle": [particle] * 7,
+        "adposition": [place] * 6 + [time], "question": [who, "", "", whom, "", where, ""],
         "case": short[9:11], "adverbial": short[11:13], "agreement": (short[13:16] + short[:1]),
     }  # fmt: skip

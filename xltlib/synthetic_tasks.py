@@ -1,8 +1,8 @@
-"""Texts and tasks over the synthetic world: pre-training documents, parallel pairs, NLI, paraphrase, extractive QA.
+"""Texts and tasks over the synthetic world: documents, parallel pairs, NLI, paraphrase, extractive QA.
 
-Every set exists in every language with the same ids and labels. Fillers of task sentences are drawn uniformly, and
-the shapes of the two sentences of a pair have the same distribution under every label, so that one sentence alone
-says nothing about the label.
+Every set exists in every language with the same ids and labels. Fillers of task sentences are drawn
+uniformly, and the shapes of the two sentences of a pair have the same distribution under every label, so
+that one sentence alone says nothing about the label.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,8 @@ from xltlib.synthetic import (
     PLACE,
     SLOT_CATEGORY,
     TIME,
-    VERB,
     Clauses,
-    Sentence,
     World,
-    class_of,
     class_word,
     clauses,
     in_split,
@@ -40,8 +37,8 @@ PASSAGE = 3  # clauses of a passage at most
 
 
 def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
-    """n documents: a passage of one to three clauses, then one of them again, a question about it with its answer, or
-    a clause that goes on with its agent."""
+    """n documents: a passage of one to three clauses, then one of them again, a question about it with its
+    answer, or a clause that goes on with its agent."""
     facts = np.stack([world.events(n, rng) for _ in range(PASSAGE)], 1)
     count = rng.integers(1, PASSAGE + 1, n)
     which = rng.integers(0, count)
@@ -55,7 +52,7 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
         again[rng.random(n) < 0.3, slot] = ABSENT
     onward = world.events(n, rng)
     onward[:, AGENT] = base.concept[:, AGENT]
-    kind = rng.choice(3, n, p=(0.65, 0.2, 0.15))  # again, question, onward
+    kind = rng.choice(3, n, p=(0.55, 0.35, 0.1))  # again, question, onward
     asked = np.where(kind == 1, _askable(base.concept, rng), ABSENT)
     second = np.choose(kind[:, None], (again, base.concept, onward))
     return Documents(told, count, clauses(second, rng, base, asked), base)
@@ -63,7 +60,7 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
 
 @dataclass(frozen=True)
 class Documents:
-    """Passages of ``count`` (n,) clauses each, the clause after them, and the clause that this one is about."""
+    """Passages of ``count`` (n,) clauses each, the clause after them, and the one that it is about."""
 
     told: list[Clauses]
     count: np.ndarray
@@ -71,7 +68,7 @@ class Documents:
     about: Clauses
 
     def render(self, world: World, language: str) -> list[tuple[list[str], list[str]]]:
-        """The words of the passage (clauses set apart by full stops) and of what follows, with a question's answer."""
+        """The words of the passage (clauses set apart by full stops) and of what follows, with an answer."""
         told = [world.render(part, language) for part in self.told]
         about, out = world.render(self.about, language), []
         for i, second in enumerate(world.render(self.second, language)):
@@ -104,8 +101,8 @@ def parallel(world: World, n: int, rng: np.random.Generator, split: str = "text"
 def _uniform_meanings(
     n: int, split: str, rng: np.random.Generator, shown: tuple[int, ...] = ()
 ) -> np.ndarray:
-    """Distinct concepts (n, 7): uniform members in every core slot and in the optional ones ``shown`` (default: two
-    of the four, at random)."""
+    """Distinct concepts (n, 7): uniform members in every core slot and in the optional ones ``shown``
+    (default: two of the four, at random)."""
     chosen: list[np.ndarray] = []
     seen: set[bytes] = set()
     while len(chosen) < n:
@@ -141,10 +138,10 @@ def _sibling(slot: int, concept: int, rng: np.random.Generator) -> int:
 def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
     """n premises and hypotheses with balanced labels.
 
-    A premise has one class-level word among agent, verb and patient and two optional slots; a hypothesis has two
-    class-level words and one optional slot. The hypothesis follows (entailment) if each of its words equals the
-    premise's or generalises it; it is neutral if one says more than the premise does; it contradicts if one to four
-    of them name a sibling instead.
+    A premise has one class-level word among agent, verb and patient and two optional slots; a hypothesis has
+    two class-level words and one optional slot. The hypothesis follows (entailment) if each of its words
+    equals the premise's or generalises it; it is neutral if one says more than the premise does; it
+    contradicts if two to four of them name a sibling instead.
     """
     meaning = _uniform_meanings(n, split, rng)
     labels = rng.permutation(np.arange(n) % 3)
@@ -163,7 +160,7 @@ def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Cla
         hypothesis[i, list(OPTIONAL)] = ABSENT
         hypothesis[i, kept] = meaning[i, kept] if kept in present else rng.integers(_members(kept))
         if label == CONTRADICTION:
-            for slot in rng.permutation([*CORE, kept])[: rng.integers(1, 5)]:
+            for slot in rng.permutation([*CORE, kept])[: rng.integers(2, 5)]:
                 hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
     first = clauses(premise, rng)
     return first, clauses(hypothesis, rng, first), labels
@@ -176,8 +173,9 @@ def _class(slot: int, concept: int) -> int:
 def paraphrase(
     world: World, n: int, split: str, rng: np.random.Generator
 ) -> tuple[Clauses, Clauses, np.ndarray]:
-    """n pairs with balanced labels. Both sides are worded afresh (synonyms, fronting); of the pairs that differ, half
-    exchange agent and patient with their qualities (the same bag of concepts), half name siblings in 1-3 slots."""
+    """n pairs with balanced labels. Both sides are worded afresh (synonyms, fronting); of the pairs that
+    differ, half exchange agent and patient with their qualities (the same bag of concepts), half name
+    siblings in 1-3 slots."""
     meaning = _uniform_meanings(n, split, rng)
     labels = rng.permutation(np.arange(n) % 2)
     other = meaning.copy()
@@ -193,17 +191,18 @@ def paraphrase(
     return first, clauses(other, rng, first), labels
 
 
-def qa(
-    world: World, n: int, split: str, rng: np.random.Generator
-) -> tuple[list[Clauses], Clauses, np.ndarray]:
-    """n passages of three clauses with different agents, verbs and patients, a question about one of them, and the
-    number of the clause asked about. The question names the clause's other core slots, in words of its own."""
+def qa(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Documents, np.ndarray]:
+    """n passages of one to three clauses with a question about one of them, and the number of that clause.
+
+    Clauses of a passage share no agent, verb, patient or place. The question names all other slots of its
+    clause, partly in other words.
+    """
     facts = _passages(n, split, rng)
-    which = rng.integers(PASSAGE, size=n)
-    asked = rng.choice(ASKED, n)
+    count = rng.integers(1, PASSAGE + 1, n)
+    which = rng.integers(0, count)
     told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
     about = _pick(told, which)
-    return told, clauses(about.concept, rng, about, asked), which
+    return Documents(told, count, clauses(about.concept, rng, about, rng.choice(ASKED, n)), about), which
 
 
 def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
@@ -235,29 +234,26 @@ def task_set(world: World, task: str, n: int, split: str, seed: int) -> TaskSet:
             task, {lang: _pairs(world, lang, first, second, labels, split) for lang in world.languages}
         )
     if task == "qa":
-        passage, question, which = qa(world, n, split, rng)
-        return TaskSet(
-            task, {lang: _spans(world, lang, passage, question, which, split) for lang in world.languages}
-        )
+        drawn, which = qa(world, n, split, rng)
+        return TaskSet(task, {lang: _spans(world, lang, drawn, which, split) for lang in world.languages})
     raise StudyError(f"unknown task {task!r}; known: nli, paraphrase, qa")
 
 
 def _pairs(
     world: World, language: str, first: Clauses, second: Clauses, labels: np.ndarray, split: str
 ) -> list:
-    both = zip(world.render(first, language), world.render(second, language), labels.tolist())
+    both = zip(world.render(first, language), world.render(second, language), labels.tolist(), strict=True)
     return [PairExample(f"{split}-{i}", a.text, b.text, label) for i, (a, b, label) in enumerate(both)]
 
 
-def _spans(
-    world: World, language: str, passage: list[Clauses], question: Clauses, which: np.ndarray, split: str
-) -> list[SpanExample]:
-    rendered = list(zip(*(world.render(part, language) for part in passage)))
-    questions = world.render(question, language)
+def _spans(world: World, language: str, drawn: Documents, which: np.ndarray, split: str) -> list[SpanExample]:
+    rendered = [world.render(part, language) for part in drawn.told]
+    questions = world.render(drawn.second, language)
     examples = []
-    for i, (sentences, query, k) in enumerate(zip(rendered, questions, which.tolist())):
+    for i, (question, k) in enumerate(zip(questions, which.tolist(), strict=True)):
+        sentences = [part[i] for part in rendered[: drawn.count[i]]]
+        before = sum(len(s.text) + len(" . ") for s in sentences[:k])
+        offset, answer = sentences[k].span(int(drawn.second.asked[i]))
         context = " . ".join(s.text for s in sentences) + " ."
-        before = sum(len(s.text) + 3 for s in sentences[:k])
-        offset, answer = sentences[k].span(int(question.asked[i]))
-        examples.append(SpanExample(f"{split}-{i}", query.text, context, ((before + offset, answer),)))
+        examples.append(SpanExample(f"{split}-{i}", question.text, context, ((before + offset, answer),)))
     return examples

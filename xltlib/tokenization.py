@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -17,11 +18,11 @@ _NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A WordPiece tokenizer of at most `vocab_size` subwords (special tokens and single characters included).
 
-    The same texts give the same tokenizer: the trainer meets characters in the order of a hash map, so all of them
-    and their continuing forms are handed to it, sorted, as if they were special tokens.
+    The same texts give the same tokenizer: the trainer meets characters in the order of a hash map, so all of
+    them and their continuing forms are handed to it, sorted, as if they were special tokens.
     """
     texts = list(texts)
-    alphabet = sorted({c for text in texts for c in text if not c.isspace()})
+    alphabet = sorted({c for text in texts for c in normalize("NFKC", text) if not c.isspace()})
     seeded = [*SPECIAL, *alphabet, *("##" + c for c in alphabet)]
     if len(seeded) > vocab_size:
         raise StudyError(
@@ -32,7 +33,7 @@ def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
         vocab_size=vocab_size, special_tokens=seeded, continuing_subword_prefix="##", show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
-    # a fresh model from the vocabulary: in the learner, characters would go on being matched as special tokens
+    # a fresh model from the vocabulary: in the learner, characters would still be matched as special tokens
     model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="##")
     return PreTrainedTokenizerFast(
         tokenizer_object=_tokenizer(model), **dict(zip(_NAMES, SPECIAL, strict=True))

@@ -1,4 +1,4 @@
-"""The one training loop: a visible update, progress, and checkpoints from which it resumes to the same numbers."""
+"""The one training loop: a visible update, progress, and checkpoints to go on from with the same numbers."""
 
 import math
 import time
@@ -50,11 +50,11 @@ def fit(
 
     Parameters
     ----------
-    loss : called with the number of the step (from 0), returns the parts by name, `loss` being what is minimised.
-        It must be a function of the step alone (and the weights), which makes an exact resume possible.
+    loss : called with the number of the step (from 0), returns the parts by name, `loss` being what is
+        minimised. It must be a function of the step (and the weights) alone: only then is a resume exact.
     directory : where checkpoints go; an earlier one found there is resumed.
 
-    Raises StudyError when the loss is not finite.
+    Raises StudyError when the loss or its gradient is not finite.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -73,10 +73,10 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, opt)
         parts["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(named.values(), opt.clip)
+        norm = torch.nn.utils.clip_grad_norm_(named.values(), opt.clip).item()
         values = {key: part.item() for key, part in parts.items()}
-        if not math.isfinite(values["loss"]):
-            raise StudyError(_diverged(name, step, values, opt, checkpoint))
+        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+            raise StudyError(_diverged(name, step, values, norm, opt, checkpoint))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -94,18 +94,23 @@ def fit(
     return history
 
 
-def _diverged(name: str, step: int, values: dict, opt: Optimization, checkpoint: "_Checkpoint") -> str:
+def _diverged(
+    name: str, step: int, values: dict, norm: float, opt: Optimization, checkpoint: "_Checkpoint"
+) -> str:
     kept = (
         f"the last good checkpoint is of step {checkpoint.step}" if checkpoint.step else "no checkpoint yet"
     )
     return (
-        f"{name}: the loss is {values['loss']} at step {step} (parts: {values}); {kept}. "
+        f"{name}: the loss is {values['loss']}, the norm of its gradient {norm}, at step {step} "
+        f"(parts: {values}); {kept}. "
         f"Try a lower learning rate than {opt.lr:g} or a longer warm-up than {opt.warmup:g} of the steps"
     )
 
 
 class _Checkpoint:
-    """Weights and optimiser state as safetensors, with the history beside it; JSON last, so half of one is none."""
+    """Weights and optimiser state as safetensors, history beside them; JSON last, so half of one is none."""
+
+    STATE = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for a parameter that has had a gradient
 
     def __init__(self, directory: Path | None, named: dict[str, nn.Parameter], optimizer) -> None:
         self.directory, self.named, self.optimizer, self.step = directory, named, optimizer, 0
@@ -132,15 +137,25 @@ class _Checkpoint:
             return 0, [], {}
         try:
             state = read_json(self.directory / "checkpoint.json")
-            tensors = load_file(self.directory / f"checkpoint-{state['step']}.safetensors")
-            for name, parameter in self.named.items():
-                parameter.data.copy_(tensors[f"weight/{name}"])
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {k: tensors[f"{k}/{name}"].clone() for k in keys}
-        except (StudyError, SafetensorError, OSError, KeyError):
+            step, history, sums = state["step"], state["history"], state["sums"]
+            tensors = load_file(self.directory / f"checkpoint-{step}.safetensors")
+            found = {name: self._found(tensors, name) for name in self.named}
+        except (StudyError, SafetensorError, OSError, KeyError, TypeError):
             return 0, [], {}
-        self.step = state["step"]
-        return state["step"], state["history"], state["sums"]
+        for name, parameter in self.named.items():  # nothing can fail from here on
+            parameter.data.copy_(tensors[f"weight/{name}"])
+            if found[name]:
+                self.optimizer.state[parameter] = found[name]
+        self.step = step
+        return step, history, sums
+
+    def _found(self, tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+        """The optimiser's state of a parameter, empty if it had none; KeyError where something is amiss."""
+        if tensors[f"weight/{name}"].shape != self.named[name].shape:
+            raise KeyError(name)
+        if not any(f"{key}/{name}" in tensors for key in self.STATE):
+            return {}
+        return {key: tensors[f"{key}/{name}"].clone() for key in self.STATE}
 
     def remove(self) -> None:
         for path in self.directory.glob("checkpoint*") if self.directory else ():
@@ -168,8 +183,8 @@ class _Meter:
 class Pool:
     """Token sequences drawn in batches of equal length, so that nothing is padded.
 
-    A batch has one length, drawn in proportion to the number of sequences that have it; the few lengths with fewer
-    than `least` sequences are left out.
+    A batch has one length, drawn in proportion to the number of sequences that have it; the few lengths with
+    fewer than `least` sequences are left out.
     """
 
     def __init__(self, sequences: list[np.ndarray], least: int = 8) -> None:

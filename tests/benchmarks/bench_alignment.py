@@ -18,7 +18,7 @@ from pathlib import Path
 from xltlib import alignment, corpora
 from xltlib.alignment import RECOMMENDED, train
 from xltlib.em import Aligner
-from xltlib.links import aer, read_gold, read_pharaoh, symmetrize, write_pharaoh
+from xltlib.links import aer, read_gold, read_pharaoh, symmetrize
 
 GROW = "grow-diag-final-and"
 SETTINGS = {
@@ -26,6 +26,11 @@ SETTINGS = {
     "-d -o -v": RECOMMENDED,
     "-d -o -v -r": replace(RECOMMENDED, reverse=True),
 }
+ALIGN = """\
+import sys
+from xltlib import alignment, links
+links.write_pharaoh(sys.stdout, alignment.align_both(alignment.tokenized_pairs(sys.argv[1])))
+"""
 _CHARACTER = re.compile(f"([{corpora.UNSPACED}])")
 
 Text = list[tuple[list[str], list[str]]]
@@ -181,7 +186,7 @@ def speed(pairs: Text, folder: Path) -> None:
         command = [program / "atools", "-i", folder / "f", "-j", folder / "r", "-c", GROW]
         runs.append(measured(command, stdout=out))
     theirs = [sum(run[0] for run in runs), sum(run[1] for run in runs), max(run[2] for run in runs)]
-    command = [sys.executable, __file__, "--align", path]
+    command = [sys.executable, "-c", ALIGN, path]
     with open(folder / "mine", "w") as out:
         mine = measured(command, stdout=out)
     print(f"{'':12s}{'wall s':>9s}{'CPU s':>9s}{'peak MiB':>10s}")
@@ -205,11 +210,7 @@ def main() -> None:
     parser.add_argument("--skip-speed", action="store_true")
     parser.add_argument("--only-speed", action="store_true")
     parser.add_argument("--cuda", action="store_true")
-    parser.add_argument("--align", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.align:
-        write_pharaoh(sys.stdout, alignment.align_both(alignment.tokenized_pairs(args.align)))
-        return
     if args.cuda:
         on_cuda(large(args.data))
         return

@@ -1,0 +1,223 @@
+"""The command line: what each command prints, and how it ends."""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tinystudy
+import yaml
+
+import xltlib
+from xltlib import cli, study
+from xltlib.params import StudyError, load
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """A small profile, all of whose runs are there; its study is the current folder."""
+    for name in ("XLT_ROOT", "XLT_FRESH", "XLT_FIGURES", "XLT_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    profile = tinystudy.make(tmp_path)
+    tinystudy.fill(profile)
+    return profile.relative_to(tmp_path)
+
+
+def xlt(*arguments, **options) -> subprocess.CompletedProcess:
+    """`python -m xltlib` in a process of its own."""
+    path = str(Path(xltlib.__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", "xltlib", *arguments], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": path}, **options,
+    )  # fmt: skip
+
+
+def test_help_is_quick_and_names_all_commands():
+    start = time.perf_counter()
+    done = xlt("--help")
+    assert time.perf_counter() - start < 1.5, "0.1 s on an idle core"
+    assert done.returncode == 0
+    commands = ("run", "status", "claim", "params", "prune", *cli.ELSEWHERE)
+    assert all(f"\n    {command} " in done.stdout for command in commands)
+
+
+def test_the_help_of_a_command_elsewhere_is_the_one_it_has_there():
+    for name, (module, text) in cli.ELSEWHERE.items():
+        parsers = argparse.ArgumentParser().add_subparsers()
+        importlib.import_module(f"xltlib.{module}").register(parsers)
+        assert {action.dest: action.help for action in parsers._choices_actions}[name] == text
+
+
+@pytest.mark.parametrize("command", cli.ELSEWHERE)
+def test_a_command_elsewhere_has_its_own_arguments(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: xlt {command} [-h] " in capsys.readouterr().out
+
+
+def test_run_passes_on_what_it_was_asked(monkeypatch):
+    calls = []
+    monkeypatch.setattr(study, "run", lambda *arguments: calls.append(arguments))
+    line = "run params/x.yaml --only 03 04 --set seeds=8 --set note=a=b -j 3 --fresh"
+    assert cli.main(line.split()) == 0
+    assert cli.main(["run"]) == 0
+    assert calls == [
+        ("params/x.yaml", ["03", "04"], {"seeds": "8", "note": "a=b"}, 3, True),
+        ("params/quick.yaml", [], {}, None, False),
+    ]
+
+
+def test_input_that_cannot_be_used_ends_with_2(tiny, capsys):
+    assert cli.main(["run", str(tiny), "--set", "seeds"]) == 2
+    assert capsys.readouterr().err == (
+        "xlt: error: --set seeds: expected name=value, such as --set seeds=8\n"
+    )
+    assert cli.main(["run", str(tiny), "--set", "sedes=8"]) == 2
+    assert "--set sedes=8: there is no parameter 'sedes': did you mean seeds?" in capsys.readouterr().err
+    assert cli.main(["run", "params/none.yaml"]) == 2
+    assert "params/none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["", "walk", "run -j 0", "run -j two", "claim"])
+def test_a_command_that_cannot_be_read_ends_with_2(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(line.split())
+    assert ended.value.code == 2
+    assert "usage: xlt" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "run", interrupted)
+    assert cli.main(["run"]) == 130
+    assert "run the same command again: it resumes" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    path = str(Path(xltlib.__file__).parent.parent)
+    command = [sys.executable, "-m", "xltlib", "params"]
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_params_lists_every_parameter(capsys):
+    assert cli.main(["params"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} > {"seeds", "mask_rate"}
+
+
+def test_status_counts_runs_by_kind_and_notebook(tiny, tmp_path, capsys):
+    session = study.open(load(tiny))
+    failing, pending = session.runs.stage("03_finetuning")[:2]
+    for spec in (failing, pending):
+        session.store.path(spec).rename(tmp_path / spec.digest)
+    with pytest.raises(ZeroDivisionError):
+        session.store.compute(failing, lambda _: 1 / 0)
+    assert cli.main(["status", str(tiny)]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0].split() == ["done", "published", "pending", "failed", "seconds"]
+    assert any(line.split() == ["transfer", "runs", "2", "0", "1", "1", "0"] for line in lines)
+    assert any(line.split() == ["all", "runs", "13", "0", "1", "1", "0"] for line in lines)
+    assert any(line.split() == ["01_alignment", "1", "0", "0", "0", "0", "to", "execute"] for line in lines)
+    assert f"failed: {failing}: ZeroDivisionError: division by zero" in lines
+    assert "stale" not in text
+
+
+def test_stale_runs_are_listed_and_removed_on_request(tiny, monkeypatch, capsys):
+    specs = tinystudy.fill(tiny)
+    path = Path(tiny)
+    path.write_text(yaml.safe_dump(tinystudy.SMALL | {"seeds": 1}))
+    assert cli.main(["status", str(tiny)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("stale: ") == 6, "two encoders, two probes, two transfers of the second seed"
+    assert "`xlt prune` removes what is stale (" in text
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    assert cli.main(["prune"]) == 0
+    assert capsys.readouterr().out.endswith("nothing removed\n")
+    assert cli.main(["prune", "--yes"]) == 0
+    assert capsys.readouterr().out.endswith("MiB removed\n")
+    assert cli.main(["prune"]) == 0
+    assert capsys.readouterr().out == "no stale runs\n"
+    session = study.open(load(tiny))
+    assert len(session.there(specs)) == len(specs) - 6
+
+
+def test_prune_without_anybody_to_answer_removes_nothing(tiny, monkeypatch, capsys):
+    Path(tiny).write_text(yaml.safe_dump(tinystudy.SMALL | {"seeds": 1}))
+
+    def nobody(_):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", nobody)
+    assert cli.main(["prune"]) == 0
+    assert capsys.readouterr().out.endswith("nothing removed\n")
+
+
+def test_a_profile_that_cannot_be_read_keeps_prune_from_removing(tiny, capsys):
+    Path(tiny).write_text(yaml.safe_dump(tinystudy.SMALL | {"sedes": 1}))
+    assert cli.main(["prune", "--yes"]) == 2
+    assert "did you mean seeds" in capsys.readouterr().err
+
+
+def test_claim_shows_statement_test_evidence_and_verdict(tiny, capsys):
+    assert cli.main(["claim", "S0-1", str(tiny)]) == 0
+    text = capsys.readouterr().out
+    for part in ("S0-1  Statement", "a beats b", "by seed:", "Verdict: mechanism", "Again: xlt claim S0-1"):
+        assert part in text
+    assert "runs of the study are missing" not in text
+    claims = study.evidence(load(tiny), study.open(load(tiny)).store)
+    assert claims["claims"][0]["reason"] in " ".join(text.split())
+
+
+def test_claim_says_that_others_are_missing(tiny, tmp_path, capsys):
+    session = study.open(load(tiny))
+    probe = session.runs.probe("tlm", 1)
+    session.store.path(probe).rename(tmp_path / "elsewhere")
+    assert cli.main(["claim", "S0-1", str(tiny)]) == 0
+    assert "1 runs of the study are missing" in capsys.readouterr().out
+    assert session.store.status(probe) == "missing", "no other runs are computed"
+
+
+def test_claim_computes_only_what_it_needs(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def compute_all(specs, *_):
+        asked.extend(specs)
+        raise StudyError("enough")
+
+    monkeypatch.setattr("xltlib.pool.compute_all", compute_all)
+    assert cli.main(["claim", "S0-1", str(tiny)]) == 2
+    assert set(asked) == set(study.open(load(tiny)).runs.stage("03_finetuning"))
+
+
+def test_a_wrong_id_names_the_nearest(tiny, capsys):
+    assert cli.main(["claim", "S0-l", str(tiny)]) == 2
+    assert "S0-1" in capsys.readouterr().err
+
+
+def test_check_and_page_speak_of_the_profile(tiny, capsys):
+    assert cli.main(["check", "tiny"]) == 1
+    assert "run the study with this profile first" in capsys.readouterr().err
+
+
+def test_scores_can_be_compared(tiny, tmp_path, capsys):
+    for name, values in (("a", [1, 1, 0, 1]), ("b", [0, 1, 0, 1])):
+        scores = {"task": "nli", "language": "de", "metric": "accuracy"}
+        scores["scores"] = {str(i): value for i, value in enumerate(values)}
+        (tmp_path / f"{name}.json").write_text(json.dumps(scores))
+    assert cli.main(["compare", "a.json", "b.json"]) == 0
+    assert "accuracy" in capsys.readouterr().out

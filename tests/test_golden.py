@@ -1,0 +1,146 @@
+"""Pinned results of tiny runs of every stage: they fail when numbers change while a version does not.
+
+The pins are `golden.json`. After a change that is meant: raise the version named by the message, so that no
+stored result of the old method is taken for one of the new, and renew the pins with
+
+    XLT_RENEW_GOLDEN=1 python -m pytest tests/test_golden.py
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from tiny import computed, params
+
+from xltlib import finetuning, pretraining, runs
+from xltlib.runs import Runs
+from xltlib.store import Store
+
+PINS = Path(__file__).with_name("golden.json")
+RENEW = bool(os.environ.get("XLT_RENEW_GOLDEN"))
+FLOATS = 1e-3  # relative: sums of floats differ a little between processors, far less than between methods
+COUNTS = 0.04  # of what lies under "means": one of 30 examples near a tie may fall either way
+
+OBJECTIVES = ("mlm", "tlm", "weam", "word_aligned")
+TASKS = ("nli", "paraphrase", "qa")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("golden"))
+
+
+def arrays_digest(path):
+    """Digest of the arrays in an npz file: of names, types and values."""
+    found = hashlib.sha256()
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in sorted(arrays.files):
+            array = arrays[name]
+            found.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def text(result):
+    tokenizer = hashlib.sha256(result.file("tokenizer.json").read_bytes()).hexdigest()[:16]
+    return {"documents": arrays_digest(result.file("documents.npz")), "tokenizer": tokenizer}
+
+
+def pairs(result):
+    return {"pairs": arrays_digest(result.file("pairs.npz"))}
+
+
+def links(result):
+    return {"links": arrays_digest(result.file("links.npz")), "quality": result.values["quality"]}
+
+
+def encoder(result):
+    weights = load_file(result.file("model.safetensors"))
+    sizes = {name: float(weights[name].double().norm()) for name in sorted(weights)}
+    return {"history": result.values["history"], "norms": sizes}
+
+
+def transfer(result):
+    return {name: result.values[name] for name in ("history", "updates", "means")}
+
+
+def probe(result):
+    return {"means": result.values["by_layer"]}
+
+
+def version(module, table, key):
+    return getattr(module, table)[key], f'{table}["{key}"] in {module.__name__.replace(".", "/")}.py'
+
+
+def cases():
+    """Name -> (spec, what is pinned of its result, its version, where that stands)."""
+    study = Runs(params(seeds=1))
+    found = {
+        "text": (study.text, text, *version(runs, "VERSIONS", "text")),
+        "pairs": (study.pairs, pairs, *version(runs, "VERSIONS", "pairs")),
+        "links": (study.links(), links, *version(runs, "VERSIONS", "links")),
+        "base": (study.base(0), encoder, *version(pretraining, "VERSIONS", "base")),
+        "probe": (study.probe("none", 0), probe, *version(runs, "VERSIONS", "probe")),
+    }
+    for name in OBJECTIVES:
+        found[name] = (study.encoder(name, 0), encoder, *version(pretraining, "VERSIONS", name))
+    for method in finetuning.METHODS:
+        for task in TASKS:
+            spec = study.transfer(task, "none", 0, method)
+            found[f"{method}-{task}"] = (spec, transfer, *version(finetuning, "VERSIONS", method))
+    return found
+
+
+CASES = cases()
+
+
+def differences(found, pinned, where=""):
+    """Where two plain values differ; floats may by a little."""
+    if isinstance(found, dict) and isinstance(pinned, dict) and found.keys() == pinned.keys():
+        return [line for key in found for line in differences(found[key], pinned[key], f"{where}.{key}")]
+    if isinstance(found, list) and isinstance(pinned, list) and len(found) == len(pinned):
+        both = enumerate(zip(found, pinned, strict=True))
+        return [line for i, (a, b) in both for line in differences(a, b, f"{where}[{i}]")]
+    if isinstance(found, float) and isinstance(pinned, float):
+        near = pytest.approx(pinned, rel=FLOATS, abs=COUNTS if ".means" in where else 1e-6)
+        return [] if found == near else [f"{where}: {found} != {pinned}"]
+    return [] if found == pinned else [f"{where}: {found!r} != {pinned!r}"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_those_of_their_version(store, name):
+    spec, pick, number, place = CASES[name]
+    (result,) = computed([spec], store)
+    found = json.loads(json.dumps({"version": number, "values": pick(result)}))
+    pins = json.loads(PINS.read_text("utf-8")) if PINS.exists() else {}
+    if RENEW:
+        pins[name] = found
+        PINS.write_text(json.dumps({k: pins[k] for k in CASES if k in pins}, indent=1) + "\n", "utf-8")
+        return
+    assert name in pins, f"no pins of {name}: renew them (see the top of this file)"
+    if found["version"] != pins[name]["version"]:
+        pytest.fail(f"{place} is {number}, the pins are of {pins[name]['version']}: renew them (see the top)")
+    changed = differences(found["values"], pins[name]["values"])
+    assert not changed, (
+        f"numbers changed: raise the version of {name}, {place}. First: {'; '.join(changed[:3])}"
+    )
+
+
+def test_every_version_is_pinned():
+    objectives = {"base", *OBJECTIVES}
+    assert set(pretraining.VERSIONS) == objectives
+    assert {f"{method}-{task}" for method in finetuning.VERSIONS for task in TASKS} <= set(CASES)
+    assert objectives | set(runs.VERSIONS) <= set(CASES)
+
+
+def test_differences_by_hand():
+    pinned = {"a": [1, 2.0], "b": "x"}
+    assert differences({"a": [1, 2.001], "b": "x"}, pinned) == []
+    assert differences({"a": [1, 2.01], "b": "x"}, pinned) == [".a[1]: 2.01 != 2.0"]
+    assert differences({"a": [2, 2.0], "b": "y"}, pinned) == [".a[0]: 2 != 1", ".b: 'y' != 'x'"]
+    assert len(differences({"a": [1]}, pinned)) == 1
+    assert differences({"means": {"far": 0.5}}, {"means": {"far": 0.53}}) == []
+    assert differences({"means": {"far": 0.5}}, {"means": {"far": 0.55}}) == [".means.far: 0.5 != 0.55"]

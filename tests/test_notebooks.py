@@ -1,0 +1,133 @@
+"""The committed notebooks: their structure, their parameters, and that they ask only for what there is.
+
+`python tests/test_notebooks.py` writes their parameters cells anew, when a profile sets one more.
+"""
+
+import ast
+import importlib
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from xltlib.ledger_file import load_ledger
+from xltlib.params import Params, notebook_cell
+from xltlib.runs import STAGES
+from xltlib.settings import read_mapping
+
+ROOT = Path(__file__).resolve().parent.parent
+CLAIM = re.compile(r"\bS[0-4]-\d+\b")
+CELLS, LINES = 15, 110
+
+
+def set_by_profiles() -> list[str]:
+    """The parameters that some profile sets, in the order of `Params`."""
+    profiles = [read_mapping(path)[0] for path in sorted((ROOT / "params").glob("*.yaml"))]
+    named = {name for values in profiles if "profile" in values for name in values}
+    return [f.name for f in fields(Params) if f.name in named]
+
+
+def read(stage: str):
+    return nbformat.read(ROOT / "notebooks" / f"{stage}.ipynb", as_version=4)
+
+
+def code_cells(stage: str) -> list[str]:
+    return [cell.source for cell in read(stage).cells if cell.cell_type == "code"]
+
+
+def tagged(notebook) -> list:
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def test_there_is_one_notebook_for_each_stage():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == sorted(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_is_committed_without_outputs(stage):
+    notebook = read(stage)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_cell_is_the_generated_one(stage):
+    cells = tagged(read(stage))
+    assert len(cells) == 1
+    assert cells[0].source == notebook_cell(set_by_profiles()), "run python tests/test_notebooks.py"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_checked_before_anything_else_is_named(stage):
+    first, second = code_cells(stage)[:2]
+    assert first == notebook_cell(set_by_profiles())
+    assert "params = from_notebook(globals())\nsession = study.open(params)" in second
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_asks_more_than_it_computes(stage):
+    notebook = read(stage)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert len(code) <= CELLS
+    assert len(prose) > sum(len(cell.source) for cell in code)
+    for cell in code:
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(cell.source)))
+        assert max(map(len, cell.source.splitlines())) <= 2 * LINES  # a parameter's meaning is one line
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_begins_with_a_question_and_ends_with_the_statements(stage):
+    cells = read(stage).cells
+    assert re.match(r"# \d .+\n\n\*\*Question\.\*\* .+\?", cells[0].source, re.S)
+    assert "## What this means for the statements" in cells[-1].source
+    known = {claim.id for claim in load_ledger(ROOT / "params" / "claims.yaml").claims}
+    named = {match for cell in cells for match in CLAIM.findall(cell.source)}
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_names_only_what_the_library_has(stage):
+    tree = ast.parse("\n".join(code_cells(stage)))
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "xltlib":
+            modules |= {a.asname or a.name: importlib.import_module(f"xltlib.{a.name}") for a in node.names}
+    assert "study" in modules
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
+
+
+def test_every_figure_has_a_name_of_its_own():
+    text = "\n".join(cell for stage in STAGES for cell in code_cells(stage))
+    names = re.findall(r"figures\.save\(\s*\"(\w+)\"", text)
+    assert len(names) == text.count("figures.save(")
+    assert len(set(names)) == len(names)
+
+
+def test_cells_have_fixed_ids():
+    for stage in STAGES:
+        ids = [cell.id for cell in read(stage).cells]
+        assert ids == [f"{stage[:2]}-{k:02d}" for k in range(len(ids))]
+
+
+def rewrite() -> None:
+    """Write all parameters cells anew."""
+    for stage in STAGES:
+        notebook = read(stage)
+        tagged(notebook)[0].source = notebook_cell(set_by_profiles())
+        path = ROOT / "notebooks" / f"{stage}.ipynb"
+        path.write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite()

@@ -1,0 +1,316 @@
+"""Runs of a study: what digests depend on, several processes, failures, kills, published results."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from tiny import computed, equal, params
+
+from xltlib import pool
+from xltlib.builders import BUILDERS, compute
+from xltlib.params import StudyError
+from xltlib.pool import compute_all, describe
+from xltlib.results import Spec, publish
+from xltlib.runs import STAGES, Runs, closure
+from xltlib.store import Store
+
+
+@pytest.fixture(scope="module")
+def specs():
+    """Some runs of the small study: two seeds, two objectives, two tasks."""
+    runs = Runs(params())
+    return [runs.transfer("nli", "none", 0), runs.transfer("qa", "tlm", 1), runs.probe("none", 0)]
+
+
+@pytest.fixture(scope="module")
+def store(specs, tmp_path_factory):
+    """A store with these runs, computed one after the other in this process."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    computed(specs, store)
+    return store
+
+
+# Specs
+
+
+def digests(**changes):
+    """Digest of one run of each kind, with some parameters changed."""
+    runs = Runs(params(**changes))
+    found = {
+        "text": runs.text, "pairs": runs.pairs, "links": runs.links(), "base": runs.base(0),
+        "tlm": runs.encoder("tlm", 0), "transfer": runs.transfer("nli", "tlm", 0),
+        "probe": runs.probe("tlm", 0),
+    }  # fmt: skip
+    return {name: spec.digest for name, spec in found.items()}
+
+
+CHAIN = ["text", "pairs", "links", "base", "tlm", "transfer", "probe"]
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({"world_seed": 1}, CHAIN),
+        ({"documents": 310}, CHAIN),
+        ({"vocab_size": 230}, CHAIN),
+        ({"parallel_pairs": 70}, ["pairs", "links", "tlm", "transfer", "probe"]),
+        ({"hidden_size": 32}, ["base", "tlm", "transfer", "probe"]),
+        ({"pretrain_steps": 21}, ["base", "tlm", "transfer", "probe"]),
+        ({"pretrain_lr": 1e-3}, ["base", "tlm", "transfer", "probe"]),
+        ({"mask_rate": 0.2}, ["base", "tlm", "transfer", "probe"]),
+        ({"batch_size": 16}, ["base", "tlm", "transfer", "probe"]),
+        ({"continue_steps": 9}, ["tlm", "transfer", "probe"]),
+        ({"continue_lr": 1e-4}, ["tlm", "transfer", "probe"]),
+        ({"document_share": 0.4}, ["tlm", "transfer", "probe"]),
+        ({"train_examples": 99}, ["transfer"]),
+        ({"test_examples": 33}, ["transfer"]),
+        ({"finetune_lr": 1e-4}, ["transfer"]),
+        ({"finetune_epochs": 2}, ["transfer"]),
+        ({"freeze_embeddings": False}, ["transfer"]),
+        ({"pooling": "cls"}, ["transfer"]),
+        ({"seeds": 5}, []),
+        ({"tasks": ("nli",)}, []),
+        ({"objectives": ("none",)}, []),
+        ({"methods": ("standard", "translate_train")}, []),
+        ({"alpha": 0.1, "bootstrap_samples": 500}, []),
+        ({"profile": "other", "scale": "reduced"}, []),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_a_digest_changes_with_what_the_run_depends_on(change, changed):
+    before, after = digests(), digests(**change)
+    assert [name for name in CHAIN if before[name] != after[name]] == changed
+
+
+def test_seeds_tasks_objectives_and_methods_are_different_runs():
+    runs = Runs(params())
+    grid = itertools.product(("nli", "qa"), ("none", "tlm"), (0, 1), ("standard", "translate_train"))
+    found = [runs.transfer(*names) for names in grid]
+    assert len({spec.digest for spec in found}) == 16
+    assert runs.encoder("none", 1) == runs.base(1)
+    assert runs.base(0) != runs.base(1)
+
+
+def test_more_seeds_add_runs_and_keep_the_others():
+    for name in STAGES:
+        few, many = (Runs(params(seeds=n)).stage(name) for n in (2, 3))
+        assert {s.digest for s in few} <= {s.digest for s in many}
+        assert len(many) * 2 == len(few) * 3 or few == many
+
+
+def test_options_of_an_objective_make_other_runs():
+    runs = Runs(params())
+    plain = runs.encoder("weam", 0)
+    sweep = [runs.encoder("weam", 0, option) for option in ("mask_rate=0.6", "lambda=0", "links=gold")]
+    assert len({s.digest for s in (plain, *sweep)}) == 4
+    assert sweep[0].params["mask_rate"] == 0.6
+    assert sweep[0].params.keys() == plain.params.keys()
+    assert sweep[1].params["lambda"] == 0.0
+    assert runs.links("gold") in sweep[2].inputs
+    both = runs.encoder("weam", 0, "mask_rate=0.6,links=gold")
+    assert both.params["mask_rate"] == 0.6
+    assert runs.links("gold") in both.inputs
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda runs: runs.encoder("tlmm", 0), "objective 'tlmm' is not known; known: none, mlm"),
+        (lambda runs: runs.encoder("weam", 0, "lamda=2"), "option of an objective 'lamda' is not known"),
+        (lambda runs: runs.encoder("none", 0, "mask_rate=0.5"), "'none' has no options"),
+        (
+            lambda runs: runs.transfer("nli", "tlm", 0, "magic"),
+            "method 'magic' is not known; known: standard",
+        ),
+    ],
+)
+def test_what_is_not_known_is_refused(ask, told):
+    with pytest.raises(StudyError, match=told):
+        ask(Runs(params()))
+
+
+def test_a_stage_has_its_runs():
+    runs = Runs(
+        params(objectives=("none", "tlm"), tasks=("nli", "qa"), methods=("standard", "translate_train"))
+    )
+    assert [s.kind for s in runs.stage("01_alignment")] == ["links"]
+    assert [s.kind for s in runs.stage("02_pretraining")] == ["encoder"] * 4 + ["probe"] * 4
+    # 2 seeds x 2 objectives x 2 tasks, and translate-train from the encoder "none" alone
+    assert len(runs.stage("03_finetuning")) == 8 + 4
+    assert {s.digest for s in runs.stage("06_claims")} >= {s.digest for s in runs.stage("03_finetuning")}
+
+
+def test_closure_has_each_run_once_and_inputs_first():
+    found = closure(Runs(params()).stage("06_claims"))
+    assert len({s.digest for s in found}) == len(found)
+    for at, spec in enumerate(found):
+        assert all(other in found[:at] for other in spec.inputs)
+    assert {s.kind for s in found} == set(BUILDERS)
+    assert closure([]) == []
+
+
+def test_runs_in_words():
+    runs = Runs(params())
+    assert describe(runs.transfer("nli", "tlm", 2)) == "transfer nli standard tlm, seed 2"
+    assert describe(runs.base(1)) == "encoder base, seed 1"
+    assert describe(runs.links("gold")) == "links gold"
+    assert describe(runs.text) == "text"
+
+
+# Results
+
+
+def test_what_the_runs_leave(store, specs):
+    transfer, qa, probe = (store.result(spec) for spec in specs)
+    assert transfer.labels == {
+        "objective": "none", "objective_options": "", "method": "standard", "method_options": "",
+        "task": "nli", "seed": 0,
+    }  # fmt: skip
+    assert set(transfer.scores) == {"src", "far", "low"}
+    assert all(len(values) == 30 for values in transfer.scores.values())
+    assert transfer.values["means"]["far"] == pytest.approx(transfer.scores["far"].mean(), abs=1e-6)
+    assert len(transfer.values["recall"]["far"]) == 3
+    assert transfer.values["history"][-1]["step"] == transfer.values["updates"]
+    assert set(qa.scores) == {"src", "src#f1", "far", "far#f1", "low", "low#f1"}
+    assert (qa.scores["far"] <= qa.scores["far#f1"]).all()
+    assert set(probe.values["by_layer"]) == {"far", "low"}
+    layers = probe.values["by_layer"]["far"]
+    assert {len(layers[name]) for name in ("sentences", "words", "aer")} == {2}  # embeddings and one layer
+
+
+def test_gold_links_are_perfect_and_random_ones_are_not(tmp_path):
+    runs = Runs(params())
+    gold, random, half = computed([runs.links(k) for k in ("gold", "random", "corrupt0.5")], Store(tmp_path))
+    for language in ("far", "low"):
+        aer = [r.values["quality"][language]["aer"] for r in (gold, half, random)]
+        assert aer[0] == 0
+        assert aer[0] < aer[1] < aer[2]
+
+
+def test_translate_train_gets_as_many_updates(store):
+    runs = Runs(params())
+    (found,) = computed([runs.transfer("nli", "none", 0, "translate_train")], Store(store.root))
+    assert found.values["updates"] == store.result(runs.transfer("nli", "none", 0)).values["updates"]
+
+
+# Several processes
+
+
+def test_two_processes_compute_the_same(store, specs, tmp_path):
+    lines, other = [], Store(tmp_path)
+    results = compute_all(specs, other, jobs=2, tell=lines.append)
+    assert all(equal(a, store.result(spec)) for a, spec in zip(results, specs, strict=True))
+    assert len(lines) == len(closure(specs))
+    assert lines[-1].startswith(f"[{len(lines)}/{len(lines)}] ")
+    assert compute_all(specs, other, tell=lines.append)[0].origin == "store"
+    assert len(lines) == len(closure(specs))  # nothing was computed again
+
+
+def test_published_results_are_used_unless_fresh_ones_are_asked_for(store, specs, tmp_path):
+    publish([store.result(spec) for spec in closure(specs)], tmp_path / "figures")
+    other = Store(tmp_path / "store", [tmp_path / "figures"])
+    results = compute_all(specs, other)
+    assert {r.origin for r in results} == {"published"}
+    assert results[0].values == store.result(specs[0]).values
+    assert not list(other.root.glob("*/*/result.json"))
+    # a run that is not published needs the files of its inputs: they are computed, not taken
+    more = Runs(params()).transfer("paraphrase", "none", 0)
+    assert [s.kind for s in pool._missing([*specs, more], other, False)] == ["text", "encoder", "transfer"]
+    assert len(pool._missing(specs, other, True)) == len(closure(specs))
+    assert compute(specs[0], other).origin == "published"
+    assert compute(specs[0], other, fresh=True).origin == "computed"
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Workers that are threads of this process: they start at once, and do the same."""
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda jobs, *settings: ThreadPoolExecutor(jobs))
+
+
+def test_a_failing_run_is_named_and_stops_only_what_builds_on_it(store, threads):
+    runs, lines = Runs(params()), []
+    asked = [runs.encoder("weam", 0, "links=none"), runs.links("gold")]
+    with pytest.raises(StudyError) as error:
+        compute_all(asked, Store(store.root), tell=lines.append)
+    assert "2 of 3 runs failed (links none, encoder weam, seed 0)" in str(error.value)
+    assert "StudyError: links 'none' are not known" in str(error.value)
+    assert any(line.startswith("failed: links none") for line in lines)
+    assert store.status(runs.links("gold")) == "done"
+    assert store.status(runs.links("none")) == "failed"
+
+
+STUDY = """
+import sys
+from tiny import params
+from xltlib.pool import compute_all
+from xltlib.runs import Runs
+from xltlib.store import Store
+
+if __name__ == "__main__":
+    runs = Runs(params())
+    specs = [runs.transfer("nli", "none", 0), runs.transfer("qa", "tlm", 1), runs.probe("none", 0)]
+    compute_all(specs, Store(sys.argv[1]), jobs=1)
+"""
+
+
+def started(root, tmp_path):
+    """A study in a process of its own, once its first run is done; and the processes that it started."""
+    script = tmp_path / "study.py"
+    script.write_text(STUDY, "utf-8")
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "store"], env=environment, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "store").glob("text/*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def test_a_killed_study_leaves_no_process_and_ends_with_the_same_numbers(
+    store, specs, root, tmp_path, threads
+):
+    process, children = started(root, tmp_path)
+    assert children
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    other = Store(tmp_path / "store")
+    assert any(other.status(spec) != "done" for spec in specs)
+    results = compute_all(specs, other, jobs=1)
+    assert all(equal(a, store.result(spec)) for a, spec in zip(results, specs, strict=True))
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_ends_soon_and_says_so(root, tmp_path):
+    process, children = started(root, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert b"KeyboardInterrupt" in told
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert not list((tmp_path / "store").glob(".failed/*"))
+
+
+@pytest.mark.slow
+def test_a_worker_killed_from_outside_is_reported(root, tmp_path):
+    process, children = started(root, tmp_path)
+    workers = [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert b"a process was ended from outside, most likely for lack of memory" in told
+
+
+def test_a_kind_without_a_builder_fails_clearly(tmp_path):
+    with pytest.raises(KeyError, match="nonsense"):
+        compute(Spec("nonsense", {}, 1), Store(tmp_path))

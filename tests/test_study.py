@@ -1,0 +1,342 @@
+"""A whole study: checked, computed, executed, published; and what stays undone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tinystudy
+import yaml
+
+from xltlib import notebooks, report, study
+from xltlib.files import write_bytes
+from xltlib.ledger_file import load_ledger
+from xltlib.params import Params, StudyError, load
+from xltlib.runs import STAGES
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """The path of a small profile, all of whose runs are there; its study is the current one."""
+    for name in ("XLT_FRESH", "XLT_FIGURES", "XLT_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    profile = tinystudy.make(tmp_path)
+    tinystudy.fill(profile)
+    return profile
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+    """What a run tells; notebooks are executed without kernels, and no page is built."""
+    lines = []
+
+    def execute(jobs, processes, environment, tell):
+        for job in jobs:
+            if not job.finished():
+                lines.append(job.source.stem)
+                job.figures.mkdir(parents=True, exist_ok=True)
+                write_bytes(job.figures / f"{job.source.stem}.svg", b"<svg/>")
+                write_bytes(job.copy, job.source.read_bytes())
+                job.write_stamp(1.0)
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(study, "_page", lambda session, tell: tell("page"))
+    return lines
+
+
+def run(profile, told, **options):
+    told.clear()
+    return study.run(profile, tell=told.append, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_whole_study_is_published_and_agrees_with_itself(tiny, told):
+    session = run(tiny, told)
+    folder = session.published
+    assert told == [*STAGES, f"published: {folder}", "page"]
+    made = {"claims.json", "manifest.json", "runs.json", "scores.npz"}
+    assert {p.name for p in folder.iterdir()} == made | {f"{stage}.svg" for stage in STAGES}
+    problems = report.check(folder, session.ledger)
+    assert all("a figure without its data" in problem for problem in problems)
+    claims = json.loads((folder / "claims.json").read_bytes())
+    assert claims == study.evidence(session.params, session.store)
+    assert claims["claims"][0]["tests"][0]["effect"]["seeds"] == 2
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    assert manifest["number_of_runs"] == 15
+    assert {kind: cost["runs"] for kind, cost in manifest["runs"].items()} == {
+        "text": 1, "pairs": 1, "links": 1, "encoder": 4, "probe": 4, "transfer": 4,
+    }  # fmt: skip
+    assert manifest["ledger_digest"] == load_ledger(session.ledger).digest
+    assert manifest["parameters"]["documents"] == 200
+    assert [*session.root.joinpath("figures").iterdir()] == [folder], "nothing is left aside"
+
+
+def test_a_second_run_executes_nothing_and_changes_no_byte(tiny, told):
+    before = content(run(tiny, told).published)
+    assert content(run(tiny, told).published) == before
+    assert not set(told) & set(STAGES)
+
+
+def test_a_changed_notebook_is_executed_again_alone(tiny, told, tmp_path):
+    run(tiny, told)
+    tinystudy.write_notebook(tmp_path / "notebooks/02_pretraining.ipynb", "1 + 1")
+    run(tiny, told)
+    assert told[:-2] == ["02_pretraining"]
+
+
+@pytest.mark.parametrize("damage", ["copy", "figure", "stamp"])
+def test_a_damaged_copy_or_figure_is_made_again(tiny, told, tmp_path, damage):
+    run(tiny, told)
+    path = {
+        "copy": tmp_path / "runs/notebooks/tiny/03_finetuning.ipynb",
+        "figure": tmp_path / "runs/figures/tiny/03_finetuning/03_finetuning.svg",
+        "stamp": tmp_path / "runs/notebooks/tiny/03_finetuning.json",
+    }[damage]
+    path.write_text("{}")
+    run(tiny, told)
+    assert told[:-2] == ["03_finetuning"]
+
+
+def test_a_changed_ledger_changes_the_verdicts_without_new_runs(tiny, told):
+    session = run(tiny, told)
+    session.ledger.write_text(session.ledger.read_text().replace("margin: 0.0", "margin: 0.01"))
+    run(tiny, told)
+    assert not report._check_ledger(report.read_evidence(session.published, session.ledger, session.root))
+
+
+def test_some_notebooks_alone_are_not_published(tiny, told, tmp_path):
+    run(tiny, told, only=["03", "01_alignment"])
+    assert told[:2] == ["01_alignment", "03_finetuning"]
+    assert "not published, because only some notebooks ran" in told[2]
+    assert not (tmp_path / "figures/tiny").exists()
+
+
+def test_changed_parameters_leave_the_profile_alone(tiny, told, tmp_path):
+    published = content(run(tiny, told).published)
+    session = run(tiny, told, overrides={"alpha": "0.1"})
+    assert "not published, because parameters were changed" in told[-1]
+    assert content(session.published) == published
+    (other,) = (tmp_path / "runs/notebooks").glob("tiny-*")
+    assert {p.stem for p in other.glob("*.ipynb")} == set(STAGES)
+    claims = json.loads((tmp_path / "runs/figures" / other.name / "claims.json").read_bytes())
+    assert claims["alpha"] == 0.1
+    run(tiny, told)
+    assert not set(told) & set(STAGES), "the profile's own notebooks were still there"
+
+
+def test_an_override_that_changes_nothing_is_the_profile(tiny, told):
+    run(tiny, told, overrides={"seeds": "2"})
+    assert told[-1] == "page"
+
+
+def test_published_evidence_stands_for_the_runs(tiny, told, tmp_path):
+    before = content(run(tiny, told).published)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    after = content(run(tiny, told).published)
+    assert told[:6] == list(STAGES)
+    assert {name for name in before if before[name] != after[name]} == set()
+
+
+def test_a_fresh_run_passes_over_published_evidence(tiny, told, tmp_path, monkeypatch):
+    run(tiny, told)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    asked = []
+
+    def compute_all(specs, store, jobs, fresh, tell):
+        asked.append((fresh, {store.status(spec) for spec in specs}))
+        raise StudyError("enough")
+
+    monkeypatch.setattr(study, "compute_all", compute_all)
+    for fresh in (True, False):
+        with pytest.raises(StudyError, match="enough"):
+            run(tiny, told, fresh=fresh)
+    assert asked == [(True, {"missing"}), (False, {"published"})]
+
+
+def test_what_was_published_comes_back_after_a_kill_between_two_renames(tiny, told):
+    session = run(tiny, told)
+    before = content(session.published)
+    session.published.rename(session.published.with_name(".tiny.old"))
+    assert content(run(tiny, told).published) == before
+
+
+@pytest.mark.parametrize("name", ["runs.json", "claims.json", "manifest.json", "01_alignment.svg"])
+def test_a_figure_cannot_take_the_name_of_another_file(tiny, told, tmp_path, monkeypatch, name):
+    before = content(run(tiny, told).published)
+    (tmp_path / "runs/figures/tiny/05_significance" / name).write_text("{}")
+    monkeypatch.setattr(notebooks, "execute", lambda *_: None)
+    with pytest.raises(StudyError, match=f"{name} is there already"):
+        run(tiny, told)
+    assert content(tmp_path / "figures/tiny") == before
+
+
+@pytest.mark.parametrize(
+    ("only", "found"), [((), STAGES), (("03",), STAGES[2:3]), (("06_claims", "01"), (STAGES[0], STAGES[5]))]
+)
+def test_notebooks_by_number_or_name(only, found):
+    assert study.stages(only) == found
+    assert study.stages([f"notebooks/{name}.ipynb" for name in only if "_" in name] or only) != ()
+
+
+@pytest.mark.parametrize("word", ["", "0", "07", "finetuning"])
+def test_a_notebook_that_is_not_there(word):
+    with pytest.raises(StudyError, match="expected one of 01_alignment"):
+        study.stages([word])
+
+
+def test_a_name_that_a_notebook_lacks_stops_before_any_work(tiny, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "compute_all", lambda *_: pytest.fail("work was begun"))
+    tinystudy.write_notebook(tmp_path / "notebooks/04_noise_ablations.ipynb", names=["profile"])
+    with pytest.raises(
+        StudyError, match=r"tiny.yaml, line \d+: \w+ is not in the parameters cell of .*04_noise"
+    ):
+        run(tiny, told)
+
+
+def test_a_value_set_for_one_run_reaches_every_notebook(tiny, told, monkeypatch):
+    values = []
+    monkeypatch.setattr(notebooks, "execute", lambda jobs, *_: values.extend(job.values for job in jobs))
+    run(tiny, told, overrides={"alpha": "0.1", "seeds": "1"}, only=["03"])
+    (given,) = values
+    assert (given["alpha"], given["seeds"], given["documents"]) == (0.1, 1, 200)
+    assert given.keys() == {*tinystudy.SMALL, "alpha"}
+
+
+def test_a_profile_has_its_files_name(tiny, told):
+    other = tiny.rename(tiny.with_name("small.yaml"))
+    with pytest.raises(StudyError, match="the profile is tiny, the file small.yaml"):
+        run(other, told)
+
+
+def test_a_session_finds_the_study_from_any_folder_in_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLT_ROOT")
+    params = load(tiny)
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(folder)
+        session = study.open(params)
+        assert (session.root, session.figures) == (tmp_path, tmp_path / "runs/figures/tiny")
+        assert session.store.root == tmp_path / "runs"
+        assert session.ledger == tmp_path / "params/claims.yaml"
+    assert not session.fresh
+    monkeypatch.setenv("XLT_FRESH", "1")
+    assert study.open(params).fresh
+    monkeypatch.chdir("/")
+    with pytest.raises(StudyError, match="XLT_ROOT"):
+        study.open(params)
+
+
+def test_a_session_gives_results_and_records(tiny, capsys):
+    session = study.open(load(tiny))
+    results = session.results("06_claims")
+    assert [r.digest for r in results] == [s.digest for s in session.runs.stage("06_claims")]
+    records = session.records([*results, *session.results("01_alignment")])
+    assert len(records) == 8
+    assert {record["labels"]["task"] for record in records} == {"nli", "retrieval"}
+    assert set(records[-1]["scores"]) == {"src", "near"}
+    assert capsys.readouterr().out == "", "nothing was computed, so there is no progress to show"
+
+
+def test_evidence_needs_all_runs(tiny, tmp_path):
+    session = study.open(load(tiny))
+    missing = session.runs.stage("03_finetuning")[0]
+    session.store.path(missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match=f"{missing.digest}: the run is missing"):
+        study.evidence(session.params, session.store)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_processes_that_cannot_be(text, monkeypatch):
+    monkeypatch.setenv("XLT_JOBS", text)
+    with pytest.raises(StudyError, match=f"XLT_JOBS={text}"):
+        study.default_jobs()
+
+
+def test_the_runs_of_a_statement(tiny, root):
+    params = load(tiny)
+    specs, absent = study.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")
+    assert absent == []
+    assert set(specs) == set(study.Runs(params).stage("03_finetuning"))
+    ledger = load_ledger(root / "params/claims.yaml")
+    for claim in ledger.claims:
+        study.claim_runs(ledger, Params(), claim.id)  # every label can be judged
+    specs, absent = study.claim_runs(ledger, Params(), "S0-1")
+    assert len(specs) % Params().seeds == 0
+
+
+def test_known_runs_are_those_of_all_profiles(tiny):
+    other = tinystudy.SMALL | {"profile": "other", "seeds": 3}
+    specs = {spec.digest for spec in tinystudy.fill(tiny)}
+    assert study.known_digests(tiny.parent.parent) == specs
+    tiny.with_name("other.yaml").write_text(yaml.safe_dump(other))
+    assert study.known_digests(tiny.parent.parent) > specs
+
+
+def test_the_studys_notebooks_declare_what_profiles_set(root):
+    profiles = {p: yaml.safe_load(p.read_text()) for p in sorted((root / "params").glob("*.yaml"))}
+    profiles = {path: values for path, values in profiles.items() if "profile" in values}
+    assert profiles
+    found = [path for stage in STAGES if (path := root / "notebooks" / f"{stage}.ipynb").is_file()]
+    if not found:
+        pytest.skip("there are no notebooks")
+    for path in found:
+        names = notebooks.declared(path)
+        for profile, values in profiles.items():
+            assert set(values) <= set(names), f"{path.name} does not declare what {profile.name} sets"
+
+
+def environment(**more) -> dict[str, str]:
+    package = str(Path(study.__file__).parent.parent)
+    return os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | more
+
+
+@pytest.mark.slow
+def test_a_notebook_works_alone_by_plain_papermill(tmp_path):
+    profile = tinystudy.make(tmp_path, tinystudy.WORKS)
+    command = [sys.executable, "-m", "papermill", "notebooks/03_finetuning.ipynb", "out.ipynb", "-f"]
+    done = subprocess.run(
+        [*command, profile.relative_to(tmp_path)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "runs/figures/tiny/03_finetuning.json").read_bytes())["runs"]
+    profile.write_text(profile.read_text() + "sedes: 4\n")
+    wrong = subprocess.run(
+        [*command, profile.relative_to(tmp_path)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert wrong.returncode != 0
+    assert "did you mean seeds" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_with_the_same_verdicts(tmp_path):
+    """Two studies from nothing, one of them killed again and again, publish the same bytes."""
+    published = []
+    for name, kills in (("whole", ()), ("killed", (3.0, 6.0, 9.0, 12.0))):
+        profile = tinystudy.make(tmp_path / name)
+        command = [sys.executable, "-m", "xltlib", "run", str(profile), "--fresh"]
+        for seconds in kills:
+            process = subprocess.Popen(command, cwd=profile.parent.parent, env=environment())
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        subprocess.run(command, cwd=profile.parent.parent, env=environment(), check=True)
+        published.append(content(tmp_path / name / "figures/tiny"))
+    whole, killed = published
+    assert whole.keys() == killed.keys()
+    assert {name for name in whole if whole[name] != killed[name]} <= {"manifest.json", "runs.json"}
+    assert whole["claims.json"] == killed["claims.json"]

@@ -1,0 +1,329 @@
+"""The training loop: exact resume, schedule by hand, refusal of what diverges; batches of equal length."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from xltlib.params import StudyError
+from xltlib.training import Optimization, Pool, epoch_batches, fit, learning_rate
+
+OPT = Optimization(steps=12, lr=0.05, log_every=5, checkpoint_seconds=-1)  # a checkpoint after each update
+
+
+class Toy(nn.Module):
+    """Two layers of which the second has no gradient in the first steps."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 2
+
+
+def toy_loss(model, late=0):
+    """A loss of the step alone; the second layer takes part from the step `late` on."""
+
+    def loss(step):
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        hidden = torch.tanh(model.first(x))
+        out = model.second(hidden) if step >= late else hidden[:, :2]
+        value = F.mse_loss(out, x[:, :2])
+        return {"loss": value, "half": value.detach() / 2}
+
+    return loss
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def unbroken(late=0, opt=OPT):
+    model = Toy()
+    return fit(model, toy_loss(model, late), opt), weights(model)
+
+
+def broken_at(step, directory, late=0, opt=OPT):
+    """Training that stops with an error before the update of a step; its checkpoint stays."""
+    model = Toy()
+    inner = toy_loss(model, late)
+
+    def loss(now):
+        if now == step:
+            raise KeyboardInterrupt
+        return inner(now)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, loss, opt, directory)
+
+
+# Resume
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 11])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, step):
+    broken_at(step, tmp_path)
+    assert (tmp_path / f"checkpoint-{step}.safetensors").exists()
+    model, steps = Toy(), []
+    inner = toy_loss(model)
+    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+    wanted, final = unbroken()
+    assert steps == list(range(step, 12))
+    assert history == wanted
+    assert same(weights(model), final)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_broken_twice(tmp_path):
+    broken_at(3, tmp_path)
+    broken_at(8, tmp_path)
+    model = Toy()
+    assert fit(model, toy_loss(model), OPT, tmp_path) == unbroken()[0]
+    assert same(weights(model), unbroken()[1])
+
+
+def test_weights_without_a_gradient_so_far_do_not_stop_a_resume(tmp_path):
+    broken_at(4, tmp_path, late=6)
+    model, steps = Toy(), []
+    inner = toy_loss(model, 6)
+    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+    assert steps[0] == 4
+    assert history == unbroken(6)[0]
+    assert same(weights(model), unbroken(6)[1])
+
+
+def cut(folder):
+    path = next(folder.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def no_tensors(folder):
+    next(folder.glob("*.safetensors")).unlink()
+
+
+def no_json(folder):
+    (folder / "checkpoint.json").write_text("{")
+
+
+def not_a_mapping(folder):
+    (folder / "checkpoint.json").write_text("[]")
+
+
+def no_history(folder):
+    state = json.loads((folder / "checkpoint.json").read_text())
+    del state["history"]
+    (folder / "checkpoint.json").write_text(json.dumps(state))
+
+
+def rewrite(change):
+    def damage(folder):
+        from safetensors.torch import load_file, save_file
+
+        path = next(folder.glob("*.safetensors"))
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+
+    return damage
+
+
+DAMAGE = {
+    "cut": cut, "no tensors": no_tensors, "no json": no_json, "not a mapping": not_a_mapping,
+    "no history": no_history,
+    "no last weight": rewrite(lambda t: t.pop("weight/second.bias")),
+    "no moment": rewrite(lambda t: t.pop("exp_avg_sq/second.bias")),
+    "other shape": rewrite(lambda t: t.update({"weight/second.bias": torch.zeros(5)})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
+    broken_at(6, tmp_path)
+    damage(tmp_path)
+    model, steps = Toy(), []
+    inner = toy_loss(model)
+    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+    assert steps[0] == 0
+    assert history == unbroken()[0]
+    assert same(weights(model), unbroken()[1])
+
+
+def test_no_checkpoint_within_the_interval(tmp_path):
+    broken_at(6, tmp_path, opt=replace(OPT, checkpoint_seconds=1000))
+    assert not list(tmp_path.iterdir())
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_training import OPT, Toy, fit, toy_loss
+model = Toy()
+inner = toy_loss(model)
+def loss(step):
+    time.sleep(0.2)
+    return inner(step)
+fit(model, loss, OPT, Path(sys.argv[1]))
+"""
+
+
+def test_sigkill_and_resume(tmp_path, root):
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", SLOW, str(tmp_path), str(root / "tests")]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("checkpoint.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    model, steps = Toy(), []
+    inner = toy_loss(model)
+    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+    assert 0 < steps[0] < 12
+    assert history == unbroken()[0]
+    assert same(weights(model), unbroken()[1])
+
+
+# The update
+
+
+def test_learning_rates_by_hand():
+    opt = Optimization(steps=10, lr=1.0, warmup=0.2)
+    rates = [learning_rate(step, opt) for step in range(10)]
+    assert rates == pytest.approx([1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert learning_rate(0, Optimization(steps=1, lr=0.3)) == pytest.approx(0.3)
+    assert learning_rate(0, Optimization(steps=10, lr=0.3, warmup=0)) == pytest.approx(0.3)
+
+
+def test_one_update_by_hand():
+    """Adam's first step is lr times the sign of the gradient; matrices decay before it."""
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, 2.0)
+    nn.init.constant_(model.bias, 1.0)
+    opt = Optimization(steps=1, lr=0.1, weight_decay=0.5)
+    fit(model, lambda step: {"loss": (model.weight + model.bias).sum()}, opt)
+    assert model.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
+    assert model.bias.item() == pytest.approx(1.0 - 0.1, abs=1e-6)
+
+
+def test_frozen_weights_stay():
+    model = Toy()
+    model.second.requires_grad_(False)
+    before = weights(model)
+    fit(model, toy_loss(model), OPT)
+    after = weights(model)
+    assert same({k: before[k] for k in before if "second" in k}, after)
+    assert not torch.equal(before["first.weight"], after["first.weight"])
+
+
+def test_the_history_averages_each_part():
+    model, values = Toy(), []
+    inner = toy_loss(model)
+
+    def loss(step):
+        parts = inner(step)
+        values.append(parts["loss"].item())
+        return parts
+
+    history = fit(model, loss, OPT)
+    assert [point["step"] for point in history] == [5, 10, 12]
+    means = [np.mean(values[:5]), np.mean(values[5:10]), np.mean(values[10:])]
+    assert [point["loss"] for point in history] == pytest.approx(means)
+    assert [point["half"] for point in history] == pytest.approx(np.array(means) / 2)
+
+
+def test_no_steps_change_nothing():
+    model = Toy()
+    assert fit(model, toy_loss(model), replace(OPT, steps=0)) == []
+    assert same(weights(model), weights(Toy()))
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_divergence_stops_with_the_step_and_advice(tmp_path, kind):
+    model = Toy()
+    inner = toy_loss(model)
+
+    def loss(step):
+        parts = inner(step)
+        if step == 7 and kind == "loss":
+            parts["loss"] = parts["loss"] * torch.nan
+        if step == 7 and kind == "gradient":
+            parts["loss"] = parts["loss"] + torch.sqrt(model.first.bias.sum() * 0)  # 0 with an infinite slope
+        return parts
+
+    told = "toy: .* (nan|inf), at step 7 .*checkpoint is of step 7.*lower learning rate than 0.05"
+    with pytest.raises(StudyError, match=told):
+        fit(model, loss, OPT, tmp_path, name="toy")
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert (tmp_path / "checkpoint.json").exists()
+
+
+def test_divergence_without_a_checkpoint():
+    model = Toy()
+    with pytest.raises(StudyError, match="at step 0 .*no checkpoint yet"):
+        fit(model, lambda step: {"loss": model.first.bias.sum() * torch.nan}, OPT)
+
+
+def test_progress_tells_the_end():
+    lines, model = [], Toy()
+    fit(model, toy_loss(model), OPT, progress=lines.append, name="toy")
+    assert len(lines) == 1  # the rest came within the interval
+    assert lines[0].startswith("toy: step 12/12, loss ")
+
+
+# Batches
+
+
+def sequences(*lengths):
+    return [np.full(n, i) for i, n in enumerate(lengths)]
+
+
+def test_a_pool_gives_equal_lengths_and_tells_the_rows():
+    pool = Pool(sequences(*[3] * 20, *[5] * 60), least=1)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(400):
+        ids, rows = pool.draw(rng, 4)
+        assert (ids == rows[:, None]).all()
+        assert ids.shape == (4, 3 if rows[0] < 20 else 5)
+        drawn.append(ids.shape[1])
+    assert abs(np.mean(np.array(drawn) == 5) - 0.75) < 4 * (0.75 * 0.25 / 400) ** 0.5
+
+
+def test_rare_lengths_are_left_out_unless_all_are_rare():
+    assert Pool(sequences(*[3] * 8, *[4] * 7)).lengths == [3]
+    assert Pool(sequences(3, 4)).lengths == [3, 4]
+
+
+def test_an_empty_pool_is_refused():
+    with pytest.raises(StudyError, match="pool of sequences is empty"):
+        Pool([])
+
+
+def test_epoch_batches_have_every_item_once():
+    lengths = np.random.default_rng(1).integers(3, 9, 101)
+    batches = epoch_batches(lengths, 8, np.random.default_rng(2))
+    assert sorted(np.concatenate(batches)) == list(range(101))
+    assert all(len(set(lengths[rows])) == 1 and len(rows) <= 8 for rows in batches)
+    assert len(batches) == sum(-(-n // 8) for n in np.bincount(lengths))
+    other = epoch_batches(lengths, 8, np.random.default_rng(3))
+    assert [b.tolist() for b in batches] != [b.tolist() for b in other]
+    assert epoch_batches([], 8, np.random.default_rng(2)) == []

@@ -1,0 +1,339 @@
+"""The numbers behind the figures of notebooks 02 and 03, taken from the results of runs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xltlib import baselines as cheap
+from xltlib import builders, encoder_alignment, models, synthetic, synthetic_tasks, text_data
+from xltlib.files import read_json
+from xltlib.params import Params
+from xltlib.pretraining import OBJECTIVES
+from xltlib.records import LABELS
+from xltlib.results import Result
+from xltlib.runs import Runs
+from xltlib.selection import Selection, select
+from xltlib.significance import difference
+from xltlib.store import Store
+from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder, join
+from xltlib.tokenization import load as load_tokenizer
+
+CHANCE = "majority label (qa: a random word)"
+METRIC = {"qa": "f1"}  # what a task is judged by; accuracy elsewhere
+OBJECTIVE_CLAIMS = ["S0-1", "S0-2", "S0-3", "S1-7", "S1-18", "S1-22", "S1-23"]
+LOOKS = {"base": 0} | {name: k for k, name in enumerate(OBJECTIVES)}  # as in figures that show them all
+PROBE_CLAIMS = ["S1-2", "S0-9", "S1-4"]
+WORDS_SHOWN = 15  # of both sides of a sentence pair: more would hide each other
+Records = Sequence[Mapping[str, Any]]
+
+
+def tokenizer(runs: Runs, store: Store) -> PreTrainedTokenizerFast:
+    """The joint tokenizer, made anew where only its numbers were published."""
+    text = builders.compute(runs.text, store, files=True)
+    text.file("tokenizer.json")
+    return load_tokenizer(text.directory)
+
+
+# 02: pre-training
+
+
+def loss_curves(encoders: Sequence[Result]) -> dict:
+    """Loss by update: the base, the continued objectives, and each objective that has parts."""
+    chosen: dict[str, dict[str, list]] = {}
+    for run in encoders:
+        objective, history = run.params["objective"], run.values["history"]
+        names = dict.fromkeys(name for point in history for name in point if name not in ("step", "loss"))
+        panel = "base: MLM on documents" if objective == "base" else "objectives"
+        wanted = [(panel, objective, "loss")] + [(f"parts of {objective}", name, name) for name in names]
+        for panel, series, key in wanted:
+            kept = [h for h in history if key in h]  # updates on documents have no parts
+            curve = {"x": [h["step"] for h in kept], "y": [round(h[key], 4) for h in kept]}
+            chosen.setdefault(panel, {}).setdefault(series, []).append(curve)
+    panels = [
+        {
+            "name": name, "x_label": "update", "y_label": "loss",
+            "series": [
+                {"name": series, "curves": curves, "look": LOOKS.get(series, k + len(OBJECTIVES))}
+                for k, (series, curves) in enumerate(found.items())
+            ],
+        }
+        for name, found in chosen.items()
+    ]  # fmt: skip
+    seeds = len({run.params["seed"] for run in encoders})
+    return {
+        "title": "Pre-training loss", "panels": panels, "columns": 3,
+        "caption": f"Training loss by update; pale: {seeds} seed(s), strong: their mean. In nats "
+        "a prediction (word_aligned: squared distance); not comparable in height between objectives.",
+        "alt": "Falling curves of the training loss for each objective.", "claims": OBJECTIVE_CLAIMS,
+    }  # fmt: skip
+
+
+def by_layer(probes: Sequence[Result], params: Params, linked: Result) -> dict:
+    """Retrieval and AER by layer; `linked`: the aligner's links, whose AER is the mark to reach."""
+    count = probes[0].params["sentences"]
+    measures = {"sentences": "sentence retrieval", "words": "word retrieval", "aer": "AER (lower is better)"}
+    panels = []
+    for key, label in measures.items():
+        for k, language in enumerate(targets(params)):
+            chance, aligner = {"name": "chance", "y": 1 / count}, linked.values["quality"][language]["aer"]
+            marks = {"sentences": [chance], "aer": [{"name": "aligner", "y": aligner, "line": ":"}]}
+            series = []
+            for objective in params.objectives:
+                own = [probe for probe in probes if probe.labels["objective"] == objective]
+                series.append({"name": objective, "curves": [_layers(p, language, key) for p in own]})
+            panels.append({
+                "name": language if key == "sentences" else "", "series": series, "limits": [0, 1],
+                "y_label": label if k == 0 else "", "x_label": "layer" if key == "aer" else "",
+                "ticks": [[n, str(n)] for n in range(params.num_layers + 1)],
+                "levels": marks.get(key, []),
+            })  # fmt: skip
+    seeds = len({p.labels["seed"] for p in probes})
+    return {
+        "title": "Translations in the encoder, by layer",
+        "caption": f"Accuracy of the nearest neighbour among {count} sentences and among linked words; "
+        f"AER of links by mutual nearest words; layer 0: the embeddings. {seeds} seed(s): dots, and mean.",
+        "alt": "A grid of line plots: retrieval and alignment error by layer, for each target language.",
+        "claims": PROBE_CLAIMS, "panels": panels, "columns": len(targets(params)),
+        "width": 2.2, "height": 2.0,
+    }  # fmt: skip
+
+
+def _layers(probe: Result, language: str, key: str) -> dict:
+    values = probe.values["by_layer"][language][key]
+    return {"x": list(range(len(values))), "y": values}
+
+
+def probe_table(probes: Sequence[Result], params: Params) -> pd.DataFrame:
+    """The last layer's retrieval and AER by objective and language, mean over seeds."""
+    rows = {}
+    for objective in params.objectives:
+        own = [p.values["by_layer"] for p in probes if p.labels["objective"] == objective]
+        for key in ("sentences", "words", "aer"):
+            means = {x: round(float(np.mean([p[x][key][-1] for p in own])), 3) for x in targets(params)}
+            rows[(key, objective)] = means if own else {}
+    return pd.DataFrame(rows).T.sort_index(kind="stable")
+
+
+def word_map(runs: Runs, store: Store, language: str, folder: Path, seed: int = 0) -> dict:
+    """Last-layer word vectors of one sentence pair under each objective, on their two main components.
+
+    Where encoders were published without their weights, the map is the published one, from `folder`.
+    """
+    params, published = runs.params, Path(folder) / "word_map.json"
+    encoders = {o: store.result(runs.encoder(o, seed)) for o in params.objectives}
+    if any(run.directory is None for run in encoders.values()) and published.is_file():
+        return read_json(published)
+    pair = text_data.sample(params, language, 50)
+    row = int(np.argmin([abs(n + m - WORDS_SHOWN) for n, m in pair.lengths]))
+    encode, panels = WordEncoder(tokenizer(runs, store)), []
+    for objective, run in encoders.items():
+        encoder = models.load(run.file("config.json").parent)
+        sides = [_vectors(encoder, encode, words) for words in pair.pairs[row]]
+        flat = _plane(np.concatenate(sides))
+        panels.append({"name": objective, "source": flat[: len(sides[0])], "target": flat[len(sides[0]) :]})
+    source, target = pair.pairs[row]
+    return {
+        "title": "Words of one sentence in two languages",
+        "caption": f"Last-layer vectors of the words of 1 sentence pair, seed {seed}; each panel has its own "
+        "two main components. Lines join words that gold links for sure.",
+        "alt": "Scatter plots of word vectors in two languages, linked words joined by lines.",
+        "claims": PROBE_CLAIMS, "panels": panels, "columns": 3, "links": pair.gold.sure[row].tolist(),
+        "source_language": params.source, "target_language": language,
+        "source_words": source, "target_words": target,
+    }  # fmt: skip
+
+
+def _vectors(encoder: models.Encoder, encode: WordEncoder, words: Sequence[str]) -> np.ndarray:
+    """Last-layer vectors (W, H) of one sentence's words."""
+    import torch
+
+    ids, owners = encode(words)
+    with torch.inference_mode():
+        states = encoder.states(torch.from_numpy(join(ids))[None])[0].numpy()
+    return encoder_alignment.pool_words(states[1:-1], np.array(owners))
+
+
+def _plane(vectors: np.ndarray) -> list[list[float]]:
+    """Coordinates (W, 2) on the two main components; a component points to its largest coordinate."""
+    centred = vectors - vectors.mean(0)
+    left, scale, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    flat = left[:, :2] * scale[:2]
+    flat *= np.sign(flat[np.abs(flat).argmax(0), [0, 1]])
+    return flat.round(4).tolist()
+
+
+# 03: transfer
+
+
+def targets(params: Params) -> tuple[str, ...]:
+    """The languages without labelled training data."""
+    return tuple(name for name in params.languages if name != params.source)
+
+
+def chosen(
+    records: Records, task: str, objective: str, settings: Sequence[str], method: str = "standard"
+) -> Selection:
+    """The scores of an objective's runs on a task in these languages (F1 for question answering)."""
+    metric = METRIC.get(task)
+    names = [f"{name}#{metric}" if metric else name for name in settings]
+    return select(records, {"objective": objective, "method": method, "task": task}, names)
+
+
+def example_table(params: Params) -> pd.DataFrame:
+    """One test example of each task in the source and in the first target language."""
+    world, rows = text_data.world_of(params), {}
+    for task in params.tasks:
+        test = synthetic_tasks.task_set(world, task, 8, "test", 0).examples
+        for language in (params.source, targets(params)[0]):
+            e = test[language][0]
+            told = (e.text_a, e.text_b, LABELS[task][e.label]) if task in LABELS else None
+            rows[(task, language)] = told or (e.context, e.question, e.answers[0][1])
+    return pd.DataFrame(rows, index=["first text", "second text", "label or answer"]).T
+
+
+def baselines(params: Params) -> dict[str, dict]:
+    """What costs no encoder, by task: chance, and one sentence alone (trained on the same examples)."""
+    world, found = text_data.world_of(params), {}
+    for task in params.tasks:
+        test = synthetic_tasks.task_set(world, task, params.test_examples, "test", 0).examples
+        if task not in LABELS:
+            words = np.mean([1 / len(e.context.replace(" .", "").split()) for e in test[params.source]])
+            found[task] = {"levels": [{"name": CHANCE, "y": round(float(words), 5)}], "marks": []}
+            continue
+        train = synthetic_tasks.task_set(world, task, params.train_examples, "train", 0).examples
+        train = train[params.source]
+        gold = np.array([e.label for e in test[params.source]])
+        majority = cheap.majority_accuracy([e.label for e in train], gold)
+        texts = [e.text_b for name in params.languages for e in test[name]]
+        guessed = cheap.ngram_predictions([e.text_b for e in train], [e.label for e in train], texts)
+        shares = (guessed.reshape(len(params.languages), -1) == gold).mean(1).round(5).tolist()
+        found[task] = {
+            "levels": [{"name": CHANCE, "y": round(majority, 5)}],
+            "marks": [{"name": "second sentence alone (n-grams)", "values": shares}],
+        }
+    return found
+
+
+def _mean_point(selection: Selection, k: int, alpha: float) -> dict | None:
+    """Mean of a setting with its interval over seeds and examples, and the seeds' means."""
+    if selection.missing:
+        return None
+    scores = selection.scores[k]
+    effect = difference([scores], [np.zeros_like(scores)], alpha=alpha)
+    low, high = max(effect.low, 0.0), min(effect.high, 1.0)
+    point = {"mean": short(effect.estimate), "low": short(low), "high": short(high)}
+    return point | {"seeds": rounded(effect.per_seed)}
+
+
+def short(x: float) -> float:
+    """Six digits: enough to draw, and the same on every machine."""
+    return round(float(x), 6)
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    """`short` of each value."""
+    return [short(x) for x in values]
+
+
+def accuracy(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -> dict:
+    """Zero-shot scores by task, language and objective, beside `baselines`."""
+    panels = []
+    for task in params.tasks:
+        series = []
+        for objective in params.objectives:
+            found = chosen(records, task, objective, params.languages)
+            points = [_mean_point(found, k, params.alpha) for k in range(len(params.languages))]
+            series.append({"name": objective, "points": points})
+        label = "F1" if METRIC.get(task) else "accuracy"
+        panel = {"name": task, "y_label": label, "limits": [0, 1.02], "series": series}
+        panels.append(panel | cheap_ones[task])
+    return {
+        "title": "Zero-shot scores by language and objective",
+        "caption": f"Trained on {params.source} alone, tested on {params.test_examples} parallel examples a "
+        f"language. Dots: {params.seeds} pre-training seed(s); bars: {1 - params.alpha:.0%} intervals over "
+        "seeds and examples.",
+        "alt": f"Scores in {', '.join(params.languages)} by objective and task, with chance and baselines.",
+        "claims": [*OBJECTIVE_CLAIMS, "S1-20"], "key": True, "panels": panels,
+        "categories": list(params.languages),
+    }  # fmt: skip
+
+
+def score_table(data: Mapping) -> pd.DataFrame:
+    """The means of an `accuracy` figure: a row for each task and objective, a column for each language."""
+    rows = {
+        (panel["name"], series["name"]): [p["mean"] if p else None for p in series["points"]]
+        for panel in data["panels"]
+        for series in panel["series"]
+    }
+    return pd.DataFrame(rows, index=data["categories"]).T
+
+
+def distance(language: str) -> float:
+    """Share of stems that differ from the source's: one axis of distance; order and morphology are others."""
+    return round(1 - synthetic.LANGUAGES[language].cognates, 4)
+
+
+def gaps(records: Records, params: Params) -> dict:
+    """Source score minus target score, by distance, for every seed."""
+    order = sorted(targets(params), key=distance)
+    ticks = [[distance(x), f"{x}\n{distance(x):g}\n{synthetic.LANGUAGES[x].order}"] for x in order]
+    panels = []
+    for task in params.tasks:
+        series = []
+        for objective in params.objectives:
+            found = chosen(records, task, objective, (params.source, *order))
+            means = [] if found.missing else np.stack([s.mean(1) for s in found.scores], 1)  # (R, 1 + K)
+            curves = [{"x": [t[0] for t in ticks], "y": rounded(row[0] - row[1:])} for row in means]
+            series.append({"name": objective, "curves": curves})
+        panels.append({
+            "name": task, "x_label": "stems unlike the source's (share)",
+            "y_label": "source minus target score", "ticks": ticks, "series": series,
+            "levels": [{"name": "no loss", "y": 0.0}],
+        })  # fmt: skip
+    return {
+        "title": "What transfer loses, by distance",
+        "caption": f"Source score minus target score, {params.test_examples} examples, {params.seeds} "
+        "seed(s): dots, and their mean. Below each language its distance and word order.",
+        "alt": "Lines of the transfer gap rising with lexical distance, for each objective and task.",
+        "claims": ["S0-1", "S1-18"], "panels": panels,
+    }  # fmt: skip
+
+
+def recall(results: Sequence[Result], params: Params, task: str = "nli") -> dict:
+    """Recall of each gold class by language, for each objective."""
+    panels = []
+    for objective in params.objectives:
+        runs = [r for r in results if (r.labels["task"], r.labels["objective"], r.labels["method"])
+                == (task, objective, "standard")]  # fmt: skip
+        series = []
+        for k, name in enumerate(LABELS[task]):
+            seeds = [[r.values["recall"][x][k] for r in runs] for x in params.languages]
+            points = [{"mean": short(np.mean(s)), "seeds": rounded(s)} if s else None for s in seeds]
+            series.append({"name": name, "points": points})
+        chance = [{"name": "chance", "y": short(1 / len(LABELS[task]))}]
+        panel = {"name": objective, "y_label": "recall", "limits": [0, 1.02], "series": series}
+        panels.append(panel | {"levels": chance})
+    return {
+        "title": f"Recall by class, {task}",
+        "caption": f"Share of each gold class that is recognised; {params.test_examples} examples a "
+        f"language, {params.seeds} seed(s): pale dots.",
+        "alt": "Recall of each class by language, a panel for each objective.",
+        "claims": ["S0-1"], "categories": list(params.languages), "panels": panels, "columns": 3,
+    }  # fmt: skip
+
+
+def translate_train_table(records: Records, params: Params) -> pd.DataFrame:
+    """Mean target scores of zero-shot transfer and of training on translated data, where it has runs."""
+    rows = {}
+    for task in params.tasks:
+        for objective in params.objectives:
+            found = [
+                chosen(records, task, objective, targets(params), method)
+                for method in ("standard", "translate_train")
+            ]
+            if not any(selection.missing for selection in found):
+                rows[(task, objective)] = [short(np.mean([x.mean() for x in s.scores])) for s in found]
+    return pd.DataFrame(rows, index=["zero-shot", "translate-train"]).T

@@ -1,0 +1,269 @@
+"""What notebooks 01 and 04 look at in text: example sentences, word links, typing errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from xltlib import alignment, links, noise, synthetic, synthetic_tasks
+from xltlib.params import Params, StudyError
+from xltlib.resampling import resampling_weights
+from xltlib.results import Result
+from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder
+
+STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
+DRAWS = 3  # training texts drawn for each size, noise drawn for each rate
+ALIGNMENT_CLAIMS = ["S0-9", "S1-4"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sentence pairs of the source with one language: the words of both sides, and gold links."""
+
+    language: str
+    pairs: list[tuple[list[str], list[str]]]
+    gold: links.Gold
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """(source words, target words) of each pair."""
+        return [(len(a), len(b)) for a, b in self.pairs]
+
+
+def world_of(params: Params) -> synthetic.World:
+    """The synthetic world of a profile."""
+    return synthetic.World(params.languages, params.world_seed)
+
+
+def sample(params: Params, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
+    """`count` fresh sentence pairs with gold links; "test" pairs share no meaning with "train" pairs."""
+    if split not in STREAMS:
+        raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
+    world = world_of(params)
+    rng = np.random.default_rng([world.seed, STREAMS[split], draw])
+    drawn = synthetic_tasks.parallel(world, count, rng, split)
+    sides = [world.render(drawn, name) for name in (params.source, language)]
+    gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
+    sure, possible = ([np.array(g[k], np.int32).reshape(-1, 2) for g in gold] for k in (0, 1))
+    pairs = [(list(a.words), list(b.words)) for a, b in zip(*sides, strict=True)]
+    return Sample(language, pairs, links.Gold(sure, possible, 0, 0, ()))
+
+
+def samples(params: Params, count: int = 500) -> list[Sample]:
+    """Test pairs of every target language."""
+    return [sample(params, name, count) for name in params.languages if name != params.source]
+
+
+def sentence_table(params: Params) -> pd.DataFrame:
+    """One sentence in all languages, with the slot of the meaning that each word comes from."""
+    world = world_of(params)
+    drawn = synthetic_tasks.parallel(world, 200, np.random.default_rng([world.seed, 43]), "test")
+    filled = np.where(drawn.asked == synthetic.ABSENT, (drawn.concept != synthetic.ABSENT).sum(1), 0)
+    row = int(filled.argmax())
+    found = {name: world.render(drawn, name)[row] for name in params.languages}
+    slots = {name: " ".join(synthetic.SLOTS[s] for s in sentence.slots) for name, sentence in found.items()}
+    return pd.DataFrame({"words": {name: s.text for name, s in found.items()}, "slots": slots})
+
+
+def language_table(params: Params, text: Result) -> pd.DataFrame:
+    """How each language differs from the source, and how the text run's tokenizer cuts its words."""
+    rows = {}
+    for name in params.languages:
+        language, size = synthetic.LANGUAGES[name], text.values["languages"][name]
+        rows[name] = {
+            "order": language.order, "cognates": language.cognates, "script": language.script,
+            "case": language.case, "agreement": language.agreement, "verb in two words": language.particle,
+            "documents": size["documents"], "subwords per word": size["subwords_per_word"],
+        }  # fmt: skip
+    return pd.DataFrame(rows).T
+
+
+# Word links
+
+
+def quality_table(linked: Result) -> pd.DataFrame:
+    """AER, precision and recall of the links that a links run has found, by language."""
+    return pd.DataFrame(linked.values["quality"]).T[["aer", "precision", "recall", "links", "sure"]]
+
+
+def _counts(found: links.Links, gold: links.Gold) -> np.ndarray:
+    """For each pair (N, 4): links in sure, in possible, links found, sure links."""
+    rows = []
+    for a, s, p in zip(found, gold.sure, gold.possible, strict=True):
+        a, s, p = ({tuple(link) for link in side.tolist()} for side in (a, s, p))
+        rows.append((len(a & s), len(a & (s | p)), len(a), len(s)))
+    return np.array(rows)
+
+
+def _point(found: links.Links, gold: links.Gold, resamples: int = 1000) -> dict[str, float]:
+    """AER with the 95 % percentile interval of a bootstrap of sentence pairs."""
+    counts = _counts(found, gold)
+    shares = resampling_weights(len(counts), resamples, np.random.default_rng(0))
+    sums = np.vstack([counts.sum(0), shares @ counts])
+    error = 1 - (sums[:, 0] + sums[:, 1]) / (sums[:, 2] + sums[:, 3])
+    low, high = np.quantile(error[1:], [0.025, 0.975])
+    return {"mean": round(float(error[0]), 5), "low": round(float(low), 5), "high": round(float(high), 5)}
+
+
+def aer_by_symmetrisation(params: Params, tests: Sequence[Sample], train: int = 2000) -> dict:
+    """AER of each direction and of each way of combining both, by language."""
+    points: dict[str, list] = {}
+    for test in tests:
+        text = sample(params, test.language, train, "train").pairs
+        forward, backward = (m.align(test.pairs) for m in alignment.train_both(text))
+        found = {"forward": forward, "backward": backward}
+        found |= {name: links.symmetrize(forward, backward, name) for name in links.HEURISTICS}
+        for name, made in found.items():
+            points.setdefault(name, []).append(_point(made, test.gold))
+    series = [{"name": name, "points": values} for name, values in points.items()]
+    panel = {"y_label": "alignment error rate (lower is better)", "series": series, "limits": [0, None]}
+    count = len(tests[0].pairs)
+    return {
+        "title": "Links by direction and symmetrisation",
+        "caption": f"AER of {count} sentence pairs a language, aligned by models of {train} other pairs. "
+        "Bars: 95 % intervals over sentence pairs.",
+        "alt": "Dots of the alignment error rate for each language, by direction and symmetrisation.",
+        "claims": ALIGNMENT_CLAIMS, "panels": [panel], "width": 6.6,
+        "categories": [t.language for t in tests],
+    }  # fmt: skip
+
+
+def aer_by_size(params: Params, tests: Sequence[Sample], sizes: Sequence[int]) -> dict:
+    """AER of the intersection against the number of training pairs, for several draws of them."""
+    series = []
+    for test in tests:
+        curves = []
+        for draw in range(DRAWS):
+            text = sample(params, test.language, max(sizes), "train", draw).pairs
+            errors = []
+            for size in sizes:
+                forward, backward = (m.align(test.pairs) for m in alignment.train_both(text[:size]))
+                found = links.symmetrize(forward, backward, "intersect")
+                errors.append(round(links.aer(found, test.gold.sure, test.gold.possible).aer, 5))
+            curves.append({"x": list(sizes), "y": errors})
+        series.append({"name": test.language, "curves": curves})
+    panel = {
+        "x_label": "sentence pairs seen by the aligner", "y_label": "alignment error rate", "log": True,
+        "series": series, "limits": [0, None], "ticks": [[size, f"{size:,}"] for size in sizes],
+    }  # fmt: skip
+    return {
+        "title": "Links by corpus size",
+        "caption": f"AER of {len(tests[0].pairs)} test pairs a language; links of both directions, "
+        f"intersected. Dots: {DRAWS} draws of the training text; lines: their mean.",
+        "alt": "Lines of the alignment error rate against corpus size, one for each language.",
+        "claims": ALIGNMENT_CLAIMS, "panels": [panel], "width": 6.0,
+    }  # fmt: skip
+
+
+def aer_by_corruption(tests: Sequence[Sample], shares: Sequence[float]) -> dict:
+    """AER of gold links of which a share was moved to another word; random links as the upper mark."""
+    series, worst = [], []
+    for test in tests:
+        rng, curves = np.random.default_rng(0), []
+        for _ in range(DRAWS):
+            made = [links.corrupt_links(test.gold.sure, test.lengths, share, rng) for share in shares]
+            errors = [round(links.aer(m, test.gold.sure, test.gold.possible).aer, 5) for m in made]
+            curves.append({"x": list(shares), "y": errors})
+        series.append({"name": test.language, "curves": curves})
+        made = links.random_links(test.lengths, [len(s) for s in test.gold.sure], rng)
+        worst.append(links.aer(made, test.gold.sure, test.gold.possible).aer)
+    panel = {
+        "x_label": "share of gold links moved", "y_label": "alignment error rate", "series": series,
+        "limits": [0, 1], "levels": [{"name": "random links (mean)", "y": round(float(np.mean(worst)), 5)}],
+    }  # fmt: skip
+    return {
+        "title": "Links corrupted by a known share",
+        "caption": f"AER of the gold links of {len(tests[0].pairs)} pairs a language after a share of them "
+        f"was moved to another word of the same sentence; dots: {DRAWS} draws.",
+        "alt": "Lines of the alignment error rate rising with the share of moved links.",
+        "claims": ALIGNMENT_CLAIMS, "panels": [panel], "width": 6.0,
+    }  # fmt: skip
+
+
+def link_matrices(params: Params, test: Sample, train: int = 2000) -> dict:
+    """The longest test sentence: its links by the aligner, with half of gold moved, and at random."""
+    row = int(np.argmax([n + m for n, m in test.lengths]))
+    text = sample(params, test.language, train, "train").pairs
+    forward, backward = (m.align([test.pairs[row]]) for m in alignment.train_both(text))
+    gold, length, rng = [test.gold.sure[row]], [test.lengths[row]], np.random.default_rng(0)
+    found = {
+        "forward": forward, "backward": backward,
+        "intersect": links.symmetrize(forward, backward, "intersect"),
+        "grow-diag-final-and": links.symmetrize(forward, backward),
+        "half of gold moved": links.corrupt_links(gold, length, 0.5, rng),
+        "random": links.random_links(length, [len(gold[0])], rng),
+    }  # fmt: skip
+    source, target = test.pairs[row]
+    return {
+        "title": f"One sentence pair, {params.source} and {test.language}",
+        "caption": f"Links of 1 sentence pair (rows: {params.source}, columns: {test.language}) against "
+        f"gold; the aligner has seen {train} other pairs.",
+        "alt": "Six matrices of word links: circles on gold squares, the last two largely beside them.",
+        "claims": ALIGNMENT_CLAIMS, "columns": 3, "source": source, "target": target,
+        "sure": test.gold.sure[row].tolist(), "possible": test.gold.possible[row].tolist(),
+        "panels": [{"name": name, "links": made[0].tolist()} for name, made in found.items()],
+    }  # fmt: skip
+
+
+# Typing errors
+
+
+def _keyboard(params: Params, sentences: Sequence[str], language: str) -> noise.Keyboard:
+    """A keyboard for a language's own letters, in an order drawn once."""
+    letters = sorted(set("".join(sentences)) - {" "})
+    return noise.layout(letters, np.random.default_rng([params.world_seed, 44]), language)
+
+
+def noise_table(params: Params, tokenizer: PreTrainedTokenizerFast, rate: float) -> pd.DataFrame:
+    """One sentence of each language before and after typing errors, as words and as subwords."""
+    rows = {}
+    for language in params.languages:
+        texts = [" ".join(words[-1]) for words in sample(params, language, 200).pairs]
+        rng = np.random.default_rng([params.world_seed, 45])
+        typed = noise.typo(texts[0], rate, _keyboard(params, texts, language), rng)
+        cut = {name: " ".join(tokenizer.tokenize(x)) for name, x in (("clean", texts[0]), ("typed", typed))}
+        words = {"clean": texts[0], "typed": typed}
+        rows[language] = words | {"clean subwords": cut["clean"], "typed subwords": cut["typed"]}
+    return pd.DataFrame(rows).T
+
+
+def noise_tokens(
+    params: Params, tokenizer: PreTrainedTokenizerFast, rates: Sequence[float], count: int = 500
+) -> dict:
+    """Words changed, subwords per word, and words that stay one subword, by error rate and language."""
+    names = ("words changed (share)", "subwords per word", "words of one subword (share)")
+    found: list[list] = [[] for _ in names]
+    for language in params.languages:
+        texts = [" ".join(words[-1]) for words in sample(params, language, count).pairs]
+        keyboard, encode = _keyboard(params, texts, language), WordEncoder(tokenizer)
+        curves: list[list] = [[] for _ in names]
+        for draw in range(DRAWS):
+            rng = np.random.default_rng([params.world_seed, 46, draw])
+            typed = [noise.typo_many(texts, rate, keyboard, rng) for rate in rates]
+            values = np.array([_token_counts(texts, many, encode) for many in typed]).round(5)
+            for k, y in enumerate(values.T.tolist()):
+                curves[k].append({"x": list(rates), "y": y})
+        for k, curve in enumerate(curves):
+            found[k].append({"name": language, "curves": curve})
+    panels = [
+        {"name": name, "x_label": "errors per word (rate)", "series": series}
+        for name, series in zip(names, found, strict=True)
+    ]
+    return {
+        "title": "What typing errors do to subwords",
+        "caption": f"{count} sentences a language; a word of two letters or more gets one error with the "
+        f"chance given. Dots: {DRAWS} draws of the noise; lines: their mean.",
+        "alt": "Three panels by error rate and language: words changed, subwords per word, words left whole.",
+        "claims": [], "panels": panels, "columns": 3, "width": 3.0,
+    }  # fmt: skip
+
+
+def _token_counts(
+    texts: Sequence[str], typed: Sequence[str], encode: WordEncoder
+) -> tuple[float, float, float]:
+    """Shares of words changed, subwords per word, and words of one subword."""
+    clean, now = (" ".join(side).split() for side in (texts, typed))
+    pieces = np.array([len(encode([word])[0]) for word in now])
+    changed = np.mean([a != b for a, b in zip(clean, now, strict=True)])
+    return float(changed), float(pieces.mean()), float((pieces == 1).mean())
