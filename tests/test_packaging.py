@@ -17,11 +17,23 @@ from packaging.version import Version
 STAGES = [
     ["settings", "params", "machine", "files", "results", "store"],
     ["records", "synthetic", "synthetic_tasks", "corpora", "task_files", "task_sets", "tasks"],
-    ["tokenization", "links", "cooccurrence", "alignment", "keyboards", "substitution", "noise"],
-    ["models", "baselines", "evaluation", "training", "pretraining", "finetuning", "runs"],
-    ["significance", "resampling", "verdicts", "honesty", "compare"],
-    ["ledger", "ledger_file", "reportcheck", "claims"],
-    ["figures", "report_views", "report_evidence", "report", "study", "cli"],
+    ["tokenization", "links", "cooccurrence", "em", "alignment", "encoder_alignment"],
+    ["keyboards", "substitution", "noise"],
+    [
+        "baselines",
+        "evaluation",
+        "models",
+        "training",
+        "pretraining",
+        "finetuning",
+        "runs",
+        "builders",
+        "pool",
+    ],
+    ["significance", "verdicts", "resampling", "honesty", "compare"],
+    ["ledger", "ledger_file", "reportcheck", "selection", "claim_text", "claims"],
+    ["panels", "text_data", "figure_data", "verdict_data", "figures"],
+    ["report_views", "report_evidence", "report", "notebooks", "study", "cli"],
 ]
 ORDER = [module for stage in STAGES for module in stage]
 

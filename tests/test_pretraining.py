@@ -23,7 +23,7 @@ from xltlib.pretraining import (
     subword_links,
     weam_loss,
 )
-from xltlib.tokenization import CLS, MASK, SEP, SPECIAL, join
+from xltlib.tokenization import CLS, SEP, SPECIAL, join
 from xltlib.training import Optimization, Pool, fit
 
 VOCAB = 40
@@ -60,64 +60,6 @@ class Watched(models.Encoder):
     def logits(self, states):
         self.predicted += states.shape[:-1].numel()
         return super().logits(states)
-
-
-# Masks
-
-
-def test_masks_are_exact_in_number_and_never_special():
-    ids = np.stack(
-        [join(rng(i).integers(FIRST, VOCAB, 9), rng(i).integers(FIRST, VOCAB, 11)) for i in range(64)]
-    )
-    for rate, count in ((0.15, 3), (0.3, 6), (0.5, 10), (0.9, 18), (0.01, 1)):
-        batch = mask_tokens(ids, rate, VOCAB, rng(1))
-        assert batch.positions.shape == batch.targets.shape == (64, count)
-        assert all(len(set(row)) == count for row in batch.positions.tolist())
-        assert (batch.targets >= FIRST).all()
-        assert torch.equal(batch.targets, torch.from_numpy(ids).gather(1, batch.positions))
-        changed = batch.inputs != torch.from_numpy(ids)
-        chosen = torch.zeros_like(changed).scatter(1, batch.positions, True)
-        assert not (changed & ~chosen).any()
-
-
-def test_all_positions_are_chosen_equally_often():
-    ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (4000, 1))
-    counts = np.bincount(mask_tokens(ids, 0.3, VOCAB, rng(2)).positions.flatten(), minlength=12)
-    assert counts[0] == counts[11] == 0
-    assert (abs(counts[1:11] - 1200) < 4 * (4000 * 0.3 * 0.7) ** 0.5).all()
-
-
-def test_shares_of_hidden_kept_and_random_words():
-    ids = np.tile(join(np.full(20, FIRST)), (2000, 1))  # one word only: a random one is seen but 1 in V times
-    batch = mask_tokens(ids, 0.5, VOCAB, rng(3))
-    shown = batch.inputs.gather(1, batch.positions)
-    n, words = shown.numel(), VOCAB - FIRST
-    for found, share in (
-        ((shown == MASK).sum(), 0.8),
-        ((shown == FIRST).sum(), 0.1 + 0.1 / words),
-        ((shown > FIRST).sum(), 0.1 * (1 - 1 / words)),
-    ):
-        assert abs(found.item() / n - share) < 4 * (share * (1 - share) / n) ** 0.5
-    assert set(shown.flatten().tolist()) == {MASK, *range(FIRST, VOCAB)}
-
-
-def test_the_pure_mask():
-    ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (8, 1))
-    batch = mask_tokens(ids, 0.3, VOCAB, rng(), keep=0, random=0)
-    assert (batch.inputs.gather(1, batch.positions) == MASK).all()
-
-
-def test_unknown_words_are_not_predicted():
-    ids = np.array([[CLS, 1, 1, 1, 7, SEP], [CLS, 8, 9, 8, 9, SEP]])  # 1 is [UNK]
-    batch = mask_tokens(ids, 0.9, VOCAB, rng())
-    assert (batch.targets >= FIRST).all()
-
-
-def test_masks_are_drawn_from_the_given_generator_alone():
-    ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (8, 1))
-    first, again, other = (mask_tokens(ids, 0.3, VOCAB, rng(seed)) for seed in (4, 4, 5))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first.positions, other.positions)
 
 
 # Links

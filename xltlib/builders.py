@@ -158,28 +158,29 @@ def _link_lists(arrays: Any, prefix: str) -> list[np.ndarray]:
     ]
 
 
-def _parallel_texts(pairs: Result, linked: Result) -> list[pretraining.ParallelText]:
+def _parallel_texts(pairs: Result, linked: Result | None) -> list[pretraining.ParallelText]:
+    """The pairs of each target language, with links between subwords where word links are given."""
     texts = []
-    with (
-        np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays,
-        np.load(linked.file("links.npz"), allow_pickle=False) as found,
-    ):
+    with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
         for language in pairs.values["pairs"]:
             read = {}
             for name in ("source", "target", "source_words", "target_words"):
                 key = f"{language}/{name}"
                 read[name] = tokenization.unpack(arrays[f"{key}/values"], arrays[f"{key}/ends"])
-            word_links = _link_lists(found, language)
-            subword_links = [
-                pretraining.subword_links(link, a, b)
-                for link, a, b in zip(word_links, read["source_words"], read["target_words"], strict=True)
-            ]
+            word_links = _read_links(linked, language) if linked else []
+            owners = zip(word_links, read["source_words"], read["target_words"], strict=bool(linked))
+            subword_links = [pretraining.subword_links(*x) for x in owners]
             texts.append(pretraining.ParallelText(read["source"], read["target"], subword_links))
     return texts
 
 
+def _read_links(linked: Result, language: str) -> list[np.ndarray]:
+    with np.load(linked.file("links.npz"), allow_pickle=False) as found:
+        return _link_lists(found, language)
+
+
 def _document_pools(text: Result) -> tuple[list[Pool], list[float]]:
-    """Pools of documents by language, and how often each is drawn: by the square root of its size."""
+    """Documents by language, and how often each is drawn: by the square root of its size, as is usual."""
     with np.load(text.file("documents.npz"), allow_pickle=False) as arrays:
         languages = list(text.values["languages"])
         pools = [Pool(tokenization.unpack(arrays[f"{x}/values"], arrays[f"{x}/ends"])) for x in languages]
@@ -188,34 +189,30 @@ def _document_pools(text: Result) -> tuple[list[Pool], list[float]]:
 
 def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
     """Pre-train from scratch on documents ("base"), or go on from a base by an objective."""
-    params, objective, text = spec.params, spec.params["objective"], inputs[-1]
+    params, objective = spec.params, spec.params["objective"]
     recipe = pretraining.Recipe(
         params["batch_size"], params["mask_rate"], params["seed"], params.get("lambda", 1.0),
         document_share=params.get("document_share", 1.0),
     )  # fmt: skip
     if objective == "base":
+        (text,) = inputs
         shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
         encoder = models.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
-        loss, steps, lr = (
-            _document_loss(encoder, text, recipe),
-            params["pretrain_steps"],
-            params["pretrain_lr"],
-        )
+        loss = pretraining.document_loss(encoder, *_document_pools(text), recipe)
+        steps, lr = params["pretrain_steps"], params["pretrain_lr"]
     else:
-        base, linked, pairs, _ = inputs
+        base, pairs, text, *linked = inputs
         encoder = models.load(base.file("config.json").parent)
-        bilingual = pretraining.objective_loss(objective, encoder, _parallel_texts(pairs, linked), recipe)
-        loss = pretraining.interleaved(bilingual, _document_loss(encoder, text, recipe), recipe)
+        parallel = _parallel_texts(pairs, linked[0] if linked else None)
+        bilingual = pretraining.objective_loss(objective, encoder, parallel, recipe)
+        loss = pretraining.interleaved(
+            bilingual, pretraining.document_loss(encoder, *_document_pools(text), recipe), recipe
+        )
         steps, lr = params["continue_steps"], params["continue_lr"]
     name = f"encoder {objective}, seed {params['seed']}"
     history = fit(encoder, loss, Optimization(steps, lr), directory, progress, name)
     encoder.save(directory)
     return {"parameters": models.parameter_count(encoder), "history": history}
-
-
-def _document_loss(encoder: models.Encoder, text: Result, recipe: pretraining.Recipe) -> pretraining.Loss:
-    """MLM on all documents; a language is drawn by the square root of its size, as in published models."""
-    return pretraining.document_loss(encoder, *_document_pools(text), recipe)
 
 
 def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:

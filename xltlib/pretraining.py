@@ -19,6 +19,7 @@ from xltlib.tokenization import MASK, SPECIAL, join
 from xltlib.training import Pool
 
 OBJECTIVES = ("none", "mlm", "tlm", "weam", "word_aligned")
+LINKED = ("weam", "word_aligned")  # those that need word links
 # a result is reused only where the version of its objective is the same: raise it when the numbers change
 VERSIONS = {"base": 1, "mlm": 1, "tlm": 1, "weam": 1, "word_aligned": 1}
 

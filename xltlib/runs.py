@@ -8,7 +8,7 @@ from xltlib.params import Params, StudyError
 from xltlib.results import Spec
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
-VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1}
+VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 1}
 OPTIONS = ("mask_rate", "lambda", "links")  # of an objective, for sweeps
 STAGES = (
     "01_alignment",
@@ -48,15 +48,8 @@ class Runs:
 
     def base(self, seed: int) -> Spec:
         """An encoder pre-trained by MLM on documents of all languages."""
-        taken = self._take(
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "pretrain_steps",
-            "batch_size",
-            "mask_rate",
-            "pretrain_lr",
-        )
+        shape = self._take("hidden_size", "num_layers", "num_heads")
+        taken = shape | self._take("pretrain_steps", "batch_size", "mask_rate", "pretrain_lr")
         return Spec(
             "encoder", taken | {"objective": "base", "seed": seed}, pretraining.VERSIONS["base"], (self.text,)
         )
@@ -72,7 +65,9 @@ class Runs:
         chosen = _options(options)
         taken |= {"objective": objective, "seed": seed}
         taken |= {key: float(chosen[key]) for key in ("mask_rate", "lambda") if key in chosen}
-        inputs = (self.base(seed), self.links(chosen.get("links", "estimated")), self.pairs, self.text)
+        inputs = (self.base(seed), self.pairs, self.text)
+        if objective in pretraining.LINKED:
+            inputs += (self.links(chosen.get("links", "estimated")),)
         return Spec("encoder", taken, pretraining.VERSIONS[objective], inputs)
 
     def transfer(
@@ -90,7 +85,8 @@ class Runs:
             "method": method, "method_options": method_options, "task": task, "seed": seed,
         }  # fmt: skip
         encoder = self.encoder(objective, seed, objective_options)
-        return Spec("transfer", taken | {"labels": labels}, finetuning.VERSIONS[method], (encoder, self.text))
+        version = f"{VERSIONS['tasks']}.{finetuning.VERSIONS[method]}"
+        return Spec("transfer", taken | {"labels": labels}, version, (encoder, self.text))
 
     def probe(self, objective: str, seed: int) -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""

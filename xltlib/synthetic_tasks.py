@@ -55,6 +55,9 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
     kind = rng.choice(3, n, p=(0.55, 0.35, 0.1))  # again, question, onward
     asked = np.where(kind == 1, _askable(base.concept, rng), ABSENT)
     second = np.choose(kind[:, None], (again, base.concept, onward))
+    second = np.where(
+        in_split(second, "text")[:, None], second, base.concept
+    )  # no meaning of a test, however told
     return Documents(told, count, clauses(second, rng, base, asked), base)
 
 
