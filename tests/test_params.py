@@ -65,7 +65,7 @@ def test_a_byte_order_mark_is_passed_over(read):
         ("profile: ../elsewhere", ["'../elsewhere'", "small letters"]),
         ("seeds: 3\nsource: de", ["line 2", 'source = "de"', "one of languages"]),
         ("languages: [src]", ["languages", "at least one target"]),
-        ("hidden_size: 66", ["hidden_size = 66", "multiple of num_heads = 4"]),
+        ("hidden_size: 65", ["hidden_size = 65", "multiple of num_heads = 2"]),
         ("- seeds", ["line 1", "found a sequence"]),
         ("seeds: [", ["not valid YAML"]),
         ("seeds: 3\n---\nseeds: 4", ["line 2", "another document"]),

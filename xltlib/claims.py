@@ -183,8 +183,15 @@ def evaluate(
         "correction": {"method": "Holm", "deciding_tests": len(families[0]), "other_tests": len(families[1])},
         "counts": {name: verdicts.count(name) for name in COUNTED},
         "claims": claims,
+        "questions": [_question(report, params) for report in ledger.reports],
         "reports": checks,
     }
+
+
+def _question(report: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """What a report asks and none of its statements answers; open until the study has runs for it."""
+    reason = f"not run: it needs {report['question_needs']}, which this version of the study does not have"
+    return {"id": f"Q{report['id']}", "question": report["question"], "scale": params.scale, "reason": reason}
 
 
 def _told(

@@ -28,8 +28,8 @@ _KEYS = {
     "implementation": ({"words", "callable"}, set()),
 }
 _REPORT_KEYS = (
-    "id file title date examines question papers_retrieved claims_extracted claims_verified quality_score"
-    " abstract_truncated references"
+    "id file title date examines question question_needs papers_retrieved claims_extracted claims_verified"
+    " quality_score abstract_truncated references"
 )
 _CHOICES = {
     "type": words.TYPES,

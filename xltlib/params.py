@@ -33,7 +33,7 @@ class Params:
     languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
     source: str = par("src", "the language that has labelled training data", pattern=NAME)
     tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
-    objectives: tuple[str, ...] = par(("none", "mlm", "tlm", "weam"), "pre-training objectives compared", pattern=NAME)
+    objectives: tuple[str, ...] = par(("none", "mlm", "tlm"), "pre-training objectives compared", pattern=NAME)
     methods: tuple[str, ...] = par(("standard",), "fine-tuning methods compared", pattern=NAME)
     documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100)
     parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10)
