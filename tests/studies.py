@@ -54,6 +54,7 @@ def small_ledger(tmp_path, *entries, defaults=None):
     path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
     report = {
         "id": 0, "file": "a.txt", "title": "A", "date": "2026-06-26", "examines": "B", "question": "C?",
+        "question_needs": "a run",
         "papers_retrieved": 3, "claims_extracted": len(rows), "claims_verified": len(rows),
         "quality_score": 7.5, "abstract_truncated": True, "references": [],
     }  # fmt: skip

@@ -143,11 +143,13 @@ def test_a_notebooks_other_names_do_not_count_and_misspelt_ones_do():
     ipython = {"In": [""], "Out": {}, "exit": "x", "quit": "x", "_": 3, "_oh": {}, "__name__": "__main__"}
     imported = {"ast": ast, "load": P.load, "Params": Params}
     assert P.from_notebook(ipython | imported | {"seeds": 4}).seeds == 4
-    for value in (4, None, "4", {"a": 1}):
+    for value in (4, None, "4", [4]):
         with pytest.raises(StudyError, match=r"the notebook's parameters: .*'sedes'.*seeds\?"):
             P.from_notebook(ipython | {"sedes": value})
     with pytest.raises(StudyError, match="expected a multiple"):
-        P.from_notebook({"hidden_size": 30})
+        P.from_notebook({"hidden_size": 31})
+    kept = {"results": [object()], "found": {"a": 1}, "empty": []}  # what cells make, when they are run again
+    assert P.from_notebook(ipython | kept | {"seeds": 4}).seeds == 4
 
 
 def test_the_plain_form_survives_yaml(tmp_path):

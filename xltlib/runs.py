@@ -104,7 +104,8 @@ class Runs:
             return [self.links()]
         if name == "02_pretraining":
             encoders = [self.encoder(o, s) for s in seeds for o in params.objectives]
-            return encoders + [self.probe(o, s) for s in seeds for o in params.objectives]
+            probes = [self.probe(o, s) for s in seeds for o in params.objectives]
+            return [self.links(), *encoders, *probes]  # the aligner's links are what probes are compared with
         if name == "03_finetuning":
             grid = [(t, o, s, "standard") for s in seeds for o in params.objectives for t in params.tasks]
             for method in params.methods:
