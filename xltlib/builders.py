@@ -228,9 +228,8 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
     data = finetuning.encode(tokenizer, task, examples)
     plain = labels["method"] == "standard"
     own = data if plain else finetuning.encode(tokenizer, task, train[params["source"]])
-    steps = finetuning.steps_for(
-        own, params["batch_size"], params["finetune_epochs"]
-    )  # for all methods alike
+    # all methods get the updates that the source's own examples take
+    steps = finetuning.steps_for(own, params["batch_size"], params["finetune_epochs"])
     opt = Optimization(steps, params["finetune_lr"])
     name = f"{task} by {labels['method']} from {labels['objective']}, seed {seed}"
     history = finetuning.finetune(model, data, opt, params["batch_size"], seed, directory=directory,
@@ -296,7 +295,7 @@ def _probe_layer(source: list[np.ndarray], target: list[np.ndarray], gold: list)
     """
     a, b = (_centred(side) for side in (source, target))
     means = [np.stack([s.mean(0) for s in side]) for side in (a, b)]
-    hits = evaluation.retrieval_scores(_cosine(*means))["forward"]
+    hits = evaluation.retrieval_scores(encoder_alignment.similarity(*means))["forward"]
     sure = [np.array(s) for s, _ in gold]
     made = [
         encoder_alignment.argmax_links(encoder_alignment.similarity(x, y)) for x, y in zip(a, b, strict=True)
@@ -304,7 +303,7 @@ def _probe_layer(source: list[np.ndarray], target: list[np.ndarray], gold: list)
     score = links.aer(made, sure, [np.array(p) for _, p in gold])
     words = [np.concatenate([x[s[:, k]] for x, s in zip(side, sure, strict=True)])[:1000]
              for k, side in enumerate((a, b))]  # fmt: skip
-    near = _cosine(*words).argmax(1)
+    near = encoder_alignment.similarity(*words).argmax(1)
     right = (words[1][near] == words[1]).all(1)  # a word's own vector, wherever it stands
     return {
         "sentences": _round(hits.mean()),
@@ -317,10 +316,6 @@ def _probe_layer(source: list[np.ndarray], target: list[np.ndarray], gold: list)
 def _centred(sentences: list[np.ndarray]) -> list[np.ndarray]:
     mean = np.concatenate(sentences).mean(0)
     return [s - mean for s in sentences]
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return encoder_alignment.similarity(a, b)
 
 
 def _round(value: float) -> float:
