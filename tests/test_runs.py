@@ -112,7 +112,7 @@ def test_options_of_an_objective_make_other_runs():
     assert len({s.digest for s in (plain, *sweep)}) == 4
     assert sweep[0].params["mask_rate"] == 0.6
     assert sweep[0].params.keys() == plain.params.keys()
-    assert sweep[1].params["lambda"] == 0.0
+    assert sweep[1].params["options"] == {"lambda_": 0.0}
     assert runs.links("gold") in sweep[2].inputs
     both = runs.encoder("weam", 0, "mask_rate=0.6,links=gold")
     assert both.params["mask_rate"] == 0.6

@@ -138,7 +138,7 @@ def _claim(args: argparse.Namespace) -> int:
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
     compute_all(specs, session.store, session.jobs)
-    others = [spec for spec in session.runs.stage("06_claims") if spec not in specs]
+    others = [spec for spec in session.specs("06_claims") if spec not in specs]
     results = session.there([*specs, *others])
     found = claims.evaluate(
         ledger, session.records(results), session.params, specification_curves=False
@@ -156,7 +156,7 @@ def _status(args: argparse.Namespace) -> int:
     from xltlib.runs import STAGES, closure
 
     session = study.open(load(args.params))
-    stages = {stage: session.runs.stage(stage) for stage in STAGES}
+    stages = {stage: session.specs(stage) for stage in STAGES}
     specs = closure(spec for wanted in stages.values() for spec in wanted)
     states = {spec: session.store.status(spec) for spec in specs}
     results = {spec: session.store.result(spec) for spec, state in states.items() if _is_there(state)}

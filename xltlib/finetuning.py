@@ -5,22 +5,38 @@ Shapes: B batch, T tokens, H hidden, C classes, N examples.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xltlib import models
 from xltlib.evaluation import qa_scores
 from xltlib.models import Encoder
 from xltlib.params import StudyError
 from xltlib.records import LABELS, PairExample, SpanExample
+from xltlib.settings import parse_options
 from xltlib.tokenization import PreTrainedTokenizerFast, encode_texts, join
 from xltlib.training import Optimization, Progress, epoch_batches, fit
 
 METHODS = ("standard", "translate_train")
 VERSIONS = {"standard": 1, "translate_train": 1}
+OUTPUT = "output.safetensors"
 LONGEST_ANSWER = 30  # subwords, as in the published SQuAD scripts
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may differ between two runs of one method; a run's label names what is not the default."""
+
+
+def options(method: str, text: str = "") -> Options:
+    """The options of a method, written "threshold=0.7,synonyms=false"; StudyError for one that it lacks."""
+    return parse_options(Options, text, f"method {method}")
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,22 @@ def training_examples(method: str, examples: Mapping[str, Sequence], source: str
         drawn = np.random.default_rng([seed, 13]).integers(len(languages), size=len(examples[source]))
         return [examples[languages[language]][i] for i, language in enumerate(drawn)]
     raise StudyError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+
+
+def save(model: TaskModel, directory: Path) -> None:
+    """Write the encoder and the output layer (safetensors)."""
+    model.encoder.save(directory)
+    save_file(model.output.state_dict(), directory / OUTPUT)
+
+
+def load(directory: Path, task: str, pooling: str) -> TaskModel:
+    """A fine-tuned model that `save` wrote. StudyError where the folder does not hold one."""
+    model = TaskModel(models.load(directory), task, 0, pooling)
+    try:
+        model.output.load_state_dict(load_file(Path(directory) / OUTPUT))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise StudyError(f"{directory}: the output layer for {task} cannot be loaded: {error}") from error
+    return model.eval()
 
 
 BatchLoss = Callable[[TaskModel, Tensor, Tensor, np.random.Generator], dict[str, Tensor]]

@@ -55,6 +55,7 @@ class Params:
     freeze_embeddings: bool = par(True, "keep embeddings still in fine-tuning, so that all languages stay comparable")
     pooling: str = par("mean", "what a pair is classified by: mean of the states, or [CLS]", choices=("mean", "cls"))
     method_objectives: tuple[str, ...] = par(("none",), "encoders that other methods than standard start from", pattern=NAME)
+    statement_runs: bool = par(False, "make all runs that the ledger's tests ask for, beside those named above")
     alpha: float = par(0.05, "rate of false positives that a verdict allows, over all claims", low=1e-4, high=0.5)
     bootstrap_samples: int = par(2_000, "resamples behind an interval", unit="resamples", low=100, high=10_000_000)
 

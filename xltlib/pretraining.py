@@ -15,13 +15,57 @@ from torch import Tensor
 
 from xltlib.models import Encoder
 from xltlib.params import StudyError
+from xltlib.settings import changed, par, parse_options
 from xltlib.tokenization import MASK, SPECIAL, join
 from xltlib.training import Pool
 
 OBJECTIVES = ("none", "mlm", "tlm", "weam", "word_aligned")
+LINK_KINDS = r"estimated|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
 LINKED = ("weam", "word_aligned")  # those that need word links
 # a result is reused only where the version of its objective is the same: raise it when the numbers change
 VERSIONS = {"base": 1, "mlm": 1, "tlm": 1, "weam": 1, "word_aligned": 1}
+
+
+SHAPE = ("hidden_size", "num_layers", "num_heads")
+_COMMON = (*SHAPE, "mask_rate", "predicted", "epochs", "joint", "pairs")
+_KNOWN = {  # the options that change an objective
+    "mlm": _COMMON,
+    "tlm": _COMMON,
+    "weam": (*_COMMON, "links", "lambda_"),
+    "word_aligned": (*_COMMON, "links"),
+}
+
+
+# fmt: off
+@dataclass(frozen=True)
+class Options:
+    """What may differ between two encoders of one objective; a run's label names what is not the default."""
+
+    mask_rate: float = par(0.0, "share of the subwords masked; 0: the profile's", low=0.0, high=0.9)
+    predicted: str = par("any", "equal: as many predicted subwords as at the profile's mask rate, by more or fewer updates", choices=("any", "equal"))
+    epochs: float = par(1.0, "updates, in units of the profile's continue_steps", low=0.01, high=100.0)
+    joint: bool = par(True, "one encoder for all target languages; false: one each, with equal updates for a language")
+    links: str = par("estimated", "estimated, gold, random, or corrupt0.5 (gold, with any share corrupted)", pattern=LINK_KINDS)
+    lambda_: float = par(1.0, "weight of WEAM's cross-lingual prediction", low=0.0, high=100.0)
+    pairs: float = par(1.0, "share of its translation pairs that the language with little text has", low=0.001, high=1.0)
+    hidden_size: int = par(0, "width of the encoder's vectors; 0: the profile's", low=0, high=8192)
+    num_layers: int = par(0, "layers of the encoder; 0: the profile's", low=0, high=96)
+    num_heads: int = par(0, "attention heads; 0: the profile's", low=0, high=128)
+# fmt: on
+
+
+def options(objective: str, text: str = "") -> Options:
+    """The options of an objective, written "mask_rate=0.15,links=gold"; StudyError for one that it lacks."""
+    chosen = parse_options(Options, text, f"objective {objective}")
+    foreign = set(changed(chosen)) - set(SHAPE if objective == "none" else _KNOWN[objective])
+    if foreign:
+        raise StudyError(f"objective {objective} has no option {', '.join(sorted(foreign))}, found {text!r}")
+    return chosen
+
+
+def needs_links(objective: str, chosen: Options) -> bool:
+    """Whether the objective is trained on word links of the pairs."""
+    return objective in LINKED
 
 
 class Masked(NamedTuple):

@@ -6,10 +6,18 @@ from functools import cached_property
 from xltlib import finetuning, pretraining
 from xltlib.params import Params, StudyError
 from xltlib.results import Spec
+from xltlib.settings import changed
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
-VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 1}
-OPTIONS = ("mask_rate", "lambda", "links")  # of an objective, for sweeps
+VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1}
+IN_SPEC = (
+    *pretraining.SHAPE,
+    "mask_rate",
+    "predicted",
+    "epochs",
+    "joint",
+    "links",
+)  # options that a spec shows elsewhere
 STAGES = (
     "01_alignment",
     "02_pretraining",
@@ -46,36 +54,49 @@ class Runs:
         """Word links of the pairs: estimated by the aligner, gold, random, or gold with a share corrupted."""
         return Spec("links", {"links": kind}, VERSIONS["links"], (self.pairs,))
 
-    def base(self, seed: int) -> Spec:
-        """An encoder pre-trained by MLM on documents of all languages."""
-        shape = self._take("hidden_size", "num_layers", "num_heads")
+    def base(self, seed: int, chosen: pretraining.Options | None = None) -> Spec:
+        """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen."""
+        chosen = chosen or pretraining.Options()
+        shape = {name: getattr(chosen, name) or getattr(self.params, name) for name in pretraining.SHAPE}
         taken = shape | self._take("pretrain_steps", "batch_size", "mask_rate", "pretrain_lr")
         return Spec(
             "encoder", taken | {"objective": "base", "seed": seed}, pretraining.VERSIONS["base"], (self.text,)
         )
 
-    def encoder(self, objective: str, seed: int, options: str = "") -> Spec:
-        """The base encoder after the updates of an objective ("none": the base itself)."""
+    def encoder(self, objective: str, seed: int, options: str = "", target: str = "") -> Spec:
+        """The base encoder after the updates of an objective ("none": the base itself).
+
+        `target`: trained on the pairs of this language alone, for its share of the updates.
+        """
         _check("objective", objective, pretraining.OBJECTIVES)
+        chosen = pretraining.options(objective, options)
         if objective == "none":
-            if options:
-                raise StudyError(f"objective 'none' has no options, found {options!r}")
-            return self.base(seed)
-        taken = self._take("continue_steps", "batch_size", "mask_rate", "continue_lr", "document_share")
-        chosen = _options(options)
-        taken |= {"objective": objective, "seed": seed}
-        taken |= {key: float(chosen[key]) for key in ("mask_rate", "lambda") if key in chosen}
-        inputs = (self.base(seed), self.pairs, self.text)
-        if objective in pretraining.LINKED:
-            inputs += (self.links(chosen.get("links", "estimated")),)
+            return self.base(seed, chosen)
+        taken = self._take("batch_size", "mask_rate", "continue_lr", "document_share")
+        steps = self.params.continue_steps * chosen.epochs / (len(self.targets) if target else 1)
+        if chosen.mask_rate:
+            taken["mask_rate"] = chosen.mask_rate
+            if chosen.predicted == "equal":
+                steps *= self.params.mask_rate / chosen.mask_rate
+        taken |= {"continue_steps": round(steps), "objective": objective, "seed": seed}
+        others = {k: v for k, v in changed(chosen).items() if k not in IN_SPEC}
+        taken |= {"options": others} if others else {}
+        taken |= {"target": target} if target else {}
+        inputs = (self.base(seed, chosen), self.pairs, self.text)
+        if pretraining.needs_links(objective, chosen):
+            inputs += (self.links(chosen.links),)
         return Spec("encoder", taken, pretraining.VERSIONS[objective], inputs)
 
     def transfer(
         self, task: str, objective: str, seed: int, method: str = "standard",
         objective_options: str = "", method_options: str = "",
     ) -> Spec:  # fmt: skip
-        """One encoder fine-tuned on one task by one method, then predicting in every language."""
+        """One encoder fine-tuned on one task by one method, then predicting in every language.
+
+        With `joint=false` every target language has an encoder of its own, in the order of `targets`.
+        """
         _check("method", method, finetuning.METHODS)
+        finetuning.options(method, method_options)
         taken = self._take(
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "finetune_epochs", "freeze_embeddings", "pooling",
@@ -84,18 +105,27 @@ class Runs:
             "objective": objective, "objective_options": objective_options,
             "method": method, "method_options": method_options, "task": task, "seed": seed,
         }  # fmt: skip
-        encoder = self.encoder(objective, seed, objective_options)
+        joint = pretraining.options(objective, objective_options).joint
+        encoders = tuple(
+            self.encoder(objective, seed, objective_options, target)
+            for target in (("",) if joint else self.targets)
+        )
         version = f"{VERSIONS['tasks']}.{finetuning.VERSIONS[method]}"
-        return Spec("transfer", taken | {"labels": labels}, version, (encoder, self.text))
+        return Spec("transfer", taken | {"labels": labels}, version, (self.text, *encoders))
 
-    def probe(self, objective: str, seed: int) -> Spec:
+    def evaluation(self, settings: str, transfer: Spec) -> Spec:
+        """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
+        taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
+        return Spec("evaluation", taken, VERSIONS["evaluation"], (transfer, self.text))
+
+    def probe(self, objective: str, seed: int, options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
         labels = {
-            "objective": objective, "objective_options": "", "method": "standard", "method_options": "",
+            "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
             "task": "retrieval", "seed": seed,
         }  # fmt: skip
         taken = self._take("source", "languages") | {"sentences": 500, "labels": labels}
-        return Spec("probe", taken, VERSIONS["probe"], (self.encoder(objective, seed), self.text))
+        return Spec("probe", taken, VERSIONS["probe"], (self.encoder(objective, seed, options), self.text))
 
     def stage(self, name: str) -> list[Spec]:
         """The runs whose results a notebook shows; what they build on is found from them."""
@@ -123,16 +153,6 @@ class Runs:
 
     def _take(self, *names: str) -> dict:
         return {name: getattr(self.params, name) for name in names}
-
-
-def _options(text: str) -> dict[str, str]:
-    """The options of an objective, written "mask_rate=0.15,links=gold", by name."""
-    chosen = {}
-    for option in filter(None, text.split(",")):
-        name, _, value = option.partition("=")
-        _check("option of an objective", name, OPTIONS)
-        chosen[name] = value
-    return chosen
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+
+T = TypeVar("T")
 
 
 class StudyError(Exception):
@@ -80,6 +82,33 @@ def read_value(text: str, place: str) -> Any:
     except (yaml.YAMLError, RecursionError) as error:
         raise StudyError(f"{place}: the value is not valid YAML: {_first_line(error)}") from None
     return None if node is None else _construct(node, place)
+
+
+def parse_options(cls: type[T], text: str, where: str) -> T:
+    """The options of a method or an objective, written "threshold=0.7,synonyms=false", as a `cls`.
+
+    A field whose name Python keeps for itself ends in "_" (`lambda_`); the text leaves that out.
+    """
+    values = {}
+    for option in filter(None, text.split(",")):
+        name, _, value = option.partition("=")
+        if name in values:
+            raise StudyError(f"{where}: option {name} is given twice")
+        values[name] = read_value(value, f"{where}: {option}")
+    names = {f.name.rstrip("_"): f.name for f in fields(cls)}
+    wrong = next((name for name in values if name not in names), None)
+    if wrong is not None:
+        near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+        raise StudyError(f"{where}: there is no option {reprlib.repr(wrong)}: {hint}")
+    return cls(**check(cls, {names[name]: value for name, value in values.items()}, {}, where))
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """Those options that differ from their default, by name."""
+    return {
+        f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default
+    }
 
 
 def unknown(cls: type, name: str) -> str:

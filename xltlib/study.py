@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from xltlib import claims, finetuning, notebooks, pretraining, report
+from xltlib import claims, notebooks, report
 from xltlib.files import canonical, read_json, sha256_file, write_json
 from xltlib.ledger import Ledger
 from xltlib.ledger_file import load_ledger
@@ -25,9 +25,8 @@ from xltlib.runs import STAGES, Runs, closure
 from xltlib.settings import read_mapping
 from xltlib.store import Store
 
-OPTIONS = ("mask_rate", "lambda", "links")  # options of an objective that a run can be made with
 MANIFEST = "manifest.json"
-RECORDED = ("transfer", "probe")  # kinds of runs whose scores the ledger's tests compare
+RECORDED = ("transfer", "evaluation", "probe")  # kinds of runs whose scores the ledger's tests compare
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,28 @@ class Session:
         """The file of statements and their tests."""
         return self.root / "params" / "claims.yaml"
 
+    def specs(self, stage: str) -> list[Spec]:
+        """The runs whose results a notebook shows, those that the ledger asks for included where wanted."""
+        return stage_specs(self.params, self.ledger, stage)
+
     def results(self, stage: str, jobs: int | None = None) -> list[Result]:
-        """The results of the runs that a notebook needs, in the order of `runs.stage`; made if missing."""
-        specs = self.runs.stage(stage)
+        """The results of the runs that a notebook needs, in the order of `specs`; made if missing."""
+        specs = self.specs(stage)
         with _Line() as line:
             return compute_all(specs, self.store, jobs or self.jobs, self.fresh, line.tell)
 
     @staticmethod
     def records(results: Iterable[Result]) -> list[dict[str, Any]]:
-        """Those runs whose scores can be compared, as `claims.evaluate` takes them."""
-        kept = [r for r in results if r.kind in RECORDED]
-        return [{"digest": r.digest, "labels": r.labels, "scores": r.scores} for r in kept]
+        """Those runs whose scores can be compared, as `claims.evaluate` takes them.
+
+        What was scored apart from a fine-tuned model joins the scores of that model.
+        """
+        kept: dict[str, dict[str, Any]] = {}
+        for r in sorted((r for r in results if r.kind in RECORDED), key=lambda r: r.kind == "evaluation"):
+            key = canonical(r.labels).decode()
+            record = kept.setdefault(key, {"digest": r.digest, "labels": r.labels, "scores": {}})
+            record["scores"] = {**record["scores"], **r.scores}
+        return list(kept.values())
 
     def there(self, specs: Iterable[Spec]) -> list[Result]:
         """The results of those runs that need not be computed."""
@@ -130,27 +140,54 @@ def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> 
 
     StudyError where one of them is missing: a verdict must not depend on how far the study has come.
     """
-    results = [store.result(spec) for spec in Runs(params).stage("06_claims")]
-    path = ledger or find_root() / "params" / "claims.yaml"
+    path = Path(ledger or find_root() / "params" / "claims.yaml")
+    results = [store.result(spec) for spec in stage_specs(params, path, "06_claims")]
     return claims.evaluate(load_ledger(path), Session.records(results), params)
 
 
-def claim_runs(ledger: Ledger, params: Params, claim_id: str) -> tuple[list[Spec], list[str]]:
+STAGE_KINDS = {"02_pretraining": ("encoder", "probe"), "03_finetuning": ("transfer", "evaluation")}
+
+
+def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
+    """The runs of a notebook: those of the profile, and where it wants them those of the ledger's tests."""
+    runs = Runs(params)
+    specs = runs.stage(stage)
+    if params.statement_runs:
+        asked = claim_runs(load_ledger(ledger), params)[0]
+        kinds = STAGE_KINDS.get(stage, ("probe", "transfer", "evaluation") if stage > "05" else ())
+        specs += [spec for spec in asked if spec.kind in kinds]
+    return list(dict.fromkeys(specs))
+
+
+def claim_runs(ledger: Ledger, params: Params, claim_id: str | None = None) -> tuple[list[Spec], list[str]]:
     """The runs that a statement's tests need, and the names of those that cannot be made by this version."""
     runs, specs, absent = Runs(params), [], []
     for entry in claims.needed(ledger, params, claim_id):
-        labels = dict(entry["labels"])
-        task, objective, method = labels.pop("task"), labels["objective"], labels["method"]
-        options = [option.partition("=")[0] for option in labels["objective_options"].split(",") if option]
-        known = objective in ("none", *pretraining.VERSIONS) and set(options) <= set(OPTIONS)
-        known = known and method in finetuning.VERSIONS and not labels["method_options"]
-        if known and task in params.tasks:
-            specs += [runs.transfer(task, seed=seed, **labels) for seed in range(params.seeds)]
-        elif known and task == "retrieval" and method == "standard" and not options:
-            specs += [runs.probe(objective, seed) for seed in range(params.seeds)]
-        else:
-            absent.append(" ".join(filter(None, (*labels.values(), f"on {task}"))))
-    return specs, absent
+        found = _made_for(runs, entry["labels"], entry["settings"])
+        specs += found
+        if not found:
+            absent.append(" ".join(filter(None, entry["labels"].values())))
+    return list(dict.fromkeys(specs)), absent
+
+
+def _made_for(runs: Runs, labels: Mapping[str, str], settings: Iterable[str]) -> list[Spec]:
+    """The runs, one a seed, with scores for these labels and settings; none where they cannot be made."""
+    asked = dict(labels)
+    task = asked.pop("task")
+    try:
+        if task == "retrieval":
+            if asked["method"] != "standard":
+                return []
+            return [runs.probe(asked["objective"], seed, asked["objective_options"])
+                    for seed in range(runs.params.seeds)]  # fmt: skip
+        if task not in runs.params.tasks:
+            return []
+        made = [runs.transfer(task, seed=seed, **asked) for seed in range(runs.params.seeds)]
+    except StudyError:  # an objective, a method or an option that this version does not have
+        return []
+    if any("|" in name for name in settings):
+        made += [runs.evaluation("pairs", transfer) for transfer in made]
+    return made
 
 
 def known_digests(root: Path) -> set[str]:
@@ -161,7 +198,7 @@ def known_digests(root: Path) -> set[str]:
         if "profile" not in read_mapping(file)[0]:
             continue  # the ledger and the reports
         params = load(file)
-        specs = [spec for stage in STAGES for spec in Runs(params).stage(stage)]
+        specs = [spec for stage in STAGES for spec in stage_specs(params, path, stage)]
         specs += [spec for claim in ledger.claims for spec in claim_runs(ledger, params, claim.id)[0]]
         known |= {spec.digest for spec in closure(specs)}
     return known
@@ -210,7 +247,7 @@ def run(
     names = {
         stage: [*notebooks.check(_source(session, stage), places), *(overrides or {})] for stage in asked
     }
-    specs = [spec for stage in asked for spec in session.runs.stage(stage)]
+    specs = [spec for stage in asked for spec in session.specs(stage)]
     compute_all(specs, session.store, session.jobs, fresh, tell)
     with filelock.FileLock(_made(session, "notebooks", changed) / ".lock"):
         todo = {stage: job(session, stage, names[stage], changed) for stage in asked}
@@ -232,7 +269,7 @@ def run(
 def job(session: Session, stage: str, names: Sequence[str], changed: bool = False) -> notebooks.Job:
     """A notebook with the session's parameters, and the digest of all that its executed copy depends on."""
     source, values = _source(session, stage), to_dict(session.params)
-    runs = [(spec.digest, session.store.status(spec)) for spec in session.runs.stage(stage)]
+    runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
     code = [p for p in Path(__file__).parent.glob("*.*") if p.suffix in (".py", ".json")]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml")]
     files = {p.name: sha256_file(p) for p in sorted([source, *code, *filter(Path.is_file, ledger)])}
@@ -269,7 +306,7 @@ def _publish(session: Session, jobs: Sequence[notebooks.Job], verdicts: Path) ->
     aside, old = (folder.with_name(f".{folder.name}.{x}") for x in ("new", "old"))
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    specs = closure(spec for stage in STAGES for spec in session.runs.stage(stage))
+    specs = closure(spec for stage in STAGES for spec in session.specs(stage))
     results = session.there(specs)
     publish(results, aside)
     for path in [verdicts, *(path for job in jobs for path in job.drawn())]:

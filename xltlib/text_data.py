@@ -10,6 +10,7 @@ from xltlib import alignment, links, noise, synthetic, synthetic_tasks
 from xltlib.params import Params, StudyError
 from xltlib.resampling import resampling_weights
 from xltlib.results import Result
+from xltlib.text_builders import keyboard_of
 from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder
 
 STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
@@ -209,19 +210,13 @@ def link_matrices(params: Params, test: Sample, train: int = 2000) -> dict:
 # Typing errors
 
 
-def _keyboard(params: Params, sentences: Sequence[str], language: str) -> noise.Keyboard:
-    """A keyboard for a language's own letters, in an order drawn once."""
-    letters = sorted(set("".join(sentences)) - {" "})
-    return noise.layout(letters, np.random.default_rng([params.world_seed, 44]), language)
-
-
 def noise_table(params: Params, tokenizer: PreTrainedTokenizerFast, rate: float) -> pd.DataFrame:
     """One sentence of each language before and after typing errors, as words and as subwords."""
     rows = {}
     for language in params.languages:
         texts = [" ".join(words[-1]) for words in sample(params, language, 200).pairs]
         rng = np.random.default_rng([params.world_seed, 45])
-        typed = noise.typo(texts[0], rate, _keyboard(params, texts, language), rng)
+        typed = noise.typo(texts[0], rate, keyboard_of(world_of(params), language), rng)
         cut = {name: " ".join(tokenizer.tokenize(x)) for name, x in (("clean", texts[0]), ("typed", typed))}
         words = {"clean": texts[0], "typed": typed}
         rows[language] = words | {"clean subwords": cut["clean"], "typed subwords": cut["typed"]}
@@ -236,7 +231,7 @@ def noise_tokens(
     found: list[list] = [[] for _ in names]
     for language in params.languages:
         texts = [" ".join(words[-1]) for words in sample(params, language, count).pairs]
-        keyboard, encode = _keyboard(params, texts, language), WordEncoder(tokenizer)
+        keyboard, encode = keyboard_of(world_of(params), language), WordEncoder(tokenizer)
         curves: list[list] = [[] for _ in names]
         for draw in range(DRAWS):
             rng = np.random.default_rng([params.world_seed, 46, draw])
