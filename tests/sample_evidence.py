@@ -50,13 +50,17 @@ def sample_test(i: int, outcome: str) -> dict:
     """A test with everything that one may have: effect, published value, runs, specification curve."""
     middle = {"supported": 0.06, "contradicted": -0.03, "inconclusive": 0.015}[outcome] + 0.001 * (i % 3)
     bounds = {"low": middle - 0.03, "high": middle + 0.03}
+    opinions = {
+        "bootstrap": [middle - 0.02, middle + 0.02], "p_seeds": 0.25, "p_least": 0.25, "better": "a",
+        "eps_min": 0.125, "note": "too <few>",
+    }  # fmt: skip
     effect = {
         **bounds, "estimate": middle, "p": 0.0004, "p_holm": 0.02, "seeds": 3, "settings": 2,
         "examples": 2000, "sd_seeds": 0.02, "smallest_detectable": 0.03,
-        "power_at_margin": 0.71, "note": "a <note>",
+        "power_at_margin": 0.71, "note": "a <note>", "second_opinions": opinions,
         "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": None},
     }  # fmt: skip
-    variant = {"correction": "holm", "left_out": None, "verdict": outcome, **bounds}
+    variant = {"correction": "holm", "left_out": "", "seeds": 3, "outcome": outcome, **bounds}
     return {
         "type": ("superiority", "equivalence")[i % 2],
         "words": "A beats B by more than <m>.",
@@ -71,7 +75,12 @@ def sample_test(i: int, outcome: str) -> dict:
         "outcome": outcome,
         "effect": effect,
         "runs": [f"{i % 3:016d}", "unknown<run>"],
-        "specifications": [{**variant, "margin": m, "estimate": middle + m / 4} for m in (0.0, 0.02, 0.04)],
+        "specifications": [
+            {**variant, "margin": 0.02, "estimate": middle},
+            {**variant, "margin": 0.0, "estimate": middle},
+            {**variant, "margin": 0.02, "seeds": 2, "estimate": middle, "outcome": "not <sure>"},
+            {**variant, "margin": 0.02, "left_out": "far", "estimate": middle},
+        ],
     }
 
 
@@ -86,8 +95,17 @@ def write_ledger(folder, root) -> Path:
 def write_profile(folder, claims: list[dict], ledger) -> None:
     """claims.json, runs.json, two figures and a manifest with the digests of them all."""
     folder.mkdir(parents=True, exist_ok=True)
-    effect = {"estimate": 0.01, "low": -0.01, "high": 0.03}
-    answered = {"report": 0, "question": "Does <noise> help?", "answer": "A little.", "figure": "noise"}
+    effect = {
+        "words": "gain of <noise>", "unit": "F1", "outcome": "inconclusive", "estimate": 0.01, "low": -0.01,
+        "high": 0.03, "p": 0.2, "seeds": 3, "per_seed": [0.0, 0.01, 0.02],
+    }  # fmt: skip
+    answered = {
+        "report": 0, "question": "Does <noise> help?", "status": "answered", "figure": "noise",
+        "sentence": "Open: gain of <noise>: +0.010.", "effect": effect,
+        "effects": [effect, {**effect, "words": "no interval", "low": None, "high": None, "p": None}],
+        "limits": "one <size>",
+    }  # fmt: skip
+    asked = {"report": 1, "question": "And <size>?", "status": "not run", "reason": "it needs <runs>"}
     run = {"kind": "transfer", "labels": {"objective": "tlm"}, "params": {"lr": 1e-3}, "seconds": 12.5}
     files = {
         "claims.json": {
@@ -98,7 +116,7 @@ def write_profile(folder, claims: list[dict], ledger) -> None:
             "key_figure": "transfer",
             "ledger_digest": load_ledger(ledger).digest,
             "counts": dict(Counter(c["verdict"] for c in claims)),
-            "questions": [{**answered, "effect": effect}, {"question": "And size?"}],
+            "questions": [answered, asked],
             "reports": {"counts": [{"report": 0, "header": 9, "rows": 9}], "threshold": {"verified": 0.15}},
         },
         "runs.json": {f"{i:016d}": run for i in range(3)},

@@ -149,9 +149,13 @@ def test_spans_cover_all_but_white_space(data_dir):
 
 
 def published_pairs():
-    """Each corpus with English and each other language, and one pair that meets only through English."""
+    """Each corpus with English and each other language, and one pair that meets only through English.
+
+    One that is read from the hub is too large for a folder of test data.
+    """
     for name, corpus in CORPORA.items():
-        yield from ((name, "en", other) for other in corpus.languages if other != "en")
+        if not corpus.hub:
+            yield from ((name, "en", other) for other in corpus.languages if other != "en")
     yield "tico19", "zh", "ar"
 
 
@@ -179,6 +183,7 @@ def test_published_corpora_are_whole(data_dir, name, a, b):
 
 def test_amount_of_parallel_text(data_dir):
     def total(other):
-        return sum(len(parallel(name, "en", other, data_dir)) for name in corpora_with("en", other))
+        names = [name for name in corpora_with("en", other) if not CORPORA[name].hub]
+        return sum(len(parallel(name, "en", other, data_dir)) for name in names)
 
     assert (total("de"), total("es"), total("zh")) == (72037, 42488, 88485)

@@ -1,14 +1,25 @@
 """Fine-tuning: answers map back to characters, spans are the best allowed, methods get equal updates."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from xltlib import finetuning, models, tokenization
-from xltlib.finetuning import LONGEST_ANSWER, Encoded, TaskModel, encode, finetune, predict, scores, steps_for
+from xltlib import finetuning, models, robust, tokenization
+from xltlib.encoding import Encoded, encode
+from xltlib.finetuning import (
+    LONGEST_ANSWER,
+    Options,
+    TaskModel,
+    finetune,
+    loss_of,
+    predict,
+    scores,
+    steps_for,
+)
 from xltlib.params import StudyError
 from xltlib.records import PairExample, SpanExample
 from xltlib.synthetic import World
@@ -233,19 +244,192 @@ def test_predictions_keep_the_order_of_the_examples(tokenizer, examples):
 
 def test_translate_train_uses_every_language_and_as_many_examples(examples):
     for task, sides in examples.items():
-        standard = finetuning.training_examples("standard", sides, "src", 0)
-        translated = finetuning.training_examples("translate_train", sides, "src", 0)
-        assert standard == sides["src"]
-        assert names(translated) == names(standard)
+        translated = finetuning.translated(sides, "src", 0)
+        assert names(translated) == names(sides["src"])
         languages = [next(k for k in sides if sides[k][i] == e) for i, e in enumerate(translated)]
         assert set(languages) == set(sides), task
-        again = finetuning.training_examples("translate_train", sides, "src", 1)
-        assert translated != again
+        assert translated != finetuning.translated(sides, "src", 1)
 
 
-def test_an_unknown_method_is_refused(examples):
-    with pytest.raises(StudyError, match="'magic'.*standard, translate_train"):
-        finetuning.training_examples("magic", examples["nli"], "src", 0)
+def test_options_belong_to_their_methods():
+    assert finetuning.options("salt", "threshold=0.9,mix=half") == Options(threshold=0.9, mix="half")
+    assert finetuning.options("standard", "select=source") == Options(select="source")
+    for method, text in (("standard", "epsilon=0.5"), ("rs_rp", "threshold=0.6"), ("salt", "vote=3")):
+        with pytest.raises(StudyError, match=f"method {method} has no option {text.partition('=')[0]}"):
+            finetuning.options(method, text)
+    with pytest.raises(StudyError, match="method rs_da.*found 'none'.*expected one of"):
+        finetuning.options("rs_da", "neighbours=none")
+    with pytest.raises(StudyError, match="did you mean threshold"):
+        finetuning.options("salt", "treshold=0.5")
+
+
+def test_every_option_belongs_to_a_method():
+    owned = {*finetuning.COMMON, *(name for names in finetuning._KNOWN.values() for name in names)}
+    assert owned == {field.name for field in fields(Options)}
+    assert set(finetuning._KNOWN) == set(finetuning.METHODS) - {"standard", "translate_train"}
+
+
+def trained(tokenizer, data, loss, frozen=False):
+    """The weights of a small model after some updates, and the history."""
+    model = model_for(tokenizer, "nli", freeze_embeddings=frozen)
+    history = finetune(model, data, Optimization(6, 5e-3, log_every=1), 8, 0, loss)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), history
+
+
+@pytest.mark.parametrize("method", ["adversarial", "rs_rp"])
+def test_no_perturbation_is_standard_training(tokenizer, examples, method):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    plain, history = trained(tokenizer, data, finetuning.standard_loss)
+    nothing = loss_of(method, Options(epsilon=0.0, size=0.0, clean_weight=0.0))
+    same, told = trained(tokenizer, data, nothing)
+    assert torch.equal(plain, same)
+    assert [h["loss"] for h in told] == [h["loss"] for h in history]
+    moved, _ = trained(tokenizer, data, loss_of(method, Options()))
+    assert not torch.equal(plain, moved)
+
+
+def test_an_adversarial_update_raises_the_loss_that_it_learns_from(tokenizer, examples):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    _, history = trained(tokenizer, data, loss_of("adversarial", Options(clean_weight=0.25)))
+    for row in history:
+        assert row["attacked"] > row["clean"]
+        assert row["loss"] == pytest.approx(0.25 * row["clean"] + 0.75 * row["attacked"], rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["nli", "qa"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_adversarial_update_costs_as_many_passes_as_promised(tokenizer, examples, task, steps):
+    data = encode(tokenizer, task, examples[task]["src"][:8])
+    model, calls = model_for(tokenizer, task), []
+    states = model.encoder.states
+    model.encoder.states = lambda *given: calls.append(given) or states(*given)
+    finetune(model, data, Optimization(2, 1e-3), 1, 0, loss_of("adversarial", Options(steps=steps)))
+    assert len(calls) == 2 * (1 + steps)
+
+
+def twins_of(data):
+    """Every second subword of each example exchanged for another one."""
+    twins = [ids.copy() for ids in data.ids]
+    for twin in twins:
+        ordinary = np.flatnonzero(twin > 4)[::2]
+        twin[ordinary] = 5 + (twin[ordinary] + 20) % 100
+    return twins
+
+
+def test_mixup_with_itself_is_standard_training(tokenizer, examples):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    plain, _ = trained(tokenizer, data, finetuning.standard_loss, frozen=True)
+    for mix in ("half", "hard", "none"):  # with r and 1 - r exact, r x + (1 - r) x is x
+        same, _ = trained(tokenizer, data, loss_of("salt", Options(mix=mix), 0, data.ids), frozen=True)
+        assert torch.equal(plain, same), mix
+
+
+def test_without_mixup_the_twins_are_what_is_trained_on(tokenizer, examples):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    twins = twins_of(data)
+    switched, _ = trained(tokenizer, replace(data, ids=twins), finetuning.standard_loss)
+    offline, _ = trained(tokenizer, data, loss_of("salt", Options(mix="none"), 0, twins))
+    assert torch.equal(switched, offline)
+
+
+def test_coefficients_are_drawn_in_each_step_or_once(tokenizer, examples):
+    data = encode(tokenizer, "nli", examples["nli"]["src"][:4])
+    model, twins, rows = model_for(tokenizer, "nli"), twins_of(data), np.array([2, 2])
+    ids = torch.from_numpy(np.stack([data.ids[row] for row in rows]))
+    for mix in ("vector", "scalar", "hard"):
+        for draw in ("step", "once"):
+            loss, found = loss_of("salt", Options(mix=mix, draw=draw), 0, twins), []
+            for step in range(2):
+                batch = finetuning.Batch(ids, torch.tensor([0, 0]), rows, np.random.default_rng(step))
+                found.append(loss(model, batch)["loss"].item())
+            assert (found[0] == found[1]) == (draw == "once"), (mix, draw)
+
+
+def test_the_checks_hold_and_can_fail(monkeypatch):
+    assert finetuning.check_restriction()
+    assert finetuning.check_mixup()
+    monkeypatch.setattr(finetuning.salt, "mixed", lambda source, target, r: target)
+    assert not finetuning.check_mixup()
+    propose = finetuning.salt.propose
+    free = {1: np.arange(10, 40)[:, None]}
+    monkeypatch.setattr(finetuning.salt, "propose", lambda *given: propose(*given[:3], free))
+    monkeypatch.setattr(finetuning.salt, "union", lambda vocabularies: free)
+    with pytest.raises(IndexError):  # numbers of words that the target language does not have
+        finetuning.check_restriction()
+
+
+# Votes
+
+
+def test_majorities_by_hand():
+    votes = np.array([[2, 0, 1, 0], [1, 0, 0, 2], [1, 1, 0, 1]])
+    assert finetuning.majority(votes, 3).tolist() == [1, 0, 0, 0]  # three ways apart: the first copy decides
+    assert finetuning.majority(votes[:1], 3).tolist() == votes[0].tolist()
+    assert finetuning.majority(np.array([[1], [2], [2], [1]]), 3).tolist() == [1]
+
+
+def test_a_vote_over_random_perturbations(tokenizer, examples):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    model, rng = model_for(tokenizer, "nli"), np.random.default_rng
+    plain = predict(model, data)
+    still = finetuning.predict_by_vote(model, data, Options(size=0.0, vote=3), rng(0))
+    assert still.tolist() == plain.tolist()
+    wild = Options(size=3.0, vote=5)
+    voted = finetuning.predict_by_vote(model, data, wild, rng(0))
+    assert voted.tolist() == finetuning.predict_by_vote(model, data, wild, rng(0)).tolist()
+    generator = rng(0)
+    perturb = partial(finetuning._randomly_moved, wild, model, rng=generator)
+    one_by_one = np.stack([predict(model, data, perturb=perturb) for _ in range(5)])
+    assert voted.tolist() == finetuning.majority(one_by_one, 3).tolist()
+
+
+def test_a_vote_over_copies(tokenizer, examples):
+    side = examples["nli"]["src"]
+    lists = robust.neighbours(World(), "src", 1.0)
+    drawn = robust.rs_da_examples(side, 3, lists, np.random.default_rng(0))
+    copies = [encode(tokenizer, "nli", drawn[i::3]) for i in range(3)]
+    model = model_for(tokenizer, "nli")
+    voted = finetuning.predict_by_vote(model, copies[0], Options(vote=3), np.random.default_rng(0), copies)
+    each = np.stack([predict(model, copy) for copy in copies])
+    assert voted.tolist() == finetuning.majority(each, 3).tolist()
+    assert (each[0] != each[1]).any()
+
+
+# Weights on the way
+
+
+def test_weights_are_kept_on_the_way(tokenizer, examples, tmp_path):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    model = model_for(tokenizer, "nli")
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    finetune(model, data, Optimization(6, 1e-2), 8, seed=0, directory=tmp_path, points=3)
+    last = {name: p.detach().clone() for name, p in model.named_parameters()}
+    finetuning.return_to(model, finetuning.point(tmp_path, 3))
+    assert all(torch.equal(p, last[name]) for name, p in model.named_parameters())
+    finetuning.return_to(model, finetuning.point(tmp_path, 1))
+    now = dict(model.named_parameters())
+    moved = {name for name, p in now.items() if not torch.equal(p, start[name])}
+    assert moved == {name for name, p in now.items() if p.requires_grad}
+    short = model_for(tokenizer, "nli")  # the same weights as a loop stopped there
+    step_lr = replace(Optimization(6, 1e-2), log_every=2)
+
+    class Stop(Exception):
+        pass
+
+    def stopped(model, batch):
+        stopped.calls += 1
+        if stopped.calls == 3:
+            raise Stop
+        return finetuning.standard_loss(model, batch)
+
+    stopped.calls = 0
+    with pytest.raises(Stop):
+        finetune(short, data, step_lr, 8, seed=0, batch_loss=stopped)
+    assert all(torch.equal(p, now[name]) for name, p in short.named_parameters())
+    assert {path.name for path in tmp_path.iterdir()} == {f"point-{k}.safetensors" for k in (1, 2, 3)}
+
+
+# The loop
 
 
 def test_updates_by_hand():
@@ -272,9 +456,10 @@ def test_every_example_is_used_once_in_a_pass(tokenizer, examples):
     data = encode(tokenizer, "nli", examples["nli"]["src"])
     seen = []
 
-    def loss(model, ids, targets, rng):
-        seen.extend(zip(map(tuple, ids.tolist()), targets.tolist(), strict=True))
-        return finetuning.standard_loss(model, ids, targets, rng)
+    def loss(model, batch):
+        seen.extend(zip(map(tuple, batch.ids.tolist()), batch.targets.tolist(), strict=True))
+        assert all(np.array_equal(data.ids[row], ids) for row, ids in zip(batch.rows, batch.ids, strict=True))
+        return finetuning.standard_loss(model, batch)
 
     model = model_for(tokenizer, "nli")
     finetune(model, data, Optimization(steps_for(data, 8, 1), 1e-3), 8, seed=0, batch_loss=loss)

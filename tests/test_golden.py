@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny import computed, params
 
-from xltlib import finetuning, pretraining, runs
+from xltlib import finetuning, pretraining, runs, seq2seq
 from xltlib.runs import Runs
 from xltlib.store import Store
 
@@ -25,7 +25,7 @@ RENEW = bool(os.environ.get("XLT_RENEW_GOLDEN"))
 FLOATS = 1e-3  # relative: sums of floats differ a little between processors, far less than between methods
 COUNTS = 0.04  # of what lies under "means": one of 30 examples near a tie may fall either way
 
-OBJECTIVES = ("mlm", "tlm", "weam", "word_aligned")
+OBJECTIVES = ("mlm", "tlm", "weam", "word_aligned", "mixed", "subword_weam", "subword_aligned")
 TASKS = ("nli", "paraphrase", "qa")
 
 
@@ -67,6 +67,14 @@ def transfer(result):
     return {name: result.values[name] for name in ("history", "updates", "means")}
 
 
+def written(result):
+    return {"history": result.values["history"]}
+
+
+def evaluation(result):
+    return {"means": result.values["means"]}
+
+
 def probe(result):
     return {"means": result.values["by_layer"]}
 
@@ -83,6 +91,14 @@ def cases():
         "pairs": (study.pairs, pairs, *version(runs, "VERSIONS", "pairs")),
         "links": (study.links(), links, *version(runs, "VERSIONS", "links")),
         "base": (study.base(0), encoder, *version(pretraining, "VERSIONS", "base")),
+        "evaluation": (
+            study.evaluation("typo", study.transfer("nli", "none", 0)),
+            evaluation,
+            *version(runs, "VERSIONS", "evaluation"),
+        ),
+        "lexicon": (study.lexicon("none", 0), evaluation, *version(runs, "VERSIONS", "lexicon")),
+        "span_corruption": (study.seq2seq(0), written, *version(seq2seq, "VERSIONS", "span_corruption")),
+        "answers": (study.answers(0, "noise=typo"), transfer, *version(seq2seq, "VERSIONS", "answers")),
         "probe": (study.probe("none", 0), probe, *version(runs, "VERSIONS", "probe")),
     }
     for name in OBJECTIVES:
@@ -133,6 +149,7 @@ def test_every_version_is_pinned():
     objectives = {"base", *OBJECTIVES}
     assert set(pretraining.VERSIONS) == objectives
     assert {f"{method}-{task}" for method in finetuning.VERSIONS for task in TASKS} <= set(CASES)
+    assert set(seq2seq.VERSIONS) <= set(CASES)
     assert objectives | set(runs.VERSIONS) - {"tasks"} <= set(CASES)  # tasks are seen in every transfer
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xltlib.honesty import coverage, error_rates, power_at, simulate, smallest_detectable
+from xltlib.honesty import GROUPED, coverage, error_rates, power_at, simulate, smallest_detectable
 from xltlib.significance import Components, difference
 from xltlib.verdicts import verdict_superiority
 
@@ -40,7 +40,7 @@ def test_smallest_detectable_effect_is_detected_with_that_power():
 
 def test_power_agrees_with_simulation(rng):
     world = {**WORLD, "sd_seed": 0.03}
-    truth = error_rates(seeds=6, mu=0.04, rng=rng, repeats=1000, **world)["supported"]
+    truth = error_rates(rng, [0.04], repeats=1000, seeds=6, mu=0.04, **world)[0]["supported"]
     gains = [x.astype(float) for x in simulate(200, 300, 2, 0.04, 0.03, 0.5, 0.7, rng)]
     components = difference(gains[0][0], gains[1][0]).components
     assert power_at(0.04, components, 6, 300) == pytest.approx(truth, abs=0.08)
@@ -71,20 +71,29 @@ def test_the_bootstrap_covers_too_little_where_seeds_matter(seeds):
     assert rates["crossed"] >= 0.935
 
 
-@pytest.mark.parametrize("seeds", [2, 6])
+@pytest.mark.parametrize("seeds", [2, 6, 12])
 def test_a_true_null_is_rarely_decided(seeds):
+    """Nothing is decided without a difference, and nothing called equal at the margin, in most studies."""
     rng = np.random.default_rng(seeds)
-    rates = error_rates(
-        seeds=seeds, mu=0.02, margin=0.02, equivalence_margin=0.02, rng=rng, repeats=1000, **WORLD
-    )
-    limit = 0.05 + 2 * rates["error"]
-    assert rates["supported"] + rates["contradicted"] <= limit
-    assert rates["equivalent"] <= limit
+    null, equal = error_rates(rng, (0.0, 0.02), repeats=1000, seeds=seeds, mu=0.02, **WORLD)
+    limit = 0.05 + 2 * null["error"]
+    assert null["supported"] + null["contradicted"] <= limit
+    assert equal["equivalent"] <= limit
+    assert null["covered"] == pytest.approx(1 - null["supported"] - null["contradicted"])
+
+
+def test_examples_in_groups_are_more_alike_than_the_intervals_know(rng):
+    """The means are the asked ones; false verdicts are not rare, which the limitations say."""
+    a, b = simulate(2, 501, 1, 0.1, 0.0, 0.5, 0.6, rng, repeats=400, group=5)
+    assert a.shape == (400, 2, 1, 501)
+    assert (a.mean(), b.mean()) == pytest.approx((0.7, 0.6), abs=0.01)
+    rates = error_rates(rng, repeats=500, seeds=6, mu=0.0, **GROUPED)[0]
+    assert rates["supported"] + rates["contradicted"] > 0.1
 
 
 def test_simulated_rates_are_those_of_difference():
     world = {"seeds": 3, **WORLD}
-    rates = error_rates(mu=0.05, rng=np.random.default_rng(8), repeats=60, **world)
+    rates = error_rates(np.random.default_rng(8), [0.05], repeats=60, mu=0.05, **world)[0]
     a, b = simulate(3, 300, 2, 0.05, 0.1, 0.5, 0.7, np.random.default_rng(8), repeats=60)
     effects = [difference(x.astype(float), y.astype(float)) for x, y in zip(a, b, strict=True)]
     assert rates["supported"] == np.mean([verdict_superiority(e, 0.0, e.p) == "supported" for e in effects])

@@ -1,9 +1,10 @@
 """Encoders: seeded, the global generator left alone; saved and loaded in silence, refused when damaged."""
 
+import hubs
 import pytest
 import torch
 
-from xltlib import models
+from xltlib import hub, models
 from xltlib.params import StudyError
 from xltlib.tokenization import CLS, SEP
 
@@ -79,3 +80,116 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path, damage, told):
 def test_an_architecture_with_an_unknown_head_is_refused():
     with pytest.raises(StudyError, match="Linear: its output head is not known"):
         models.Encoder(torch.nn.Linear(2, 2))
+
+
+SMALL = {
+    "mbert": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "xlmr-base": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    },
+    "mt5-small": {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2},
+}
+
+
+def small(name):
+    """The config of a published model, its sizes cut down."""
+    config = models.config(name)
+    for key, value in {"vocab_size": VOCAB, **SMALL[name]}.items():
+        setattr(config, key, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("mbert", 177_974_523),
+        ("xlmr-base", 278_295_186),
+        ("xlmr-large", 560_142_482),
+        ("mt5-small", 146_940_608),  # encoder and embeddings alone
+        ("mt5-base", 277_040_256),
+        ("mt5-large", 564_446_720),
+    ],
+)
+def test_shapes_of_published_models(name, parameters):
+    with torch.device("meta"):
+        assert models.parameter_count(models.from_config(name, 0)) == parameters
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, name):
+    before = torch.get_rng_state()
+    model, same = models.from_config(small(name), 1), models.from_config(small(name), 1)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(model.embeddings().weight, same.embeddings().weight)
+    ids = torch.tensor([[CLS, 7, 8, SEP, 9, SEP]])
+    (model.states(ids) * torch.arange(16)).sum().backward()
+    assert model.embeddings().weight.grad.abs().sum() > 0
+    model.save(tmp_path)
+    again = models.load(tmp_path)
+    with torch.no_grad():
+        states = model.eval().states(ids)
+        assert torch.equal(states, again.states(ids))
+        assert torch.allclose(again.states(ids), again.states(None, inputs_embeds=again.embeddings()(ids)))
+        assert again.layers(ids).shape == (2, 1, 6, 16)
+        segments = again.states(ids, token_type_ids=torch.tensor([[0, 0, 0, 0, 1, 1]]))
+    assert torch.equal(segments, states) == (name != "mbert")  # the only one that knows segments
+    if name == "mt5-small":
+        with pytest.raises(StudyError, match="mT5 predicts no masked words"):
+            again.logits(states)
+    else:
+        assert again.logits(states).shape == (1, 6, VOCAB)
+
+
+def test_the_encoder_is_taken_out_of_a_whole_mt5(tmp_path):
+    from transformers import MT5ForConditionalGeneration
+
+    whole = MT5ForConditionalGeneration(small("mt5-small"))
+    whole.save_pretrained(tmp_path)
+    ids = torch.tensor([[7, 8, 1]])
+    with torch.no_grad():
+        wanted = whole.eval().encoder(ids).last_hidden_state
+        assert torch.equal(models.load(tmp_path).states(ids), wanted)
+
+
+def test_pickled_weights_and_code_of_others_are_refused(tmp_path):
+    model = models.from_config(small("mbert"), 0)
+    model.save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.lm.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(StudyError, match="safetensors are missing; .* found: pytorch_model.bin"):
+        models.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoModel": "mine.Mine"}}')
+    (tmp_path / "mine.py").write_text("raise SystemExit")
+    with pytest.raises(StudyError, match="architecture 'mine' is not known; known are modernbert, bert"):
+        models.load(tmp_path)
+
+
+def test_a_model_is_found_by_name_or_folder(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    assert models.find(str(tmp_path)) == tmp_path
+    with pytest.raises(StudyError, match="'mbret': there is no such folder, and published are mbert"):
+        models.find("mbret")
+    with pytest.raises(StudyError, match="mt5-base has pickled weights only, .* or name a folder that holds"):
+        models.find("mt5-base")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    told = "run `hf download google-bert/bert-base-multilingual-cased --revision 3f076f.*Or name a folder"
+    with pytest.raises(StudyError, match=told):
+        models.find("mbert")
+    root = tmp_path / "models--google-bert--bert-base-multilingual-cased"
+    snapshot = root / "snapshots" / hub.PINNED["google-bert/bert-base-multilingual-cased"]
+    made = tmp_path / "made"
+    models.from_config(small("mbert"), 0).save(made)
+    (made / "tokenizer.json").write_text("{}")
+    for file in made.iterdir():
+        hubs.link_blob(root, snapshot / file.name, file.read_bytes())
+    assert models.find("mbert") == snapshot
+    assert models.load(models.find("mbert")).vocab_size == VOCAB
+    with pytest.raises(StudyError, match="at 0{40} is not on this machine"):
+        models.find("mbert", "0" * 40)
+    (snapshot / "tokenizer.json").unlink()
+    with pytest.raises(StudyError, match="is not on this machine"):
+        models.find("mbert")

@@ -109,7 +109,7 @@ def test_names_only_what_the_library_has(stage):
 
 def test_every_figure_has_a_name_of_its_own():
     text = "\n".join(cell for stage in STAGES for cell in code_cells(stage))
-    names = re.findall(r"figures\.save\(\s*\"(\w+)\"", text)
+    names = re.findall(r"figures\.save\(\s*f?\"([\w{}]+)\"", text)
     assert len(names) == text.count("figures.save(")
     assert len(set(names)) == len(names)
 

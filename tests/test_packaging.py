@@ -15,7 +15,7 @@ from packaging.version import Version
 
 # Each module imports only from those before it; a new module takes its place here.
 STAGES = [
-    ["settings", "params", "machine", "files", "results", "store"],
+    ["settings", "params", "machine", "files", "results", "store", "hub"],
     ["records", "synthetic", "synthetic_tasks", "corpora", "task_files", "task_sets", "tasks"],
     ["tokenization", "links", "cooccurrence", "em", "alignment", "encoder_alignment"],
     ["keyboards", "substitution", "noise"],
@@ -23,20 +23,27 @@ STAGES = [
         "baselines",
         "evaluation",
         "models",
+        "downloads",
         "training",
+        "objectives",
         "pretraining",
+        "encoding",
+        "robust",
+        "salt",
         "finetuning",
+        "seq2seq",
         "runs",
         "text_builders",
         "encoder_builders",
         "task_builders",
+        "seq2seq_builders",
         "builders",
         "pool",
     ],
     ["significance", "verdicts", "resampling", "honesty", "compare"],
-    ["ledger", "ledger_file", "reportcheck", "selection", "claim_text", "claims"],
-    ["panels", "text_data", "figure_data", "verdict_data", "figures"],
-    ["report_views", "report_evidence", "report", "notebooks", "study", "cli"],
+    ["ledger", "ledger_file", "reportcheck", "selection", "reading", "questions", "claim_text", "claims"],
+    ["panels", "text_data", "figure_data", "sweep_data", "verdict_data", "figures"],
+    ["wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid", "cli"],
 ]
 ORDER = [module for stage in STAGES for module in stage]
 

@@ -8,15 +8,23 @@ import sys
 import time
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 from sample_evidence import sample_claim, write_ledger, write_notebook, write_profile
 
 from xltlib import report, report_views
+from xltlib.claims import evaluate
 from xltlib.files import write_json
-from xltlib.params import StudyError
+from xltlib.ledger_file import load_ledger
+from xltlib.params import Params, StudyError
 
 pytest.importorskip("sphinx_book_theme", reason="the page extra is not installed")
+
+MARKUP = (
+    "<b>bold", "far <b>", "<fact>", "<note>", "<i>x", "<it>", "<cores>", "<m>", "<noise>", "unknown<run>",
+    "<size>", "<runs>", "<few>", "<sure>",
+)  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -114,18 +122,7 @@ def test_data_is_text_everywhere(study, pages):
     for path in study[3].glob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert 'alert("x")' not in text, path
-        for tag in (
-            "<b>bold",
-            "far <b>",
-            "<fact>",
-            "<note>",
-            "<i>x",
-            "<it>",
-            "<cores>",
-            "<m>",
-            "<noise>",
-            "unknown<run>",
-        ):
+        for tag in MARKUP:
             assert tag not in text, path
     assert any("{{ 7 * 7 }}" in text for _, text in pages["claims.html"].find("td"))
 
@@ -139,6 +136,60 @@ def test_effect_plots_have_title_and_description(pages, claims):
     assert len(shown.find("circle", class_="seed")) == 3 * len(tested)
     title = shown.find("title", id=f"{names[0]}-t")[0][1]
     assert title == "Effect +0.060 [+0.030, +0.090] accuracy"
+
+
+def test_questions_are_answered_or_say_what_is_missing(pages):
+    shown = pages["questions.html"]
+    answered, asked = shown.find("section", class_="question")
+    assert answered[0]["id"] == "question-0"
+    assert "Open: gain of <noise>: +0.010." in answered[1]
+    assert "Decides: gain of <noise>: +0.010 [−0.010, +0.030] F1, p = 0.200, 3 seeds" in answered[1]
+    assert "no interval: +0.010 F1, 3 seeds" in answered[1]
+    assert "one <size>" in answered[1]
+    assert [a["src"] for a, _ in shown.find("img") if a["src"].startswith("data/")] == ["data/noise.svg"]
+    assert "not run it needs <runs>" in asked[1]
+    links = [(a["href"], text) for a, text in pages["index.html"].find("a") if "questions.html#" in a["href"]]
+    assert links == [
+        ("questions.html#question-0", "Does <noise> help?"), ("questions.html#question-1", "And <size>?")
+    ]  # fmt: skip
+
+
+def test_each_test_tells_how_robust_it_is_and_what_other_tests_say(pages):
+    shown = pages["report-0.html"].find("article", id="claim-S0-1")[0][1]
+    assert "robust in 2 of 3 variants, reversed in none" in shown
+    assert "Margin: 1 of 1; Seeds: 0 of 1; Languages: 1 of 1." in shown
+    assert "changes to not <sure>" in shown
+    assert "p = 0.250 (so many seeds allow 0.250 at least)" in shown
+    assert "ε at most 0.125" in shown
+
+
+def test_agreement_and_calibration_are_told_in_words(tmp_path, root):
+    """The reports' checks of the real ledger without any run."""
+    ledger = write_ledger(tmp_path / "params", root)
+    evidence = evaluate(load_ledger(ledger), [], Params())
+    write_json(tmp_path / "claims.json", evidence)
+    costs = {"encoder": {"runs": 2, "seconds": 90.0, "peak_memory_mb": 512.0}}
+    write_json(tmp_path / "manifest.json", {"runs": costs})
+    made = report.pages(report.read_evidence(tmp_path, ledger, tmp_path), [])
+    found = evidence["reports"]["their_verdict_and_ours"]
+    text = made["originals"][1][0].fragment
+    assert f"<strong>{found['agree']} of {found['decided']}</strong> decided ones agree" in text
+    assert evidence["reports"]["calibration"]["word"] in text
+    assert "2 runs took 2 minutes of one core in all" in made["environment"][1][0].fragment
+
+
+def test_structure_for_screen_readers(pages):
+    """One main heading a page, no level left out, tables of numbers with a name, pictures with a text."""
+    for name, page in pages.items():
+        levels = [int(tag[1]) for tag, _, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+        if name not in ("genindex.html", "search.html"):
+            assert levels.count(1) == 2, name  # the theme repeats it, in print only
+            assert all(b - a <= 1 for a, b in pairwise(levels)), (name, levels)
+        for attrs, _ in page.find("img", src=True):
+            assert "alt" in attrs, (name, attrs)
+    tables = pages["report-0.html"].find("table", class_="numbers")
+    assert len(pages["report-0.html"].find("caption")) >= len(tables) > 0
+    assert pages["index.html"].find("html", lang=True)
 
 
 def test_nothing_is_loaded_from_outside(study):
@@ -226,6 +277,42 @@ def test_check_tells_newer_ledger_changed_file_and_missing_data(study, copy):
 def first_screen(folder, ledger) -> str:
     evidence = report.read_evidence(folder, ledger, folder)
     return report.pages(evidence, [])["index"][1][0].fragment
+
+
+SPOILT = {
+    "number in a figure's data": ("noise.json", "Loss by", "Gain by", "noise.json: changed"),
+    "number in claims.json": ("claims.json", '"p_holm": 0.02', '"p_holm": 0.03', "claims.json: changed"),
+    "verdict in claims.json": (
+        "claims.json",
+        '"verdict": "supported"',
+        '"verdict": "possible"',
+        "counts say",
+    ),
+    "runs": ("runs.json", "12.5", "2.5", "runs.json: changed"),
+    "manifest": ("manifest.json", "61.2", "1.2", "environment.html: first part differs"),
+    "figure": ("noise.svg", None, None, "noise.svg: in the manifest and not there"),
+    "a figure's data": ("noise.json", None, None, "noise.json: in the manifest and not there"),
+    "margin in the ledger": ("params/claims.yaml", "margin: 0.02", "margin: 0.03", "newer than the evidence"),
+    "the reports' facts": ("params/reports.yaml", "claims_extracted: 9", "claims_extracted: 8", "differs"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_check_tells_whatever_was_changed_after_the_build(study, tmp_path, what):
+    """One thing is changed in the evidence or the ledger; the page, which was true before, is told too."""
+    file, before, after, expected = SPOILT[what]
+    shutil.copytree(study[1], tmp_path / "figures/quick")
+    shutil.copytree(study[2].parent, tmp_path / "params")
+    folder, ledger = tmp_path / "figures/quick", tmp_path / "params/claims.yaml"
+    assert report.check(folder, ledger, study[3]) == []
+    path = tmp_path / file if file.startswith("params") else folder / file
+    if before is None:
+        path.unlink()
+    else:
+        text = path.read_text(encoding="utf-8")
+        assert before in text
+        path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    assert any(expected in problem for problem in report.check(folder, ledger, study[3]))
 
 
 def test_check_counts_the_verdicts_again(copy):

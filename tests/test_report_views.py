@@ -3,6 +3,7 @@
 import pytest
 
 from xltlib import report_views as views
+from xltlib.verdicts import robustness
 
 
 def test_plot_geometry_by_hand():
@@ -53,3 +54,31 @@ def test_not_run_groups_claims_by_reason():
 )
 def test_ticks_are_round(low, high, expected):
     assert views.ticks(low, high) == expected
+
+
+def test_robustness_counts_each_choice_by_hand():
+    """The first row is the analysis as planned; of four variants, one with fewer seeds differs."""
+    planned = {"margin": 0.02, "seeds": 6, "left_out": "", "correction": "holm", "outcome": "supported"}
+    moved = (
+        {"margin": 0.0}, {"seeds": 5}, {"seeds": 2, "outcome": "contradicted"}, {"left_out": "far"}
+    )  # fmt: skip
+    rows = [planned, *({**planned, **change} for change in moved)]
+    test = {"margin": 0.02, "outcome": "supported", "specifications": rows}
+    assert robustness(test) == {
+        "kept": 3, "reversed": 1, "variants": 4,
+        "by": [("margin", 1, 1), ("seeds", 1, 2), ("languages", 1, 1)],
+    }  # fmt: skip
+    assert robustness({**test, "specifications": rows[:1]}) is None
+    assert robustness({}) is None
+    claim = {"verdict": "supported", "tests": [test]}
+    steady = {"verdict": "supported", "tests": [{**test, "specifications": rows[:2]}]}
+    explained = {**steady, "tests": [*steady["tests"], {**test, "role": "ablation"}]}
+    assert views.robust_claims([claim, steady, explained, {"verdict": "not run"}]) == (2, 3)
+
+
+def test_a_question_is_answered_by_an_effect():
+    effect = {"estimate": 0.1}
+    assert views.answered({"effect": effect})
+    assert views.answered({"status": "answered", "effect": effect})
+    assert not views.answered({"status": "not run", "reason": "no runs"})
+    assert not views.answered({"question": "And size?"})

@@ -15,6 +15,7 @@ from xltlib.resampling import (
     hierarchical_bootstrap,
     mcnemar,
     permutation,
+    second_opinions,
     violation_ratio,
 )
 
@@ -119,3 +120,23 @@ def test_almost_stochastic_order(rng):
     one = aso([0.5], [0.5], rng)
     assert (one.eps, one.eps_min) == (0.5, 0.5)
     assert "too few" in one.note
+
+
+@pytest.mark.parametrize(("k", "theirs"), [(0, 0.8679), (1, 0.7531), (4, 0.3309), (5, 0.2269)])
+def test_almost_stochastic_order_agrees_with_deep_significance(k, theirs):
+    """eps_min of deepsig 1.2.8 at its defaults on the same samples; both resample a thousand times."""
+    rng = np.random.default_rng(k)
+    a = 0.6 + 0.02 * k / 3 + 0.03 * rng.standard_normal(6)
+    b = 0.6 + 0.03 * rng.standard_normal(6)
+    assert aso(a, b, rng).eps_min == pytest.approx(theirs, abs=0.05)
+
+
+def test_second_opinions_are_those_of_each_test(scores):
+    a, b = scores
+    told = second_opinions(a, b, np.random.default_rng(1), resamples=200)
+    interval = hierarchical_bootstrap(a, b, np.random.default_rng(1), resamples=200)
+    assert told["bootstrap"] == [interval.low, interval.high]
+    assert (told["p_seeds"], told["p_least"]) == (permutation(a, b, None).p, 2 / 64)
+    swapped = second_opinions(b, a, np.random.default_rng(1), resamples=200)
+    assert {told["better"], swapped["better"]} == {"a", "b"}
+    assert swapped["eps_min"] == pytest.approx(told["eps_min"], abs=0.05)

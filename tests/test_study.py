@@ -12,7 +12,7 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import notebooks, report, study
+from xltlib import notebooks, report, study, wanted
 from xltlib.files import write_bytes
 from xltlib.ledger_file import load_ledger
 from xltlib.params import Params, StudyError, load
@@ -261,22 +261,22 @@ def test_a_number_of_processes_that_cannot_be(text, monkeypatch):
 
 def test_the_runs_of_a_statement(tiny, root):
     params = load(tiny)
-    specs, absent = study.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")
+    specs, absent = wanted.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")
     assert absent == []
     assert set(specs) == set(study.Runs(params).stage("03_finetuning"))
     ledger = load_ledger(root / "params/claims.yaml")
     for claim in ledger.claims:
-        study.claim_runs(ledger, Params(), claim.id)  # every label can be judged
-    specs, absent = study.claim_runs(ledger, Params(), "S0-1")
+        wanted.claim_runs(ledger, Params(), claim.id)  # every label can be judged
+    specs, absent = wanted.claim_runs(ledger, Params(), "S0-1")
     assert len(specs) % Params().seeds == 0
 
 
 def test_known_runs_are_those_of_all_profiles(tiny):
     other = tinystudy.SMALL | {"profile": "other", "seeds": 3}
     specs = {spec.digest for spec in tinystudy.fill(tiny)}
-    assert study.known_digests(tiny.parent.parent) == specs
+    assert wanted.known_digests(tiny.parent.parent) == specs
     tiny.with_name("other.yaml").write_text(yaml.safe_dump(other))
-    assert study.known_digests(tiny.parent.parent) > specs
+    assert wanted.known_digests(tiny.parent.parent) > specs
 
 
 def test_the_studys_notebooks_declare_what_profiles_set(root):

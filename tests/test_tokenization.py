@@ -1,14 +1,18 @@
 """Joint tokenizers: the same from every process, with maps between words, subwords and characters."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
+from unicodedata import category
 
 import numpy as np
 import pytest
+import tokenizers
+from transformers import BertConfig, BertTokenizer, T5Tokenizer, XLMRobertaConfig, XLMRobertaTokenizer
 
-from xltlib import tokenization
+from xltlib import tasks, tokenization
 from xltlib.params import StudyError
 from xltlib.tokenization import (
     CLS,
@@ -19,8 +23,11 @@ from xltlib.tokenization import (
     UNK,
     WordEncoder,
     encode_texts,
+    encode_words,
     join,
+    overlaps,
     pack,
+    specials,
     unpack,
 )
 
@@ -134,3 +141,147 @@ def test_packing_round_trip(sequences):
     packed = pack(sequences)
     assert [s.tolist() for s in unpack(packed["values"], packed["ends"])] == sequences
     assert packed["values"].dtype == np.int32
+
+
+def sentencepiece(texts, size):
+    """Pieces and scores of a Unigram model with XLM-R's special tokens, the alphabet in it."""
+    learner = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    learner.normalizer = tokenizers.normalizers.NFKC()
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    learner.train_from_iterator(texts, trainer)
+    return [tuple(piece) for piece in json.loads(learner.to_str())["model"]["vocab"]]
+
+
+def published(kind, texts, size=400):
+    """A tokenizer as a published model has it, with a vocabulary of its own."""
+    if kind == "bert":
+        words = [word for word in tokenization.train(texts, size).get_vocab() if word not in SPECIAL]
+        # mBERT's order: special tokens are not the first five
+        vocab = ["[PAD]", "unused", *words, "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        return BertTokenizer(vocab={word: index for index, word in enumerate(vocab)}, do_lower_case=False)
+    pieces = sentencepiece(texts, size)
+    if kind == "xlmr":
+        made = XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)])
+    else:
+        made = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces[4:]], extra_ids=0)
+    made.backend_tokenizer.normalizer = tokenizers.normalizers.NFKC()  # the published charsmap does as much
+    return made
+
+
+KINDS = ("bert", "xlmr", "t5")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences_are_joined_as_the_tokenizer_does(kind):
+    made = published(kind, TEXTS)
+    special = specials(made)
+    (a, b), _ = encode_texts(made, ["the cat", "кот"])
+    assert join(a, b, special=special).tolist() == made("the cat", "кот")["input_ids"]
+    assert join(a, special=special).tolist() == made("the cat")["input_ids"]
+    assert special.pad == made.pad_token_id
+    assert (
+        special.mask == made.mask_token_id == {"bert": special.mask, "xlmr": len(made) - 1, "t5": None}[kind]
+    )
+    expected = [i not in made.all_special_ids for i in made("the cat", "кот")["input_ids"]]
+    assert special.ordinary(join(a, b, special=special)).tolist() == expected
+    assert special.ordinary(np.array([[special.pad, a[0]]])).tolist() == [[False, True]]
+
+
+def test_own_tokenizers_have_their_special_tokens_in_the_study_s_places(tokenizer):
+    assert specials(tokenizer) == tokenization.OWN
+    with pytest.raises(StudyError, match="no token to begin or to end a sequence with"):
+        specials(tokenization.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer))
+
+
+@pytest.mark.parametrize(("kind", "config"), [("bert", BertConfig), ("xlmr", XLMRobertaConfig)])
+def test_a_published_tokenizer_is_loaded_from_beside_its_model(tmp_path, kind, config):
+    made = published(kind, TEXTS)
+    made.save_pretrained(tmp_path)
+    config(vocab_size=len(made)).save_pretrained(tmp_path)
+    if kind == "bert":  # as mBERT's: the names of its special tokens are known from its kind alone
+        (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "model_max_length": 512}')
+    loaded = tokenization.load(tmp_path)
+    assert specials(loaded) == specials(made)
+    assert loaded("the cat", "кот")["input_ids"] == made("the cat", "кот")["input_ids"]
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(StudyError, match="the tokenizer cannot be loaded"):
+        tokenization.load(tmp_path)
+
+
+def test_overlaps_by_hand():
+    words, pieces = [(0, 3), (4, 6), (6, 7), (9, 9), (10, 12)], [(0, 1), (1, 3), (4, 7), (8, 8), (10, 12)]
+    assert overlaps(words, pieces).tolist() == [[0, 2], [2, 3], [2, 3], [4, 4], [4, 5]]
+    assert overlaps(pieces, words).tolist() == [[0, 1], [0, 1], [1, 3], [3, 3], [4, 5]]
+    assert overlaps([], pieces).shape == overlaps([], []).shape == (0, 2)
+    assert overlaps([(0, 1)], []).tolist() == [[0, 0]]
+
+
+def test_blanks_are_no_part_of_a_subword():
+    made = published("t5", TEXTS)
+    made.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    text = " the  cat"
+    _, (spans,) = encode_texts(made, [text])
+    assert all(text[start:end] == text[start:end].strip() for start, end in spans)
+    (coded,) = encode_words(made, [text])
+    assert [text[spans[a][0] : spans[b - 1][1]] for a, b in coded.pieces] == ["the", "cat"]
+
+
+@pytest.fixture(scope="module")
+def questions(data_dir):
+    """All of XQuAD by language."""
+    languages = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
+    return {language: tasks.load("xquad", "test", language, data_dir) for language in languages}
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlmr"])
+def test_words_subwords_and_characters_round_trip_on_xquad(questions, kind):
+    sample = [example.question for examples in questions.values() for example in examples[::4]]
+    alphabet = sorted({c for examples in questions.values() for e in examples for c in e.context})
+    made = published(kind, [*sample, "".join(alphabet)], 6000)
+    for language, examples in questions.items():
+        contexts = dict.fromkeys(example.context for example in examples)
+        texts = [*contexts, *(example.question for example in examples)]
+        coded = dict(zip(texts, encode_words(made, texts), strict=True))
+        for text, found in coded.items():
+            check_maps(text, found, language)
+        for example in examples:
+            check_answer(example, coded[example.context])
+
+
+def check_maps(text, found, language):
+    """Every word is covered by its subwords, and is theirs alone where none of them reaches beyond it."""
+    words = np.array(found.words)
+    spans = np.array(found.spans)
+    first, stop = found.pieces.T
+    lost = {c for start, end in words[first == stop] for c in text[start:end]}
+    # BERT drops what shows nothing, and the mark of a character that was lost before
+    assert all(category(c).startswith("C") or c == "\ufffd" for c in lost), (language, lost)
+    words, first, stop = (x[first < stop] for x in (words, *found.pieces.T))
+    assert (spans[first, 0] <= words[:, 0]).all(), language
+    assert (spans[stop - 1, 1] >= words[:, 1]).all(), language
+    inside = (spans[first, 0] == words[:, 0]) & (spans[stop - 1, 1] == words[:, 1])
+    shared = overlaps(found.spans, found.words)
+    crossing = (np.diff(shared) > 1).any()
+    assert inside.all() or crossing, language
+    forth, back = all_pairs(found.pieces), all_pairs(shared)[:, ::-1]
+    assert np.array_equal(forth, back[np.lexsort(back.T[::-1])]), language
+
+
+def all_pairs(ranges):
+    """(n, member) for every member of the n-th half-open range."""
+    size = np.diff(ranges)[:, 0]
+    inner = np.arange(size.sum()) - np.repeat(size.cumsum() - size, size)
+    return np.stack([np.repeat(np.arange(len(ranges)), size), inner + np.repeat(ranges[:, 0], size)], axis=1)
+
+
+def check_answer(example, found):
+    """An answer's characters lead to its subwords and back."""
+    for start, text in example.answers:
+        ((a, b),) = overlaps([(start, start + len(text))], found.spans)
+        assert a < b, example.id
+        assert found.spans[a][0] <= start + len(text) - len(text.lstrip()), example.id
+        assert found.spans[b - 1][1] >= start + len(text.rstrip()), example.id

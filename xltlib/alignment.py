@@ -232,8 +232,10 @@ def load_models(path: str | Path) -> list[Model]:
             ]
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise StudyError(f"{path}: not a model written by --save-model, or damaged ({error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        raise StudyError(
+            f"{path}: not a model written by --save-model, or damaged: train it again with --save-model"
+        ) from None
 
 
 def write_table(path: str | Path, model: Model) -> None:

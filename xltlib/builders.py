@@ -5,8 +5,9 @@ from pathlib import Path
 
 from xltlib.encoder_builders import build_encoder, build_probe
 from xltlib.results import Result, Spec
+from xltlib.seq2seq_builders import build_answers, build_seq2seq
 from xltlib.store import Store
-from xltlib.task_builders import build_evaluation, build_transfer
+from xltlib.task_builders import build_evaluation, build_lexicon, build_transfer
 from xltlib.text_builders import build_links, build_pairs, build_text
 from xltlib.training import Progress
 
@@ -31,4 +32,7 @@ BUILDERS: dict[str, Callable[..., dict]] = {
     "transfer": build_transfer,
     "probe": build_probe,
     "evaluation": build_evaluation,
+    "lexicon": build_lexicon,
+    "seq2seq": build_seq2seq,
+    "answers": build_answers,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xltlib import questions
 from xltlib.claim_text import NOT_RUN, reason, render_text
 from xltlib.honesty import power_at, smallest_detectable
 from xltlib.ledger import Claim, Ledger, Test, find, label
@@ -183,15 +184,22 @@ def evaluate(
         "correction": {"method": "Holm", "deciding_tests": len(families[0]), "other_tests": len(families[1])},
         "counts": {name: verdicts.count(name) for name in COUNTED},
         "claims": claims,
-        "questions": [_question(report, params) for report in ledger.reports],
+        "questions": [_question(report, records, params) for report in ledger.reports],
         "reports": checks,
     }
 
 
-def _question(report: Mapping[str, Any], params: Params) -> dict[str, Any]:
-    """What a report asks and none of its statements answers; open until the study has runs for it."""
-    reason = f"not run: it needs {report['question_needs']}, which this version of the study does not have"
-    return {"id": f"Q{report['id']}", "question": report["question"], "scale": params.scale, "reason": reason}
+def _question(report: Mapping[str, Any], records: Sequence[Mapping], params: Params) -> dict[str, Any]:
+    """What a report asks and none of its statements answers, with the answer where there are runs for it."""
+    number = report["id"]
+    told = {"id": f"Q{number}", "report": number, "question": report["question"], "scale": params.scale}
+    if number not in params.questions:
+        reason = f"this profile has no runs for it; it needs {report['question_needs']}"
+        return told | {"status": NOT_RUN, "reason": reason}
+    try:
+        return told | questions.answer(number, records, params)
+    except LookupError as error:
+        return told | {"status": NOT_RUN, "reason": str(error.args[0])}
 
 
 def _told(

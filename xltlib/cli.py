@@ -21,6 +21,8 @@ ELSEWHERE = {  # command -> module that registers it when it is called, and what
     "page": ("report", "build the reviewer's page from published evidence"),
     "align": ("alignment", "word alignment with the fast_align model"),
     "score": ("evaluation", "score predictions in an official format"),
+    "plan": ("plan", "runs, hours, disk and downloads of a profile, before anything starts"),
+    "slice": ("grid", "compute a part of a study, as a cluster's job does"),
     "compare": ("compare", "test two systems' per-example scores against each other"),
 }
 RESUMES = "run the same command again: it resumes"
@@ -52,6 +54,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     _add_run(commands)
     _add_status(commands)
     _add_claim(commands)
+    _add_question(commands)
     module = ELSEWHERE.get(command, ("", ""))[0]
     if module:
         importlib.import_module(f"xltlib.{module}").register(commands)
@@ -93,6 +96,15 @@ def _add_claim(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(func=_claim)
 
 
+def _add_question(commands: argparse._SubParsersAction) -> None:
+    text = "compute the runs that answer one of the reports' open questions, then show its effects"
+    parser = commands.add_parser("question", help="one open question and its answer", description=text)
+    parser.add_argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4")
+    _add_profile(parser)
+    _add_jobs(parser)
+    parser.set_defaults(func=_question)
+
+
 def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("params", nargs="?", default=PROFILE, help="a profile's file [%(default)s]")
 
@@ -128,13 +140,13 @@ def _params(args: argparse.Namespace) -> int:
 
 
 def _claim(args: argparse.Namespace) -> int:
-    from xltlib import claims, study
+    from xltlib import claims, study, wanted
     from xltlib.params import load
     from xltlib.pool import compute_all
 
     session = study.open(load(args.params), jobs=args.jobs)
     ledger = claims.load_ledger(session.ledger)
-    specs, absent = study.claim_runs(ledger, session.params, args.id)
+    specs, absent = wanted.claim_runs(ledger, session.params, args.id)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
     compute_all(specs, session.store, session.jobs)
@@ -147,6 +159,22 @@ def _claim(args: argparse.Namespace) -> int:
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
         print(f"{missing} runs of the study are missing: with their tests, Holm will correct for more.")
+    return 0
+
+
+def _question(args: argparse.Namespace) -> int:
+    from xltlib import questions, study
+    from xltlib.params import load
+    from xltlib.pool import compute_all
+
+    session = study.open(load(args.params), jobs=args.jobs)
+    asked = questions.QUESTIONS[args.number]
+    results = compute_all(asked.runs(session.runs), session.store, session.jobs)
+    found = questions.answer(args.number, session.records(results), session.params)
+    print(f"Question {args.number}: {asked.asks}\n{found['sentence']}\n")
+    for effect in found["effects"]:
+        print(questions.sentence(effect))
+    print(f"\nScale: {session.params.scale}. Limits: {asked.limits}")
     return 0
 
 
@@ -201,9 +229,9 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_stale(session: "Session") -> None:
-    from xltlib import store, study
+    from xltlib import store, wanted
 
-    found = store.stale(session.store, study.known_digests(session.root))
+    found = store.stale(session.store, wanted.known_digests(session.root))
     for run in found:
         print(f"stale: {_described(run)}")
     if found:
@@ -215,11 +243,11 @@ def _described(run: "Stale") -> str:
 
 
 def _prune(args: argparse.Namespace) -> int:
-    from xltlib import store, study
+    from xltlib import store, study, wanted
 
     root = study.find_root()
     runs = store.Store(root / "runs")
-    found = store.stale(runs, study.known_digests(root))
+    found = store.stale(runs, wanted.known_digests(root))
     for run in found:
         print(_described(run))
     if not found:

@@ -95,30 +95,46 @@ class Layout:
 
 def _before(counts: torch.Tensor) -> torch.Tensor:
     """Sum of all earlier elements, int64."""
-    return counts.cumsum(0) - counts
+    return counts.cumsum(0).sub_(counts)
 
 
 def lay_out(corpus: Corpus, device: torch.device) -> Layout:
     """Order the rows, number places and co-occurring pairs; a text pair with an empty side has no rows."""
     source, target, n, m = (x.to(device) for x in (corpus.source, corpus.target, corpus.n, corpus.m))
-    sentence = torch.repeat_interleave(m).int()
-    order = _sort((n * len(corpus.target_words))[sentence].add_(target))[1]
-    order = order[n[sentence[order]] > 0]
-    sentence, word = sentence[order], target[order]
     first_place, per_group, places = _places(n, m)
-    place = (first_place - _before(m) - _before(per_group)[n]).int()[sentence] + order
-    row_n = n.int()[sentence]
-    start = _before(n).int()[sentence]
+    size = torch.zeros_like(per_group).index_add_(0, n, torch.where(n > 0, m, 0))  # rows of each n
+    groups = _groups(size.tolist(), per_group.tolist())
+    order, word, sentence = _order(groups, target, n, m)
+    place = (first_place - _before(m) - _before(per_group)[n]).int()[sentence].add_(order)
+    width = torch.arange(len(size), device=device)
+    links = size * width
+    rows = _Rows(word, sentence, _before(n).int(), n.int(), _before(links) - _before(size) * width)
     types = len(corpus.source_words), len(corpus.target_words)
-    del sentence, target
     return Layout(
-        _groups(torch.bincount(row_n, minlength=len(per_group)).tolist(), per_group.tolist()),
-        order,
-        word,
-        place,
-        *_number_pairs(source, types, _Rows(word, start, row_n, _before(row_n))),
-        *places,
+        groups, order, word, place, *_number_pairs(source, types, rows, groups, int(links.sum())), *places
     )
+
+
+def _order(groups: list[Group], target: torch.Tensor, n: torch.Tensor, m: torch.Tensor) -> list[torch.Tensor]:
+    """Target token, its type and its sentence for each row; a group at a time, which takes little memory."""
+    rows = groups[-1].rows.stop if groups else 0
+    order, word, sentence = (torch.empty(rows, dtype=torch.int32, device=n.device) for _ in range(3))
+    members = _sort(n.clone())[1].split(torch.bincount(n, minlength=1).tolist())
+    first = _before(m)
+    for group in groups:
+        own = members[group.n]
+        tokens = _ranges(first[own], m[own])
+        types, places = _sort(target[tokens].long())
+        word[group.rows], order[group.rows] = types.int(), tokens[places].int()
+        sentence[group.rows] = torch.repeat_interleave(own, m[own])[places]
+    return [order, word, sentence]
+
+
+def _ranges(start: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """The whole numbers from each `start` on, `count` of them, one range after the other."""
+    which = torch.repeat_interleave(count)
+    number = torch.arange(len(which), device=start.device)
+    return (start - _before(count)).index_select(0, which).add_(number)
 
 
 def _places(n: torch.Tensor, m: torch.Tensor) -> tuple:
@@ -147,35 +163,37 @@ def _groups(rows: list[int], places: list[int]) -> list[Group]:
 
 
 class _Rows(NamedTuple):
-    word: torch.Tensor  # int32, target type
-    start: torch.Tensor  # int32, first source token
-    n: torch.Tensor  # int32, number of source tokens
-    first_link: torch.Tensor  # int64
+    word: torch.Tensor  # int32 (T,), target type
+    sentence: torch.Tensor  # int32 (T,)
+    start: torch.Tensor  # int32 (S,), first source token
+    n: torch.Tensor  # int32 (S,), number of source tokens
+    offset: torch.Tensor  # int64, by n: the first link of row r has place r * n + offset
 
     def links(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """All links of some rows: which of these rows, their source token, their place in the layout."""
-        count = self.n[rows]
-        before, which = _before(count), torch.repeat_interleave(count)
-        number = torch.arange(len(which), device=rows.device)
-        token = (self.start[rows] - before).index_select(0, which).add_(number)
-        return which, token, (self.first_link[rows] - before).index_select(0, which).add_(number)
+        sentence = self.sentence[rows]
+        count = self.n[sentence]
+        which, token = torch.repeat_interleave(count), _ranges(self.start[sentence], count)
+        return which, token, _ranges(self.offset[count] + rows * count, count)
 
 
-def _number_pairs(source: torch.Tensor, types: tuple[int, int], rows: _Rows) -> tuple:
-    """Number the co-occurring pairs of types: the layout's `pair`, `given` and `first_pair`.
+def _number_pairs(
+    source: torch.Tensor, types: tuple[int, int], rows: _Rows, groups: list[Group], links: int
+) -> tuple:
+    """Number the co-occurring pairs of types: the layout's `pair` (`links` of them), `given`, `first_pair`.
 
     Target types are taken in blocks of about `chunk` links, whose pairs are found by sorting them. A type
     with more links is a block of its own, gone through in pieces, and its pairs are found with a table of the
     source types.
     """
     chunk = CHUNK[source.device.type] // 2
-    pair = torch.empty(int(rows.n.sum()), dtype=torch.int32, device=source.device)
+    pair = torch.empty(links, dtype=torch.int32, device=source.device)
     per_type = torch.zeros(types[1] + 1, dtype=torch.int64, device=source.device)
     given, count = torch.empty_like(pair), 0  # as long as it can get; pages never written take no memory
-    for block, links in _blocks(rows, chunk):
-        if links > chunk:
+    for block, alone in _blocks(rows, groups, types[1], chunk):
+        if alone:
             e = _number_type(
-                source, types[0], rows, block.split(max(1, chunk * len(block) // links)), pair, count
+                source, types[0], rows, block.split(max(1, chunk * len(block) // alone)), pair, count
             )
             per_type[rows.word[block[0]] + 1] = len(e)
         else:
@@ -212,18 +230,23 @@ def _number_type(
     return seen.nonzero().flatten().int()
 
 
-def _blocks(rows: _Rows, chunk: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """Blocks of rows, all those of their types: of one type (rows, links), or of more types (rows, 0)."""
-    size = torch.bincount(rows.word)
-    links = torch.zeros_like(size).index_add_(0, rows.word, rows.n.long())
-    size, links = size[size > 0], links[size > 0]
+def _blocks(rows: _Rows, groups: list[Group], types: int, chunk: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Blocks of rows, all those of their target types, and the links of a type that has more than `chunk`.
+
+    Rows of a group are sorted by type, so that a block is a range of each group.
+    """
+    links = torch.zeros(types, dtype=torch.int64, device=rows.word.device)
+    for word, sentence in zip(rows.word.split(chunk), rows.sentence.split(chunk), strict=True):
+        links.index_add_(0, word, rows.n[sentence].long())
     step, alone = _before(links) // chunk, links > chunk
     cut = (step[1:] != step[:-1]) | alone[1:] | alone[:-1]
-    by_type = _sort(rows.word.long())[1]
-    blocks = torch.tensor_split(by_type, size.cumsum(0)[:-1][cut].cpu())
-    for block in blocks:
-        if len(block):
-            yield block, int(rows.n[block].sum()) if rows.word[block[0]] == rows.word[block[-1]] else 0
+    first = [0, *(cut.nonzero().flatten() + 1).tolist()]
+    bounds = torch.tensor([*first, types], dtype=torch.int32, device=rows.word.device)
+    ends = [torch.searchsorted(rows.word[group.rows], bounds) + group.rows.start for group in groups]
+    ends = torch.stack(ends, 1) if ends else bounds.new_zeros((len(bounds), 1))
+    for type_, start, end in zip(first, ends, ends[1:], strict=False):
+        if (end > start).any():
+            yield _ranges(start, end - start), int(links[type_]) if alone[type_] else 0
 
 
 def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -235,7 +258,10 @@ def _sort(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if keys.is_cuda or not len(keys) or int(keys.max()).bit_length() + bits > 63:
         keys, places = torch.sort(keys, stable=True)
         return keys, places.int()
-    keys.bitwise_left_shift_(bits).add_(torch.arange(len(keys)))
-    keys.numpy().sort()
-    places = keys.bitwise_and((1 << bits) - 1).int()
-    return keys.bitwise_right_shift_(bits), places
+    packed, places = keys.numpy(), np.arange(len(keys), dtype=np.int32)
+    packed <<= bits
+    packed |= places
+    packed.sort()
+    np.bitwise_and(packed, (1 << bits) - 1, out=places, casting="unsafe")
+    packed >>= bits
+    return keys, torch.from_numpy(places)

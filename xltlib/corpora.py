@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from xltlib import hub
 from xltlib.params import StudyError
 
 # Character ranges of the scripts written without spaces: Han, Kana, Thai.
@@ -26,8 +27,9 @@ UNSPACED = (
 class Corpus:
     """Where one corpus lies below the data folder, and what is done to its lines.
 
-    `file` is a pattern with `{split}`, `{language}` and `{pair}` (where files come in pairs with English, the
-    other language of the pair); `lines` is the published number of lines per split.
+    `file` is a pattern with `{split}`, `{language}`, `{pair}` (where files come in pairs with English, the
+    other language of the pair) and `{both}` (that pair: "de-en"); `lines` is the published number of lines
+    per split; `hub` is a repository whose configurations are such pairs.
     """
 
     languages: tuple[str, ...]
@@ -40,6 +42,7 @@ class Corpus:
     exceptions: dict[str, str] | None = None  # language -> a file that does not follow the pattern
     columns: tuple[str, ...] = ()  # one tab-separated file that holds these languages in this order
     drop_repeats: bool = False
+    hub: str = ""
 
 
 _NTREX_CODES = {
@@ -133,6 +136,14 @@ CORPORA = {
         split_names={"train": "training"},
         drop_repeats=True,  # 9,900 lines hold 5,235 different English sentences
     ),
+    "opus100": Corpus(
+        ("ar", "bg", "de", "el", "en", "es", "fr", "ja", "ko", "ru", "th", "tr", "vi", "zh"),
+        "opus-100-corpus/v1.0/supervised/{both}/opus.{both}-{split}.{language}",
+        {"train": 1_000_000, "dev": 2000, "test": 2000},
+        "opus.nlpl.eu/opus-100.php (opus-100-corpus-v1.0)",
+        "as its parts",
+        hub="Helsinki-NLP/opus-100",
+    ),
 }
 
 
@@ -219,19 +230,23 @@ def parallel(
     name: str,
     lang_a: str,
     lang_b: str,
-    folder: Path | str,
+    folder: Path | str | None = None,
     split: str = "train",
     *,
+    revision: str | None = None,
     nfkc: bool = False,
     strict: bool = True,
 ) -> list[tuple[str, str]]:
     """Return the sentence pairs `(lang_a, lang_b)` of a corpus in `CORPORA`, cleaned.
 
-    A pair with an empty side (a missing verse) is left out; so are repeats where the corpus says so.
-    With `strict` the number of lines must be the published one.
+    Without a `folder` the hub is asked, at `revision` or at the pinned commit. A pair with an empty side (a
+    missing verse) is left out; so are repeats where the corpus says so. With `strict` the number of lines
+    must be the published one.
     """
     corpus = _corpus(name, split, (lang_a, lang_b))
-    if corpus.columns:
+    if folder is None:
+        path, pairs = f"{name} {split} of the hub", _hub_pairs(name, lang_a, lang_b, split, revision)
+    elif corpus.columns:
         path = find_file(folder, [corpus.file], f"{name} ({corpus.source})")
         pairs = read_pairs(path)
         pairs = pairs if corpus.columns == (lang_a, lang_b) else [(b, a) for a, b in pairs]
@@ -243,6 +258,19 @@ def parallel(
     pairs = [(clean(a, nfkc), clean(b, nfkc)) for a, b in pairs]
     pairs = [pair for pair in pairs if all(pair)]
     return list(dict.fromkeys(pairs)) if corpus.drop_repeats else pairs
+
+
+def _hub_pairs(
+    name: str, lang_a: str, lang_b: str, split: str, revision: str | None
+) -> list[tuple[str, str]]:
+    """The pairs of a corpus that the hub has as one configuration for each pair of languages."""
+    corpus, both = CORPORA[name], "-".join(sorted((lang_a, lang_b)))
+    if not corpus.hub:
+        raise StudyError(f"{name} is not read from the hub; download {corpus.source} and pass its folder")
+    folder = f"Or download {corpus.source}, and pass the folder that holds {corpus.file}."
+    hub_split = "validation" if split == "dev" else split
+    rows = hub.table(f"datasets/{corpus.hub}", both, hub_split, revision, folder)["translation"]
+    return [(row[lang_a], row[lang_b]) for row in rows]
 
 
 def monolingual(
@@ -297,11 +325,12 @@ def _language_file(name: str, language: str, partner: str | None, folder: Path |
         "split": (corpus.split_names or {}).get(split, split),
         "language": (corpus.codes or {}).get(language, language),
     }
-    names = list(dict.fromkeys(pattern.format(pair=pair, **fields) for pair in pairs))
+    both = {pair: "-".join(sorted(("en", pair))) for pair in pairs}
+    names = list(dict.fromkeys(pattern.format(pair=pair, both=both[pair], **fields) for pair in pairs))
     return find_file(folder, names, f"{name} ({corpus.source})")
 
 
-def _check_lines(path: Path, found: int, published: int, strict: bool) -> None:
+def _check_lines(path: Path | str, found: int, published: int, strict: bool) -> None:
     if found != published and strict:
         raise StudyError(
             f"{path}: {found} lines, but the published file has {published}; fetch it again, "

@@ -1,17 +1,21 @@
 """Runs of encoders: pre-training, and the probe of what an encoder has learnt before any task."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unicodedata import category
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from xltlib import (
     encoder_alignment,
     evaluation,
     links,
     models,
+    objectives,
     pretraining,
     synthetic,
     synthetic_tasks,
@@ -19,37 +23,122 @@ from xltlib import (
 )
 from xltlib.files import save_scores
 from xltlib.results import Result, Spec
-from xltlib.text_builders import link_lists, tokenizer_of, world_of
+from xltlib.substitution import code_switch
+from xltlib.text_builders import link_lists, read_sentences, tokenizer_of, world_of
 from xltlib.training import Optimization, Pool, Progress, epoch_batches, fit
 
+LEAST_LINKED = 0.1  # a translation in an estimated lexicon has at least this share of its word's links
 
-def _parallel_texts(
-    pairs: Result, linked: Result | None, target: str = "", chosen: Mapping[str, Any] | None = None
-) -> list[pretraining.ParallelText]:
-    """The pairs of each target language, with links between subwords where word links are given.
+Lexicon = Mapping[str, Sequence[str]]  # translations of each word
 
-    `target`: of this language alone. The option `pairs`: the share that the language with little text keeps.
+
+def parallel_texts(
+    pairs: Result, linked: Result | None, languages: Sequence[str], chosen: pretraining.Options,
+    left_out: set[int],
+) -> list[pretraining.ParallelText]:  # fmt: skip
+    """The pairs of each target language, with links between subwords where links are given.
+
+    left_out: ids of subwords that no link may touch.
     """
     texts = []
     with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
-        for language in [target] if target else pairs.values["pairs"]:
+        for language in languages:
             read = {}
             for name in ("source", "target", "source_words", "target_words"):
                 key = f"{language}/{name}"
                 read[name] = tokenization.unpack(arrays[f"{key}/values"], arrays[f"{key}/ends"])
-            word_links = _read_links(linked, language) if linked else []
-            if synthetic.LANGUAGES[language].text_share < 1:
-                kept = max(1, round((chosen or {}).get("pairs", 1.0) * len(read["source"])))
-                read, word_links = {name: x[:kept] for name, x in read.items()}, word_links[:kept]
-            owners = zip(word_links, read["source_words"], read["target_words"], strict=bool(linked))
-            subword_links = [pretraining.subword_links(*x) for x in owners]
+            kept = pretraining.kept_pairs(language, len(read["source"]), chosen.pairs)
+            read = {name: x[:kept] for name, x in read.items()}
+            found = zip(_read_links(linked, language), *read.values(), strict=True) if linked else ()
+            subword_links = [_subword_links(*x, chosen, left_out) for x in found]
             texts.append(pretraining.ParallelText(read["source"], read["target"], subword_links))
     return texts
+
+
+def _subword_links(
+    found: np.ndarray, source: np.ndarray, target: np.ndarray, source_words: np.ndarray,
+    target_words: np.ndarray, chosen: pretraining.Options, left_out: set[int],
+) -> np.ndarray:  # fmt: skip
+    """A pair's links as an objective reads them: of subwords (L, 2), or of spans of subwords (L, 4)."""
+    rule = chosen.one_to_many
+    if chosen.links == "subword":
+        found = objectives.one_to_one(found, rule, (len(source), len(target)))
+    elif chosen.expand == "mean":
+        return objectives.word_spans(found, source_words, target_words, rule)
+    else:
+        found = objectives.subword_links(found, source_words, target_words, rule, chosen.expand)
+    return objectives.links_without(found, source, target, left_out) if left_out else found
 
 
 def _read_links(linked: Result, language: str) -> list[np.ndarray]:
     with np.load(linked.file("links.npz"), allow_pickle=False) as found:
         return link_lists(found, language)
+
+
+def punctuation_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of the subwords that are punctuation marks alone."""
+    plain = ((word.removeprefix("##"), number) for word, number in tokenizer.get_vocab().items())
+    return {number for word, number in plain if word and all(category(c)[0] == "P" for c in word)}
+
+
+def mixed_texts(
+    pairs: Result, linked: Result | None, text: Result, languages: Sequence[str],
+    chosen: pretraining.Options, seed: int,
+) -> list[pretraining.ParallelText]:  # fmt: skip
+    """The sentences of the pairs code-switched: the source's into all target languages, the targets' into it.
+
+    Each sentence is switched once; its words are drawn by the seed, its language and its place alone.
+    """
+    encode, source = tokenization.WordEncoder(tokenizer_of(text)), pairs.params["source"]
+    sides, forward, backward = {}, {}, {}
+    for language in languages:
+        both = [read_sentences(pairs, language, side) for side in ("source", "target")]
+        kept = pretraining.kept_pairs(language, len(both[0]), chosen.pairs)
+        sides[language] = both = [side[:kept] for side in both]
+        if linked:
+            found = _read_links(linked, language)
+            forward[language] = linked_lexicon(*both, found)
+            backward[language] = linked_lexicon(*both[::-1], [pair[:, ::-1] for pair in found])
+        else:
+            forward[language] = gold_lexicon(world_of(text), source, language)
+            backward[language] = gold_lexicon(world_of(text), language, source)
+    texts = []
+    for language, both in sides.items():
+        switched = []
+        for side, lexica in zip(both, (forward, {source: backward[language]}), strict=True):
+            rng = np.random.default_rng([seed, 8, len(switched), *language.encode()])
+            mixed = (code_switch(words, lexica, rng, cross=chosen.rate, lower=False) for words in side)
+            switched.append([np.array(encode(words)[0]) for words in mixed])
+        texts.append(pretraining.ParallelText(*switched))
+    return texts
+
+
+def gold_lexicon(world: synthetic.World, source: str, target: str) -> Lexicon:
+    """All forms, in the target language, of the stem of each word form of the source language.
+
+    Function words are in no lexicon.
+    """
+    found: dict[str, list[str]] = {}
+    stems = zip(world.grammar(source).lexicon(), world.grammar(target).lexicon(), strict=True)
+    for forms, translations in stems:
+        for form in forms:
+            known = found.setdefault(form, [])
+            known += [word for word in translations if word not in known]
+    return found
+
+
+def linked_lexicon(
+    source: Sequence[Sequence[str]], target: Sequence[Sequence[str]], found: Sequence[np.ndarray]
+) -> Lexicon:
+    """The words that each source word has at least `LEAST_LINKED` of its links with, commonest first."""
+    counts: dict[str, Counter[str]] = {}
+    for a, b, pair in zip(source, target, found, strict=True):
+        for i, j in pair.tolist():
+            counts.setdefault(a[i], Counter())[b[j]] += 1
+    return {
+        word: [other for other, n in linked.most_common() if n >= LEAST_LINKED * linked.total()]
+        for word, linked in counts.items()
+    }
 
 
 def _document_pools(text: Result) -> tuple[list[Pool], list[float]]:
@@ -63,30 +152,43 @@ def _document_pools(text: Result) -> tuple[list[Pool], list[float]]:
 def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
     """Pre-train from scratch on documents ("base"), or go on from a base by an objective."""
     params, objective = spec.params, spec.params["objective"]
-    chosen = params.get("options", {})
     recipe = pretraining.Recipe(
-        params["batch_size"], params["mask_rate"], params["seed"], chosen.get("lambda_", 1.0),
-        document_share=params.get("document_share", 1.0),
+        params["batch_size"], params["mask_rate"], params["seed"],
+        pretraining.Options(**params.get("options", {})), params.get("document_share", 1.0),
     )  # fmt: skip
     if objective == "base":
         (text,) = inputs
         shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
-        encoder = models.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
+        trained = encoder = models.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
         loss = pretraining.document_loss(encoder, *_document_pools(text), recipe)
         steps, lr = params["pretrain_steps"], params["pretrain_lr"]
     else:
         base, pairs, text, *linked = inputs
+        languages = [params["target"]] if "target" in params else list(pairs.values["pairs"])
         encoder = models.load(base.file("config.json").parent)
-        parallel = _parallel_texts(pairs, linked[0] if linked else None, params.get("target", ""), chosen)
-        bilingual = pretraining.objective_loss(objective, encoder, parallel, recipe)
+        trained = pretraining.extended(encoder, recipe.options, 1 + len(languages))
+        read = _objective_texts(objective, pairs, linked[0] if linked else None, text, languages, recipe)
+        bilingual = pretraining.objective_loss(objective, trained, read, recipe)
         loss = pretraining.interleaved(
             bilingual, pretraining.document_loss(encoder, *_document_pools(text), recipe), recipe
         )
         steps, lr = params["continue_steps"], params["continue_lr"]
     name = f"encoder {objective}, seed {params['seed']}"
-    history = fit(encoder, loss, Optimization(steps, lr), directory, progress, name)
+    history = fit(trained, loss, Optimization(steps, lr), directory, progress, name)
     encoder.save(directory)
     return {"parameters": models.parameter_count(encoder), "history": history}
+
+
+def _objective_texts(
+    objective: str, pairs: Result, linked: Result | None, text: Result, languages: Sequence[str],
+    recipe: pretraining.Recipe,
+) -> list[pretraining.ParallelText]:  # fmt: skip
+    """What an objective reads of each target language."""
+    if objective == "mixed":
+        return mixed_texts(pairs, linked, text, languages, recipe.options, recipe.seed)
+    chosen = replace(recipe.options, links=linked.params["links"]) if linked else recipe.options
+    left_out = set() if chosen.punctuation else punctuation_ids(tokenizer_of(text))
+    return parallel_texts(pairs, linked, languages, chosen, left_out)
 
 
 def build_probe(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:

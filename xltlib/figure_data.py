@@ -12,11 +12,11 @@ from xltlib import builders, encoder_alignment, models, synthetic, synthetic_tas
 from xltlib.files import read_json
 from xltlib.params import Params
 from xltlib.pretraining import OBJECTIVES
+from xltlib.reading import point
 from xltlib.records import LABELS
 from xltlib.results import Result
 from xltlib.runs import Runs
 from xltlib.selection import Selection, select
-from xltlib.significance import difference
 from xltlib.store import Store
 from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.tokenization import load as load_tokenizer
@@ -217,17 +217,6 @@ def baselines(params: Params) -> dict[str, dict]:
     return found
 
 
-def _mean_point(selection: Selection, k: int, alpha: float) -> dict | None:
-    """Mean of a setting with its interval over seeds and examples, and the seeds' means."""
-    if selection.missing:
-        return None
-    scores = selection.scores[k]
-    effect = difference([scores], [np.zeros_like(scores)], alpha=alpha)
-    low, high = max(effect.low, 0.0), min(effect.high, 1.0)
-    point = {"mean": short(effect.estimate), "low": short(low), "high": short(high)}
-    return point | {"seeds": rounded(effect.per_seed)}
-
-
 def short(x: float) -> float:
     """Six digits: enough to draw, and the same on every machine."""
     return round(float(x), 6)
@@ -245,7 +234,8 @@ def accuracy(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -
         series = []
         for objective in params.objectives:
             found = chosen(records, task, objective, params.languages)
-            points = [_mean_point(found, k, params.alpha) for k in range(len(params.languages))]
+            scores = found.scores or [None] * len(params.languages)
+            points = [None if s is None else point(s, params.alpha) for s in scores]
             series.append({"name": objective, "points": points})
         label = "F1" if METRIC.get(task) else "accuracy"
         panel = {"name": task, "y_label": label, "limits": [0, 1.02], "series": series}

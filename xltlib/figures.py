@@ -156,6 +156,11 @@ def smallest_effect(data: Data) -> Figure:
     return curves(data)
 
 
+def sweep(data: Data) -> Figure:
+    """Scores over the levels of one choice: seeds as dots, the band of each mean's interval."""
+    return curves(data)
+
+
 # Effects with intervals
 
 
@@ -275,6 +280,6 @@ FIGURES: dict[str, Draw] = {
     for draw in (
         accuracy_by_language, recall_by_class, aer_by_symmetrisation, loss_curves, by_layer, aer_by_size,
         aer_by_corruption, gap_by_distance, noise_tokens, coverage, smallest_effect, forest, link_matrix,
-        word_map, confidence,
+        word_map, confidence, sweep,
     )
 }  # fmt: skip

@@ -5,7 +5,9 @@ Shapes: B batch, T tokens, H hidden, C classes, N examples.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,84 +16,82 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xltlib import models
+from xltlib import models, robust, salt
+from xltlib.encoding import Encoded
 from xltlib.evaluation import qa_scores
 from xltlib.models import Encoder
 from xltlib.params import StudyError
-from xltlib.records import LABELS, PairExample, SpanExample
-from xltlib.settings import parse_options
-from xltlib.tokenization import PreTrainedTokenizerFast, encode_texts, join
+from xltlib.records import LABELS
+from xltlib.settings import changed, par, parse_options
+from xltlib.tokenization import join
 from xltlib.training import Optimization, Progress, epoch_batches, fit
 
-METHODS = ("standard", "translate_train")
-VERSIONS = {"standard": 1, "translate_train": 1}
+METHODS = (
+    "standard",
+    "translate_train",
+    "adversarial",
+    "rs_rp",
+    "rs_da",
+    "salt",
+    "code_switch",
+    "intermediate",
+)
+# a result is reused only where the version of its method is the same: raise it when the numbers change
+VERSIONS = dict.fromkeys(METHODS, 1)
 OUTPUT = "output.safetensors"
 LONGEST_ANSWER = 30  # subwords, as in the published SQuAD scripts
+COMMON = ("select",)
+_KNOWN = {  # the options that change a method
+    "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
+    "rs_rp": ("size", "distribution", "vote"),
+    "rs_da": ("copies", "updates", "neighbours", "foreign", "vote"),
+    "salt": ("threshold", "synonym_threshold", "synonyms", "restrict", "hide", "rate", "mix", "draw"),
+    "code_switch": ("ratio", "cross"),
+    "intermediate": ("first", "n", "sampling"),
+}
 
 
+# fmt: off
 @dataclass(frozen=True)
 class Options:
     """What may differ between two runs of one method; a run's label names what is not the default."""
 
+    select: str = par("last", "weights that are scored: the last ones, the best of four points on development examples of the source, or (an oracle) on those of each language", choices=("last", "source", "oracle"))
+    norm: str = par("l2", "ball of a token's perturbation; linf: the cube within it", choices=("l2", "linf"))
+    epsilon: float = par(0.01, "radius of the ball, relative to the mean length of the embeddings; the largest of 0.003, 0.01, 0.02, 0.05 that cost no point of source accuracy on development examples of nli (0.02: 26)", low=0.0, high=10.0)
+    steps: int = par(2, "projected gradient steps; an update costs at most 1 + steps", low=1, high=100)
+    step_size: float = par(0.75, "length of such a step, relative to the radius: two of them reach the border", low=0.0, high=10.0)
+    clean_weight: float = par(0.5, "weight of the loss without perturbation; on the other alone, training collapses", low=0.0, high=1.0)
+    size: float = par(0.3, "root mean square length of the random perturbation, relative to the mean length of the embeddings; the largest of 0.1, 0.3, 1 that cost no point of source accuracy on development examples of nli (1: 44)", low=0.0, high=10.0)
+    distribution: str = par("normal", "of the numbers of a random perturbation", choices=("normal", "uniform"))
+    vote: int = par(0, "perturbed copies that a label is voted on at prediction; 0, as released: none", low=0, high=1000)
+    copies: int = par(0, "perturbed copies of the training examples; 0, as released: 10 for paraphrase, 3 for others", low=0, high=1000)
+    updates: str = par("released", "released: passes over all copies, so copies times the updates of standard; equal: as many as standard", choices=("released", "equal"))
+    neighbours: str = par("all", "no_foreign: lists without the foreign words that got into them by accident", choices=("all", "no_foreign"))
+    foreign: float = par(robust.FOREIGN, "share of concepts of which a foreign word stands in the lists: 22 of 79 words tried in the released ones", low=0.0, high=1.0)
+    threshold: float = par(0.5, "probability that a word of the target language must pass to be a substitution: more than all others together (source accuracy on development examples of nli at 0.3, 0.5, 0.7, 0.9: .89 .96 .94 .97)", low=0.0, high=1.0)
+    synonym_threshold: float = par(0.7, "the same for synonyms in the source language", low=0.0, high=1.0)
+    synonyms: bool = par(True, "synonyms in the source language are substitutions too")
+    restrict: bool = par(True, "only words of the target language's text; false: words of any language")
+    hide: bool = par(False, "mask the words to be replaced, all at once; by default the encoder sees them")
+    rate: float = par(0.5, "share of the words for which substitutions are looked for", low=0.0, high=1.0)
+    mix: str = par("vector", "r of the mixture: a random vector, a random number, 0.5, 0 or 1 by word; none: substitutions as they are", choices=salt.MIXES)
+    draw: str = par("step", "r drawn anew in each step, or once for each example", choices=("step", "once"))
+    ratio: float = par(1.0, "share of the sentences that are code-switched (CoSDA-ML: 1)", low=0.0, high=1.0)
+    cross: float = par(0.4, "share of their words (CoSDA-ML: 0.4 to 0.9)", low=0.0, high=1.0)
+    first: str = par("auto", "intermediate task; auto: paraphrase, and before paraphrase nli", choices=("auto", "nli", "paraphrase", "qa"))
+    n: int = par(1000, "intermediate examples for each language, in balanced sampling", low=1, high=10_000_000)
+    sampling: str = par("balanced", "random: as many in all, drawn from languages in proportion to their text", choices=("balanced", "random"))
+# fmt: on
+
 
 def options(method: str, text: str = "") -> Options:
     """The options of a method, written "threshold=0.7,synonyms=false"; StudyError for one that it lacks."""
-    return parse_options(Options, text, f"method {method}")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Examples as a model reads them: ids of one sequence each, and what is to be predicted.
-
-    targets: (N,) labels, or (N, 2) first and last subword of the answer. context: for QA the index of the
-    first subword of the context; spans: for QA the characters (start, end) of each context subword.
-    """
-
-    ids: list[np.ndarray]
-    targets: np.ndarray
-    context: np.ndarray | None = None
-    spans: list[list[tuple[int, int]]] | None = None
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, task: str, examples: Sequence) -> Encoded:
-    """[CLS] first [SEP] second [SEP] for every example; StudyError names one that cannot be encoded."""
-    if task in LABELS:
-        return _encode_pairs(tokenizer, task, examples)
-    if task == "qa":
-        return _encode_spans(tokenizer, examples)
-    raise StudyError(f"unknown task {task!r}; known: {', '.join([*LABELS, 'qa'])}")
-
-
-def _encode_pairs(tokenizer: PreTrainedTokenizerFast, task: str, examples: Sequence[PairExample]) -> Encoded:
-    classes = len(LABELS[task])
-    wrong = next((e for e in examples if not 0 <= e.label < classes), None)
-    if wrong:
-        raise StudyError(f"{task}, example {wrong.id}: label {wrong.label} is not one of 0..{classes - 1}")
-    first, _ = encode_texts(tokenizer, [e.text_a for e in examples])
-    second, _ = encode_texts(tokenizer, [e.text_b for e in examples])
-    return Encoded(
-        [join(a, b) for a, b in zip(first, second, strict=True)], np.array([e.label for e in examples])
-    )
-
-
-def _encode_spans(tokenizer: PreTrainedTokenizerFast, examples: Sequence[SpanExample]) -> Encoded:
-    questions, _ = encode_texts(tokenizer, [e.question for e in examples])
-    contexts, spans = encode_texts(tokenizer, [e.context for e in examples])
-    starts = np.array([len(q) + 2 for q in questions])
-    targets = [_answer_span(e, span) for e, span in zip(examples, spans, strict=True)]
-    ids = [join(q, c) for q, c in zip(questions, contexts, strict=True)]
-    return Encoded(ids, np.array(targets).reshape(-1, 2) + starts[:, None], starts, spans)
-
-
-def _answer_span(example: SpanExample, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """First and last subword of the first answer."""
-    start, text = example.answers[0]
-    inside = [i for i, (a, b) in enumerate(spans) if a < start + len(text) and b > start]
-    if not inside:
-        raise StudyError(
-            f"qa, example {example.id}: no subword of the context lies in the answer {text!r} at {start}"
-        )
-    return inside[0], inside[-1]
+    chosen = parse_options(Options, text, f"method {method}")
+    foreign = sorted(set(changed(chosen)) - {*COMMON, *_KNOWN.get(method, ())})
+    if foreign:
+        raise StudyError(f"method {method} has no option {', '.join(foreign)}, found {text!r}")
+    return chosen
 
 
 class TaskModel(nn.Module):
@@ -135,18 +135,14 @@ def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
     ) / 2
 
 
-def training_examples(method: str, examples: Mapping[str, Sequence], source: str, seed: int) -> list:
-    """What a method trains on: the source's examples, or each of them in a language drawn at random.
+def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list:
+    """Translate-train: each of the source's examples in a language drawn at random; as many as there were.
 
-    "translate_train" has as many examples as "standard"; translations are perfect in the synthetic languages.
+    Translations are perfect in the synthetic languages.
     """
-    if method == "standard":
-        return list(examples[source])
-    if method == "translate_train":
-        languages = list(examples)
-        drawn = np.random.default_rng([seed, 13]).integers(len(languages), size=len(examples[source]))
-        return [examples[languages[language]][i] for i, language in enumerate(drawn)]
-    raise StudyError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    languages = list(examples)
+    drawn = np.random.default_rng([seed, 13]).integers(len(languages), size=len(examples[source]))
+    return [examples[languages[language]][i] for i, language in enumerate(drawn)]
 
 
 def save(model: TaskModel, directory: Path) -> None:
@@ -165,14 +161,66 @@ def load(directory: Path, task: str, pooling: str) -> TaskModel:
     return model.eval()
 
 
-BatchLoss = Callable[[TaskModel, Tensor, Tensor, np.random.Generator], dict[str, Tensor]]
+class Batch(NamedTuple):
+    """Examples of one update: ids (B, T), what is to be predicted, their numbers (B,), and a generator."""
+
+    ids: Tensor
+    targets: Tensor
+    rows: np.ndarray
+    rng: np.random.Generator
 
 
-def standard_loss(
-    model: TaskModel, ids: Tensor, targets: Tensor, rng: np.random.Generator
-) -> dict[str, Tensor]:
+BatchLoss = Callable[[TaskModel, Batch], dict[str, Tensor]]
+
+
+def standard_loss(model: TaskModel, batch: Batch) -> dict[str, Tensor]:
     """The loss on the examples as they are."""
-    return {"loss": task_loss(model(ids), targets)}
+    return {"loss": task_loss(model(batch.ids), batch.targets)}
+
+
+def loss_of(method: str, chosen: Options, seed: int = 0, twins: Sequence[np.ndarray] = ()) -> BatchLoss:
+    """The loss of a method; `twins`: for SALT, the code-switched twin of each training example."""
+    if method == "adversarial":
+        return partial(_adversarial_loss, chosen)
+    if method == "rs_rp":
+        return partial(_random_loss, chosen)
+    if method == "salt":
+        return partial(_mixup_loss, chosen, seed, twins)
+    return standard_loss
+
+
+def _adversarial_loss(chosen: Options, model: TaskModel, batch: Batch) -> dict[str, Tensor]:
+    return robust.adversarial_loss(
+        lambda embeds: task_loss(model(None, inputs_embeds=embeds), batch.targets),
+        partial(model.encoder.embeddings(), batch.ids), robust.movable(batch.ids),
+        chosen.epsilon, chosen.norm, chosen.steps, chosen.step_size, chosen.clean_weight,
+    )  # fmt: skip
+
+
+def _randomly_moved(chosen: Options, model: TaskModel, ids: Tensor, rng: np.random.Generator) -> Tensor:
+    embeds = model.encoder.embeddings()(ids)
+    return robust.randomly_moved(embeds, robust.movable(ids), chosen.size, chosen.distribution, rng)
+
+
+def _random_loss(chosen: Options, model: TaskModel, batch: Batch) -> dict[str, Tensor]:
+    embeds = _randomly_moved(chosen, model, batch.ids, batch.rng)
+    return {"loss": task_loss(model(None, inputs_embeds=embeds), batch.targets)}
+
+
+def _mixup_loss(
+    chosen: Options, seed: int, twins: Sequence[np.ndarray], model: TaskModel, batch: Batch
+) -> dict[str, Tensor]:
+    other = torch.from_numpy(np.stack([twins[row] for row in batch.rows]))
+    if chosen.mix == "none":
+        return standard_loss(model, batch._replace(ids=other))
+    table, shape = model.encoder.embeddings(), (*batch.ids.shape, model.encoder.hidden_size)
+    if chosen.draw == "step":
+        r = salt.mixing(chosen.mix, shape, batch.rng)
+    else:
+        rngs = (np.random.default_rng([seed, 17, row]) for row in batch.rows)
+        r = torch.cat([salt.mixing(chosen.mix, (1, *shape[1:]), rng) for rng in rngs])
+    embeds = salt.mixed(table(batch.ids), table(other), r)
+    return {"loss": task_loss(model(None, inputs_embeds=embeds), batch.targets)}
 
 
 def finetune(
@@ -182,22 +230,47 @@ def finetune(
     batch_size: int,
     seed: int,
     batch_loss: BatchLoss = standard_loss,
-    directory=None,
+    directory: Path | None = None,
     progress: Progress | None = None,
     name: str = "fine-tuning",
+    points: int = 0,
 ) -> list[dict[str, float]]:
-    """Train on all examples again and again for `opt.steps` updates; the history of the loss."""
+    """Train on all examples again and again for `opt.steps` updates; the history of the loss.
+
+    `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
+    """
     targets = torch.from_numpy(data.targets)
     plan = _Plan([len(ids) for ids in data.ids], batch_size, seed)
+    kept = {opt.steps * k // points: k for k in range(1, points + 1)}
 
     def loss(step: int) -> dict[str, Tensor]:
+        if step in kept:
+            save_file(_trained(model), point(directory, kept[step]))
         rows = plan.rows(step)
         ids = torch.from_numpy(np.stack([data.ids[row] for row in rows]))
-        return batch_loss(
-            model, ids, targets[torch.from_numpy(rows)], np.random.default_rng([seed, 11, step])
-        )
+        rng = np.random.default_rng([seed, 11, step])
+        return batch_loss(model, Batch(ids, targets[torch.from_numpy(rows)], rows, rng))
 
-    return fit(model, loss, opt, directory, progress, name)
+    history = fit(model, loss, opt, directory, progress, name)
+    if points:
+        save_file(_trained(model), point(directory, points))
+    return history
+
+
+def point(directory: Path, number: int) -> Path:
+    """Where weights kept on the way lie."""
+    return Path(directory) / f"point-{number}.safetensors"
+
+
+def return_to(model: TaskModel, path: Path) -> None:
+    """Give the model the weights that `finetune` kept."""
+    with torch.no_grad():
+        for name, weights in load_file(path).items():
+            model.get_parameter(name).copy_(weights)
+
+
+def _trained(model: TaskModel) -> dict[str, Tensor]:
+    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def steps_for(data: Encoded, batch_size: int, epochs: int) -> int:
@@ -225,18 +298,44 @@ class _Plan:
         return self._batches[batch]
 
 
+Perturb = Callable[[Tensor], Tensor]  # ids (B, T) -> input embeddings (B, T, H)
+
+
 @torch.inference_mode()
-def predict(model: TaskModel, data: Encoded, batch_size: int = 128) -> np.ndarray:
+def predict(
+    model: TaskModel, data: Encoded, batch_size: int = 128, perturb: Perturb | None = None
+) -> np.ndarray:
     """Labels (N,), or for QA the best first and last subwords (N, 2)."""
     model.eval()
     out = np.zeros_like(data.targets)
     for rows in epoch_batches([len(ids) for ids in data.ids], batch_size, np.random.default_rng(0)):
-        logits = model(torch.from_numpy(np.stack([data.ids[row] for row in rows])))
+        ids = torch.from_numpy(np.stack([data.ids[row] for row in rows]))
+        logits = model(None, inputs_embeds=perturb(ids)) if perturb else model(ids)
         if model.task == "qa":
             out[rows] = _best_spans(logits, torch.from_numpy(data.context[rows])).numpy()
         else:
             out[rows] = logits.argmax(1).numpy()
     return out
+
+
+def majority(votes: np.ndarray, classes: int) -> np.ndarray:
+    """The label most often voted for: (copies, N) -> (N,). A tie goes to the label of the earliest copy."""
+    counts = np.stack([(votes == label).sum(0) for label in range(classes)])  # (C, N)
+    leading = np.take_along_axis(counts, votes, 0) == counts.max(0)  # does a copy vote for a winner?
+    return np.take_along_axis(votes, leading.argmax(0)[None], 0)[0]
+
+
+def predict_by_vote(
+    model: TaskModel, data: Encoded, chosen: Options, rng: np.random.Generator,
+    copies: Sequence[Encoded] = (),
+) -> np.ndarray:  # fmt: skip
+    """Labels (N,) by majority over `copies` of the data (RS-DA), or over random perturbations (RS-RP)."""
+    if copies:
+        votes = [predict(model, copy) for copy in copies]
+    else:
+        perturb = partial(_randomly_moved, chosen, model, rng=rng)
+        votes = [predict(model, data, perturb=perturb) for _ in range(chosen.vote)]
+    return majority(np.stack(votes), len(LABELS[model.task]))
 
 
 def _best_spans(logits: Tensor, context: Tensor) -> Tensor:
@@ -263,3 +362,39 @@ def scores(task: str, data: Encoded, predicted: np.ndarray, examples: Sequence) 
         texts[example.id] = example.context[begin:end]
     found = qa_scores(examples, texts)
     return {"": found["exact_match"], "f1": found["f1"]}
+
+
+def check_restriction() -> bool:
+    """Whether SALT proposes words of the target language alone, and nothing where it has none.
+
+    A new encoder of 40 subwords, the even ones from 10 on being the words of the target language. Lifting
+    the restriction must let others through, or the test would say nothing (an `implementation` test).
+    """
+    encoder, rng = models.tiny(40, 16, 1, 2, seed=0), np.random.default_rng(0)
+    sequences = [join(rng.integers(5, 40, 8)) for _ in range(20)]
+    place = [(i, at, 1) for i in range(20) for at in range(1, 9)]
+    places = salt.Places(*np.array(place).T)
+    target, others = np.arange(10, 40, 2)[:, None], np.arange(11, 40, 2)[:, None]
+    own = np.array([sequences[i][at] for i, at, _ in place])
+    proposed = salt.propose(encoder, sequences, places, {1: target})
+    words = target[proposed.choice, 0]
+    free = salt.union([{1: target}, {1: others}])
+    anything = free[1][salt.propose(encoder, sequences, places, free).choice, 0]
+    nothing = salt.propose(encoder, sequences, places, {})
+    return bool(
+        (words % 2 == 0).all() and (words >= 10).all() and (words != own).all()
+        and (anything % 2 == 1).any() and (nothing.choice == -1).all()
+    )  # fmt: skip
+
+
+def check_mixup() -> bool:
+    """Whether the mixture is the formula, by hand, and with r = 1 standard training to the last bit."""
+    one, other, r = (torch.tensor([[x]]) for x in ([1.0, 2.0], [3.0, 6.0], [0.25, 0.75]))
+    model = TaskModel(models.tiny(40, 16, 1, 2, seed=0), "nli", 0, freeze_embeddings=False)
+    ids, twin = torch.tensor([[2, 7, 8, 3]]), torch.tensor([[2, 9, 10, 3]])
+    table, weights, found = model.encoder.embeddings(), [p for p in model.parameters() if p.requires_grad], []
+    for embeds in (None, salt.mixed(table(ids), table(twin), torch.ones(1, 1, 16))):
+        loss = task_loss(model(ids, inputs_embeds=embeds), torch.tensor([1]))
+        found.append([loss, *torch.autograd.grad(loss, weights)])
+    same = all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    return same and torch.equal(salt.mixed(one, other, r), torch.tensor([[[2.5, 3.0]]]))

@@ -1,14 +1,25 @@
 """How far the tests can be trusted: coverage and error rates over simulated studies, power."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from .resampling import bootstrap_means, resampling_weights
 from .significance import Components, Variances, crossed_variances, half_width
 
 CELLS = 4_000_000  # scores simulated at once: some 50 MB
+WORLDS = {  # standard deviations on the latent scale, see `simulate`
+    "seeds and items": {"sd_seed": 0.1, "sd_item": 0.5, "base": 0.7, "examples": 500, "settings": 2},
+    "weak seeds": {"sd_seed": 0.03, "sd_item": 0.3, "base": 0.7, "examples": 500, "settings": 2},
+    "strong seeds": {"sd_seed": 0.2, "sd_item": 0.2, "base": 0.6, "examples": 300, "settings": 1},
+    "items only": {"sd_seed": 0.0, "sd_item": 0.7, "base": 0.6, "examples": 500, "settings": 4},
+    "noise only": {"sd_seed": 0.0, "sd_item": 0.0, "base": 0.5, "examples": 500, "settings": 4},
+    "high accuracy": {"sd_seed": 0.1, "sd_item": 0.3, "base": 0.95, "examples": 500, "settings": 2},
+}
+# what no interval here knows of: five examples to a passage, all equally hard and equally suited to a system
+GROUPED = {"sd_seed": 0.03, "sd_item": 0.5, "base": 0.7, "examples": 500, "settings": 2, "group": 5}
 
 
 def simulate(
@@ -22,110 +33,105 @@ def simulate(
     rng: np.random.Generator,
     repeats: int = 1,
     difficulty: float = 1.0,
+    group: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores a and b, bool (repeats, R, K, N), from a latent crossed model: E[b] = base, E[a] = base + mu.
 
     A system is right where a latent normal exceeds a threshold: the item's difficulty (shared by systems,
     settings and seeds), the system's own effect on the item (`sd_item`, shared by settings and seeds), its
-    seed's luck (`sd_seed`, shared by settings and items) and noise of variance 1 per score. Standard
-    deviations are on the latent scale; near accuracy 0.5, 0.1 of luck is 0.028 of accuracy. The sum is
-    normal, so the thresholds give the two means exactly.
+    seed's luck (`sd_seed`, shared by settings and items) and noise of variance 1 per score. `group` items in
+    a row share difficulty and effect. Standard deviations are on the latent scale; near accuracy 0.5, 0.1 of
+    luck is 0.028 of accuracy. The sum is normal, so the thresholds give the two means exactly.
     """
     total = np.sqrt(1 + difficulty**2 + sd_item**2 + sd_seed**2)
-    shape = (repeats, seeds, settings, examples)
-    hard = difficulty * rng.standard_normal((repeats, 1, 1, examples), dtype=np.float32)
-    scores = []
+    shape, passages = (repeats, seeds, settings, examples), -(-examples // group)
+
+    def shared(sd: float, *axes: int) -> np.ndarray:
+        return sd * rng.standard_normal(axes, dtype=np.float32)
+
+    hard, scores = shared(difficulty, repeats, 1, 1, passages), []
     for accuracy in (base + mu, base):
-        item = hard + sd_item * rng.standard_normal(hard.shape, dtype=np.float32)
-        seed = sd_seed * rng.standard_normal((repeats, seeds, 1, 1), dtype=np.float32)
-        threshold = item + seed + np.float32(stats.norm.ppf(accuracy) * total)
-        scores.append(rng.standard_normal(shape, dtype=np.float32) < threshold)
+        item = (hard + shared(sd_item, *hard.shape)).repeat(group, -1)[..., :examples]
+        luck = item + shared(sd_seed, repeats, seeds, 1, 1)
+        chance = special.ndtr(luck + np.float32(stats.norm.ppf(accuracy) * total))  # the noise, integrated
+        scores.append(rng.random(shape, dtype=np.float32) < chance)
     return scores[0], scores[1]
 
 
-def _gains(repeats: int, rng: np.random.Generator, **world) -> Iterator[np.ndarray]:
-    """Differences averaged over settings, (repeats, R, N), in blocks that fit in memory."""
+def _studies(
+    repeats: int, rng: np.random.Generator, world: Mapping[str, float]
+) -> Iterator[tuple[np.ndarray, np.ndarray, Variances]]:
+    """Blocks of simulated studies that fit in memory: gains (B, R, N), means over settings; their mean (B,)
+    less the true one; and its variances."""
     size = max(1, CELLS // (world["seeds"] * world["settings"] * world["examples"]))
     for start in range(0, repeats, size):
         a, b = simulate(repeats=min(size, repeats - start), rng=rng, **world)
-        yield (a.sum(2, dtype=np.int8) - b.sum(2, dtype=np.int8)) / world["settings"]
+        gains = (a.sum(2, dtype=np.int8) - b.sum(2, dtype=np.int8)) / world["settings"]
+        yield gains, gains.mean((1, 2)) - world["mu"], crossed_variances([gains])
+
+
+def _rates(hits: Mapping[str, int], repeats: int, alpha: float) -> dict[str, float]:
+    """Counts as shares, with the Monte Carlo standard error of a share at its nominal rate."""
+    shares = {name: count / repeats for name, count in hits.items()}
+    return {**shares, "error": float(np.sqrt(alpha * (1 - alpha) / repeats))}
 
 
 def coverage(
-    seeds: int,
-    examples: int,
-    settings: int,
-    mu: float,
-    sd_seed: float,
-    sd_item: float,
-    base: float,
-    rng: np.random.Generator,
-    repeats: int = 2000,
-    resamples: int = 500,
-    alpha: float = 0.05,
+    rng: np.random.Generator, repeats: int = 2000, resamples: int = 500, alpha: float = 0.05, **world: float
 ) -> dict[str, float]:
     """Share of simulated studies whose 1 - `alpha` interval holds the true `mu`, for four intervals.
 
-    crossed: `significance.difference`. bootstrap: seeds, then examples (`resampling.hierarchical_bootstrap`;
-    all studies share one set of resamples). seeds_only: paired t over seed means, blind to the examples.
-    examples_only: paired t over examples, blind to the seeds. `error` is the Monte Carlo standard error at
-    the nominal rate.
+    `world` are the arguments of `simulate`. crossed: `significance.difference`. bootstrap: seeds, then
+    examples (`resampling.hierarchical_bootstrap`; all studies share one set of resamples). seeds_only: paired
+    t over seed means, blind to the examples. examples_only: paired t over examples, blind to the seeds.
+    `error` is the Monte Carlo standard error at the nominal rate.
     """
-    world = {"seeds": seeds, "examples": examples, "settings": settings, "mu": mu, "base": base}
-    world |= {"sd_seed": sd_seed, "sd_item": sd_item}
+    seeds, examples, mu = world["seeds"], world["examples"], world["mu"]
     shares = resampling_weights(seeds, resamples, rng), resampling_weights(examples, resamples, rng)
-    hits: dict[str, int] = dict.fromkeys(("crossed", "bootstrap", "seeds_only", "examples_only"), 0)
-    for gains in _gains(repeats, rng, **world):
-        distance = np.abs(gains.mean((1, 2)) - mu)
-        variances = crossed_variances([gains])
+    hits: Counter[str] = Counter()
+    for gains, off, variances in _studies(repeats, rng, world):
         alone = variances._replace(from_items=np.zeros(len(gains)), noise=np.zeros(len(gains)))
-        means = gains.mean(1)
-        over_items = stats.t.isf(alpha / 2, examples - 1) * means.std(1, ddof=1) / np.sqrt(examples)
+        over_items = gains.mean(1).std(1, ddof=1) / np.sqrt(examples)
         halves = {
             "crossed": half_width(variances, seeds, alpha),
             "seeds_only": half_width(alone, seeds, alpha),
-            "examples_only": over_items,
+            "examples_only": stats.t.isf(alpha / 2, examples - 1) * over_items,
         }
-        for name, half in halves.items():
-            hits[name] += int((distance <= half).sum())
+        hits.update({name: int((np.abs(off) <= half).sum()) for name, half in halves.items()})
         low, high = np.quantile(bootstrap_means(gains, *shares), [alpha / 2, 1 - alpha / 2], axis=1)
         hits["bootstrap"] += int(((low <= mu) & (mu <= high)).sum())
-    rates = {name: count / repeats for name, count in hits.items()}
-    return {"seeds": seeds, **rates, "error": float(np.sqrt(alpha * (1 - alpha) / repeats))}
+    return {"seeds": seeds, **_rates(hits, repeats, alpha)}
 
 
 def error_rates(
-    seeds: int,
-    examples: int,
-    settings: int,
-    mu: float,
-    sd_seed: float,
-    sd_item: float,
-    base: float,
     rng: np.random.Generator,
+    gains: Sequence[float] = (0.0,),
     repeats: int = 2000,
-    margin: float = 0.0,
     equivalence_margin: float = 0.02,
     alpha: float = 0.05,
-) -> dict[str, float]:
-    """How often each verdict falls for one statement tested alone, when the true difference is `mu`.
+    **world: float,
+) -> list[dict[str, float]]:
+    """How often each verdict falls for one statement tested alone, a row for each of the true `gains`.
 
-    supported and contradicted: superiority beyond `margin`; false where mu = margin, power where mu > margin.
-    equivalent: within +-`equivalence_margin` by the 1 - 2 alpha interval; false where |mu| is not below that
-    margin.
+    `world` are the arguments of `simulate`; its studies are moved from their own `mu` to each gain. supported
+    and contradicted: the gain against no margin; false where it is 0, power where it is above. equivalent:
+    within +-`equivalence_margin` by the 1 - 2 alpha interval; false where |gain| is not below that margin.
+    covered: the 1 - alpha interval holds the truth.
     """
-    world = {"seeds": seeds, "examples": examples, "settings": settings, "mu": mu, "base": base}
-    world |= {"sd_seed": sd_seed, "sd_item": sd_item}
-    counts = np.zeros(3, dtype=int)
-    for gains in _gains(repeats, rng, **world):
-        estimate, variances = gains.mean((1, 2)), crossed_variances([gains])
-        wide, narrow = (half_width(variances, seeds, level) for level in (alpha, 2 * alpha))
-        supported, contradicted = estimate - wide > margin, estimate + wide < margin
-        equivalent = np.abs(estimate) + narrow < equivalence_margin
-        counts += [int(flags.sum()) for flags in (supported, contradicted, equivalent)]
-    names = ("supported", "contradicted", "equivalent")
-    rates = dict(zip(names, (counts / repeats).tolist(), strict=True))
-    return {"seeds": seeds, "mu": mu, **rates, "error": float(np.sqrt(alpha * (1 - alpha) / repeats))}
+    hits: list[Counter[str]] = [Counter() for _ in gains]
+    for _, off, variances in _studies(repeats, rng, world):
+        wide, narrow = (half_width(variances, world["seeds"], level) for level in (alpha, 2 * alpha))
+        for gain, counted in zip(gains, hits, strict=True):
+            estimate = off + gain
+            outcomes = {
+                "supported": estimate - wide > 0,
+                "contradicted": estimate + wide < 0,
+                "equivalent": np.abs(estimate) + narrow < equivalence_margin,
+                "covered": np.abs(off) <= wide,
+            }
+            counted.update({name: int(found.sum()) for name, found in outcomes.items()})
+    told = zip(gains, hits, strict=True)
+    return [{"seeds": world["seeds"], "gain": gain, **_rates(n, repeats, alpha)} for gain, n in told]
 
 
 def power_at(

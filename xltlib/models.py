@@ -1,16 +1,73 @@
-"""Encoders with a masked-language-model head: tiny ones from a config, published ones from a folder."""
+"""Encoders with a masked-language-model head: tiny ones, and published ones by name, folder or shape."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import ModernBertConfig, ModernBertForMaskedLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    MT5Config,
+    MT5EncoderModel,
+    PretrainedConfig,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
 from transformers.utils import logging
 
+from xltlib import hub
+from xltlib.files import read_json
 from xltlib.params import StudyError
+
+CLASSES = {  # what a config calls its architecture -> the encoder's class
+    "modernbert": ModernBertForMaskedLM,
+    "bert": BertForMaskedLM,
+    "xlm-roberta": XLMRobertaForMaskedLM,
+    "mt5": MT5EncoderModel,
+}
+FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published model: its repository on the hub, and the shape that its config gives."""
+
+    repo: str
+    config: type[PretrainedConfig]
+    shape: dict[str, Any]
+    licence: str
+
+
+def _xlmr(hidden_size: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 250_002, "hidden_size": hidden_size, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "intermediate_size": 4 * hidden_size, "max_position_embeddings": 514,
+        "type_vocab_size": 1, "layer_norm_eps": 1e-5, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+
+
+def _mt5(d_model: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"vocab_size": 250_112, "d_model": d_model, "d_kv": 64, "d_ff": d_ff, "num_layers": layers,
+            "num_heads": heads}  # fmt: skip
+
+
+PUBLISHED = {
+    "mbert": Published(
+        "google-bert/bert-base-multilingual-cased", BertConfig, {"vocab_size": 119_547}, "Apache 2.0"
+    ),
+    "xlmr-base": Published("FacebookAI/xlm-roberta-base", XLMRobertaConfig, _xlmr(768, 12, 12), "MIT"),
+    "xlmr-large": Published("FacebookAI/xlm-roberta-large", XLMRobertaConfig, _xlmr(1024, 24, 16), "MIT"),
+    "mt5-small": Published("google/mt5-small", MT5Config, _mt5(512, 1024, 8, 6), "Apache 2.0"),
+    "mt5-base": Published("google/mt5-base", MT5Config, _mt5(768, 2048, 12, 12), "Apache 2.0"),
+    "mt5-large": Published("google/mt5-large", MT5Config, _mt5(1024, 2816, 24, 16), "Apache 2.0"),
+}
 
 
 class Encoder(nn.Module):
@@ -30,10 +87,19 @@ class Encoder(nn.Module):
         return self.lm.config.vocab_size
 
     def states(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        """Last-layer vectors (B, T, H) of token ids (B, T) or of their embeddings (B, T, H)."""
+        """Last-layer vectors (B, T, H) of token ids (B, T) or of their embeddings (B, T, H).
+
+        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two.
+        """
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        if token_type_ids is not None and getattr(self.lm.config, "type_vocab_size", 1) > 1:
+            given["token_type_ids"] = token_type_ids
         return self.lm.base_model(**given, attention_mask=attention_mask).last_hidden_state
 
     def layers(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -75,9 +141,15 @@ def _heads(lm: nn.Module):
     for name in ("cls", "lm_head"):  # BERT; RoBERTa, XLM-R
         if hasattr(lm, name):
             return getattr(lm, name)
+    if isinstance(lm, MT5EncoderModel):
+        return _no_head
     raise StudyError(
         f"{type(lm).__name__}: its output head is not known; known: ModernBERT, BERT, RoBERTa, XLM-R"
     )
+
+
+def _no_head(states: Tensor) -> Tensor:
+    raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
 
 
 def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> Encoder:
@@ -101,20 +173,73 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
     return Encoder(lm)
 
 
+def config(name: str) -> PretrainedConfig:
+    """The shape of a published model."""
+    if name not in PUBLISHED:
+        raise StudyError(f"model {name!r} is not known; known are {', '.join(PUBLISHED)}")
+    return PUBLISHED[name].config(**PUBLISHED[name].shape)
+
+
+def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
+    """A new encoder with the shape of a published model, or of a config: for dry runs, and from scratch.
+
+    Within `torch.device("meta")` it takes no memory.
+    """
+    found = config(shape) if isinstance(shape, str) else shape
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Encoder(
+            _class(found.model_type, type(found).__name__)._from_config(found, attn_implementation="sdpa")
+        )
+
+
+def find(model: str, revision: str | None = None) -> Path:
+    """The folder with the weights (safetensors) and the tokenizer of a model.
+
+    `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit or at
+    `revision`, or a folder. StudyError says at once what is missing, what to fetch, and where to put it.
+    """
+    if model in PUBLISHED:
+        repo, folder = PUBLISHED[model].repo, f"name a folder that holds {', '.join(FILES)}"
+        if revision is None and repo not in hub.PINNED:
+            raise StudyError(
+                f"model {model}: the main branch of {repo} has pickled weights only, which are not read: "
+                f"name the commit of a branch with safetensors (mt5-base: of refs/pr/5), or {folder}"
+            )
+        return hub.snapshot(repo, FILES, revision, f"Or {folder}.")
+    if not Path(model).is_dir():
+        raise StudyError(
+            f"model {model!r}: there is no such folder, and published are {', '.join(PUBLISHED)}"
+        )
+    return Path(model)
+
+
 def load(directory: Path) -> Encoder:
-    """An encoder that `save` wrote. StudyError where the folder does not hold one."""
-    if not (Path(directory) / "config.json").is_file():
+    """An encoder that `save` wrote, or of a folder that `find` has found. StudyError where there is none."""
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
         raise StudyError(f"{directory}: no encoder there (config.json is missing)")
     try:
+        kind = _class(read_json(directory / "config.json").get("model_type", "none"), str(directory))
+        if not any(directory.glob("*.safetensors")):
+            there = ", ".join(sorted(path.name for path in directory.glob("*.bin"))) or "none"
+            raise StudyError(f"weights in safetensors are missing; pickled ones are not read, found: {there}")
         with _no_bars():
-            lm, found = ModernBertForMaskedLM.from_pretrained(
-                directory, attn_implementation="sdpa", output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            lm, found = kind.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, dtype=torch.float32, attn_implementation="sdpa",
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError, StudyError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
     if found["missing_keys"]:  # transformers would go on with random weights there
         raise StudyError(f"{directory}: weights are missing: {', '.join(sorted(found['missing_keys']))}")
     return Encoder(lm)
+
+
+def _class(model_type: str, where: str) -> type[nn.Module]:
+    if model_type not in CLASSES:
+        raise StudyError(f"{where}: architecture {model_type!r} is not known; known are {', '.join(CLASSES)}")
+    return CLASSES[model_type]
 
 
 def parameter_count(encoder: Encoder) -> int:

@@ -120,7 +120,8 @@ def label_axes(ax: Axes, panel: Data) -> None:
 
 def curves(data: Data) -> Figure:
     """`panels` [{name, x_label, y_label, log, limits, ticks [[x, text]], levels, band [low, high], series}],
-    where series are [{name, curves [{x, y}]}]: a curve is a seed; several are drawn pale, with their mean."""
+    where series are [{name, curves [{x, y}], band {x, low, high}}]: a curve is a seed; several are drawn
+    pale, with their mean, and the band of its interval."""
     figure, axes = panels(data, data.get("width", 3.6), data.get("height", 3.0))
     for ax, panel in zip(axes, data["panels"], strict=False):
         if panel.get("band"):
@@ -145,6 +146,10 @@ def _curve(ax: Axes, series: Data, k: int) -> None:
     look, line, curves = look_of(k), LINES[k % len(LINES)], series["curves"]
     if not curves:
         return
+    if series.get("band"):
+        band = series["band"]
+        style = {"color": look["color"], "alpha": 0.15, "linewidth": 0, "zorder": 1}
+        ax.fill_between(band["x"], band["low"], band["high"], **style)
     dense = max(len(curve["x"]) for curve in curves) > 20
     marker = "" if dense else look["marker"]
     if len(curves) > 1:

@@ -21,6 +21,9 @@ from xltlib.settings import (
 __all__ = ["Params", "StudyError", "describe", "from_notebook", "load", "notebook_cell", "to_dict"]
 
 
+OPTIONS = r"(:[a-z_]+=[a-z0-9_.]+(,[a-z_]+=[a-z0-9_.]+)*)?"
+
+
 # fmt: off
 @dataclass(frozen=True)
 class Params:
@@ -29,15 +32,15 @@ class Params:
     profile: str = par("quick", "name of this set of parameters: the folder figures/<profile>/", pattern=NAME)
     scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "paper"))
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
-    seeds: int = par(3, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
+    seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
     languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
     source: str = par("src", "the language that has labelled training data", pattern=NAME)
     tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
-    objectives: tuple[str, ...] = par(("none", "mlm", "tlm"), "pre-training objectives compared", pattern=NAME)
-    methods: tuple[str, ...] = par(("standard",), "fine-tuning methods compared", pattern=NAME)
+    objectives: tuple[str, ...] = par(("none", "tlm", "weam"), "pre-training objectives compared", pattern=NAME)
+    methods: tuple[str, ...] = par(("standard", "adversarial", "rs_rp", "rs_da:updates=equal", "salt"), "fine-tuning methods compared, with options as in rs_da:updates=equal", pattern=NAME + OPTIONS)
     documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100)
     parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10)
-    train_examples: int = par(16_000, "labelled examples of the source language", unit="examples", low=8)
+    train_examples: int = par(10_000, "labelled examples of the source language", unit="examples", low=8)
     test_examples: int = par(2_000, "test examples, the same in each language", unit="examples", low=8)
     vocab_size: int = par(900, "size of the joint subword vocabulary", unit="subwords", low=50, high=1_000_000)
     hidden_size: int = par(64, "width of the encoder's vectors", low=8, high=8192)
@@ -55,7 +58,11 @@ class Params:
     freeze_embeddings: bool = par(True, "keep embeddings still in fine-tuning, so that all languages stay comparable")
     pooling: str = par("mean", "what a pair is classified by: mean of the states, or [CLS]", choices=("mean", "cls"))
     method_objectives: tuple[str, ...] = par(("none",), "encoders that other methods than standard start from", pattern=NAME)
-    statement_runs: bool = par(False, "make all runs that the ledger's tests ask for, beside those named above")
+    link_kinds: tuple[str, ...] = par((), "word links that WEAM is trained on to see what they matter", pattern=r"estimated|gold|random|corrupt[01](\.\d+)?", empty=True)
+    noise_tasks: tuple[str, ...] = par(("nli",), "tasks whose fine-tuned models are scored under typing errors too", choices=("nli", "paraphrase", "qa"), empty=True)
+    statement_runs: tuple[str, ...] = par((), "statements (by the start of their id, as S0 or S1-10) whose deciding tests get their runs", pattern=r"S\d?(-\d+)?", empty=True)
+    control_runs: tuple[str, ...] = par((), "statements whose controls and ablations get theirs, too", pattern=r"S\d?(-\d+)?", empty=True)
+    questions: tuple[int, ...] = par((), "open questions of the reports that are answered, by report", low=0, high=4, empty=True)
     alpha: float = par(0.05, "rate of false positives that a verdict allows, over all claims", low=1e-4, high=0.5)
     bootstrap_samples: int = par(2_000, "resamples behind an interval", unit="resamples", low=100, high=10_000_000)
 

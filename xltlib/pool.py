@@ -26,13 +26,13 @@ def compute_all(
     A run that fails does not stop those that do not build on it; at the end one StudyError names them.
     """
     tell = tell or _tell
-    missing = _missing(specs, store, fresh)
-    if missing:
-        _compute(missing, store, jobs, fresh, tell)
+    todo = missing(specs, store, fresh)
+    if todo:
+        _compute(todo, store, jobs, fresh, tell)
     return [store.result(spec) for spec in specs]
 
 
-def _missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
+def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
     """The runs to compute, inputs first; inputs of runs that are there already are not asked for."""
 
     def there(spec: Spec, files: bool) -> bool:
@@ -46,11 +46,11 @@ def _missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
     return [s for s in closure(specs) if s.digest in asked and not there(s, asked[s.digest])]
 
 
-def _compute(missing: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell) -> None:
+def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell) -> None:
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
     with ProcessPoolExecutor(jobs, context, _begin, (os.getpid(),)) as executor:
         try:
-            failed = _run(missing, executor, store, fresh, tell)
+            failed = _run(todo, executor, store, fresh, tell)
         except BaseException:  # an interrupt above all: do not wait for what is running
             workers = list(executor._processes.values())
             executor.shutdown(wait=False, cancel_futures=True)
@@ -60,14 +60,14 @@ def _compute(missing: list[Spec], store: Store, jobs: int, fresh: bool, tell: Te
     if failed:
         first = next(iter(failed.values()))
         names = ", ".join(map(describe, failed))
-        raise StudyError(f"{len(failed)} of {len(missing)} runs failed ({names}). The first: {first}")
+        raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
 
 
 def _run(
-    missing: list[Spec], executor: ProcessPoolExecutor, store: Store, fresh: bool, tell: Tell
+    todo: list[Spec], executor: ProcessPoolExecutor, store: Store, fresh: bool, tell: Tell
 ) -> dict[Spec, str]:
     """Work through the runs; returns those that failed, with the reason."""
-    waiting, running, failed, start = dict.fromkeys(missing), {}, {}, time.monotonic()
+    waiting, running, failed, start = dict.fromkeys(todo), {}, {}, time.monotonic()
     while waiting or running:
         unfinished = {*waiting, *running.values()}
         for spec in [s for s in waiting if unfinished.isdisjoint(s.inputs)]:
@@ -83,8 +83,8 @@ def _run(
                 failed[spec] = error
                 tell(f"failed: {describe(spec)}: {error}")
                 continue
-            done, passed = len(missing) - len(waiting) - len(running), time.monotonic() - start
-            tell(f"[{done}/{len(missing)}] {describe(spec)}: {future.result():.0f} s; {passed:.0f} s so far")
+            done, passed = len(todo) - len(waiting) - len(running), time.monotonic() - start
+            tell(f"[{done}/{len(todo)}] {describe(spec)}: {future.result():.0f} s; {passed:.0f} s so far")
     return failed
 
 

@@ -1,38 +1,58 @@
-"""Pre-training objectives: masked words, translation pairs, exchanged and pulled-together words.
+"""Pre-training: the options of each objective, the text that it reads, and its loss at each step.
 
-Shapes: B batch, T tokens, K predicted positions a sequence, H hidden, V vocabulary.
+Shapes: B batch, T tokens, H hidden, L links.
 """
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from xltlib.models import Encoder
+from xltlib.objectives import (
+    Masked,
+    exchange,
+    mask_tokens,
+    mlm_loss,
+    pad,
+    pulling_loss,
+    reset_positions,
+    segments,
+    span_means,
+    unless_both_masked,
+    weam_loss,
+)
 from xltlib.params import StudyError
 from xltlib.settings import changed, par, parse_options
-from xltlib.tokenization import MASK, SPECIAL, join
+from xltlib.synthetic import LANGUAGES
+from xltlib.tokenization import join
 from xltlib.training import Pool
 
-OBJECTIVES = ("none", "mlm", "tlm", "weam", "word_aligned")
-LINK_KINDS = r"estimated|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
-LINKED = ("weam", "word_aligned")  # those that need word links
+UNPAIRED = ("mlm", "mixed")  # two sentences of one language; "mixed" code-switches the very same ones
+PAIRED = ("tlm", "weam", "subword_weam")  # a sentence and its translation in one sequence
+PULLED = ("word_aligned", "subword_aligned")  # both sides apart, linked vectors pulled together
+OBJECTIVES = ("none", "mlm", "tlm", "weam", "word_aligned", "mixed", "subword_weam", "subword_aligned")
+LINK_KINDS = r"estimated|grown|subword|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
 # a result is reused only where the version of its objective is the same: raise it when the numbers change
-VERSIONS = {"base": 1, "mlm": 1, "tlm": 1, "weam": 1, "word_aligned": 1}
-
+VERSIONS = {"base": 1} | dict.fromkeys(OBJECTIVES[1:], 1)
 
 SHAPE = ("hidden_size", "num_layers", "num_heads")
-_COMMON = (*SHAPE, "mask_rate", "predicted", "epochs", "joint", "pairs")
+_COMMON = (*SHAPE, "mask_rate", "corruption", "predicted", "epochs", "joint", "pairs")
+_PAIRED = (*_COMMON, "order", "positions", "language_embeddings")
+_EXCHANGED = (*_PAIRED, "lambda_", "one_to_many", "punctuation", "both_masked", "unaligned", "head")
+_PULLED = (*_COMMON, "one_to_many", "beta", "boundaries")
 _KNOWN = {  # the options that change an objective
+    "none": SHAPE,
     "mlm": _COMMON,
-    "tlm": _COMMON,
-    "weam": (*_COMMON, "links", "lambda_"),
-    "word_aligned": (*_COMMON, "links"),
+    "tlm": _PAIRED,
+    "weam": (*_EXCHANGED, "links", "expand"),
+    "word_aligned": (*_PULLED, "links", "expand"),
+    "mixed": (*_COMMON, "rate", "lexicon"),
+    "subword_weam": _EXCHANGED,
+    "subword_aligned": _PULLED,
 }
 
 
@@ -42,12 +62,26 @@ class Options:
     """What may differ between two encoders of one objective; a run's label names what is not the default."""
 
     mask_rate: float = par(0.0, "share of the subwords masked; 0: the profile's", low=0.0, high=0.9)
+    corruption: str = par("standard", "masked subwords are 80 % [MASK], 10 % random, 10 % as they are (standard), or all [MASK] (mask)", choices=("standard", "mask"))
     predicted: str = par("any", "equal: as many predicted subwords as at the profile's mask rate, by more or fewer updates", choices=("any", "equal"))
     epochs: float = par(1.0, "updates, in units of the profile's continue_steps", low=0.01, high=100.0)
     joint: bool = par(True, "one encoder for all target languages; false: one each, with equal updates for a language")
-    links: str = par("estimated", "estimated, gold, random, or corrupt0.5 (gold, with any share corrupted)", pattern=LINK_KINDS)
+    pairs: float = par(1.0, "share of its translation pairs that the language with little text has; links and lexicons are estimated on these alone", low=0.001, high=1.0)
+    order: str = par("random", "sides of a pair: either first (random), or the source first", choices=("random", "source_first"))
+    positions: str = par("continue", "reset: positions restart in the second sentence of a pair (XLM)", choices=("continue", "reset"))
+    language_embeddings: bool = par(False, "add a vector for its language to each subword's in pairs (XLM); it starts at 0 and is dropped after pre-training: documents and tasks do without, from the first update on")
+    links: str = par("estimated", "estimated (both directions intersected), grown (grow-diag-final-and), gold, random, or corrupt0.5 (gold, with any share corrupted)", pattern=LINK_KINDS)
+    one_to_many: str = par("first", "of several links of a word: the first, the one nearest the diagonal, or none is used", choices=("first", "nearest", "none"))
+    expand: str = par("nth", "subwords of linked words: n-th with n-th, first with first, last with last; mean (word_aligned): the means of both", choices=("nth", "first", "last", "mean"))
+    punctuation: bool = par(True, "exchange punctuation marks too")
+    both_masked: bool = par(True, "exchange pairs of words that are both masked too: their vectors have seen neither word")
     lambda_: float = par(1.0, "weight of WEAM's cross-lingual prediction", low=0.0, high=100.0)
-    pairs: float = par(1.0, "share of its translation pairs that the language with little text has", low=0.001, high=1.0)
+    unaligned: str = par("keep", "masked subwords without a partner: predicted from their own vector after the exchange too, or left out there", choices=("keep", "drop"))
+    head: str = par("shared", "own: predictions after the exchange have a second head, a copy of the first; it is dropped after pre-training", choices=("shared", "own"))
+    beta: float = par(1.0, "weight of the distance to the frozen start on the source language (word_aligned)", low=0.0, high=1000.0)
+    boundaries: bool = par(False, "pull the two sides' [CLS] and [SEP] together too (word_aligned)")
+    rate: float = par(0.4, "share of the words translated in code-switched text; 0.4 is CoSDA-ML's for classification (MLDoc)", low=0.0, high=1.0)
+    lexicon: str = par("gold", "translations of code-switched words: of the languages' own stems (gold), or by links of the pairs (estimated)", choices=("gold", "estimated"))
     hidden_size: int = par(0, "width of the encoder's vectors; 0: the profile's", low=0, high=8192)
     num_layers: int = par(0, "layers of the encoder; 0: the profile's", low=0, high=96)
     num_heads: int = par(0, "attention heads; 0: the profile's", low=0, high=128)
@@ -57,112 +91,34 @@ class Options:
 def options(objective: str, text: str = "") -> Options:
     """The options of an objective, written "mask_rate=0.15,links=gold"; StudyError for one that it lacks."""
     chosen = parse_options(Options, text, f"objective {objective}")
-    foreign = set(changed(chosen)) - set(SHAPE if objective == "none" else _KNOWN[objective])
+    foreign = set(changed(chosen)) - set(_KNOWN[objective])
     if foreign:
         raise StudyError(f"objective {objective} has no option {', '.join(sorted(foreign))}, found {text!r}")
-    return chosen
+    if chosen.links == "subword":
+        other = "subword_weam and subword_aligned"
+        raise StudyError(f"objective {objective}: links=subword is what {other} stand for: take these")
+    if chosen.expand == "mean" and objective != "word_aligned":
+        raise StudyError(f"objective {objective}: expand=mean: only nth, first and last can be exchanged")
+    return replace(chosen, links="subword") if objective.startswith("subword_") else chosen
 
 
 def needs_links(objective: str, chosen: Options) -> bool:
-    """Whether the objective is trained on word links of the pairs."""
-    return objective in LINKED
+    """Whether the objective is trained on links of the pairs (their kind: `chosen.links`)."""
+    linked = {*PAIRED, *PULLED} - {"tlm"}
+    return objective in linked or (objective == "mixed" and chosen.lexicon == "estimated")
 
 
-class Masked(NamedTuple):
-    """A batch with positions to predict: inputs (B, T), positions (B, K), targets (B, K)."""
-
-    inputs: Tensor
-    positions: Tensor
-    targets: Tensor
-
-
-def mask_tokens(
-    ids: np.ndarray,
-    rate: float,
-    vocab_size: int,
-    rng: np.random.Generator,
-    keep: float = 0.1,
-    random: float = 0.1,
-) -> Masked:
-    """Choose exactly round(rate x ordinary tokens) positions in each row and hide them.
-
-    Of the chosen positions a share `keep` stays as it is and a share `random` becomes a random word; the
-    rest is replaced by [MASK] (Devlin et al. 2019: 0.1 and 0.1; 0 and 0 is the pure mask). Where rows differ
-    in their number of ordinary tokens (by [UNK]), the smallest counts; at least one position is chosen.
-    """
-    ordinary = ids >= len(SPECIAL)
-    count = max(1, round(rate * int(ordinary.sum(1).min())))
-    order = np.where(ordinary, rng.random(ids.shape), 2.0)
-    positions = torch.from_numpy(np.argpartition(order, count - 1, axis=1)[:, :count].copy())
-    tokens = torch.from_numpy(ids)
-    targets = tokens.gather(1, positions)
-    draw = torch.from_numpy(rng.random(targets.shape))
-    words = torch.from_numpy(rng.integers(len(SPECIAL), vocab_size, tuple(targets.shape)))
-    shown = torch.where(draw < random, words, torch.full_like(targets, MASK))
-    shown = torch.where(draw >= 1 - keep, targets, shown)
-    return Masked(tokens.scatter(1, positions, shown), positions, targets)
-
-
-def gather(states: Tensor, positions: Tensor) -> Tensor:
-    """Vectors at positions: (B, T, H), (B, K) -> (B, K, H)."""
-    return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-
-
-def exchange(states: Tensor, partner: Tensor) -> Tensor:
-    """WEAM's exchange: position t gets the vector of `partner[t]`, its aligned word, or keeps its own.
-
-    states (B, T, H), partner (B, T) an involution: partner[partner[t]] = t. Source: arXiv 2106.01732, Fig. 1.
-    """
-    return gather(states, partner)
-
-
-def prediction_loss(encoder: Encoder, states: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the words at predicted positions: (B, K, H), (B, K) -> ()."""
-    return F.cross_entropy(encoder.logits(states).flatten(0, 1), targets.flatten())
-
-
-def mlm_loss(encoder: Encoder, batch: Masked) -> dict[str, Tensor]:
-    """Masked words from their own positions. On a pair in two languages this is TLM (arXiv 1901.07291)."""
-    states = gather(encoder.states(batch.inputs), batch.positions)
-    return {"loss": prediction_loss(encoder, states, batch.targets)}
-
-
-def weam_loss(encoder: Encoder, batch: Masked, partner: Tensor, weight: float = 1.0) -> dict[str, Tensor]:
-    """L = L_mp + weight * L_cp: masked words from their own vectors, and from the vectors after the exchange.
-
-    One encoder pass. Source: arXiv 2106.01732, Figure 1; which term lambda weighs is not readable there:
-    here the cross-lingual one, so that 0 is TLM. Unaligned positions predict from their own vector
-    in both terms.
-    """
-    states = encoder.states(batch.inputs)
-    own = prediction_loss(encoder, gather(states, batch.positions), batch.targets)
-    if weight == 0:
-        return {"loss": own, "own": own.detach()}
-    # the same as gather(exchange(states, partner), positions), without moving what is not predicted
-    crossed = gather(states, partner.gather(1, batch.positions))
-    other = prediction_loss(encoder, crossed, batch.targets)
-    return {"loss": own + weight * other, "own": own.detach(), "crossed": other.detach()}
-
-
-def pulling_loss(
-    source: Tensor, target: Tensor, frozen: Tensor, present: Tensor, beta: float = 1.0
-) -> dict[str, Tensor]:
-    """Squared distance of aligned words' vectors, plus beta times the drift of the source side.
-
-    source, target (L, H): vectors of linked words; frozen (B, T, H) the source states of the frozen start and
-    present (B, T, H) those of now. Source: Cao et al. 2020, arXiv 2002.03518; loss as in two public
-    re-implementations (mean over dimensions, beta 1).
-    """
-    pull = F.mse_loss(source, target) if len(source) else source.sum()  # 0: the mean of no links would be NaN
-    drift = F.mse_loss(present, frozen)
-    return {"loss": pull + beta * drift, "pull": pull.detach(), "drift": drift.detach()}
+def kept_pairs(language: str, count: int, share: float) -> int:
+    """How many of its pairs a language keeps; the share speaks of languages with little text alone."""
+    return count if LANGUAGES[language].text_share == 1 else max(1, round(share * count))
 
 
 @dataclass(frozen=True)
 class ParallelText:
-    """Sentence pairs of one language with the source: subwords of both sides, and links between subwords.
+    """Sentence pairs of one language with the source: subwords of both sides, and links between them.
 
-    links[i] is (L, 2): 0-based positions within the source's and the target's subwords, each at most once.
+    links[i] is (L, 2): 0-based positions within the source's and the target's subwords, each at most once; or
+    (L, 4), spans of subwords: start and end (exclusive) in the source, then in the target.
     """
 
     source: list[np.ndarray]
@@ -185,26 +141,34 @@ class ParallelText:
         return sequences, partners
 
 
-def one_to_one(links: np.ndarray) -> np.ndarray:
-    """The links (L, 2) that share no word with an earlier one, so that the exchange is an involution."""
-    links = np.asarray(links, dtype=np.int64).reshape(-1, 2)
-    _, first_source = np.unique(links[:, 0], return_index=True)
-    kept = links[np.sort(first_source)]
-    _, first_target = np.unique(kept[:, 1], return_index=True)
-    return kept[np.sort(first_target)]
+class Extended(Encoder):
+    """An encoder with what an objective alone trains: vectors of languages, a second head. `save` drops both.
 
-
-def subword_links(links: np.ndarray, source_words: Sequence[int], target_words: Sequence[int]) -> np.ndarray:
-    """Word links (L, 2) as subword links: the n-th subword of a word with the n-th of its partner.
-
-    source_words, target_words: for each subword the index of its word. A surplus subword stays unlinked.
+    languages: how many get a vector (H,), which starts at 0; second_head: whether there is one, a copy of the
+    first whose output embeddings stay those of the first.
     """
-    starts = [np.searchsorted(words, np.arange(len(words) + 1)) for words in (source_words, target_words)]
-    out = []
-    for i, j in one_to_one(links):
-        (a, a_end), (b, b_end) = starts[0][i : i + 2], starts[1][j : j + 2]
-        out += [(a + n, b + n) for n in range(min(a_end - a, b_end - b))]
-    return np.array(out, dtype=np.int64).reshape(-1, 2)
+
+    def __init__(self, encoder: Encoder, languages: int, second_head: bool) -> None:
+        super().__init__(encoder.lm)
+        self.languages = self.second = None
+        if languages:
+            self.languages = nn.Embedding(languages, self.hidden_size)
+            nn.init.zeros_(self.languages.weight)
+        if second_head and not hasattr(self.lm, "decoder"):
+            raise StudyError(f"{type(self.lm).__name__}: head=own is known for ModernBERT only")
+        if second_head:
+            self.second = copy.deepcopy(self.lm.head)
+
+    def second_logits(self, states: Tensor) -> Tensor:
+        """Scores of all words (..., V) by the second head, for vectors (..., H)."""
+        return self.lm.decoder(self.second(states))
+
+
+def extended(encoder: Encoder, chosen: Options, languages: int) -> Encoder:
+    """The encoder with what the options add to it while an objective is trained, or as it is."""
+    if chosen.language_embeddings or chosen.head == "own":
+        return Extended(encoder, languages * chosen.language_embeddings, chosen.head == "own")
+    return encoder
 
 
 Loss = Callable[[int], dict[str, Tensor]]
@@ -217,23 +181,31 @@ class Recipe:
     batch_size: int
     mask_rate: float
     seed: int
-    weight: float = 1.0  # WEAM's lambda
-    beta: float = 1.0  # of the word-aligned objective's regulariser
+    options: Options = Options()
     document_share: float = 0.5  # of the updates that go on with MLM on documents (XLM interleaves them too)
 
     def rng(self, step: int) -> np.random.Generator:
         """The generator of one step: all that is random there depends on the seed and the step alone."""
         return np.random.default_rng([self.seed, step])
 
+    def masked(self, ids: np.ndarray, encoder: Encoder, rng: np.random.Generator) -> Masked:
+        """The ids (B, T) with hidden positions, where the encoder is."""
+        shares = (0.1, 0.1) if self.options.corruption == "standard" else (0.0, 0.0)
+        batch = mask_tokens(ids, self.mask_rate, encoder.vocab_size, rng, *shares)
+        return batch.to(encoder.embeddings().weight.device)
+
 
 def document_loss(encoder: Encoder, pools: Sequence[Pool], weights: Sequence[float], recipe: Recipe) -> Loss:
     """MLM on documents of all languages; `weights`: how often each language is drawn."""
-    p = np.asarray(weights, float) / np.sum(weights)
+    return _masked_words(encoder, pools, np.asarray(weights, float) / np.sum(weights), recipe)
 
+
+def _masked_words(encoder: Encoder, pools: Sequence[Pool], p: np.ndarray | None, recipe: Recipe) -> Loss:
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
         ids, _ = pools[rng.choice(len(pools), p=p)].draw(rng, recipe.batch_size)
-        return mlm_loss(encoder, mask_tokens(ids, recipe.mask_rate, encoder.vocab_size, rng))
+        batch = recipe.masked(ids, encoder, rng)
+        return mlm_loss(encoder.logits, encoder.states(batch.inputs), batch)
 
     return loss
 
@@ -245,32 +217,19 @@ def interleaved(objective: Loss, documents: Loss, recipe: Recipe) -> Loss:
 
 
 def objective_loss(name: str, encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
-    """The loss of a bilingual objective (or of its unpaired control, "mlm") over the parallel texts.
+    """The loss of an objective over the parallel texts, one for each target language.
 
-    Every objective sees the same sentences of the same pairs of languages equally often.
+    Every objective sees the same sentences of the same pairs of languages equally often. "mlm" is the unpaired
+    control of the paired ones, and that of "mixed", whose texts come code-switched: both go through the same
+    sequences, so that "mixed" at rate 0 is "mlm".
     """
-    if name == "word_aligned":
-        return _word_aligned_loss(encoder, texts, recipe)
-    if name == "mlm":
-        pools = [_unpaired(text, recipe.seed) for text in texts]
-        partners: list[list[np.ndarray]] = [[] for _ in texts]
-    elif name in ("tlm", "weam"):
-        built = [text.concatenated() for text in texts]
-        pools, partners = [Pool(sequences) for sequences, _ in built], [p for _, p in built]
-    else:
-        raise StudyError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
-
-    def loss(step: int) -> dict[str, Tensor]:
-        rng = recipe.rng(step)
-        chosen = rng.integers(len(pools))
-        ids, rows = pools[chosen].draw(rng, recipe.batch_size)
-        batch = mask_tokens(ids, recipe.mask_rate, encoder.vocab_size, rng)
-        if name != "weam":
-            return mlm_loss(encoder, batch)
-        partner = torch.from_numpy(np.stack([partners[chosen][row] for row in rows]))
-        return weam_loss(encoder, batch, partner, recipe.weight)
-
-    return loss
+    if name in UNPAIRED:
+        return _masked_words(encoder, [_unpaired(text, recipe.seed) for text in texts], None, recipe)
+    if name in PAIRED:
+        return _paired_loss(encoder, texts, recipe, exchanged=name != "tlm")
+    if name in PULLED:
+        return _pulled_loss(encoder, texts, recipe)
+    raise StudyError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
 
 
 def _unpaired(text: ParallelText, seed: int) -> Pool:
@@ -283,37 +242,87 @@ def _unpaired(text: ParallelText, seed: int) -> Pool:
     return Pool(sequences)
 
 
-def _word_aligned_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
-    """Each side is encoded by itself; linked subwords are pulled together (Cao et al. 2020)."""
-    frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
-    pools = [Pool([join(s) for s in text.source]) for text in texts]
+def _paired_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe, exchanged: bool) -> Loss:
+    """Masked words of pairs in one sequence: TLM, or WEAM where aligned vectors are exchanged."""
+    chosen = recipe.options
+    built = [text.concatenated(chosen.order == "random") for text in texts]
+    pools, partners = [Pool(sequences) for sequences, _ in built], [p for _, p in built]
 
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
-        chosen = rng.integers(len(pools))
-        ids, rows = pools[chosen].draw(rng, recipe.batch_size)
-        inputs = torch.from_numpy(ids)
-        target, mask = pad([join(texts[chosen].target[row]) for row in rows])
-        links = [texts[chosen].links[row] + 1 for row in rows]  # [CLS] comes first
-        at = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(link) for link in links]))
-        left, right = torch.from_numpy(np.concatenate(links)).unbind(1)
-        states, others = encoder.states(inputs), encoder.states(target, mask)
-        with torch.no_grad():
-            start = frozen.states(inputs)
-        return pulling_loss(states[at, left], others[at, right], start, states, recipe.beta)
+        number = rng.integers(len(pools))
+        ids, rows = pools[number].draw(rng, recipe.batch_size)
+        batch = recipe.masked(ids, encoder, rng)
+        states = _states_of_pairs(encoder, batch.inputs, chosen, number, rows >= len(texts[number].source))
+        if not exchanged:
+            return mlm_loss(encoder.logits, states, batch)
+        partner = torch.from_numpy(np.stack([partners[number][row] for row in rows])).to(states.device)
+        if not chosen.both_masked:
+            partner = unless_both_masked(partner, batch.positions)
+        second = encoder.second_logits if chosen.head == "own" else None
+        return weam_loss(
+            encoder.logits, states, batch, partner, chosen.lambda_, chosen.unaligned == "keep", second
+        )
 
     return loss
 
 
-def pad(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) filled up with [PAD], and the mask (B, T) of the real ones."""
-    longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.from_numpy(sequence)
-        mask[row, : len(sequence)] = 1
-    return ids, mask
+def _states_of_pairs(
+    encoder: Encoder, inputs: Tensor, chosen: Options, number: int, swapped: np.ndarray
+) -> Tensor:
+    """Last-layer vectors (B, T, H) of pairs (B, T) with target language `number`, first where `swapped` (B,)."""
+    if chosen.positions == "continue" and not chosen.language_embeddings:
+        return encoder.states(inputs)
+    embedded = encoder.embeddings()(inputs)
+    if chosen.language_embeddings:
+        source_at = torch.from_numpy(swapped).long().to(inputs.device).unsqueeze(1)
+        embedded = embedded + encoder.languages((segments(inputs) != source_at) * (1 + number))
+    positions = reset_positions(inputs) if chosen.positions == "reset" else None
+    return encoder.lm.base_model(inputs_embeds=embedded, position_ids=positions).last_hidden_state
+
+
+def _pulled_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
+    """Each side is encoded by itself; linked vectors are pulled together (Cao et al. 2020)."""
+    frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
+    pools = [Pool([join(s) for s in text.source]) for text in texts]
+    links = [[_with_specials(text, row, recipe.options.boundaries) for row in range(len(text.links))]
+             for text in texts]  # fmt: skip
+
+    def loss(step: int) -> dict[str, Tensor]:
+        rng = recipe.rng(step)
+        number = rng.integers(len(pools))
+        ids, rows = pools[number].draw(rng, recipe.batch_size)
+        target, mask = pad([join(texts[number].target[row]) for row in rows])
+        chosen = [links[number][row] for row in rows]
+        at = np.repeat(np.arange(len(rows)), [len(link) for link in chosen])
+        device = encoder.embeddings().weight.device
+        inputs, target, mask, at, ends = (
+            torch.as_tensor(x).to(device) for x in (ids, target, mask, at, np.concatenate(chosen))
+        )
+        states, others = encoder.states(inputs), encoder.states(target, mask)
+        with torch.no_grad():
+            start = frozen.states(inputs)
+        left, right = (_vectors(s, at, e) for s, e in zip((states, others), ends.chunk(2, 1), strict=True))
+        return pulling_loss(left, right, start, states, recipe.options.beta)
+
+    return loss
+
+
+def _with_specials(text: ParallelText, row: int, boundaries: bool) -> np.ndarray:
+    """The links of a pair as positions after [CLS], and, if wanted, those of the two sides' [CLS] and [SEP]."""
+    links = text.links[row] + 1  # [CLS] comes first
+    if not boundaries:
+        return links
+    a, b = len(text.source[row]) + 1, len(text.target[row]) + 1
+    ends = np.array([[0, 0], [a, b]])
+    if links.shape[1] == 4:
+        ends = np.stack([ends[:, 0], ends[:, 0] + 1, ends[:, 1], ends[:, 1] + 1], 1)
+    return np.concatenate([links, ends])
+
+
+def _vectors(states: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+    """Vectors (L, H) at positions (L, 1), or means over spans (L, 2), of rows (L,)."""
+    return states[rows, at[:, 0]] if at.shape[1] == 1 else span_means(states, rows, *at.unbind(1))
 
 
 def check_exchange() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from xltlib.claim_text import NOT_RUN, TESTED, shown_verdict
 from xltlib.ledger import label
+from xltlib.verdicts import robustness
 
 FAMILIES = {  # verdict families in the order of the first screen
     "Tested": TESTED,
@@ -157,6 +158,17 @@ def main_effect(claim: dict) -> dict | None:
     return next((e for e in effects if finite(e.get("estimate"))), None)
 
 
+def robust_claims(claims: list[dict]) -> tuple[int, int]:
+    """How many tested statements keep the outcome of all deciding tests in all variants, and of how many."""
+    found = []
+    for claim in claims:
+        deciding = [t for t in claim.get("tests") or [] if t.get("role", "decides") == "decides"]
+        judged = [r for r in map(robustness, deciding) if r]
+        if claim["verdict"] in TESTED and judged:
+            found.append(all(r["kept"] == r["variants"] for r in judged))
+    return sum(found), len(found)
+
+
 def effect_plot(test: dict, ident: str, alpha: float = 0.05) -> dict | None:
     """Geometry of one effect: estimate, interval, a dot per seed, the null, the margin, the published value.
 
@@ -188,7 +200,7 @@ def specification_plot(test: dict, ident: str) -> dict | None:
     if not rows:
         return None
     rows = sorted(rows, key=lambda s: s["estimate"])
-    rows = [{**s, "mark": s.get("verdict") or s.get("outcome") or ""} for s in rows]
+    rows = [{**s, "mark": s.get("outcome") or ""} for s in rows]
     plot = _geometry(rows, [], test, row_height=3 if len(rows) > 30 else 7)
     outcomes = Counter(s["mark"] or "no outcome" for s in rows)
     plot["id"] = f"spec-{ident}"
@@ -286,6 +298,11 @@ def rest(record: dict, shown: tuple[str, ...]) -> dict:
     return {k: v for k, v in record.items() if k not in shown and v not in (None, "", [])}
 
 
+def answered(question: dict) -> bool:
+    """Whether an open question has an answer; one without a status has it where it has an effect."""
+    return question.get("status", "answered") == "answered" and bool(question.get("effect"))
+
+
 def run_summary(run: dict) -> str:
     """A run on one line: its kind, what was compared, task and seed; or the simple ones of its parameters."""
     labels, kind = run.get("labels") or {}, str(run.get("kind", "run"))
@@ -301,6 +318,7 @@ FILTERS = {  # what templates may call on a value
     "num": number, "p": p_value,
     **{f.__name__: f for f in (
         plain, interval, slug, words, finite, level, source_facts, main_effect, shown_verdict, facet_values,
-        few_seeds, columns, is_records, is_flat, is_grid, grid, rest, run_summary,
+        answered, few_seeds, robustness, robust_claims, columns, is_records, is_flat, is_grid, grid, rest,
+        run_summary,
     )},
 }  # fmt: skip

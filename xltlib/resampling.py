@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from .params import StudyError
-from .significance import Scores, by_items, paired
+from .significance import Scores, by_items, by_setting, paired
 
 BLOCK = 500  # resamples drawn at once: 20 MB of weights for 5,000 examples
 EXACT_SEEDS = 14  # 2**14 sign patterns are enumerated, more are sampled
@@ -174,3 +174,23 @@ def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     against = (np.minimum(gap, 0) ** 2 * width).sum(-1)
     total = (gap**2 * width).sum(-1)
     return np.divide(against, total, out=np.full(np.shape(total), 0.5), where=total > 0)
+
+
+def second_opinions(
+    a: Scores, b: Scores, rng: np.random.Generator, resamples: int = 2000, alpha: float = 0.05
+) -> dict:
+    """What other tests say of a - b, as plain numbers that stand beside `significance.difference`.
+
+    `bootstrap`: the interval [low, high] of seeds, then examples. `p_seeds`: sign flips of the seeds'
+    differences; `p_least`: the smallest value that so many seeds allow. `eps_min`: almost stochastic order of
+    the seed means of the `better` one, "a" or "b", over those of the other.
+    """
+    interval = hierarchical_bootstrap(a, b, rng, resamples, alpha)
+    flips = permutation(a, b, rng)
+    means = [np.mean([setting.mean(1) for setting in by_setting(scores)], axis=0) for scores in (a, b)]
+    better = "a" if interval.estimate >= 0 else "b"
+    order = aso(*(means if better == "a" else means[::-1]), rng, confidence=1 - alpha)
+    return {
+        "bootstrap": [interval.low, interval.high], "p_seeds": flips.p, "p_least": flips.p_least,
+        "better": better, "eps_min": order.eps_min, "note": order.note,
+    }  # fmt: skip

@@ -1,15 +1,15 @@
 """Which runs a study consists of: their specs, what they build on, and which notebook needs them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
-from xltlib import finetuning, pretraining
+from xltlib import finetuning, pretraining, seq2seq
 from xltlib.params import Params, StudyError
 from xltlib.results import Spec
 from xltlib.settings import changed
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
-VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1}
+VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1, "lexicon": 1}
 IN_SPEC = (
     *pretraining.SHAPE,
     "mask_rate",
@@ -50,9 +50,13 @@ class Runs:
         """Translation pairs of the source with every target language, as subwords, with gold word links."""
         return Spec("pairs", self._take("source", "parallel_pairs"), VERSIONS["pairs"], (self.text,))
 
-    def links(self, kind: str = "estimated") -> Spec:
-        """Word links of the pairs: estimated by the aligner, gold, random, or gold with a share corrupted."""
-        return Spec("links", {"links": kind}, VERSIONS["links"], (self.pairs,))
+    def links(self, kind: str = "estimated", share: float = 1.0) -> Spec:
+        """Links of the pairs, of a kind that `pretraining.Options.links` names or of subwords ("subword").
+
+        `share`: from this share of its pairs alone, for a language with little text.
+        """
+        taken = {"links": kind} | ({"share": share} if share < 1 else {})
+        return Spec("links", taken, VERSIONS["links"], (self.pairs,))
 
     def base(self, seed: int, chosen: pretraining.Options | None = None) -> Spec:
         """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen."""
@@ -84,7 +88,7 @@ class Runs:
         taken |= {"target": target} if target else {}
         inputs = (self.base(seed, chosen), self.pairs, self.text)
         if pretraining.needs_links(objective, chosen):
-            inputs += (self.links(chosen.links),)
+            inputs += (self.links(chosen.links, chosen.pairs),)
         return Spec("encoder", taken, pretraining.VERSIONS[objective], inputs)
 
     def transfer(
@@ -113,10 +117,44 @@ class Runs:
         version = f"{VERSIONS['tasks']}.{finetuning.VERSIONS[method]}"
         return Spec("transfer", taken | {"labels": labels}, version, (self.text, *encoders))
 
+    def seq2seq(self, seed: int, options: str = "") -> Spec:
+        """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
+        chosen = seq2seq.options(options)
+        taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
+        taken |= {"options": vars(chosen), "seed": seed, "objective": "span_corruption"}
+        return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text,))
+
+    def answers(self, seed: int, options: str = "") -> Spec:
+        """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
+        labels = {
+            "objective": "span_corruption", "objective_options": options, "method": "standard",
+            "method_options": "", "task": "qa", "seed": seed,
+        }  # fmt: skip
+        taken = self._take(
+            "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
+            "freeze_embeddings",
+        )  # fmt: skip
+        # writing an answer takes longer to learn than pointing at it
+        taken |= {"finetune_epochs": 3 * self.params.finetune_epochs, "labels": labels}
+        version = f"{VERSIONS['tasks']}.{seq2seq.VERSIONS['answers']}"
+        return Spec("answers", taken, version, (self.text, self.seq2seq(seed, options)))
+
     def evaluation(self, settings: str, transfer: Spec) -> Spec:
         """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
         taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
         return Spec("evaluation", taken, VERSIONS["evaluation"], (transfer, self.text))
+
+    def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
+        """How many of the word pairs that SALT distils from an encoder are translations."""
+        _check("method", "salt", finetuning.METHODS)
+        finetuning.options("salt", method_options)
+        labels = {
+            "objective": objective, "objective_options": "", "method": "salt",
+            "method_options": method_options, "task": "lexicon", "seed": seed,
+        }  # fmt: skip
+        taken = self._take("source", "languages", "train_examples") | {"labels": labels}
+        version = f"{VERSIONS['lexicon']}.{finetuning.VERSIONS['salt']}"
+        return Spec("lexicon", taken, version, (self.text, self.encoder(objective, seed)))
 
     def probe(self, objective: str, seed: int, options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
@@ -131,25 +169,35 @@ class Runs:
         """The runs whose results a notebook shows; what they build on is found from them."""
         params, seeds = self.params, range(self.params.seeds)
         if name == "01_alignment":
-            return [self.links()]
+            shown = []
+            if params.link_kinds:
+                options = ["" if kind == "estimated" else f"links={kind}" for kind in params.link_kinds]
+                variants = [("none", ""), *(("weam", option) for option in options)]
+                shown = [self.transfer("nli", o, s, objective_options=x) for s in seeds for o, x in variants]
+            return [self.links(), *(self.links(kind) for kind in params.link_kinds), *shown]
         if name == "02_pretraining":
             encoders = [self.encoder(o, s) for s in seeds for o in params.objectives]
             probes = [self.probe(o, s) for s in seeds for o in params.objectives]
             return [self.links(), *encoders, *probes]  # the aligner's links are what probes are compared with
         if name == "03_finetuning":
-            grid = [(t, o, s, "standard") for s in seeds for o in params.objectives for t in params.tasks]
-            for method in params.methods:
-                if method != "standard":
-                    grid += [
-                        (t, o, s, method)
-                        for s in seeds
-                        for o in params.method_objectives
-                        for t in params.tasks
-                    ]
-            return [self.transfer(task, objective, seed, method) for task, objective, seed, method in grid]
+            return [self.transfer(*one) for seed in seeds for one in self._grid(seed)]
+        if name == "04_noise_ablations":
+            grid = (one for seed in seeds for one in self._grid(seed) if one[0] in params.noise_tasks)
+            clean = [self.transfer(*one) for one in grid]
+            return [*clean, *(self.evaluation("typo", transfer) for transfer in clean)]
         if name in ("05_significance", "06_claims"):
-            return [*self.stage("02_pretraining"), *self.stage("03_finetuning")]
+            return [spec for earlier in STAGES[1:4] for spec in self.stage(earlier)]
         return []
+
+    def _grid(self, seed: int) -> Iterator[tuple]:
+        """What `transfer` takes for every objective by standard fine-tuning, then for every other method."""
+        for objective in self.params.objectives:
+            yield from ((task, objective, seed) for task in self.params.tasks)
+        for entry in self.params.methods:
+            method, _, options = entry.partition(":")
+            if entry != "standard":
+                for objective in self.params.method_objectives:
+                    yield from ((task, objective, seed, method, "", options) for task in self.params.tasks)
 
     def _take(self, *names: str) -> dict:
         return {name: getattr(self.params, name) for name in names}

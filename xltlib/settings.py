@@ -179,7 +179,8 @@ def _item(f: Field, value: Any, wanted: type, place: str) -> Any:
     if (low is not None and value < low) or (high is not None and value > high):
         raise _refused(place, value, allowed(f))
     if f.metadata["pattern"] and not re.fullmatch(f.metadata["pattern"], value):
-        raise _refused(place, value, "small letters, digits, - and _, with a letter first")
+        plain = "small letters, digits, - and _, with a letter first"
+        raise _refused(place, value, plain if f.metadata["pattern"] == NAME else f.metadata["doc"])
     return value
 
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import filelock
 
-from xltlib import claims, notebooks, report
+from xltlib import claims, downloads, notebooks, report, wanted
 from xltlib.files import canonical, read_json, sha256_file, write_json
-from xltlib.ledger import Ledger
 from xltlib.ledger_file import load_ledger
 from xltlib.params import Params, StudyError, load, to_dict
 from xltlib.pool import compute_all
@@ -26,7 +25,8 @@ from xltlib.settings import read_mapping
 from xltlib.store import Store
 
 MANIFEST = "manifest.json"
-RECORDED = ("transfer", "evaluation", "probe")  # kinds of runs whose scores the ledger's tests compare
+# kinds of runs whose scores the tests of statements and questions compare
+RECORDED = ("transfer", "evaluation", "probe", "lexicon", "answers")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,17 @@ class Session:
 
     def specs(self, stage: str) -> list[Spec]:
         """The runs whose results a notebook shows, those that the ledger asks for included where wanted."""
-        return stage_specs(self.params, self.ledger, stage)
+        if stage not in self._specs:
+            self._specs[stage] = wanted.stage_specs(self.params, self.ledger, stage)
+        return self._specs[stage]
+
+    @cached_property
+    def _specs(self) -> dict[str, list[Spec]]:
+        return {}
 
     def results(self, stage: str, jobs: int | None = None) -> list[Result]:
         """The results of the runs that a notebook needs, in the order of `specs`; made if missing."""
+        downloads.require(self.params)
         specs = self.specs(stage)
         with _Line() as line:
             return compute_all(specs, self.store, jobs or self.jobs, self.fresh, line.tell)
@@ -141,67 +148,8 @@ def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> 
     StudyError where one of them is missing: a verdict must not depend on how far the study has come.
     """
     path = Path(ledger or find_root() / "params" / "claims.yaml")
-    results = [store.result(spec) for spec in stage_specs(params, path, "06_claims")]
+    results = [store.result(spec) for spec in wanted.stage_specs(params, path, "06_claims")]
     return claims.evaluate(load_ledger(path), Session.records(results), params)
-
-
-STAGE_KINDS = {"02_pretraining": ("encoder", "probe"), "03_finetuning": ("transfer", "evaluation")}
-
-
-def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
-    """The runs of a notebook: those of the profile, and where it wants them those of the ledger's tests."""
-    runs = Runs(params)
-    specs = runs.stage(stage)
-    if params.statement_runs:
-        asked = claim_runs(load_ledger(ledger), params)[0]
-        kinds = STAGE_KINDS.get(stage, ("probe", "transfer", "evaluation") if stage > "05" else ())
-        specs += [spec for spec in asked if spec.kind in kinds]
-    return list(dict.fromkeys(specs))
-
-
-def claim_runs(ledger: Ledger, params: Params, claim_id: str | None = None) -> tuple[list[Spec], list[str]]:
-    """The runs that a statement's tests need, and the names of those that cannot be made by this version."""
-    runs, specs, absent = Runs(params), [], []
-    for entry in claims.needed(ledger, params, claim_id):
-        found = _made_for(runs, entry["labels"], entry["settings"])
-        specs += found
-        if not found:
-            absent.append(" ".join(filter(None, entry["labels"].values())))
-    return list(dict.fromkeys(specs)), absent
-
-
-def _made_for(runs: Runs, labels: Mapping[str, str], settings: Iterable[str]) -> list[Spec]:
-    """The runs, one a seed, with scores for these labels and settings; none where they cannot be made."""
-    asked = dict(labels)
-    task = asked.pop("task")
-    try:
-        if task == "retrieval":
-            if asked["method"] != "standard":
-                return []
-            return [runs.probe(asked["objective"], seed, asked["objective_options"])
-                    for seed in range(runs.params.seeds)]  # fmt: skip
-        if task not in runs.params.tasks:
-            return []
-        made = [runs.transfer(task, seed=seed, **asked) for seed in range(runs.params.seeds)]
-    except StudyError:  # an objective, a method or an option that this version does not have
-        return []
-    if any("|" in name for name in settings):
-        made += [runs.evaluation("pairs", transfer) for transfer in made]
-    return made
-
-
-def known_digests(root: Path) -> set[str]:
-    """The digests of all runs that some profile in params/ asks for, its claims included."""
-    known, path = set(), root / "params" / "claims.yaml"
-    ledger = load_ledger(path)
-    for file in sorted(path.parent.glob("*.yaml")):
-        if "profile" not in read_mapping(file)[0]:
-            continue  # the ledger and the reports
-        params = load(file)
-        specs = [spec for stage in STAGES for spec in stage_specs(params, path, stage)]
-        specs += [spec for claim in ledger.claims for spec in claim_runs(ledger, params, claim.id)[0]]
-        known |= {spec.digest for spec in closure(specs)}
-    return known
 
 
 def stages(only: Sequence[str]) -> tuple[str, ...]:
@@ -237,6 +185,7 @@ def run(
     """
     tell = tell or _tell
     params = load(params_path, overrides)
+    downloads.require(params)
     asked, changed = stages(only), params != load(params_path)
     if Path(params_path).stem != params.profile:
         found = f"the profile is {params.profile}, the file {Path(params_path).name}"

@@ -3,19 +3,36 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 
-from xltlib import evaluation, finetuning, models, noise, synthetic, synthetic_tasks
+from xltlib import (
+    evaluation,
+    finetuning,
+    models,
+    noise,
+    robust,
+    salt,
+    synthetic,
+    synthetic_tasks,
+    tokenization,
+)
+from xltlib.encoder_builders import gold_lexicon
+from xltlib.encoding import Encoded, encode
 from xltlib.files import load_scores, save_scores
+from xltlib.models import Encoder
+from xltlib.params import StudyError
 from xltlib.records import LABELS
 from xltlib.results import Result, Spec
 from xltlib.text_builders import keyboard_of, tokenizer_of, world_of
 from xltlib.training import Optimization, Progress
 
 TYPO_RATES = (0.1, 0.2, 0.3)  # share of words with a typing error
+POINTS = 4  # at which selection looks at development examples: each half pass of two
+LEXICON_EXAMPLES = 2_000  # training examples whose words SALT is asked to translate, at most
 
 
 def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -42,58 +59,217 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
     return told[0] | {"means": _means(scores), "recall": recall}
 
 
+class _Case:
+    """What fine-tuning by a method and its predictions need: labels, options, world and tokenizer."""
+
+    def __init__(self, params: Mapping, text: Result, languages: Sequence[str]) -> None:
+        self.params, self.text, self.labels = params, text, params["labels"]
+        self.task, self.method, self.seed = (self.labels[name] for name in ("task", "method", "seed"))
+        self.chosen = finetuning.options(self.method, self.labels["method_options"])
+        if self.chosen.vote and self.task not in LABELS:
+            raise StudyError(f"vote: labels are voted on, answers are not: leave it out for {self.task}")
+        self.source, self.languages = params["source"], languages
+        self.targets = [language for language in languages if language != self.source]
+        self.world, self.tokenizer = world_of(text), tokenizer_of(text)
+
+    def examples(self, split: str, count: int, task: str = "") -> dict[str, list]:
+        """`count` examples of a split in every language."""
+        return synthetic_tasks.task_set(self.world, task or self.task, count, split, 0).examples
+
+    @cached_property
+    def neighbours(self) -> dict[str, list[str]]:
+        """The lists of RS-DA."""
+        lists = robust.neighbours(self.world, self.source, self.chosen.foreign)
+        return noise.without_foreign(lists, set(lists)) if self.chosen.neighbours == "no_foreign" else lists
+
+    def training_examples(self, train: Mapping[str, Sequence]) -> list:
+        """What the method trains on: the source's examples, or what it makes of them."""
+        chosen, own, rng = self.chosen, train[self.source], np.random.default_rng([self.seed, 19])
+        if self.method == "translate_train":
+            return finetuning.translated(train, self.source, self.seed)
+        if self.method == "rs_da":
+            copies = chosen.copies or robust.COPIES[self.task]
+            return robust.rs_da_examples(own, copies, self.neighbours, rng)
+        if self.method == "code_switch":
+            lexicon = {name: gold_lexicon(self.world, self.source, name) for name in self.targets}
+            passes = self.params["finetune_epochs"]  # as many copies, so that every pass has its own
+            return robust.switched_examples(own, passes, lexicon, chosen.ratio, chosen.cross, rng)
+        return list(own)
+
+    def augmentation(self) -> salt.Augmentation:
+        """How SALT finds substitutions."""
+        names = ("threshold", "synonym_threshold", "synonyms", "restrict", "hide", "rate")
+        return salt.Augmentation(**{name: getattr(self.chosen, name) for name in names})
+
+    def vocabularies(self) -> tuple[salt.Pieces, dict[str, salt.Vocabulary]]:
+        """The words that the text of each language has."""
+        pieces, found = salt.Pieces(self.tokenizer), {}
+        with np.load(self.text.file("documents.npz"), allow_pickle=False) as arrays:
+            for name in (self.source, *self.targets):
+                documents = tokenization.unpack(arrays[f"{name}/values"], arrays[f"{name}/ends"])
+                found[name] = salt.vocabulary(documents, pieces)
+        return pieces, found
+
+    def twins(self, encoder: Encoder, data: Encoded) -> tuple[list[np.ndarray], dict[str, float]]:
+        """SALT's code-switched twin of each training example, and shares of words exchanged."""
+        rng = np.random.default_rng([self.seed, 29])
+        pieces, words = self.vocabularies()
+        return salt.augment(
+            encoder, data.ids, pieces, words, self.source, self.targets, self.augmentation(), rng
+        )
+
+    def model(self, encoder: Encoder, task: str) -> finetuning.TaskModel:
+        """The encoder with a new output layer."""
+        options = self.params["pooling"], self.params["freeze_embeddings"]
+        return finetuning.TaskModel(encoder, task, self.seed, *options)
+
+    def predict(self, model: finetuning.TaskModel, coded: Encoded, examples: Sequence) -> np.ndarray:
+        """Labels or answers; by vote over perturbed copies where the options say so."""
+        if not self.chosen.vote:
+            return finetuning.predict(model, coded)
+        rng, copies = np.random.default_rng([self.seed, 53]), []
+        if self.method == "rs_da":
+            drawn = robust.rs_da_examples(examples, self.chosen.vote, self.neighbours, rng)
+            copies = [encode(self.tokenizer, self.task, drawn[i :: self.chosen.vote])
+                      for i in range(self.chosen.vote)]  # fmt: skip
+        return finetuning.predict_by_vote(model, coded, self.chosen, rng, copies)
+
+    def scored(self, model: finetuning.TaskModel, examples: Sequence) -> tuple[dict, Encoded, np.ndarray]:
+        """Scores by metric, the examples as the model reads them, and what it predicts."""
+        coded = encode(self.tokenizer, self.task, examples)
+        predicted = self.predict(model, coded, examples)
+        return finetuning.scores(self.task, coded, predicted, examples), coded, predicted
+
+
 def _transfer(
     spec: Spec, text: Result, encoder_run: Result, directory: Path, languages: Sequence[str],
     progress: Progress | None,
 ) -> dict:  # fmt: skip
-    params, labels = spec.params, spec.params["labels"]
-    task, seed, tokenizer, world = labels["task"], labels["seed"], tokenizer_of(text), world_of(text)
-    train = synthetic_tasks.task_set(world, task, params["train_examples"], "train", 0).examples
-    test = synthetic_tasks.task_set(world, task, params["test_examples"], "test", 0).examples
-    examples = finetuning.training_examples(labels["method"], train, params["source"], seed)
-    encoder = models.load(encoder_run.file("config.json").parent)
-    model = finetuning.TaskModel(encoder, task, seed, params["pooling"], params["freeze_embeddings"])
-    data = finetuning.encode(tokenizer, task, examples)
-    plain = labels["method"] == "standard"
-    own = data if plain else finetuning.encode(tokenizer, task, train[params["source"]])
-    # all methods get the updates that the source's own examples take
-    steps = finetuning.steps_for(own, params["batch_size"], params["finetune_epochs"])
-    opt = Optimization(steps, params["finetune_lr"])
-    name = f"{task} by {labels['method']} from {labels['objective']}, seed {seed}"
-    history = finetuning.finetune(model, data, opt, params["batch_size"], seed, directory=directory,
-                                  progress=progress, name=name)  # fmt: skip
-    finetuning.save(model, directory)
+    params, labels, case = spec.params, spec.params["labels"], _Case(spec.params, text, languages)
+    train = case.examples("train", params["train_examples"])
+    data = encode(case.tokenizer, case.task, case.training_examples(train))
+    changed = case.method in ("translate_train", "rs_da", "code_switch")
+    own = encode(case.tokenizer, case.task, train[case.source]) if changed else data
+    # all methods get the updates that the source's own examples take, but for RS-DA as it was released
+    longer = case.method == "rs_da" and case.chosen.updates == "released"
+    steps = finetuning.steps_for(data if longer else own, params["batch_size"], params["finetune_epochs"])
+    name = f"{case.task} by {case.method} from {labels['objective']}, seed {case.seed}"
+    encoder, told = models.load(encoder_run.file("config.json").parent), {}
+    twins: Sequence[np.ndarray] = ()
+    if case.method == "salt":
+        twins, told["exchanged"] = case.twins(encoder, data)
+    if case.method == "intermediate":
+        told["intermediate"] = _intermediate(case, encoder, directory, progress, name)
+    model = case.model(encoder, case.task)
+    loss = finetuning.loss_of(case.method, case.chosen, case.seed, twins)
+    points = POINTS if case.chosen.select != "last" else 0
+    history = finetuning.finetune(
+        model, data, Optimization(steps, params["finetune_lr"]), params["batch_size"], case.seed, loss,
+        directory, progress, name, points,
+    )  # fmt: skip
+    best = _select(case, model, directory) if points else {}
+    told |= {"selected": best} if best else {}
+    test = case.examples("test", params["test_examples"])
     scores, recall = {}, {}
     for language in languages:
-        found, coded, predicted = _scored(model, tokenizer, test[language])
+        if best:
+            finetuning.return_to(model, finetuning.point(directory, best[language]))
+        found, coded, predicted = case.scored(model, test[language])
         scores |= _named(language, found)
-        if task != "qa":
-            table = evaluation.confusion(coded.targets, predicted, len(LABELS[task]))
+        if case.task != "qa":
+            table = evaluation.confusion(coded.targets, predicted, len(LABELS[case.task]))
             recall[language] = [round(float(x), 4) for x in evaluation.recall_by_class(table)]
+    if best:
+        finetuning.return_to(model, finetuning.point(directory, best[case.source]))
+        for number in range(1, POINTS + 1):
+            finetuning.point(directory, number).unlink()
+    finetuning.save(model, directory)
     save_scores(directory / "scores.npz", scores)
     return {
-        "labels": labels,
-        "means": _means(scores),
-        "recall": recall,
-        "updates": steps,
-        "history": history,
-    }
+        "labels": labels, "means": _means(scores), "recall": recall, "updates": steps, "history": history,
+    } | told  # fmt: skip
+
+
+def _select(case: _Case, model: finetuning.TaskModel, directory: Path) -> dict[str, int]:
+    """The best point on the way for each language, on development examples; of equally good ones the last.
+
+    "source": the source's examples choose for all. "oracle": each language's own do, which no transfer has.
+    """
+    oracle = case.chosen.select == "oracle"
+    dev = case.examples("dev", case.params["test_examples"])
+    means: dict[str, list[float]] = {name: [] for name in (case.languages if oracle else [case.source])}
+    for number in range(1, POINTS + 1):
+        finetuning.return_to(model, finetuning.point(directory, number))
+        for name, found in means.items():
+            found.append(float(case.scored(model, dev[name])[0][""].mean()))
+    best = {name: POINTS - int(np.argmax(found[::-1])) for name, found in means.items()}
+    return {name: best.get(name, best[case.source]) for name in case.languages}
+
+
+def _intermediate(
+    case: _Case, encoder: Encoder, directory: Path, progress: Progress | None, name: str
+) -> dict[str, int]:
+    """Fine-tune the encoder on another task in all languages first; the examples that each one had.
+
+    Examples are not parallel. Passes and learning rate are those of the task itself; the output layer is
+    left behind.
+    """
+    chosen, params = case.chosen, case.params
+    first = {"auto": "nli" if case.task == "paraphrase" else "paraphrase"}.get(chosen.first, chosen.first)
+    counts = _budget(chosen, case.languages, np.random.default_rng([case.seed, 31]))
+    examples = []
+    for number, (language, count) in enumerate(counts.items()):
+        if count:
+            alone = synthetic.World((language,), case.world.seed)
+            drawn = synthetic_tasks.task_set(alone, first, count, "train", 1 + number)
+            examples += drawn.examples[language]
+    data = encode(case.tokenizer, first, examples)
+    steps = finetuning.steps_for(data, params["batch_size"], params["finetune_epochs"])
+    (directory / "intermediate").mkdir(exist_ok=True)
+    finetuning.finetune(
+        case.model(encoder, first), data, Optimization(steps, params["finetune_lr"]), params["batch_size"],
+        case.seed, directory=directory / "intermediate", progress=progress, name=f"{first}, then {name}",
+    )  # fmt: skip
+    (directory / "intermediate").rmdir()
+    return counts | {"updates": steps}
+
+
+def _budget(chosen: finetuning.Options, languages: Sequence[str], rng: np.random.Generator) -> dict[str, int]:
+    """Intermediate examples by language: `n` each, or as many in all by the languages' shares of the text."""
+    if chosen.sampling == "balanced":
+        return dict.fromkeys(languages, chosen.n)
+    shares = np.array([synthetic.LANGUAGES[language].text_share for language in languages])
+    drawn = rng.multinomial(chosen.n * len(languages), shares / shares.sum())
+    return dict(zip(languages, drawn.tolist(), strict=True))
+
+
+def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
+    """How many of the word pairs that SALT distils from an encoder are translations by the true lexicon."""
+    text, encoder_run = inputs
+    case = _Case(spec.params, text, spec.params["languages"])
+    count = min(LEXICON_EXAMPLES, spec.params["train_examples"])
+    data = encode(case.tokenizer, "nli", case.examples("train", count, "nli")[case.source])
+    pieces, words = case.vocabularies()
+    truth = robust.translations(case.world, case.source, case.targets)
+    encoder = models.load(encoder_run.file("config.json").parent)
+    scores, counts = salt.lexicon_scores(encoder, data.ids, pieces, words, truth, case.augmentation())
+    save_scores(directory / "scores.npz", scores)
+    return {"labels": case.labels, "means": _means(scores), "pairs": counts}
 
 
 def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
     """Score a fine-tuned model in settings beyond the plain languages: in pairs of them, or under noise."""
-    params, labels = spec.params, spec.params["labels"]
     transfer, text = inputs
-    world, task = world_of(text), labels["task"]
-    model = finetuning.load(transfer.file("config.json").parent, task, transfer.params["pooling"])
-    test = synthetic_tasks.task_set(world, task, params["test_examples"], "test", 0).examples
-    chosen = {name: test[name] for name in transfer.params["languages"]}
-    settings = _pairs(chosen) if params["settings"] == "pairs" else _typos(task, chosen, world)
+    case = _Case(transfer.params, text, transfer.params["languages"])
+    model = finetuning.load(transfer.file("config.json").parent, case.task, transfer.params["pooling"])
+    test = case.examples("test", spec.params["test_examples"])
+    chosen = {name: test[name] for name in case.languages}
+    pairs = spec.params["settings"] == "pairs"
     scores = {}
-    for setting, examples in settings:
-        scores |= _named(setting, _scored(model, tokenizer_of(text), examples)[0])
+    for setting, examples in _pairs(chosen) if pairs else _typos(case.task, chosen, case.world):
+        scores |= _named(setting, case.scored(model, examples)[0])
     save_scores(directory / "scores.npz", scores)
-    return {"labels": labels, "means": _means(scores)}
+    return {"labels": case.labels, "means": _means(scores)}
 
 
 def _pairs(test: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
@@ -124,12 +300,6 @@ def noisy_examples(
     sides = [noise.typo_many(texts, rate, keyboard, rng)
              for texts in ([e.text_a for e in examples], [e.text_b for e in examples])]  # fmt: skip
     return [replace(e, text_a=a, text_b=b) for e, a, b in zip(examples, *sides, strict=True)]
-
-
-def _scored(model, tokenizer, examples: Sequence) -> tuple[dict, finetuning.Encoded, np.ndarray]:
-    coded = finetuning.encode(tokenizer, model.task, examples)
-    predicted = finetuning.predict(model, coded)
-    return finetuning.scores(model.task, coded, predicted, examples), coded, predicted
 
 
 def _named(setting: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,8 @@ FIELDS = {  # column names of the sets -> ours
     "hypothesis": "text_b",
     "hypo": "text_b",
     "gold_label": "label",
+    "source_sentence": "source",
+    "target_sentence": "target",
 }
 
 

@@ -33,6 +33,7 @@ class TaskSet:
     codes: dict[str, str] | None = None  # our code of a language -> the files'
     hub: tuple[str, str] | None = None
     hub_splits: dict[str, str] | None = None
+    hub_elsewhere: dict[str, tuple[str, str]] | None = None  # languages that another repository holds
     repeated_ids: tuple[str, ...] = ()  # splits whose ids repeat: the row number is put in front
 
     @property
@@ -264,7 +265,7 @@ SETS = {
         source="TyDiQA-GoldP v1.1 of github.com/google-research-datasets/tydiqa, or XTREME's split of it",
         licence="Apache 2.0",
         codes=TYDIQA_CODES,
-        hub=("google-research-datasets/tydiqa", "secondary_task"),
+        hub=("google/xtreme", "tydiqa"),
         hub_splits={"dev": "validation"},
         repeated_ids=("train",),
     ),
@@ -289,10 +290,11 @@ SETS = {
         files=("xcopa/{language}/{split}.{language}.jsonl", "xcopa/{split}-{language}.jsonl"),
         source="github.com/cambridgeltl/xcopa (data); English: COPA of SuperGLUE",
         licence="CC BY 4.0; English BSD 2-Clause",
-        labels=BINARY_NAMES,
+        labels=BINARY_NAMES | {"choice1": 0, "choice2": 1},  # SuperGLUE's names on the hub
         split_names={"dev": "val"},
         hub=("cambridgeltl/xcopa", "{language}"),
         hub_splits={"dev": "validation"},
+        hub_elsewhere={"en": ("aps/super_glue", "copa")},
     ),
     "pud": TaskSet(
         task="tagging",
@@ -310,5 +312,7 @@ SETS = {
         source="github.com/facebookresearch/LASER, data/tatoeba/v1",
         licence="CC BY 2.0 FR",
         codes=TATOEBA_CODES,
+        hub=("google/xtreme", "tatoeba.{code}"),
+        hub_splits={"test": "validation"},
     ),
 }

@@ -7,13 +7,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+from xltlib import hub
 from xltlib.corpora import find_file
 from xltlib.params import StudyError
 from xltlib.records import LABELS, ChoiceExample, PairExample, SentencePair, SpanExample, TaggedSentence
 from xltlib.task_files import FIELDS, READERS, Row
 from xltlib.task_sets import SETS, TaskSet
 
-__all__ = ["LABELS", "SETS", "TaskSet", "align", "cross", "hub_rows", "load", "missing_gold"]
+__all__ = ["LABELS", "SETS", "TaskSet", "align", "cross", "hub_place", "hub_rows", "load", "missing_gold"]
 
 Record = PairExample | SpanExample | ChoiceExample | TaggedSentence | SentencePair
 
@@ -38,9 +39,9 @@ def load(
     name, split, language
         For example `"xnli", "dev", "de"`. MLQA's context and question languages are written `"de|es"`.
     folder
-        The folder with the official files (plain or `.gz`); without one, the hub is asked at `revision`.
+        The folder with the official files (plain or `.gz`); without one, the hub is asked.
     revision
-        The 40 hexadecimal digits of the hub repository's commit: a branch would change under a result.
+        The 40 hexadecimal digits of another commit of the hub's repository than the pinned one.
     strict
         A number of examples that is not the official one is an error; otherwise a warning.
     unlabelled
@@ -141,27 +142,23 @@ def _of_language(rows: list[Row], task_set: TaskSet, language: str) -> list[Row]
     return rows
 
 
-def hub_rows(name: str, split: str, language: str, revision: str | None) -> list[Row]:
-    """Return the rows of a set from the hub, at a pinned commit."""
+def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
+    """Return the repository, configuration and split in which the hub has one split of one language."""
     task_set = _find(name, split, language)
     if task_set.hub is None:
         raise StudyError(f"{name} is not read from the hub; download {task_set.source} and pass its folder")
-    repo, config = task_set.hub[0], _fill(task_set.hub[1], task_set, split, language)
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise StudyError(
-            f"{name}: the hub needs a revision of 40 hexadecimal digits, got {revision!r}; copy a commit "
-            f"of huggingface.co/datasets/{repo}/commits/main, or pass a folder with the official files"
-        )
-    import datasets  # slow to import, and absent where only files are read
+    repo, pattern = (task_set.hub_elsewhere or {}).get(language, task_set.hub)
+    config = _fill(pattern, task_set, split, language)
+    return f"datasets/{repo}", config, (task_set.hub_splits or {}).get(split, split)
 
-    hub_split = (task_set.hub_splits or {}).get(split, split)
-    try:
-        table = datasets.load_dataset(repo, config, split=hub_split, revision=revision)
-    except Exception as error:  # the hub's errors share no class
-        raise StudyError(
-            f"{repo} ({config}, {hub_split}) at {revision} could not be loaded: {error}. Without a network, "
-            f"download {task_set.source} and pass the folder that holds {task_set.files[0]}"
-        ) from error
+
+def hub_rows(name: str, split: str, language: str, revision: str | None = None) -> list[Row]:
+    """Return the rows of a set from the hub, at a pinned commit or at `revision`."""
+    repo, config, hub_split = hub_place(name, split, language)
+    task_set = SETS[name]
+    file = _fill(task_set.files[0], task_set, (task_set.split_names or {}).get(split, split), language)
+    folder = f"Or download {task_set.source}, and pass the folder that holds {file}."
+    table = hub.table(repo, config, hub_split, revision, folder)
     names = getattr(table.features.get("label"), "names", None)
     rows = [
         (f"{repo} {config} {hub_split} row {index}", _hub_fields(row, names, task_set))
@@ -178,6 +175,8 @@ def _hub_fields(row: dict, names: list[str] | None, task_set: TaskSet) -> dict:
     if isinstance(fields.get("answers"), dict):
         answers = fields["answers"]
         fields["answers"] = list(zip(answers["answer_start"], answers["text"], strict=True))
+    if fields.get("source_lang") == "eng":  # English is the target of the official files
+        fields["source"], fields["target"] = fields["target"], fields["source"]
     return fields
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xltlib import alignment, links, noise, synthetic, synthetic_tasks, tokenization
+from xltlib import alignment, links, noise, pretraining, synthetic, synthetic_tasks, tokenization
 from xltlib.params import StudyError
 from xltlib.results import Result, Spec
 from xltlib.training import Progress
@@ -83,20 +83,38 @@ def build_pairs(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
 
 
 def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """Word links of all pairs, and how good they are against gold."""
+    """Links of the pairs that are kept, between words or subwords; and how good they are against gold."""
     pairs, kind = inputs[0], spec.params["links"]
     arrays, found = {}, {}
     for number, (language, count) in enumerate(pairs.values["pairs"].items()):
-        words = [read_sentences(pairs, language, side) for side in ("source", "target")]
+        kept = pretraining.kept_pairs(language, count, spec.params.get("share", 1.0))
+        words = [read_sentences(pairs, language, side)[:kept] for side in ("source", "target")]
         gold = read_gold(pairs, language)
+        gold = links.Gold(gold.sure[:kept], gold.possible[:kept], 0, 0, ())
         lengths = [(len(a), len(b)) for a, b in zip(*words, strict=True)]
-        rng = np.random.default_rng([number, count])
-        made = _make_links(kind, list(zip(*words, strict=True)), gold, lengths, rng)
-        score = links.aer(made, gold.sure, gold.possible)
+        if kind == "subword":
+            made, of_words = _link_subwords(pairs, language, kept)
+        else:
+            rng = np.random.default_rng([number, count])
+            made = of_words = _make_links(kind, list(zip(*words, strict=True)), gold, lengths, rng)
+        score = links.aer(of_words, gold.sure, gold.possible)
         found[language] = {name: round(float(value), 4) for name, value in score._asdict().items()}
         arrays |= {f"{language}/{k}": v for k, v in tokenization.pack([np.ravel(x) for x in made]).items()}
     np.savez(directory / "links.npz", **arrays)
     return {"quality": found}
+
+
+def _link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
+    """Links that the aligner finds between subwords, and the words that they link, which gold speaks of."""
+    with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
+        source, target, source_words, target_words = (
+            tokenization.unpack(arrays[f"{language}/{name}/values"], arrays[f"{language}/{name}/ends"])[:kept]
+            for name in ("source", "target", "source_words", "target_words")
+        )
+    ids = [(list(map(str, a)), list(map(str, b))) for a, b in zip(source, target, strict=True)]
+    made = alignment.align_both(ids, heuristic="intersect")
+    owners = zip(made, source_words, target_words, strict=True)
+    return made, [np.unique(np.stack([a[x[:, 0]], b[x[:, 1]]], 1), axis=0) for x, a, b in owners]
 
 
 def _make_links(
@@ -104,13 +122,15 @@ def _make_links(
 ) -> links.Links:
     if kind == "estimated":
         return alignment.align_both(words, heuristic="intersect")
+    if kind == "grown":
+        return alignment.align_both(words, heuristic="grow-diag-final-and")
     if kind == "gold":
         return gold.sure
     if kind == "random":
         return links.random_links(lengths, [len(x) for x in gold.sure], rng)
     if kind.startswith("corrupt"):
         return links.corrupt_links(gold.sure, lengths, float(kind.removeprefix("corrupt")), rng)
-    raise StudyError(f"links {kind!r} are not known: estimated, gold, random, corrupt0.5 (any share)")
+    raise StudyError(f"links {kind!r} are not known: estimated, grown, subword, gold, random, corrupt0.5")
 
 
 def tokenizer_of(text: Result):

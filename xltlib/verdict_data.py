@@ -1,20 +1,30 @@
 """The numbers behind the figures of notebooks 05 and 06: differences, how far to trust them, verdicts."""
 
+import html
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from xltlib import honesty
+from xltlib.claim_text import render_text, shown_verdict
 from xltlib.claims import needed
 from xltlib.figure_data import OBJECTIVE_CLAIMS, Records, chosen, rounded, short, targets
 from xltlib.ledger import Ledger
 from xltlib.params import Params, StudyError
-from xltlib.resampling import hierarchical_bootstrap
+from xltlib.resampling import second_opinions
 from xltlib.significance import Effect, difference
-from xltlib.verdicts import CONTRADICTED, INCONCLUSIVE, SUPPORTED, holm
+from xltlib.verdicts import CONTRADICTED, INCONCLUSIVE, SUPPORTED, holm, robustness
 
+SEEDS = (2, 3, 4, 6, 9, 12)  # numbers of seeds of simulated studies
+EQUAL = 0.02  # two points: the difference whose power is shown, and the margin of equivalence
+NOT_MODELLED = "five examples to a passage"
+OPENING = {  # how itables shows `claim_table`: in its order, whole, filtered by any column, lines broken
+    "allow_html": True, "layout": {"top1": "searchBuilder"}, "classes": "display compact", "order": [],
+    "lengthMenu": [5, 10, 25, 100], "pageLength": 5, "maxBytes": 0, "showIndex": False, "autoWidth": False,
+}  # fmt: skip
 # simulated studies like the measured ones: luck of seeds and items on the latent scale, the rival's accuracy
 SIMULATED = {"sd_seed": 0.1, "sd_item": 0.5, "base": 0.6}
 INTERVALS = {
@@ -44,7 +54,7 @@ def effect(records: Records, params: Params, task: str, a: str, b: str) -> Effec
 def differences(records: Records, params: Params, against: str = "", resamples: int = 0) -> dict:
     """All pairwise differences of objectives, or those `against` one, with Holm's p and outcome (margin 0).
 
-    With `resamples`, the bootstrap of seeds, then examples, beside each interval.
+    With `resamples`, second opinions beside each interval: the bootstrap, sign flips, stochastic order.
     """
     pairs = [(b, a) for a, b in combinations(params.objectives, 2) if not against or against in (a, b)]
     rows = []
@@ -54,7 +64,7 @@ def differences(records: Records, params: Params, against: str = "", resamples: 
             if found:
                 rows.append(_row(f"{task}: {a} − {b}", found))
                 if resamples:
-                    rows[-1]["second"] = _bootstrap(records, params, (task, a, b), resamples)
+                    rows[-1] |= _opinions(records, params, (task, a, b), resamples)
     for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
         sure = len(row["seeds"]) > 1 and p <= params.alpha
         row["p_holm"] = float(p)
@@ -70,56 +80,123 @@ def differences(records: Records, params: Params, against: str = "", resamples: 
     }  # fmt: skip
 
 
-def _bootstrap(records: Records, params: Params, which: tuple[str, str, str], resamples: int) -> list[float]:
+def _opinions(records: Records, params: Params, which: tuple[str, str, str], resamples: int) -> dict:
     task, a, b = which
     scores = [list(chosen(records, task, o, targets(params)).scores) for o in (a, b)]
-    found = hierarchical_bootstrap(*scores, np.random.default_rng(0), resamples, params.alpha)
-    return [short(found.low), short(found.high)]
+    found = second_opinions(*scores, np.random.default_rng(0), resamples, params.alpha)
+    second = [short(end) for end in found["bootstrap"]]
+    return {"second": second, "p_flips": found["p_seeds"], "eps_min": short(found["eps_min"])}
 
 
 def difference_table(data: Mapping) -> pd.DataFrame:
-    """The rows of a `differences` figure with their p-values."""
-    names = ("label", "estimate", "low", "high", "p", "p_holm", "state")
-    rows = [{name: row[name] for name in names} for row in data["rows"]]
-    return pd.DataFrame(rows, columns=names).set_index("label")
+    """The rows of a `differences` figure with their p-values and what the second opinions say.
+
+    `p_flips` is an exact test over seeds alone; `eps_min` near 0: the better one is so at all quantiles of
+    its seeds; 0.5 and above: no order between the two.
+    """
+    names = ("label", "estimate", "low", "high", "p", "p_holm", "state", "p_flips", "eps_min")
+    rows = [{name: row.get(name) for name in names} for row in data["rows"]]
+    return pd.DataFrame(rows, columns=names).set_index("label").dropna(axis=1, how="all")
 
 
 # Honesty and power
 
 
-def coverage(params: Params, seeds: Sequence[int] = (2, 3, 4, 6, 9, 12), repeats: int = 500) -> dict:
+def coverage(params: Params, seeds: Sequence[int] = SEEDS, repeats: int = 2000) -> dict:
     """How often each kind of interval holds the true difference in simulated studies of this size."""
     shape = {"examples": params.test_examples, "settings": len(targets(params)), "mu": 0.02, **SIMULATED}
     shape |= {"repeats": repeats, "alpha": params.alpha}
-    rows = [honesty.coverage(count, rng=np.random.default_rng(count), **shape) for count in seeds]
-    curves = [
-        {"name": words, "curves": [{"x": list(seeds), "y": [row[kind] for row in rows]}]}
-        for kind, words in INTERVALS.items()
-    ]
-    nominal, error = 1 - params.alpha, 2 * rows[0]["error"]
-    panel = {
-        "x_label": "seeds", "y_label": "share of intervals that hold the truth", "series": curves,
-        "levels": [{"name": "nominal", "y": nominal}], "band": [nominal - error, nominal + error],
-        "ticks": [[s, str(s)] for s in seeds],
-    }  # fmt: skip
+    rows = [honesty.coverage(np.random.default_rng(count), seeds=count, **shape) for count in seeds]
+    series = [_by_seeds(words, seeds, [row[kind] for row in rows]) for kind, words in INTERVALS.items()]
+    label = "share of intervals that hold the truth"
     return {
-        "title": "Do intervals hold what they promise?", "panels": [panel], "width": 6.0, "height": 3.4,
+        "title": "Do intervals hold what they promise?", "width": 6.0, "height": 3.4,
+        "panels": [_promise(label, seeds, series, 1 - params.alpha, rows[0])],
         "caption": f"{repeats} simulated studies for each number of seeds, {params.test_examples} examples "
         f"in {len(targets(params))} languages; grey: two standard errors of the simulation.",
         "alt": "Coverage by number of seeds for four kinds of interval.", "claims": [],
     }  # fmt: skip
 
 
+def error_rates(params: Params, seeds: Sequence[int] = SEEDS, repeats: int = 2000) -> dict:
+    """Coverage, false verdicts and power by number of seeds, in worlds that differ in what varies."""
+    worlds = {**honesty.WORLDS, NOT_MODELLED: honesty.GROUPED}
+    found: dict[str, list] = {name: [] for name in worlds}
+    for k, (name, world) in enumerate(worlds.items()):
+        for count in seeds:
+            shape = {"gains": (0.0, EQUAL), "repeats": repeats, "alpha": params.alpha, "mu": 0.02}
+            rng = np.random.default_rng([k, count])
+            found[name].append(
+                honesty.error_rates(rng, seeds=count, equivalence_margin=EQUAL, **shape, **world)
+            )
+    told = {
+        "intervals that hold the truth": (1 - params.alpha, lambda none, some: none["covered"]),
+        "verdicts without any difference": (
+            params.alpha, lambda none, some: none["supported"] + none["contradicted"]
+        ),
+        "called equal at the margin": (params.alpha, lambda none, some: some["equivalent"]),
+        "power for two points": (None, lambda none, some: some["supported"]),
+    }  # fmt: skip
+    panels = []
+    for words, (nominal, value) in told.items():
+        series = [
+            _by_seeds(name, seeds, [round(value(*row), 6) for row in rows]) for name, rows in found.items()
+        ]
+        panels.append(_promise("share", seeds, series, nominal, next(iter(found.values()))[0][0]))
+        panels[-1]["name"] = words
+    return {
+        "title": "Honesty in simulated studies", "panels": panels, "columns": 2, "repeats": repeats,
+        "caption": f"{repeats} simulated studies for each point; grey: the nominal rate with two standard "
+        f"errors of the simulation. Six worlds that differ in what varies, and one, {NOT_MODELLED}, in "
+        "which examples come in groups that the intervals do not know of.",
+        "alt": "Coverage, false verdicts, false equivalence and power by number of seeds, a line a world.",
+        "claims": [],
+    }  # fmt: skip
+
+
+def _by_seeds(name: str, seeds: Sequence[int], y: Sequence[float]) -> dict:
+    return {"name": name, "curves": [{"x": list(seeds), "y": list(y)}]}
+
+
+def _promise(
+    label: str, seeds: Sequence[int], series: list, nominal: float | None, simulated: Mapping
+) -> dict:
+    """A panel of rates by number of seeds, with the nominal one and the error of the simulation."""
+    panel = {
+        "x_label": "seeds", "y_label": label, "series": series, "ticks": [[s, str(s)] for s in seeds]
+    }  # fmt: skip
+    if nominal is not None:
+        error = 2 * simulated["error"]
+        panel |= {"levels": [{"name": "nominal", "y": nominal}], "band": [nominal - error, nominal + error]}
+    return panel
+
+
+def honesty_table(data: Mapping) -> pd.DataFrame:
+    """An `error_rates` figure by number of seeds, without the world that is not modelled.
+
+    Rates over all worlds, and the worst world with Wilson's 95 % interval.
+    """
+    rows: dict[int, dict] = {}
+    for panel in data["panels"]:
+        worlds = [s["curves"][0] for s in panel["series"] if s["name"] != NOT_MODELLED]
+        for k, seeds in enumerate(worlds[0]["x"]):
+            rates = [world["y"][k] for world in worlds]
+            row = rows.setdefault(seeds, {})
+            row[panel["name"]] = f"{np.mean(rates):.3f} ({min(rates):.3f} to {max(rates):.3f})"
+            if panel["name"].startswith("verdicts"):
+                low, high = proportion_confint(max(rates) * data["repeats"], data["repeats"], method="wilson")
+                row["worst world"] = f"{max(rates):.3f} [{low:.3f}, {high:.3f}]"
+    return pd.DataFrame(rows).T.rename_axis("seeds")
+
+
 def error_table(
-    params: Params, gains: Sequence[float] = (0.0, 0.01, 0.02, 0.05), repeats: int = 500
+    params: Params, gains: Sequence[float] = (0.0, 0.01, 0.02, 0.05), repeats: int = 2000
 ) -> pd.DataFrame:
     """How often each verdict falls in simulated studies of this size, by the true difference."""
-    shape = {"examples": params.test_examples, "settings": len(targets(params)), **SIMULATED}
+    shape = {"examples": params.test_examples, "settings": len(targets(params)), "mu": 0.02, **SIMULATED}
     shape |= {"seeds": max(params.seeds, 2), "repeats": repeats, "alpha": params.alpha}
-    rows = [
-        honesty.error_rates(mu=gain, rng=np.random.default_rng(k), **shape) for k, gain in enumerate(gains)
-    ]
-    table = pd.DataFrame(rows).rename(columns={"mu": "true difference"}).set_index("true difference")
+    rows = honesty.error_rates(np.random.default_rng(0), gains, equivalence_margin=EQUAL, **shape)
+    table = pd.DataFrame(rows).rename(columns={"gain": "true difference"}).set_index("true difference")
     return table[["seeds", "supported", "contradicted", "equivalent"]]
 
 
@@ -164,10 +241,23 @@ def needed_table(ledger: Ledger, params: Params, report: int) -> pd.DataFrame:
 
 
 def claim_table(evidence: Mapping) -> pd.DataFrame:
-    """All statements with the reports' verdict and ours."""
-    names = ("id", "statement", "method", "report_verdict", "report_confidence", "verdict", "reason")
-    table = pd.DataFrame([{k: claim[k] for k in names} for claim in evidence["claims"]]).set_index("id")
-    return table.fillna("")
+    """All statements with the reports' verdict and ours; a statement opens to show its evidence.
+
+    Cells are HTML in which everything that comes from data is escaped: show them by itables with `OPENING`.
+    """
+    rows = []
+    for claim in evidence["claims"]:
+        shown = {
+            "verdict": shown_verdict(claim), "report says": claim["report_verdict"],
+            "confidence": claim["report_confidence"], "source says": claim["source"]["status"],
+            "report": claim["report"], "method": claim["method"], "tasks": ", ".join(claim["tasks"]),
+        }  # fmt: skip
+        text = {k: html.escape(v) if isinstance(v, str) else v for k, v in shown.items()}
+        summary, full = (html.escape(x) for x in (f"{claim['id']} {claim['statement']}", render_text(claim)))
+        opened = full.replace("\n    ", " ").replace("\n", "<br>")  # the table breaks lines itself
+        wide = '<details style="min-width: 24em; text-align: left">'
+        rows.append({"statement": f"{wide}<summary>{summary}</summary>{opened}</details>", **text})
+    return pd.DataFrame(rows)
 
 
 def claim_effects(evidence: Mapping) -> dict:
@@ -188,6 +278,21 @@ def claim_effects(evidence: Mapping) -> dict:
         f"{evidence['scale']}; intervals before, outcomes after Holm's correction; dotted: the margin.",
         "alt": "Effects with intervals of all tested statements, marked by outcome.", "claims": tested,
     }  # fmt: skip
+
+
+def robustness_table(evidence: Mapping) -> pd.DataFrame:
+    """How many variants of the analysis keep the outcome of each deciding test, in all and by choice."""
+    rows = {}
+    for claim in evidence["claims"]:
+        for number, test in enumerate(claim["tests"], 1):
+            found = robustness(test) if test["role"] == "decides" else None
+            if found:
+                row = {"outcome": test["outcome"], "all": f"{found['kept']} of {found['variants']}"}
+                row["reversed"] = found["reversed"]
+                row |= {choice: f"{kept} of {variants}" for choice, kept, variants in found["by"]}
+                rows[f"{claim['id']}, test {number} ({test['type']}, {test['task']})"] = row
+    columns = ("outcome", "all", "reversed", "margin", "seeds", "languages", "correction")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("–")
 
 
 def report_table(evidence: Mapping) -> pd.DataFrame:

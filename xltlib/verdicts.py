@@ -1,6 +1,7 @@
 """From effects to verdicts: corrections for a family of tests, the rules, and how verdicts move."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -140,3 +141,34 @@ def _subsets(arrays: list[list[np.ndarray]], names: Sequence[str] | None):
             yield name, seeds, [array[:k] + array[k + 1 :] for array in arrays]
     for first in range(2, seeds):
         yield None, first, [[setting[:first] for setting in array] for array in arrays]
+
+
+def robustness(test: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whether the outcome stands when one choice of the analysis moves: {kept, reversed, variants, by}.
+
+    `test` is a test's entry in claims.json with its `specifications`. `kept` variants have the same outcome,
+    `reversed` ones say supported for contradicted or the other way round; what is between has become
+    inconclusive, or decided. `by` gives (choice, kept, variants) for each choice that was moved. The analysis
+    as planned is no variant of itself; None where there is no other.
+    """
+    rows = test.get("specifications") or []
+    seeds = max((s.get("seeds") or 0 for s in rows), default=0)
+    counted: dict[str, list[bool]] = {}
+    opposite, turned = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(test.get("outcome", "")), 0
+    for row in rows:
+        moved = {
+            "margin": row.get("margin") != test.get("margin"),
+            "languages": bool(row.get("left_out")),
+            "seeds": (row.get("seeds") or 0) < seeds,
+            "correction": row.get("correction") != "holm",
+        }
+        same = row.get("outcome") == test.get("outcome")
+        turned += opposite is not None and row.get("outcome") == opposite
+        for choice in (name for name, is_moved in moved.items() if is_moved):
+            counted.setdefault(choice, []).append(same)
+    variants = sum(map(len, counted.values()))
+    if not variants:
+        return None
+    kept = sum(sum(same) for same in counted.values())
+    by = [(choice, sum(same), len(same)) for choice, same in counted.items()]
+    return {"kept": kept, "reversed": turned, "variants": variants, "by": by}

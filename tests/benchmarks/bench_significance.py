@@ -5,17 +5,7 @@ import time
 
 import numpy as np
 
-from xltlib.honesty import coverage, error_rates
-
-WORLDS = {  # standard deviations on the latent scale, see `honesty.simulate`
-    "seeds and items": {"sd_seed": 0.1, "sd_item": 0.5, "base": 0.7, "examples": 500, "settings": 2},
-    "weak seeds": {"sd_seed": 0.03, "sd_item": 0.3, "base": 0.7, "examples": 500, "settings": 2},
-    "strong seeds": {"sd_seed": 0.2, "sd_item": 0.2, "base": 0.6, "examples": 300, "settings": 1},
-    "items only": {"sd_seed": 0.0, "sd_item": 0.7, "base": 0.6, "examples": 500, "settings": 4},
-    "noise only": {"sd_seed": 0.0, "sd_item": 0.0, "base": 0.5, "examples": 500, "settings": 4},
-    "many items": {"sd_seed": 0.05, "sd_item": 0.5, "base": 0.6, "examples": 2000, "settings": 2},
-    "high accuracy": {"sd_seed": 0.1, "sd_item": 0.3, "base": 0.95, "examples": 500, "settings": 2},
-}
+from xltlib.honesty import GROUPED, WORLDS, coverage, error_rates
 
 
 def main() -> None:
@@ -29,16 +19,15 @@ def main() -> None:
     start = time.perf_counter()
     columns = ("crossed", "bootstr.", "seeds", "items", "false +", "false -", "false =", "power")
     print("world             R" + "".join(f"{column:>9}" for column in columns))
-    for number, (name, world) in enumerate(WORLDS.items()):
+    for number, (name, world) in enumerate({**WORLDS, "grouped": GROUPED}.items()):
         for seeds in args.seeds:
             world = {**world, "seeds": seeds, "repeats": args.repeats}
             rng = np.random.default_rng([number, seeds])
             cover = coverage(mu=0.0, rng=rng, **world)
-            null = error_rates(mu=0.02, margin=0.02, equivalence_margin=0.02, rng=rng, **world)
-            power = error_rates(mu=args.gain, rng=rng, **world)["supported"]
+            null, equal, gain = error_rates(rng, (0.0, 0.02, args.gain), mu=0.02, **world)
             covered = [cover[name] for name in ("crossed", "bootstrap", "seeds_only", "examples_only")]
-            rates = [null[name] for name in ("supported", "contradicted", "equivalent")]
-            numbers = "".join(f"{value:9.3f}" for value in [*covered, *rates, power])
+            rates = [null["supported"], null["contradicted"], equal["equivalent"], gain["supported"]]
+            numbers = "".join(f"{value:9.3f}" for value in [*covered, *rates])
             print(f"{name:16}{seeds:3}{numbers}", flush=True)
     print(f"Monte Carlo error {cover['error']:.3f}; {time.perf_counter() - start:.0f} s")
 

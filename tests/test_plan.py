@@ -1,0 +1,167 @@
+"""The plan: runs counted as they will be computed, hours told from measured ones, what must be fetched."""
+
+import argparse
+
+import hubs
+import pytest
+import tinystudy
+import yaml
+
+from xltlib import downloads, hub, models, plan, study
+from xltlib.files import write_json
+from xltlib.params import Params, StudyError, load
+from xltlib.runs import Runs, closure
+
+PLAIN = {"seeds": 1, "objectives": ["none", "tlm"], "methods": ["standard"], "noise_tasks": []}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A study with little in it, its folder the current one."""
+    profile = tinystudy.make(tmp_path)
+    profile.write_text(yaml.safe_dump(tinystudy.SMALL | PLAIN))
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return profile
+
+
+def told(capsys, profile) -> str:
+    """What the command prints."""
+    parser = argparse.ArgumentParser()
+    plan.register(parser.add_subparsers())
+    args = parser.parse_args(["plan", str(profile), "-j", "2"])
+    assert args.func(args) == 0
+    return capsys.readouterr().out
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+
+
+def test_a_new_study_has_nothing_to_tell_hours_from(tiny, capsys):
+    text = told(capsys, tiny)
+    assert rows(text)["encoder"] == ["2", "0", "0", "2", "not", "measured"]
+    assert rows(text)["all"][:4] == ["9", "0", "0", "9"]
+    assert "no run is finished or published" in text
+    assert "Downloads: none" in text
+    assert rows(text)["S0-1"][:2] == ["6", "6"]  # all its runs are to do
+
+
+def test_hours_are_those_of_like_runs(tiny, capsys):
+    specs = tinystudy.fill(tiny)
+    text = told(capsys, tiny)
+    assert rows(text)["all"][:4] == [str(len(specs)), str(len(specs)), "0", "0"]
+    assert "With 2 processes" not in text
+    tiny.write_text(yaml.safe_dump(tinystudy.SMALL | PLAIN | {"seeds": 3, "methods": ["standard", "rs_rp"]}))
+    text = told(capsys, tiny)
+    assert rows(text)["text"][:4] == ["1", "1", "0", "0"]
+    assert rows(text)["encoder"][:4] == ["6", "2", "0", "4"]
+    assert "not measured" not in rows(text)["all"]
+    assert "3 runs are unlike any finished one" in text
+
+
+def rates(*measured):
+    """Rates told from (spec, seconds)."""
+
+    class Finished:
+        def __init__(self, spec, seconds):
+            self.record, self.seconds = spec.record, seconds
+
+    found = {spec.digest: Finished(spec, seconds) for spec, seconds in measured}
+    for spec in closure(spec for spec, _ in measured):
+        found.setdefault(spec.digest, Finished(spec, 1.0))
+    return plan.Rates(found, "mechanism", None)
+
+
+def test_seconds_are_scaled_by_updates_and_sizes():
+    one, two = Runs(Params()), Runs(Params(continue_steps=2400, train_examples=20_000))
+    told = rates(
+        (one.encoder("tlm", 0), 20.0), (one.encoder("tlm", 1), 40.0), (one.transfer("nli", "none", 0), 9.0)
+    )
+    assert told.seconds(one.encoder("tlm", 5)) == pytest.approx(30.0)  # the median
+    assert told.seconds(two.encoder("tlm", 5)) == pytest.approx(60.0)
+    read = 2000 * 5 / 3  # the tests of five languages, which are only read
+    expected = 9.0 * (20_000 * 2 + read) / (10_000 * 2 + read)
+    assert told.seconds(two.transfer("nli", "none", 0)) == pytest.approx(expected)
+    wide = told.seconds(one.encoder("tlm", 0, "hidden_size=128,num_heads=4"))
+    assert 60 < wide < 120  # twice as wide: between two and four times the weights
+    assert told.rough(one.transfer("nli", "none", 0, "rs_rp"))
+    assert not told.rough(two.transfer("nli", "tlm", 3))
+    assert told.seconds(one.evaluation("typo", one.transfer("nli", "none", 0))) is None
+
+
+def test_the_disk_is_told_from_the_weights(tiny):
+    made = plan.Plan(study.open(load(tiny)))
+    encoder = next(spec for spec in made.specs if spec.kind == "encoder")
+    assert made.bytes(encoder) == 4 * models.parameter_count(models.tiny(300, 16, 1, 2, 0))
+
+
+PAPER = {"scale": "paper", "languages": ["en", "de", "ja"], "source": "en"}
+
+
+def paper(tmp_path, **more):
+    profile = tmp_path / "params" / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(tinystudy.SMALL | PLAIN | PAPER | more))
+    return profile
+
+
+def test_a_study_on_real_languages_is_told_in_hours_of_a_gpu(tiny, tmp_path, capsys):
+    profile = paper(tmp_path)
+    text = told(capsys, profile)
+    assert "Hours on a GPU: not measured" in text
+    assert "Apache 2.0" in text
+    assert rows(text)["transfer"][-2:] == ["not", "measured"]
+    speed = {"gpu": "GPU 1", "date": "2026-01-02", "models": {"mbert": {"sequences_per_second": 0.01}}}
+    write_json(tmp_path / "figures" / plan.THROUGHPUT, speed)
+    text = told(capsys, profile)
+    assert "Hours of one GPU 1, as measured on 2026-01-02 with mbert" in text
+    each = 64 + 16 * 3 / 3
+    assert float(rows(text)["transfer"][-1]) == pytest.approx(2 * each / 0.01 / 3600, abs=0.06)
+
+
+def test_what_must_be_fetched(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    params = Params(
+        **PAPER | {"profile": "paper", "languages": ("en", "de", "ja"), "tasks": ("nli", "paraphrase")}
+    )
+    found = {each.what: each for each in downloads.downloads(params)}
+    assert list(found) == [
+        "model mbert", "parallel text opus100, 2 pairs of languages", "multinli (train)", "xnli (dev, test)",
+        "pawsx (train, dev, test)",
+    ]  # fmt: skip
+    assert found["xnli (dev, test)"].patterns == (
+        "README.md",
+        "en/validation*",
+        "de/validation*",
+        "en/test*",
+        "de/test*",
+    )
+    assert "--include 'ja/test*'" in found["pawsx (train, dev, test)"].command
+    assert found["parallel text opus100, 2 pairs of languages"].patterns[1:] == (
+        "de-en/train*",
+        "en-ja/train*",
+    )
+    assert not any(each.here for each in found.values())
+    with pytest.raises(
+        StudyError, match=r"profile paper: its runs are on real languages .*\n  model mbert: hf download"
+    ):
+        downloads.require(params)
+    table = pytest.importorskip("datasets").Dataset.from_dict(
+        {"premise": ["a"], "hypothesis": ["b"], "label": [0]}
+    )
+    hubs.fill(tmp_path, "datasets/nyu-mll/multi_nli", {("default", "train"): table})
+    assert found["multinli (train)"].here
+    downloads.require(Params())
+    assert downloads.downloads(Params()) == []
+
+
+def test_the_published_recipes_are_parameters(root):
+    params = load(root / "params" / "paper.yaml")
+    assert params.scale == "paper"
+    assert params.seeds >= 5
+    assert {each.repo for each in downloads.downloads(params)} <= set(hub.PINNED)
+    shape = models.config("mbert")
+    assert (params.vocab_size, params.hidden_size) == (shape.vocab_size, shape.hidden_size)
+    assert (params.num_layers, params.num_heads) == (shape.num_hidden_layers, shape.num_attention_heads)

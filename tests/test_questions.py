@@ -1,0 +1,177 @@
+"""The open questions: their runs, and planted answers found again in made-up scores."""
+
+import numpy as np
+import pytest
+from tiny import params
+
+from xltlib import figures, questions, sweep_data
+from xltlib.params import StudyError
+from xltlib.questions import BUDGETS, NOISES, QUESTIONS, SHARES, SIZES, TYPO_RATES
+from xltlib.reading import Reader, curve, ratio_effect, sentence
+from xltlib.runs import Runs
+
+N, SEEDS = 400, 6
+SMALL = params(seeds=SEEDS, test_examples=N, questions=(0, 1, 2, 3, 4), languages=("src", "far", "low"))
+
+
+def scores(seed, mean, salt=0):
+    """0/1 scores (N,) with about this mean, the same luck for the same seed."""
+    rng = np.random.default_rng([seed, salt])
+    return (rng.random(N) < mean).astype(float)
+
+
+def record(task, seed, means, **labels):
+    """A run's record: `means` by setting, with F1 beside exact match for question answering."""
+    full = {"objective": "none", "objective_options": "", "method": "standard", "method_options": ""} | labels
+    suffix = "#f1" if task == "qa" else ""
+    made = {name + suffix: scores(seed, mean, k) for k, (name, mean) in enumerate(sorted(means.items()))}
+    return {"digest": str(len(made)), "labels": full | {"task": task, "seed": seed}, "scores": made}
+
+
+def everywhere(mean, drop=None):
+    """The same mean in every language; with `drop`, less of it at each rate of typing errors."""
+    found = dict.fromkeys(SMALL.languages, mean)
+    for rate in TYPO_RATES if drop is not None else ():
+        found |= {f"{name}@typo{rate:g}": mean - drop * rate for name in SMALL.languages}
+    return found
+
+
+def planted():
+    """Records for all questions: noise helps, mixing helps, size does not matter, subwords hurt, n helps."""
+    made = []
+    for seed in range(SEEDS):
+        for noise, mean in zip(NOISES, (0.5, 0.6, 0.5), strict=True):
+            made.append(
+                record(
+                    "qa", seed, everywhere(mean, 0.3), objective="span_corruption", objective_options=noise
+                )
+            )
+        for objective, mean in (("mlm", 0.5), ("mixed", 0.62)):
+            made += [
+                record(task, seed, everywhere(mean), objective=objective) for task in ("nli", "paraphrase")
+            ]
+        made.append(record("paraphrase", seed, everywhere(0.5)))
+        for size in SIZES:
+            made += [
+                record(task, seed, everywhere(0.7, 0.5), objective_options=size) for task in ("nli", "qa")
+            ]
+        for word, subword in questions.LEVELS.values():
+            for share in SHARES:
+                option = "" if share == 1 else f"pairs={share:g}"
+                for objective, mean in ((word, 0.6), (subword, 0.5)):
+                    made.append(
+                        record("nli", seed, everywhere(mean), objective=objective, objective_options=option)
+                    )
+        for k, n in enumerate(BUDGETS):
+            for sampling in ("balanced", "random"):
+                options = f"n={n},sampling={sampling}"
+                mean = 0.5 + 0.08 * k
+                made.append(
+                    record("nli", seed, everywhere(mean), method="intermediate", method_options=options)
+                )
+    return made
+
+
+RECORDS = planted()
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome", "sign"),
+    [
+        (0, "supported", 1),
+        (1, "supported", 1),
+        (2, "inconclusive", 0),
+        (3, "contradicted", -1),
+        (4, "supported", 1),
+    ],
+)
+def test_planted_answers_are_found(number, outcome, sign):
+    told = questions.answer(number, RECORDS, SMALL)
+    assert told["status"] == "answered"
+    assert told["figure"] == f"question_{number}"
+    effect = told["effect"]
+    assert effect["outcome"] == outcome
+    assert effect["low"] <= effect["estimate"] <= effect["high"]
+    assert effect["seeds"] == SEEDS
+    if sign:
+        assert np.sign(effect["estimate"]) == sign
+        assert np.sign(effect["low"]) == np.sign(effect["high"]) == sign
+    assert told["sentence"].startswith(
+        {"supported": "Yes", "contradicted": "No", "inconclusive": "Open"}[outcome]
+    )
+
+
+def test_equal_samplings_are_not_told_apart():
+    balanced_minus_random = questions.answer(4, RECORDS, SMALL)["effects"][1]
+    assert balanced_minus_random["outcome"] == "inconclusive"
+    assert balanced_minus_random["estimate"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
+def test_missing_runs_leave_a_question_open(number):
+    with pytest.raises(LookupError, match="no run of"):
+        questions.answer(number, [], SMALL)
+    data = questions.figure(number, [], SMALL)
+    assert data["panels"]
+    draw = figures.accuracy_by_language if number == 1 else figures.sweep
+    draw(data)  # empty panels say so
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
+def test_figures_are_drawn_from_plain_data(number, tmp_path):
+    draw = figures.accuracy_by_language if number == 1 else figures.sweep
+    drawn = figures.save("q", questions.figure(number, RECORDS, SMALL), draw, tmp_path)
+    assert (tmp_path / "q.png").stat().st_size > 1000
+    assert str(SEEDS) in drawn.data["caption"]
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
+def test_every_question_has_runs_that_can_be_made(number):
+    specs = QUESTIONS[number].runs(Runs(params(questions=(number,))))
+    assert len({s.digest for s in specs}) == len(specs)
+    assert {s.params["labels"]["seed"] for s in specs} == {0, 1}
+
+
+def test_a_table_tells_what_is_missing():
+    table = sweep_data.question_table(RECORDS[:1], params(questions=(1, 4)))
+    assert list(table["question"]) == [1, 4]
+    assert table["words"].str.startswith("not run: no run of").all()
+
+
+def test_relative_drop_by_hand():
+    r = Reader(RECORDS, SMALL)
+    # .7 - .15 = .55 at 30 %: (.7 - .55) / (.7 - 1/3) = .41
+    assert questions.relative_drop(r, "nli", SIZES[0], 0.3).mean() == pytest.approx(
+        0.15 / (0.7 - 1 / 3), abs=0.08
+    )
+
+
+def test_a_ratio_has_the_t_interval_over_seeds():
+    found = ratio_effect([0.1, 0.2, 0.3], 0.05, 10)
+    assert found.estimate == pytest.approx(0.2)
+    assert found.high - found.estimate == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
+    assert ratio_effect([0.1], 0.05, 10).p == 1.0
+
+
+def test_a_curve_has_a_dot_for_each_seed_and_a_band():
+    levels = [[np.array([[0.0, 1.0], [1.0, 1.0]])], [np.array([[1.0, 1.0], [1.0, 1.0]])]]
+    made = curve("x", (1, 2), levels, 0.05)
+    assert [c["y"] for c in made["curves"]] == [[0.5, 1.0], [1.0, 1.0]]
+    assert all(low <= high for low, high in zip(made["band"]["low"], made["band"]["high"], strict=True))
+
+
+def test_weights_grow_by_an_order_of_magnitude():
+    counts = [questions.weights(size, params(hidden_size=64, num_layers=3)) for size in SIZES]
+    assert counts == sorted(counts)
+    assert counts[-1] / counts[0] > 10
+
+
+def test_sentences_follow_the_numbers():
+    effect = {"outcome": "inconclusive", "words": "gain", "estimate": 0.0123, "low": -0.02, "high": 0.04,
+              "unit": "accuracy", "seeds": 6}  # fmt: skip
+    assert sentence(effect) == "Open: gain: +0.012 [-0.020, +0.040] accuracy, 6 seeds."
+
+
+def test_unknown_questions_are_refused():
+    with pytest.raises(StudyError, match="questions"):
+        params(questions=(7,))

@@ -1,0 +1,250 @@
+"""Perturbations stay where they may and raise the loss; exchanged words follow their definitions."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import nn
+
+from xltlib import robust
+from xltlib.params import StudyError
+from xltlib.records import PairExample, SpanExample
+from xltlib.substitution import without_foreign
+from xltlib.synthetic import World
+from xltlib.tokenization import CLS, MASK, PAD, SEP, UNK
+
+IDS = torch.tensor([[CLS, 7, 8, SEP, 9, SEP], [CLS, 5, SEP, 6, SEP, PAD]])
+MOVED = [[0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0]]
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+@pytest.fixture
+def toy():
+    """A loss of embeddings (2, 6, 8), and the embeddings."""
+    torch.manual_seed(0)
+    layer, embeds = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)), torch.randn(2, 6, 8)
+    targets = torch.tensor([1, 2])
+
+    def loss(x):
+        loss.calls += 1
+        return nn.functional.cross_entropy(layer(x.mean(1)), targets)
+
+    loss.calls, loss.layer = 0, layer
+    return loss, embeds
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+# Perturbed embeddings
+
+
+def test_special_tokens_and_padding_are_not_moved():
+    assert robust.movable(IDS).int().tolist() == MOVED
+    assert not robust.movable(torch.tensor([PAD, UNK, CLS, SEP, MASK])).any()
+
+
+def test_the_unit_is_the_mean_length_of_what_may_move():
+    embeds = torch.zeros(1, 3, 2)
+    embeds[0] = torch.tensor([[100.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
+    assert robust.typical_norm(embeds, torch.tensor([[False, True, True]])).item() == 3
+    assert robust.typical_norm(embeds, torch.zeros(1, 3, dtype=torch.bool)).item() == 0
+
+
+def test_projections_by_hand():
+    delta = torch.tensor([[[3.0, 4.0], [0.3, 0.4]]])
+    radius = torch.tensor(1.0)
+    assert torch.allclose(robust.project(delta, radius, "l2"), torch.tensor([[[0.6, 0.8], [0.3, 0.4]]]))
+    corner = 0.5**0.5
+    assert torch.allclose(
+        robust.project(-delta, radius, "linf"), torch.tensor([[[-corner, -corner], [-0.3, -0.4]]])
+    )
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("radius", [0.01, 0.1, 1.0])
+def test_pgd_stays_in_its_ball_and_raises_the_loss(toy, norm, steps, radius):
+    loss, embeds = toy
+    moved = robust.movable(IDS)
+    delta, clean = robust.pgd(loss, embeds, moved, torch.tensor(radius), norm, steps, 0.75)
+    assert loss.calls == steps  # with the one at the end 1 + steps forward passes
+    assert clean.item() == loss(embeds).item()
+    assert (delta.norm(dim=-1) <= radius * (1 + 1e-5)).all()
+    if norm == "linf":
+        assert (delta.abs() <= radius / 8**0.5 * (1 + 1e-5)).all()
+    assert (delta[~moved] == 0).all()
+    assert (delta[moved].norm(dim=-1) > 0).all()
+    assert loss(embeds + delta) > clean
+    random = torch.randn(20, *delta.shape) * moved[None, ..., None]
+    random = random * delta.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    assert loss(embeds + delta) > max(loss(embeds + noise) for noise in random)
+
+
+def test_more_steps_reach_the_border(toy):
+    loss, embeds = toy
+    delta, _ = robust.pgd(loss, embeds, robust.movable(IDS), torch.tensor(0.1), "l2", 2, 0.75)
+    assert torch.allclose(delta[robust.movable(IDS)].norm(dim=-1), torch.tensor(0.1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.25, 1.0])
+def test_the_adversarial_loss_is_a_mixture(toy, clean_weight):
+    loss, start = toy
+    moved, how = robust.movable(IDS), ("l2", 2, 0.75)
+    weights = [start.clone().requires_grad_(True), *loss.layer.parameters()]
+    found = robust.adversarial_loss(loss, lambda: weights[0] * 1, moved, 0.1, *how, clean_weight)
+    mixed = clean_weight * found["clean"] + (1 - clean_weight) * found["attacked"]
+    assert found["loss"].item() == pytest.approx(mixed.item())
+    assert found["attacked"] > found["clean"]
+    assert loss.calls == 3
+    found["loss"].backward()
+    gradients = [weight.grad.clone() for weight in weights]
+    delta, _ = robust.pgd(loss, start, moved, 0.1 * robust.typical_norm(start, moved), *how)
+    whole = clean_weight * loss(weights[0]) + (1 - clean_weight) * loss(weights[0] + delta)
+    for one, other in zip(gradients, torch.autograd.grad(whole, weights), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_nothing_to_attack_is_the_clean_loss(toy):
+    loss, embeds = toy
+    still = robust.adversarial_loss(loss, lambda: embeds, robust.movable(IDS), 0.0, "l2", 2, 0.75, 0.0)
+    assert still["attacked"].item() == still["clean"].item() == still["loss"].item() == loss(embeds).item()
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_random_perturbations(distribution):
+    ids = torch.randint(0, 50, (200, 12), generator=torch.Generator().manual_seed(0))
+    embeds = torch.nn.functional.normalize(torch.randn(200, 12, 16), dim=-1) * 3
+    moved = robust.movable(ids)
+    noise = robust.randomly_moved(embeds, moved, 0.5, distribution, rng()) - embeds
+    assert (noise[~moved] == 0).all()
+    lengths = noise[moved].norm(dim=-1)
+    assert lengths.square().mean().sqrt().item() == pytest.approx(1.5, rel=0.02)
+    assert abs(noise[moved].mean().item()) < 0.01
+    limit = 1.5 / 16**0.5 * 3**0.5
+    assert (noise.abs().max() <= limit * 1.001) == (distribution == "uniform")
+    again = robust.randomly_moved(embeds, moved, 0.5, distribution, rng())
+    assert torch.equal(again - embeds, noise)
+    assert torch.equal(robust.randomly_moved(embeds, moved, 0.0, distribution, rng()), embeds)
+
+
+# Exchanged words
+
+
+def test_new_texts_of_a_pair_keep_its_label():
+    example = PairExample("1", "a b", "c", 2)
+    assert robust.with_texts(example, ("x y", "z")) == PairExample("1", "x y", "z", 2)
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "new", "expected"),
+    [
+        ("ab cde f", "cde", "abab c f", "c"),
+        ("ab cde f", "cde f", "a xx yyyy", "xx yyyy"),
+        ("ab cde f", "ab", "q cde f", "q"),
+        ("ab cde, f", "cde", "xyz cde, g", "cde"),  # a part of a word that stays
+        ("ab cde, f", "cde", "xyz q, g", "q,"),  # a part of a word that changed
+        ("ab  cde .", "cde", "a  c .", "c"),  # a double space is an empty word
+        ("猫 坐 垫子 上", "垫子", "狗 在 mat 上", "mat"),
+    ],
+)
+def test_answers_are_read_from_the_new_context(context, answer, new, expected):
+    example = SpanExample("1", "q ?", context, ((context.index(answer), answer),))
+    changed = robust.with_texts(example, ("p ?", new))
+    ((start, text),) = changed.answers
+    assert text == expected
+    assert changed.context[start : start + len(text)] == text
+    assert (changed.question, changed.context) == ("p ?", new)
+
+
+def test_a_context_of_another_length_is_refused():
+    example = SpanExample("7", "q", "a b", ((0, "a"),))
+    with pytest.raises(StudyError, match="example 7: 3 words in place of 2"):
+        robust.with_texts(example, ("q", "a b c"))
+
+
+def test_rs_da_examples_are_copies_without_the_original():
+    """Each word a uniform draw from itself and its neighbours, in each sentence and copy on its own."""
+    lists = {"a": ["b", "c"], "d": ["e"]}
+    examples = [PairExample("1", "a d", "a", 0), PairExample("2", "x", "y", 1)]
+    found = robust.rs_da_examples(examples, 6_000, lists, rng())
+    assert [e.id for e in found] == ["1"] * 6_000 + ["2"] * 6_000
+    assert {e.label for e in found[:6_000]} == {0}
+    assert {(e.text_a, e.text_b) for e in found[6_000:]} == {("x", "y")}
+    joint = [f"{e.text_a} | {e.text_b}" for e in found[:6_000]]
+    values = [f"{a} {d} | {b}" for a in "abc" for d in "de" for b in "abc"]
+    assert chisquare([joint.count(value) for value in values]).pvalue > 0.01
+
+
+def test_rs_da_of_questions_keeps_answers_in_place(world):
+    context = "rabiko no x . ladape ."
+    example = SpanExample("1", "rabiko ?", context, ((14, "ladape"),))
+    for copy in robust.rs_da_examples([example], 50, robust.neighbours(world, "src"), rng()):
+        ((start, text),) = copy.answers
+        assert copy.context[start : start + len(text)] == text == copy.context.split(" ")[4]
+
+
+def test_switched_examples_are_drawn_anew_in_each_pass():
+    table = {"far": {"a": ["A"], "b": ["B1", "B2"]}, "low": {"a": ["aa"]}}
+    examples = [PairExample(str(i), "a b c", "b", 0) for i in range(500)]
+    found = robust.switched_examples(examples, 2, table, 1.0, 0.5, rng())
+    assert [e.id for e in found] == [e.id for e in examples] * 2
+    assert found[:500] != found[500:]
+    words = [e.text_a.split(" ") for e in found]
+    assert {w[0] for w in words} == {"a", "A", "aa"}
+    assert {w[1] for w in words} == {"b", "B1", "B2"}  # low has no entry: the word stays
+    assert {w[2] for w in words} == {"c"}
+    assert np.mean([w[0] != "a" for w in words]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([w[1] != "b" for w in words]) == pytest.approx(0.25, abs=0.05)
+    whole = robust.switched_examples(examples, 1, table, 0.0, 0.9, rng())
+    assert [e.text_a for e in whole] == ["a b c"] * 500
+
+
+# Words of the synthetic languages
+
+
+def test_concepts_are_parallel(world):
+    source, far = robust.concepts(world, "src"), robust.concepts(world, "far")
+    assert len(source) == len(far) == 58
+    assert sum(map(len, source)) == world.lexemes
+    forms = world.grammar("far").lexicon()
+    assert source[0] == ["rabiko", "ladape"]
+    assert far[0] == [*forms[0], *forms[1]]
+    assert {len(words) for words in source} == {1, 2}  # classes have one word, members two
+
+
+def test_translations(world):
+    table = robust.translations(world, "src", ["near", "far"])
+    assert list(table) == ["near", "far"]
+    assert table["far"]["rabiko"] == table["far"]["ladape"] == robust.concepts(world, "far")[0]
+
+
+def test_neighbours_never_change_a_meaning(world):
+    lists = robust.neighbours(world, "src", 1.0)
+    table = robust.translations(world, "src", world.languages)
+    for word, near in lists.items():
+        assert word not in near
+        assert all(any(other in table[name][word] for name in world.languages) for other in near)
+
+
+@pytest.mark.parametrize("share", [0.0, robust.FOREIGN, 1.0])
+def test_foreign_words_in_the_lists(world, share):
+    """Each concept has at most one word of each language in one list."""
+    lists = robust.neighbours(world, "src", share)
+    own = set(lists)
+    strange = {word: [other for other in near if other not in own] for word, near in lists.items()}
+    found = sum(map(len, strange.values()))
+    able = sum(
+        any(word not in own for word in words)
+        for name in world.languages
+        for words in robust.concepts(world, name)
+    )
+    assert found == pytest.approx(share * able, abs=2.5 * (able * share * (1 - share)) ** 0.5 + 1e-9)
+    plain = without_foreign(lists, own)
+    assert plain == robust.neighbours(world, "src", 0.0)
+    assert lists == robust.neighbours(world, "src", share)

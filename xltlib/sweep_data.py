@@ -1,0 +1,228 @@
+"""The numbers behind comparisons of methods, of options and of noise: notebooks 01, 03 and 04."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xltlib import questions
+from xltlib.ledger import Ledger, label
+from xltlib.params import Params
+from xltlib.reading import CHANCE, Reader, Records, Told, caption, line
+from xltlib.results import Result
+from xltlib.settings import allowed, literal, type_name
+from xltlib.significance import difference, interaction
+from xltlib.task_builders import TYPO_RATES
+from xltlib.verdicts import holm
+
+X_NAMES = {"mask_rate": "share of subwords masked", "lambda": "weight of the second loss, λ",
+           "epochs": "updates, in units of the profile's", "links": "share of links that are wrong",
+           "threshold": "least probability of a substitution"}  # fmt: skip
+
+
+def options_table(options: type) -> pd.DataFrame:
+    """What the sources leave open: every option, its default, what else it may be, and what it means."""
+    rows = {}
+    for f in fields(options):
+        told = {"default": literal(f.default), "may be": allowed(f) or type_name(options, f)}
+        rows[f.name.rstrip("_")] = told | {"meaning": f.metadata["doc"]}
+    return pd.DataFrame(rows).T
+
+
+def _named(option: str) -> dict[str, str]:
+    return {"objective": "weam", "objective_options": "" if option == "estimated" else f"links={option}"}
+
+
+def link_quality(records: Records, linked: Mapping[str, Result], params: Params) -> dict[str, Any]:
+    """Zero-shot nli of WEAM by the error rate of the links that it was trained on; a panel a language."""
+    r, panels = Reader(records, params), []
+    for language in r.targets:
+        xs = [result.values["quality"][language]["aer"] for result in linked.values()]
+        kinds = dict(zip(xs, linked, strict=True))
+        order = sorted(kinds)
+
+        def at(x: float, language: str = language, kinds: Mapping[float, str] = kinds) -> list[np.ndarray]:
+            return r.scores("nli", [language], **_named(kinds[x]))
+
+        series = [line("weam", order, at, params.alpha)] if order else []
+        found = r.select("nli", [language])
+        plain = [] if found.missing else [round(float(found.scores[0].mean()), 6)]
+        levels = [{"name": "no further pre-training", "y": y} for y in plain]
+        panels.append({
+            "name": language, "x_label": "AER of the links", "y_label": "accuracy", "series": series,
+            "levels": [*levels, {"name": "chance", "y": CHANCE["nli"], "line": ":"}],
+        })  # fmt: skip
+    words = f"Zero-shot nli of encoders trained by WEAM on links of different quality ({', '.join(linked)})."
+    return {
+        "title": "What the links are worth to WEAM", "caption": caption(r, words), "panels": panels,
+        "columns": 4,
+        "width": 2.7, "claims": ["S0-9", "S1-4"],
+        "alt": "Accuracy by alignment error rate of the links, a panel for each target language.",
+    }  # fmt: skip
+
+
+def sweeps(ledger: Ledger, records: Records, params: Params) -> dict[str, Any]:
+    """What the ledger's trends vary: the mean over targets at each level, for those that were run."""
+    r, panels, claims = Reader(records, params), [], []
+    for claim in ledger.claims:
+        for test in claim.tests:
+            if test.type != "trend" or test.test_of or test.task not in params.tasks:
+                continue
+            option = next(iter(test.points)).partition("=")[0]
+            levels = dict(sorted((x, name) for name, x in test.points.items()))
+            at = partial(_level, r, test.task, test.a, test.over, levels)
+            series = line(label(test.a), list(levels), at, params.alpha)
+            if series["curves"]:
+                claims.append(claim.id)
+                panel = {"name": f"{test.task}: {option}", "x_label": X_NAMES.get(option, option)}
+                panel |= {"y_label": "accuracy, mean over targets", "series": [series]}
+                panels.append(panel)
+    return {
+        "title": "Options varied one at a time", "claims": claims, "panels": panels, "columns": 3,
+        "caption": caption(r, "Mean accuracy in the target languages by one option, all else equal."),
+        "alt": "A panel for each option with the mean accuracy over target languages at each of its levels.",
+    }  # fmt: skip
+
+
+def _level(
+    r: Reader, task: str, a: Mapping[str, str], over: str, levels: Mapping[float, str], x: float
+) -> list[np.ndarray]:
+    """The mean over the target languages of a run with one option set, as one array (R, N)."""
+    return [np.mean(r.scores(task, r.targets, **{**a, over: levels[x]}), axis=0)]
+
+
+def methods(records: Records, params: Params) -> dict[str, Any]:
+    """The gain of every other fine-tuning method over standard, by task, from the same encoder."""
+    r, rows, names = Reader(records, params), [], []
+    for task in params.tasks:
+        for entry in (m for m in params.methods if m != "standard"):
+            for objective in params.method_objectives:
+                for where, settings in (("targets", r.targets), ("source", (params.source,))):
+                    row = _gain(r, task, objective, entry, settings)
+                    if row:
+                        rows.append(row | {"label": f"{task}, {where}: {_short(objective, entry)}"})
+                        names.append(entry)
+    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
+        sure = len(row["seeds"]) > 1 and p <= params.alpha
+        row["p_holm"] = float(p)
+        row["state"] = ("supported" if row["estimate"] > 0 else "contradicted") if sure else "inconclusive"
+    return {
+        "title": "Fine-tuning methods against standard fine-tuning", "rows": rows,
+        "x_label": "difference in accuracy (qa: F1)", "claims": ["S2-1", "S2-2", "S3-1"],
+        "caption": caption(r, "Method minus standard from the same encoder; outcome after Holm."),
+        "alt": "Differences of each method from standard fine-tuning with intervals, by task.",
+    }  # fmt: skip
+
+
+def _short(objective: str, entry: str) -> str:
+    return entry if objective == "none" else f"{entry} on {objective}"
+
+
+def _gain(r: Reader, task: str, objective: str, entry: str, settings: Sequence[str]) -> dict[str, Any] | None:
+    method, _, options = entry.partition(":")
+    sides = [
+        r.select(task, settings, objective=objective, method=method, method_options=options),
+        r.select(task, settings, objective=objective),
+    ]
+    if any(side.missing for side in sides):
+        return None
+    seeds = sorted(set(sides[0].seeds) & set(sides[1].seeds))
+    effect = difference(*(list(side.only(seeds).scores) for side in sides), alpha=r.params.alpha)
+    told = Told("", effect, "").plain()
+    return {name: told[name] for name in ("estimate", "low", "high", "p")} | {"seeds": told["per_seed"]}
+
+
+def method_table(records: Records, params: Params) -> pd.DataFrame:
+    """Mean scores of every method by task and language."""
+    r, rows = Reader(records, params), {}
+    for task in params.tasks:
+        for entry in params.methods:
+            method, _, options = entry.partition(":")
+            for objective in params.method_objectives:
+                labels = {"objective": objective, "method": method, "method_options": options}
+                found = r.select(task, params.languages, **labels)
+                if not found.missing:
+                    rows[(task, _short(objective, entry))] = [float(s.mean()) for s in found.scores]
+    return pd.DataFrame(rows, index=list(params.languages)).T
+
+
+def noise_lines(records: Records, params: Params) -> dict[str, Any]:
+    """Scores under typing errors by language, for every objective and method that was scored so."""
+    r, panels = Reader(records, params), []
+    for task in params.noise_tasks:
+        for language in params.languages:
+            series = []
+            for name, labels in _systems(params):
+                at = partial(questions.typed, r, task, language, labels)
+                found = line(name, (0.0, *TYPO_RATES), at, params.alpha)
+                series.append(found)
+            panels.append({
+                "name": f"{task}, {language}", "x_label": questions.TYPED, "series": series,
+                "y_label": "F1" if task == "qa" else "accuracy",
+                "levels": [{"name": "chance", "y": CHANCE[task], "line": ":"}],
+            })  # fmt: skip
+    return {
+        "title": "Scores under typing errors", "claims": ["S2-1", "S2-2"], "panels": panels,
+        "columns": 5, "width": 2.6,
+        "caption": caption(r, "Fine-tuned on clean source text, tested on text with typing errors."),
+        "alt": "Scores falling with the rate of typing errors, a panel for each language.",
+    }  # fmt: skip
+
+
+def _systems(params: Params) -> list[tuple[str, dict[str, str]]]:
+    """Names and labels of what was scored under noise: objectives by standard fine-tuning, then methods."""
+    found = [(objective, {"objective": objective}) for objective in params.objectives]
+    for entry in (m for m in params.methods if m != "standard"):
+        method, _, options = entry.partition(":")
+        for objective in params.method_objectives:
+            labels = {"objective": objective, "method": method, "method_options": options}
+            found.append((_short(objective, entry), labels))
+    return found
+
+
+def noise_drops(records: Records, params: Params, rate: float = TYPO_RATES[-1]) -> dict[str, Any]:
+    """Whether typing errors take less from a system than from the base encoder fine-tuned as usual."""
+    r, rows = Reader(records, params), []
+    for task in params.noise_tasks:
+        for name, labels in _systems(params):
+            row = _drop(r, task, labels, rate)
+            if row and labels != {"objective": "none"}:
+                rows.append(row | {"label": f"{task}: {name}"})
+    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
+        sure = len(row["seeds"]) > 1 and p <= params.alpha
+        row["state"] = ("supported" if row["estimate"] > 0 else "contradicted") if sure else "inconclusive"
+    return {
+        "title": "Who loses less to typing errors?", "rows": rows, "claims": ["S2-1", "S2-2"],
+        "x_label": f"drop of the base minus drop of the system, at {rate:.0%} typing errors",
+        "caption": caption(r, "Right of zero: it loses less than the base encoder. Mean over the targets."),
+        "alt": "Differences in what typing errors take away, with intervals, one row a system.",
+    }  # fmt: skip
+
+
+def _drop(r: Reader, task: str, labels: Mapping[str, str], rate: float) -> dict[str, Any] | None:
+    noisy = [f"{t}@typo{rate:g}" for t in r.targets]
+    try:
+        base, own = (
+            [r.scores(task, where, **x) for where in (r.targets, noisy)]
+            for x in ({"objective": "none"}, labels)
+        )
+        effect = interaction(base[0], base[1], own[0], own[1], alpha=r.params.alpha)
+    except LookupError:
+        return None
+    told = Told("", effect, "").plain()
+    return {name: told[name] for name in ("estimate", "low", "high", "p")} | {"seeds": told["per_seed"]}
+
+
+def question_table(records: Records, params: Params) -> pd.DataFrame:
+    """Every effect of the questions that this profile answers: the first of each decides."""
+    rows = []
+    for number in params.questions:
+        try:
+            rows += [{"question": number, **row} for row in questions.effect_rows(number, records, params)]
+        except LookupError as error:
+            rows.append({"question": number, "words": f"not run: {error.args[0]}"})
+    kept = ["question", "words", "estimate", "low", "high", "p", "unit", "seeds", "outcome"]
+    return pd.DataFrame(rows, columns=kept)
