@@ -150,7 +150,8 @@ def test_a_ratio_has_the_t_interval_over_seeds():
     found = ratio_effect([0.1, 0.2, 0.3], 0.05, 10)
     assert found.estimate == pytest.approx(0.2)
     assert found.high - found.estimate == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
-    assert ratio_effect([0.1], 0.05, 10).p == 1.0
+    with pytest.raises(LookupError, match="one seed alone"):
+        ratio_effect([0.1], 0.05, 10)
 
 
 def test_a_curve_has_a_dot_for_each_seed_and_a_band():

@@ -151,7 +151,7 @@ def test_a_stage_has_its_runs():
 
 def test_closure_has_each_run_once_and_inputs_first():
     runs = Runs(params(noise_tasks=("nli",)))
-    found = closure([*runs.stage("06_claims"), runs.links()])
+    found = closure([*runs.stage("06_claims"), runs.links(), runs.lexicon("none", 0), runs.answers(0)])
     assert len({s.digest for s in found}) == len(found)
     for at, spec in enumerate(found):
         assert all(other in found[:at] for other in spec.inputs)

@@ -14,6 +14,7 @@ from xltlib.ledger import Claim, Ledger, Test, find, label
 from xltlib.ledger_file import load_ledger
 from xltlib.params import Params, StudyError
 from xltlib.reportcheck import arithmetic, calibration, report_checks, verdict_table
+from xltlib.resampling import second_opinions
 from xltlib.selection import World, select
 from xltlib.significance import Effect, Equivalence, trend
 from xltlib.verdicts import TESTS, VERDICTS, holm, specifications
@@ -226,6 +227,10 @@ def _effect(test: Test, found: Measured, p_holm: float, alpha: float) -> dict[st
         interest = OF_INTEREST / float(np.ptp(_levels(test)))
     sizes = (effect.components, effect.seeds, effect.examples)
     beyond = 0.0 if kind == "equivalence" else test.margin
+    second = {}
+    if test.type in ("superiority", "equivalence") and len(found.scores) == 2:
+        opinions = second_opinions(*found.scores, np.random.default_rng(0), alpha=alpha)
+        second["second_opinions"] = {k: _plain(v) for k, v in opinions.items()}
     names = ("first gain", "second gain") if test.type == "interaction" else found.settings
     return {
         "estimate": _round(result.estimate), "low": _round(result.low), "high": _round(result.high),
@@ -236,7 +241,7 @@ def _effect(test: Test, found: Measured, p_holm: float, alpha: float) -> dict[st
         "power_for": _round(interest),
         "per_seed": [_round(x) for x in effect.per_seed],
         "per_setting": {name: _round(x) for name, x in zip(names, effect.per_setting, strict=True)},
-        "note": effect.note,
+        "note": effect.note, **second,
     }  # fmt: skip
 
 
@@ -338,6 +343,13 @@ def combined(outcomes: Sequence[str], combine: str = "all") -> str:
     settles, every = ("supported", "contradicted") if combine == "any" else ("contradicted", "supported")
     order = (settles, "impossible", DOCUMENT["contradicted"], NOT_RUN, "inconclusive", "not found", every)
     return next(outcome for outcome in (*order, *outcomes) if outcome in outcomes)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers rounded, alone or in a list; words as they are."""
+    if isinstance(value, list):
+        return [_plain(x) for x in value]
+    return _round(value) if isinstance(value, float) else value
 
 
 def _round(x: float) -> float:

@@ -21,8 +21,8 @@ ELSEWHERE = {  # command -> module that registers it when it is called, and what
     "page": ("report", "build the reviewer's page from published evidence"),
     "align": ("alignment", "word alignment with the fast_align model"),
     "score": ("evaluation", "score predictions in an official format"),
-    "plan": ("plan", "runs, hours, disk and downloads of a profile, before anything starts"),
-    "slice": ("grid", "compute a part of a study, as a cluster's job does"),
+    "plan": ("plan", "runs, hours, disk and downloads of a profile"),
+    "slice": ("grid", "compute a part of a study"),
     "compare": ("compare", "test two systems' per-example scores against each other"),
 }
 RESUMES = "run the same command again: it resumes"

@@ -86,28 +86,17 @@ def sentence(effect: Mapping[str, Any]) -> str:
 def ratio_effect(per_seed: Sequence[float], alpha: float, examples: int) -> Effect:
     """A statistic computed seed by seed (a ratio), with the t interval over seeds; H0: its mean is 0."""
     x = np.asarray(per_seed, dtype=float)
-    mean, sd, n = float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else math.nan, len(x)
+    if len(x) < 2:
+        raise LookupError("one seed alone gives no interval: two or more are needed")
+    mean, sd, n = float(x.mean()), float(x.std(ddof=1)), len(x)
     se = sd / math.sqrt(n)
-    half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * se if n > 1 else math.inf
-    p = float(2 * stats.t.sf(abs(mean) / se, n - 1)) if n > 1 and se > ROUNDING else 1.0
+    half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * se
+    p = float(2 * stats.t.sf(abs(mean) / se, n - 1)) if se > ROUNDING else 1.0
+    note = "examples are fixed: the interval is over seeds"
     return Effect(
-        mean,
-        mean - half,
-        mean + half,
-        p,
-        0.0,
-        alpha,
-        se,
-        n - 1,
-        sd,
-        Components(sd, 0.0, 0.0),
-        tuple(x.tolist()),
-        (mean,),
-        n,
-        1,
-        examples,
-        "examples are fixed: the interval is over seeds",
-    )
+        mean, mean - half, mean + half, p, 0.0, alpha, se, n - 1, sd, Components(sd, 0.0, 0.0),
+        tuple(x.tolist()), (mean,), n, 1, examples, note,
+    )  # fmt: skip
 
 
 def curve(

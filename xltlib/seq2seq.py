@@ -201,13 +201,12 @@ class Typist:
     ) -> list[np.ndarray]:
         """The sources with an error in a share `rate` of their words; special ids stay as they are."""
         parts = [self._words(source) for source in sources]
-        words = [word for row in parts for word, _ in row if word]
-        typed = iter(noise.typo_many(words, rate, keyboard, rng))
-        return [np.array([i for word, ids in row for i in self._again(word, ids, typed)]) for row in parts]
-
-    def _again(self, word: str, ids: list[int], typed) -> list[int]:
-        new = next(typed) if word else word
-        return ids if new == word else self._encode([new])[0]
+        words = [(row, at) for row, found in enumerate(parts) for at, (word, _) in enumerate(found) if word]
+        hit = [words[i] for i in np.flatnonzero(rng.random(len(words)) < rate)]
+        typed = noise.typo_many([parts[row][at][0] for row, at in hit], 1.0, keyboard, rng)
+        for (row, at), word in zip(hit, typed, strict=True):
+            parts[row][at] = word, self._encode([word])[0]
+        return [np.array([i for _, ids in found for i in ids]) for found in parts]
 
     def _words(self, source: np.ndarray) -> list[tuple[str, list[int]]]:
         """Each word with its subwords; special ids, and the end of a word after a sentinel, have no text."""
