@@ -13,9 +13,8 @@ from xltlib.params import Params, load, notebook_cell
 from xltlib.runs import STAGES, closure
 
 SMALL = {
-    "profile": "tiny", "languages": ["src", "near"], "tasks": ["nli"], "objectives": ["none", "tlm"], "methods": ["standard"],
-    "noise_tasks": [],
-    "seeds": 2, "documents": 200, "parallel_pairs": 60, "vocab_size": 300, "hidden_size": 16, "num_layers": 1,
+    "profile": "tiny", "languages": ["src", "near"], "tasks": ["nli"], "objectives": ["none", "tlm"],
+    "methods": ["standard"], "noise_tasks": [], "seeds": 2, "documents": 200, "parallel_pairs": 60, "vocab_size": 300, "hidden_size": 16, "num_layers": 1,
     "pretrain_steps": 4, "continue_steps": 2, "train_examples": 64, "test_examples": 16, "finetune_epochs": 1,
 }  # fmt: skip
 DRAWS = """import os, pathlib
