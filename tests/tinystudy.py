@@ -14,8 +14,9 @@ from xltlib.runs import STAGES, closure
 
 SMALL = {
     "profile": "tiny", "languages": ["src", "near"], "tasks": ["nli"], "objectives": ["none", "tlm"],
-    "methods": ["standard"], "noise_tasks": [], "seeds": 2, "documents": 200, "parallel_pairs": 60, "vocab_size": 300, "hidden_size": 16, "num_layers": 1,
-    "pretrain_steps": 4, "continue_steps": 2, "train_examples": 64, "test_examples": 16, "finetune_epochs": 1,
+    "methods": ["standard"], "noise_tasks": [], "seeds": 2, "documents": 200, "parallel_pairs": 60,
+    "vocab_size": 300, "hidden_size": 16, "num_layers": 1, "pretrain_steps": 4, "continue_steps": 2,
+    "train_examples": 64, "test_examples": 16, "finetune_epochs": 1,
 }  # fmt: skip
 DRAWS = """import os, pathlib
 folder = pathlib.Path(os.environ["XLT_FIGURES"])
