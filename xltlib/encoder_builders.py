@@ -141,7 +141,7 @@ def linked_lexicon(
     }
 
 
-def _document_pools(text: Result) -> tuple[list[Pool], list[float]]:
+def document_pools(text: Result) -> tuple[list[Pool], list[float]]:
     """Documents by language, and how often each is drawn: by the square root of its size, as is usual."""
     with np.load(text.file("documents.npz"), allow_pickle=False) as arrays:
         languages = list(text.values["languages"])
@@ -160,7 +160,7 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
         (text,) = inputs
         shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
         trained = encoder = models.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
-        loss = pretraining.document_loss(encoder, *_document_pools(text), recipe)
+        loss = pretraining.document_loss(encoder, *document_pools(text), recipe)
         steps, lr = params["pretrain_steps"], params["pretrain_lr"]
     else:
         base, pairs, text, *linked = inputs
@@ -170,7 +170,7 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
         read = _objective_texts(objective, pairs, linked[0] if linked else None, text, languages, recipe)
         bilingual = pretraining.objective_loss(objective, trained, read, recipe)
         loss = pretraining.interleaved(
-            bilingual, pretraining.document_loss(encoder, *_document_pools(text), recipe), recipe
+            bilingual, pretraining.document_loss(encoder, *document_pools(text), recipe), recipe
         )
         steps, lr = params["continue_steps"], params["continue_lr"]
     name = f"encoder {objective}, seed {params['seed']}"

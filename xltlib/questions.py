@@ -354,7 +354,7 @@ QUESTIONS: dict[int, Question] = {
         _q0_runs,
         _q0_effects,
         _q0_figure,
-        "One tiny encoder-decoder and one rate of noise; published ones are larger and see other noise.",
+        "One tiny encoder-decoder and one rate of noise, of the very kind that the noisy tests have.",
     ),
     1: Question(
         "does mixed-language pre-training help classification?",

@@ -121,7 +121,7 @@ class Runs:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = seq2seq.options(options)
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
-        taken |= {"options": vars(chosen), "seed": seed, "objective": "span_corruption"}
+        taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
         return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text,))
 
     def answers(self, seed: int, options: str = "") -> Spec:

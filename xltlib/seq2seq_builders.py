@@ -34,7 +34,7 @@ def build_seq2seq(spec: Spec, inputs: list[Result], directory: Path, progress: P
 
 
 def _documents(text: Result) -> seq2seq.Corpus:
-    pools, weights = encoder_builders._document_pools(text)
+    pools, weights = encoder_builders.document_pools(text)
     world = world_of(text)
     return seq2seq.Corpus(pools, weights, [keyboard_of(world, name) for name in text.values["languages"]])
 
@@ -61,11 +61,11 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
     )
     chosen = {name: test[name] for name in params["languages"]}
     scores = {}
-    for setting, examples in [*chosen.items(), *task_builders._typos("qa", chosen, world)]:
-        scores |= task_builders._named(setting, answer_scores(model, tokenizer, examples))
+    for setting, examples in [*chosen.items(), *task_builders.typo_settings("qa", chosen, world)]:
+        scores |= task_builders.named(setting, answer_scores(model, tokenizer, examples))
     save_scores(directory / "scores.npz", scores)
-    means = task_builders._means(scores)
-    return {"labels": labels, "means": means, "updates": steps, "history": history}
+    told = {"labels": labels, "means": task_builders.means(scores)}
+    return told | {"updates": steps, "history": history}
 
 
 def _loss(model: seq2seq.EncoderDecoder, batch: finetuning.Batch) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
     scores = {name: values for each in found for name, values in each.items()} | of_source
     save_scores(directory / "scores.npz", scores)
     recall = {name: values for each in told for name, values in each["recall"].items() if name != source}
-    return told[0] | {"means": _means(scores), "recall": recall}
+    return told[0] | {"means": means(scores), "recall": recall}
 
 
 class _Case:
@@ -175,7 +175,7 @@ def _transfer(
         if best:
             finetuning.return_to(model, finetuning.point(directory, best[language]))
         found, coded, predicted = case.scored(model, test[language])
-        scores |= _named(language, found)
+        scores |= named(language, found)
         if case.task != "qa":
             table = evaluation.confusion(coded.targets, predicted, len(LABELS[case.task]))
             recall[language] = [round(float(x), 4) for x in evaluation.recall_by_class(table)]
@@ -186,7 +186,7 @@ def _transfer(
     finetuning.save(model, directory)
     save_scores(directory / "scores.npz", scores)
     return {
-        "labels": labels, "means": _means(scores), "recall": recall, "updates": steps, "history": history,
+        "labels": labels, "means": means(scores), "recall": recall, "updates": steps, "history": history,
     } | told  # fmt: skip
 
 
@@ -254,7 +254,7 @@ def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: P
     encoder = models.load(encoder_run.file("config.json").parent)
     scores, counts = salt.lexicon_scores(encoder, data.ids, pieces, words, truth, case.augmentation())
     save_scores(directory / "scores.npz", scores)
-    return {"labels": case.labels, "means": _means(scores), "pairs": counts}
+    return {"labels": case.labels, "means": means(scores), "pairs": counts}
 
 
 def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -266,10 +266,10 @@ def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress
     chosen = {name: test[name] for name in case.languages}
     pairs = spec.params["settings"] == "pairs"
     scores = {}
-    for setting, examples in _pairs(chosen) if pairs else _typos(case.task, chosen, case.world):
-        scores |= _named(setting, case.scored(model, examples)[0])
+    for setting, examples in _pairs(chosen) if pairs else typo_settings(case.task, chosen, case.world):
+        scores |= named(setting, case.scored(model, examples)[0])
     save_scores(directory / "scores.npz", scores)
-    return {"labels": case.labels, "means": _means(scores)}
+    return {"labels": case.labels, "means": means(scores)}
 
 
 def _pairs(test: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
@@ -279,7 +279,9 @@ def _pairs(test: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
         yield f"{first}|{second}", [replace(a, text_b=b.text_b) for a, b in both]
 
 
-def _typos(task: str, test: Mapping[str, Sequence], world: synthetic.World) -> Iterator[tuple[str, list]]:
+def typo_settings(
+    task: str, test: Mapping[str, Sequence], world: synthetic.World
+) -> Iterator[tuple[str, list]]:
     """Every language under every rate; a word hit at one rate is hit in the same way at a higher one."""
     for number, (language, examples) in enumerate(test.items()):
         keyboard = keyboard_of(world, language)
@@ -302,10 +304,11 @@ def noisy_examples(
     return [replace(e, text_a=a, text_b=b) for e, a, b in zip(examples, *sides, strict=True)]
 
 
-def _named(setting: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def named(setting: str, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Scores by setting and metric: "near" for the first metric, "near#f1" for another."""
     return {f"{setting}#{metric}" if metric else setting: values for metric, values in found.items()}
 
 
-def _means(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+def means(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each setting's scores."""
     return {name: round(float(values.mean()), 6) for name, values in scores.items()}
