@@ -41,7 +41,16 @@ STAGES = [
         "pool",
     ],
     ["significance", "verdicts", "resampling", "honesty", "compare"],
-    ["ledger", "ledger_file", "reportcheck", "selection", "reading", "questions", "claim_text", "claims"],
+    [
+        "ledger",
+        "ledger_file",
+        "reportcheck",
+        "selection",
+        "reading",
+        "open_questions",
+        "claim_text",
+        "claims",
+    ],
     ["panels", "text_data", "figure_data", "sweep_data", "verdict_data", "figures"],
     ["wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid", "cli"],
 ]

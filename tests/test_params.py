@@ -171,3 +171,9 @@ def test_every_profile_loads_and_is_named_as_its_file(root):
     profiles = [path for path, text in texts.items() if re.search("^profile:", text, re.MULTILINE)]
     assert "quick" in [path.stem for path in profiles]
     assert all(P.load(path).profile == path.stem for path in profiles)
+
+
+def test_no_import_takes_a_parameters_place_unseen():
+    with pytest.raises(StudyError, match="the notebook's parameters: questions"):
+        P.from_notebook({"questions": re})
+    assert P.from_notebook({"noise_tasks": []}).noise_tasks == ()

@@ -55,7 +55,7 @@ def test_better_links_lie_higher():
         assert seed["x"] == [0.0, 0.2, 0.9]
         assert seed["y"] == sorted(seed["y"], reverse=True)
     figures.sweep(data)
-    assert sweep_data.link_quality(RECORDS, {}, SMALL)["panels"][0]["series"] == []
+    assert sweep_data.link_quality(RECORDS, {}, SMALL)["panels"][0]["series"][0]["curves"] == []
 
 
 def test_methods_are_compared_with_standard_on_the_same_seeds():

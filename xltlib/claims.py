@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xltlib import questions
+from xltlib import open_questions
 from xltlib.claim_text import NOT_RUN, reason, render_text
 from xltlib.honesty import power_at, smallest_detectable
 from xltlib.ledger import Claim, Ledger, Test, find, label
@@ -198,7 +198,7 @@ def _question(report: Mapping[str, Any], records: Sequence[Mapping], params: Par
         reason = f"this profile has no runs for it; it needs {report['question_needs']}"
         return told | {"status": NOT_RUN, "reason": reason}
     try:
-        return told | questions.answer(number, records, params)
+        return told | open_questions.answer(number, records, params)
     except LookupError as error:
         return told | {"status": NOT_RUN, "reason": str(error.args[0])}
 

@@ -163,17 +163,17 @@ def _claim(args: argparse.Namespace) -> int:
 
 
 def _question(args: argparse.Namespace) -> int:
-    from xltlib import questions, study
+    from xltlib import open_questions, study
     from xltlib.params import load
     from xltlib.pool import compute_all
 
     session = study.open(load(args.params), jobs=args.jobs)
-    asked = questions.QUESTIONS[args.number]
+    asked = open_questions.QUESTIONS[args.number]
     results = compute_all(asked.runs(session.runs), session.store, session.jobs)
-    found = questions.answer(args.number, session.records(results), session.params)
+    found = open_questions.answer(args.number, session.records(results), session.params)
     print(f"Question {args.number}: {asked.asks}\n{found['sentence']}\n")
     for effect in found["effects"]:
-        print(questions.sentence(effect))
+        print(open_questions.sentence(effect))
     print(f"\nScale: {session.params.scale}. Limits: {asked.limits}")
     return 0
 

@@ -296,8 +296,8 @@ def recall(results: Sequence[Result], params: Params, task: str = "nli") -> dict
     """Recall of each gold class by language, for each objective."""
     panels = []
     for objective in params.objectives:
-        runs = [r for r in results if (r.labels["task"], r.labels["objective"], r.labels["method"])
-                == (task, objective, "standard")]  # fmt: skip
+        asked = {"task": task, "objective": objective, "objective_options": "", "method": "standard"}
+        runs = [r for r in results if r.kind == "transfer" and asked.items() <= r.labels.items()]
         series = []
         for k, name in enumerate(LABELS[task]):
             seeds = [[r.values["recall"][x][k] for r in runs] for x in params.languages]

@@ -88,11 +88,13 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     """The parameters that a notebook has set; called with `globals()` right after its parameters cell.
 
     Every public name bound to a plain value (a number, a text, a flag, or a list of them) counts, so that a misspelt
-    one is refused, not passed over. What else a notebook keeps does not, so that its cells can be run again.
+    one is refused, not passed over. What else a notebook keeps does not, so that its cells can be run again;
+    but a parameter's name counts whatever it is bound to, so that no import takes its place unseen.
     """
     own = {"In", "Out", "exit", "quit"}  # what IPython puts beside the notebook's names
     names = [n for n in namespace if not n.startswith("_") and n not in own]
-    values = {name: namespace[name] for name in names if _is_plain(namespace[name])}
+    own_names = {f.name for f in fields(Params)}
+    values = {name: namespace[name] for name in names if name in own_names or _is_plain(namespace[name])}
     return Params(**_complete(values, {}, "the notebook's parameters"))
 
 

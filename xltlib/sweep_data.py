@@ -1,6 +1,7 @@
 """The numbers behind comparisons of methods, of options and of noise: notebooks 01, 03 and 04."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import questions
+from xltlib import open_questions
 from xltlib.ledger import Ledger, label
 from xltlib.params import Params
-from xltlib.reading import CHANCE, Reader, Records, Told, caption, line
+from xltlib.reading import CHANCE, Reader, Records, Told, caption, curve, line
 from xltlib.results import Result
 from xltlib.settings import allowed, literal, type_name
 from xltlib.significance import difference, interaction
@@ -40,26 +41,22 @@ def link_quality(records: Records, linked: Mapping[str, Result], params: Params)
     """Zero-shot nli of WEAM by the error rate of the links that it was trained on; a panel a language."""
     r, panels = Reader(records, params), []
     for language in r.targets:
-        xs = [result.values["quality"][language]["aer"] for result in linked.values()]
-        kinds = dict(zip(xs, linked, strict=True))
-        order = sorted(kinds)
-
-        def at(x: float, language: str = language, kinds: Mapping[float, str] = kinds) -> list[np.ndarray]:
-            return r.scores("nli", [language], **_named(kinds[x]))
-
-        series = [line("weam", order, at, params.alpha)] if order else []
+        graded = sorted((run.values["quality"][language]["aer"], kind) for kind, run in linked.items())
+        series = {"name": "weam", "curves": []}
+        with suppress(LookupError):
+            levels = [r.scores("nli", [language], **_named(kind)) for _, kind in graded]
+            series = curve("weam", [aer for aer, _ in graded], levels, params.alpha)
         found = r.select("nli", [language])
         plain = [] if found.missing else [round(float(found.scores[0].mean()), 6)]
-        levels = [{"name": "no further pre-training", "y": y} for y in plain]
+        base = [{"name": "no further pre-training", "y": y} for y in plain]
         panels.append({
-            "name": language, "x_label": "AER of the links", "y_label": "accuracy", "series": series,
-            "levels": [*levels, {"name": "chance", "y": CHANCE["nli"], "line": ":"}],
+            "name": language, "x_label": "AER of the links", "y_label": "accuracy", "series": [series],
+            "levels": [*base, {"name": "chance", "y": CHANCE["nli"], "line": ":"}],
         })  # fmt: skip
     words = f"Zero-shot nli of encoders trained by WEAM on links of different quality ({', '.join(linked)})."
     return {
         "title": "What the links are worth to WEAM", "caption": caption(r, words), "panels": panels,
-        "columns": 4,
-        "width": 2.7, "claims": ["S0-9", "S1-4"],
+        "columns": 4, "width": 2.7, "claims": ["S0-9", "S1-4"],
         "alt": "Accuracy by alignment error rate of the links, a panel for each target language.",
     }  # fmt: skip
 
@@ -156,11 +153,11 @@ def noise_lines(records: Records, params: Params) -> dict[str, Any]:
         for language in params.languages:
             series = []
             for name, labels in _systems(params):
-                at = partial(questions.typed, r, task, language, labels)
+                at = partial(open_questions.typed, r, task, language, labels)
                 found = line(name, (0.0, *TYPO_RATES), at, params.alpha)
                 series.append(found)
             panels.append({
-                "name": f"{task}, {language}", "x_label": questions.TYPED, "series": series,
+                "name": f"{task}, {language}", "x_label": open_questions.TYPED, "series": series,
                 "y_label": "F1" if task == "qa" else "accuracy",
                 "levels": [{"name": "chance", "y": CHANCE[task], "line": ":"}],
             })  # fmt: skip
@@ -221,7 +218,9 @@ def question_table(records: Records, params: Params) -> pd.DataFrame:
     rows = []
     for number in params.questions:
         try:
-            rows += [{"question": number, **row} for row in questions.effect_rows(number, records, params)]
+            rows += [
+                {"question": number, **row} for row in open_questions.effect_rows(number, records, params)
+            ]
         except LookupError as error:
             rows.append({"question": number, "words": f"not run: {error.args[0]}"})
     kept = ["question", "words", "estimate", "low", "high", "p", "unit", "seeds", "outcome"]

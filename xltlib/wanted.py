@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from xltlib import claims, questions
+from xltlib import claims, open_questions
 from xltlib.ledger import Ledger
 from xltlib.ledger_file import load_ledger
 from xltlib.params import Params, StudyError, load
@@ -21,7 +21,9 @@ def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
     if stage >= "02":
         asked = _statement_specs(params, ledger)
     if stage >= "04":
-        answers = [spec for number in params.questions for spec in questions.QUESTIONS[number].runs(runs)]
+        answers = [
+            spec for number in params.questions for spec in open_questions.QUESTIONS[number].runs(runs)
+        ]
     if stage in STAGE_KINDS:
         asked = [spec for spec in asked if spec.kind in STAGE_KINDS[stage]]
     return list(dict.fromkeys([*specs, *(asked if stage != "04_noise_ablations" else []), *answers]))
