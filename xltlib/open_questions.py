@@ -28,7 +28,7 @@ SIZES = (  # of encoders, an order of magnitude in weights and more
 )
 SHARES = (0.0625, 0.25, 0.5, 1.0)  # of its translation pairs that the language with little text keeps
 BUDGETS = (125, 250, 500, 1000, 2000)  # intermediate examples for each language
-TYPED = "share of words with a typing error"
+TYPED = "words with an error"
 NOISES = ("", "noise=typo", "noise=token")
 
 

@@ -148,7 +148,7 @@ def _curve(ax: Axes, series: Data, k: int) -> None:
         return
     if series.get("band"):
         band = series["band"]
-        style = {"color": look["color"], "alpha": 0.15, "linewidth": 0, "zorder": 1}
+        style = {"color": look["color"], "alpha": 0.12, "linewidth": 0, "zorder": 1}
         ax.fill_between(band["x"], band["low"], band["high"], **style)
     dense = max(len(curve["x"]) for curve in curves) > 20
     marker = "" if dense else look["marker"]

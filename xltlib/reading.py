@@ -115,15 +115,11 @@ def curve(
         other = against[k] if against else [np.zeros_like(s) for s in level]
         found.append(difference(level, other, alpha=alpha))
     seeds = [[round(e.per_seed[r], 6) for e in found] for r in range(found[0].seeds)] if found else []
-    return {
-        "name": name,
-        "curves": [{"x": list(xs), "y": y} for y in seeds],
-        "band": {
-            "x": list(xs),
-            "low": [round(e.low, 6) for e in found],
-            "high": [round(e.high, 6) for e in found],
-        },
-    }
+    least, most = (-1.0, 1.0) if against else (0.0, 1.0)  # what a score can be
+    low = [round(max(e.low, least), 6) for e in found]
+    high = [round(min(e.high, most), 6) for e in found]
+    dots = [{"x": list(xs), "y": y} for y in seeds]
+    return {"name": name, "curves": dots, "band": {"x": list(xs), "low": low, "high": high}}
 
 
 def line(
