@@ -95,7 +95,7 @@ def test_trends_of_the_ledger_are_drawn(tmp_path):
         "margin": 0.0, "reason": "r",
         "words": "It falls.", "unit": "accuracy",
     }  # fmt: skip
-    ledger = load_ledger(small_ledger(tmp_path, trend))
+    ledger = load_ledger(small_ledger(tmp_path, trend, defaults={"links": "estimated"}))
     data = sweep_data.sweeps(ledger, RECORDS, SMALL)
     (panel,) = data["panels"]
     assert panel["name"] == "nli: links"

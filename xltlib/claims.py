@@ -13,6 +13,7 @@ from xltlib.honesty import power_at, smallest_detectable
 from xltlib.ledger import Claim, Ledger, Test, find, label
 from xltlib.ledger_file import load_ledger
 from xltlib.params import Params, StudyError
+from xltlib.reading import ten_digits
 from xltlib.reportcheck import arithmetic, calibration, report_checks, verdict_table
 from xltlib.resampling import second_opinions
 from xltlib.selection import World, select
@@ -233,14 +234,14 @@ def _effect(test: Test, found: Measured, p_holm: float, alpha: float) -> dict[st
         second["second_opinions"] = {k: _plain(v) for k, v in opinions.items()}
     names = ("first gain", "second gain") if test.type == "interaction" else found.settings
     return {
-        "estimate": _round(result.estimate), "low": _round(result.low), "high": _round(result.high),
-        "p": _round(result.p), "p_holm": _round(p_holm), "seeds": effect.seeds, "settings": effect.settings,
-        "examples": effect.examples, "sd_seeds": _round(effect.sd_seeds),
-        "smallest_detectable": _round(beyond + smallest_detectable(*sizes, alpha, kind=kind)),
-        "power_at_margin": _round(power_at(interest, *sizes, alpha, kind=kind)),
-        "power_for": _round(interest),
-        "per_seed": [_round(x) for x in effect.per_seed],
-        "per_setting": {name: _round(x) for name, x in zip(names, effect.per_setting, strict=True)},
+        **{name: ten_digits(getattr(result, name)) for name in ("estimate", "low", "high", "p")},
+        "p_holm": ten_digits(p_holm), "seeds": effect.seeds, "settings": effect.settings,
+        "examples": effect.examples, "sd_seeds": ten_digits(effect.sd_seeds),
+        "smallest_detectable": ten_digits(beyond + smallest_detectable(*sizes, alpha, kind=kind)),
+        "power_at_margin": ten_digits(power_at(interest, *sizes, alpha, kind=kind)),
+        "power_for": ten_digits(interest),
+        "per_seed": [ten_digits(x) for x in effect.per_seed],
+        "per_setting": {name: ten_digits(x) for name, x in zip(names, effect.per_setting, strict=True)},
         "note": effect.note, **second,
     }  # fmt: skip
 
@@ -265,7 +266,7 @@ def _specifications(
             row["correction"] != "holm",
         ]  # fmt: skip
         if sum(changed) <= 1:
-            numbers = {k: _round(row[k]) for k in ("estimate", "low", "high", "margin")}
+            numbers = {k: ten_digits(row[k]) for k in ("estimate", "low", "high", "margin")}
             told = {"left_out": row["left_out"] or "", "seeds": row["seeds"], "correction": row["correction"]}
             kept.append({**told, **numbers, "outcome": row["verdict"], "same": row["verdict"] == outcome})
     return kept
@@ -349,12 +350,7 @@ def _plain(value: Any) -> Any:
     """Numbers rounded, alone or in a list; words as they are."""
     if isinstance(value, list):
         return [_plain(x) for x in value]
-    return _round(value) if isinstance(value, float) else value
-
-
-def _round(x: float) -> float:
-    """Ten digits: more differ between machines."""
-    return float(f"{x:.10g}")
+    return ten_digits(value) if isinstance(value, float) else value
 
 
 def agreement(claims_json: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,11 +57,6 @@ def answer(number: int, records: Records, params: Params) -> dict[str, Any]:
     }
 
 
-def effect_rows(number: int, records: Records, params: Params) -> list[dict[str, Any]]:
-    """All effects of a question, for a table."""
-    return [told.plain() for told in QUESTIONS[number].effects(Reader(records, params))]
-
-
 def figure(number: int, records: Records, params: Params) -> dict[str, Any]:
     """The data of a question's figure; a panel without runs stays empty."""
     reader = Reader(records, params)

@@ -9,12 +9,18 @@ import numpy as np
 from scipy import stats
 
 from xltlib.params import Params
-from xltlib.selection import Selection, World
+from xltlib.selection import Selection
 from xltlib.selection import select as select_runs
 from xltlib.significance import ROUNDING, Components, Effect, difference
+from xltlib.verdicts import outcome
 
 Records = Sequence[Mapping[str, Any]]
 CHANCE = {"nli": 1 / 3, "paraphrase": 1 / 2, "qa": 0.0}
+
+
+def ten_digits(x: float) -> float:
+    """The number in ten digits: more differ between machines."""
+    return float(f"{x:.10g}")
 
 
 @dataclass(frozen=True)
@@ -28,19 +34,12 @@ class Told:
     def plain(self) -> dict[str, Any]:
         """The effect as plain data, rounded so that it is the same on every machine."""
         e = self.effect
-        kept = {name: float(f"{getattr(e, name):.10g}") for name in ("estimate", "low", "high", "p")}
-        state = (
-            "inconclusive"
-            if e.p > e.alpha or e.seeds < 2
-            else "supported"
-            if e.estimate > 0
-            else "contradicted"
-        )
-        seeds = [float(f"{x:.10g}") for x in e.per_seed]
+        kept = {name: ten_digits(getattr(e, name)) for name in ("estimate", "low", "high", "p")}
+        seeds = [ten_digits(x) for x in e.per_seed]
         return {
             "words": self.words,
             "unit": self.unit,
-            "outcome": state,
+            "outcome": outcome(e.estimate, e.p, e.seeds, e.alpha),
             "seeds": e.seeds,
             "per_seed": seeds,
             **kept,
@@ -48,21 +47,19 @@ class Told:
 
 
 class Reader:
-    """Scores of a study's runs by label, as the questions ask for them."""
+    """Scores of a study's runs by label, as the questions ask for them.
 
-    def __init__(self, records: Records, params: Params) -> None:
-        self.records, self.params = records, params
+    `defaults`: options that mean the same as leaving them out, as a ledger has them.
+    """
+
+    def __init__(self, records: Records, params: Params, defaults: Mapping[str, Any] | None = None) -> None:
+        self.records, self.params, self.defaults = records, params, defaults or {}
         self.targets = tuple(x for x in params.languages if x != params.source)
-        self.world = World(
-            params.source,
-            params.languages,
-            {"mask_rate": params.mask_rate, "links": "estimated", "lambda": 1, "epochs": 1},
-        )
 
     def select(self, task: str, settings: Sequence[str], **labels: str) -> Selection:
         """The runs with these labels; F1 for question answering."""
         names = [f"{s}#f1" if task == "qa" else s for s in settings]
-        return select_runs(self.records, {"task": task, **labels}, names, self.world.defaults)
+        return select_runs(self.records, {"task": task, **labels}, names, self.defaults)
 
     def scores(self, task: str, settings: Sequence[str], **labels: str) -> list[np.ndarray]:
         """K arrays (R, N); LookupError where runs are missing."""

@@ -194,13 +194,19 @@ class Runs:
         for objective in self.params.objectives:
             yield from ((task, objective, seed) for task in self.params.tasks)
         for entry in self.params.methods:
-            method, _, options = entry.partition(":")
+            method, options = split_method(entry)
             if entry != "standard":
                 for objective in self.params.method_objectives:
                     yield from ((task, objective, seed, method, "", options) for task in self.params.tasks)
 
     def _take(self, *names: str) -> dict:
         return {name: getattr(self.params, name) for name in names}
+
+
+def split_method(entry: str) -> tuple[str, str]:
+    """A method of `Params.methods` and its options: "rs_da:updates=equal" is rs_da with updates=equal."""
+    method, _, options = entry.partition(":")
+    return method, options
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

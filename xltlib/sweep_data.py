@@ -14,10 +14,12 @@ from xltlib.ledger import Ledger, label
 from xltlib.params import Params
 from xltlib.reading import CHANCE, Reader, Records, Told, caption, curve, line
 from xltlib.results import Result
+from xltlib.runs import split_method
+from xltlib.selection import World
 from xltlib.settings import allowed, literal, type_name
-from xltlib.significance import difference, interaction
+from xltlib.significance import Effect, difference, interaction
 from xltlib.task_builders import TYPO_RATES
-from xltlib.verdicts import holm
+from xltlib.verdicts import decide
 
 X_NAMES = {"mask_rate": "share of subwords masked", "lambda": "weight of the second loss, λ",
            "epochs": "updates, in units of the profile's", "links": "share of links that are wrong",
@@ -63,7 +65,7 @@ def link_quality(records: Records, linked: Mapping[str, Result], params: Params)
 
 def sweeps(ledger: Ledger, records: Records, params: Params) -> dict[str, Any]:
     """What the ledger's trends vary: the mean over targets at each level, for those that were run."""
-    r, panels, claims = Reader(records, params), [], []
+    r, panels, claims = Reader(records, params, World.of(ledger, params).defaults), [], []
     for claim in ledger.claims:
         for test in claim.tests:
             if test.type != "trend" or test.test_of or test.task not in params.tasks:
@@ -93,7 +95,7 @@ def _level(
 
 def methods(records: Records, params: Params) -> dict[str, Any]:
     """The gain of every other fine-tuning method over standard, by task, from the same encoder."""
-    r, rows, names = Reader(records, params), [], []
+    r, rows = Reader(records, params), []
     for task in params.tasks:
         for entry in (m for m in params.methods if m != "standard"):
             for objective in params.method_objectives:
@@ -101,11 +103,7 @@ def methods(records: Records, params: Params) -> dict[str, Any]:
                     row = _gain(r, task, objective, entry, settings)
                     if row:
                         rows.append(row | {"label": f"{task}, {where}: {_short(objective, entry)}"})
-                        names.append(entry)
-    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
-        sure = len(row["seeds"]) > 1 and p <= params.alpha
-        row["p_holm"] = float(p)
-        row["state"] = ("supported" if row["estimate"] > 0 else "contradicted") if sure else "inconclusive"
+    decide(rows, params.alpha)
     return {
         "title": "Fine-tuning methods against standard fine-tuning", "rows": rows,
         "x_label": "difference in accuracy (qa: F1)", "claims": ["S2-1", "S2-2", "S3-1"],
@@ -118,16 +116,21 @@ def _short(objective: str, entry: str) -> str:
     return entry if objective == "none" else f"{entry} on {objective}"
 
 
+def _labels(objective: str, entry: str) -> dict[str, str]:
+    method, options = split_method(entry)
+    return {"objective": objective, "method": method, "method_options": options}
+
+
 def _gain(r: Reader, task: str, objective: str, entry: str, settings: Sequence[str]) -> dict[str, Any] | None:
-    method, _, options = entry.partition(":")
-    sides = [
-        r.select(task, settings, objective=objective, method=method, method_options=options),
-        r.select(task, settings, objective=objective),
-    ]
+    sides = [r.select(task, settings, **_labels(objective, m)) for m in (entry, "standard")]
     if any(side.missing for side in sides):
         return None
     seeds = sorted(set(sides[0].seeds) & set(sides[1].seeds))
     effect = difference(*(list(side.only(seeds).scores) for side in sides), alpha=r.params.alpha)
+    return _row(effect)
+
+
+def _row(effect: Effect) -> dict[str, Any]:
     told = Told("", effect, "").plain()
     return {name: told[name] for name in ("estimate", "low", "high", "p")} | {"seeds": told["per_seed"]}
 
@@ -137,10 +140,8 @@ def method_table(records: Records, params: Params) -> pd.DataFrame:
     r, rows = Reader(records, params), {}
     for task in params.tasks:
         for entry in params.methods:
-            method, _, options = entry.partition(":")
             for objective in params.method_objectives:
-                labels = {"objective": objective, "method": method, "method_options": options}
-                found = r.select(task, params.languages, **labels)
+                found = r.select(task, params.languages, **_labels(objective, entry))
                 if not found.missing:
                     rows[(task, _short(objective, entry))] = [float(s.mean()) for s in found.scores]
     return pd.DataFrame(rows, index=list(params.languages)).T
@@ -173,10 +174,8 @@ def _systems(params: Params) -> list[tuple[str, dict[str, str]]]:
     """Names and labels of what was scored under noise: objectives by standard fine-tuning, then methods."""
     found = [(objective, {"objective": objective}) for objective in params.objectives]
     for entry in (m for m in params.methods if m != "standard"):
-        method, _, options = entry.partition(":")
         for objective in params.method_objectives:
-            labels = {"objective": objective, "method": method, "method_options": options}
-            found.append((_short(objective, entry), labels))
+            found.append((_short(objective, entry), _labels(objective, entry)))
     return found
 
 
@@ -188,9 +187,7 @@ def noise_drops(records: Records, params: Params, rate: float = TYPO_RATES[-1]) 
             row = _drop(r, task, labels, rate)
             if row and labels != {"objective": "none"}:
                 rows.append(row | {"label": f"{task}: {name}"})
-    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
-        sure = len(row["seeds"]) > 1 and p <= params.alpha
-        row["state"] = ("supported" if row["estimate"] > 0 else "contradicted") if sure else "inconclusive"
+    decide(rows, params.alpha)
     return {
         "title": "Who loses less to typing errors?", "rows": rows, "claims": ["S2-1", "S2-2"],
         "x_label": f"drop of the base minus drop of the system, at {rate:.0%} typing errors",
@@ -209,8 +206,7 @@ def _drop(r: Reader, task: str, labels: Mapping[str, str], rate: float) -> dict[
         effect = interaction(base[0], base[1], own[0], own[1], alpha=r.params.alpha)
     except LookupError:
         return None
-    told = Told("", effect, "").plain()
-    return {name: told[name] for name in ("estimate", "low", "high", "p")} | {"seeds": told["per_seed"]}
+    return _row(effect)
 
 
 def question_table(records: Records, params: Params) -> pd.DataFrame:
@@ -218,9 +214,8 @@ def question_table(records: Records, params: Params) -> pd.DataFrame:
     rows = []
     for number in params.questions:
         try:
-            rows += [
-                {"question": number, **row} for row in open_questions.effect_rows(number, records, params)
-            ]
+            effects = open_questions.answer(number, records, params)["effects"]
+            rows += [{"question": number, **effect} for effect in effects]
         except LookupError as error:
             rows.append({"question": number, "words": f"not run: {error.args[0]}"})
     kept = ["question", "words", "estimate", "low", "high", "p", "unit", "seeds", "outcome"]

@@ -16,7 +16,7 @@ from xltlib.ledger import Ledger
 from xltlib.params import Params, StudyError
 from xltlib.resampling import second_opinions
 from xltlib.significance import Effect, difference
-from xltlib.verdicts import CONTRADICTED, INCONCLUSIVE, SUPPORTED, holm, robustness
+from xltlib.verdicts import decide, robustness
 
 SEEDS = (2, 3, 4, 6, 9, 12)  # numbers of seeds of simulated studies
 EQUAL = 0.02  # two points: the difference whose power is shown, and the margin of equivalence
@@ -65,10 +65,7 @@ def differences(records: Records, params: Params, against: str = "", resamples: 
                 rows.append(_row(f"{task}: {a} − {b}", found))
                 if resamples:
                     rows[-1] |= _opinions(records, params, (task, a, b), resamples)
-    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
-        sure = len(row["seeds"]) > 1 and p <= params.alpha
-        row["p_holm"] = float(p)
-        row["state"] = INCONCLUSIVE if not sure else SUPPORTED if row["estimate"] > 0 else CONTRADICTED
+    decide(rows, params.alpha)
     return {
         "title": "Differences between objectives" + (f", against {against}" if against else ""),
         "caption": f"Mean difference over the target languages, {params.seeds} seed(s), "

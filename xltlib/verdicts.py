@@ -22,6 +22,20 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def outcome(estimate: float, p: float, seeds: int, alpha: float) -> str:
+    """What a difference from 0 says of "the first is better"; one seed alone leaves it open."""
+    if seeds < 2 or p > alpha:
+        return INCONCLUSIVE
+    return SUPPORTED if estimate > 0 else CONTRADICTED
+
+
+def decide(rows: Sequence[dict[str, Any]], alpha: float) -> None:
+    """Give each row (`estimate`, `p`, `seeds`) of one family its p-value after Holm and its outcome."""
+    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
+        row["p_holm"] = float(p)
+        row["state"] = outcome(row["estimate"], p, len(row["seeds"]), alpha)
+
+
 def benjamini_hochberg(p: Sequence[float]) -> np.ndarray:
     """Benjamini and Hochberg's adjusted p-values, in the order given: controls false discoveries."""
     p = _check_p(p)

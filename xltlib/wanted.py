@@ -11,7 +11,12 @@ from xltlib.results import Spec
 from xltlib.runs import STAGES, Runs, closure
 from xltlib.settings import read_mapping
 
-STAGE_KINDS = {"02_pretraining": ("encoder", "probe"), "03_finetuning": ("transfer", "evaluation", "lexicon")}
+# kinds of runs that a notebook takes of those that the ledger asks for; 05 and 06 take all
+STAGE_KINDS = {
+    "02_pretraining": ("encoder", "probe"),
+    "03_finetuning": ("transfer", "evaluation", "lexicon"),
+    "04_noise_ablations": (),
+}
 
 
 def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
@@ -26,7 +31,7 @@ def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
         ]
     if stage in STAGE_KINDS:
         asked = [spec for spec in asked if spec.kind in STAGE_KINDS[stage]]
-    return list(dict.fromkeys([*specs, *(asked if stage != "04_noise_ablations" else []), *answers]))
+    return list(dict.fromkeys([*specs, *asked, *answers]))
 
 
 def _statement_specs(params: Params, ledger: Path) -> list[Spec]:
@@ -35,10 +40,9 @@ def _statement_specs(params: Params, ledger: Path) -> list[Spec]:
         return []
     known, specs = load_ledger(ledger), []
     for claim in known.claims:
-        if claim.id.startswith(params.statement_runs):
-            specs += claim_runs(known, params, claim.id, deciding=True)[0]
-        if claim.id.startswith(params.control_runs):
-            specs += claim_runs(known, params, claim.id)[0]
+        controls = claim.id.startswith(params.control_runs)
+        if controls or claim.id.startswith(params.statement_runs):
+            specs += claim_runs(known, params, claim.id, deciding=not controls)[0]
     return list(dict.fromkeys(specs))
 
 
