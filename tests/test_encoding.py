@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_tokenization import published
 
-from xltlib import tokenization
-from xltlib.encoding import encode
-from xltlib.finetuning import scores
+from xltlib import tasks, tokenization
+from xltlib.encoding import QUESTION, encode, shortened, windows
+from xltlib.evaluation import normalize_answer
 from xltlib.params import StudyError
+from xltlib.prediction import scores as scores_of
 from xltlib.records import PairExample, SpanExample
 from xltlib.synthetic import World
 from xltlib.synthetic_tasks import task_set
@@ -41,9 +43,14 @@ def test_gold_spans_are_exact_in_every_language(tokenizer, examples):
         found = scores("qa", coded, coded.targets, side)
         assert (found[""] == 1).all(), language
         assert (found["f1"] == 1).all(), language
-        for ids, (first, last), context in zip(coded.ids, coded.targets, coded.context, strict=True):
+        for ids, (first, last), context in zip(coded.ids, coded.targets, coded.second, strict=True):
             assert ids[context - 1] == SEP
             assert context <= first <= last < len(ids) - 1
+
+
+def scores(task, coded, found, side):
+    """Scores of answers that are given by their subwords."""
+    return scores_of(task, coded, coded.characters(np.arange(len(side)), np.asarray(found)), side)
 
 
 SCRIPTS = {
@@ -62,7 +69,7 @@ def test_answers_map_back_to_characters_in_every_script(script):
     tokenizer = tokenization.train([question, context] * 2, 150)
     example = SpanExample("1", question, context, ((context.index(answer), answer),))
     coded = encode(tokenizer, "qa", [example])
-    first, last = coded.targets[0] - coded.context[0]
+    first, last = coded.targets[0] - coded.second[0]
     assert context[coded.spans[0][first][0] : coded.spans[0][last][1]] == answer
     assert scores("qa", coded, coded.targets, [example])[""].tolist() == [1]
 
@@ -79,7 +86,7 @@ def test_an_answer_of_several_words(tokenizer, examples):
 def test_a_wrong_span_scores_less(tokenizer, examples):
     side = examples["qa"]["src"][:5]
     coded = encode(tokenizer, "qa", side)
-    whole = np.stack([coded.context, [len(ids) - 2 for ids in coded.ids]], 1)
+    whole = np.stack([coded.second, [len(ids) - 2 for ids in coded.ids]], 1)
     found = scores("qa", coded, whole, side)
     assert (found[""] == 0).all()
     assert ((found["f1"] > 0) & (found["f1"] < 1)).all()
@@ -99,3 +106,203 @@ def test_an_answer_outside_its_context_is_refused(tokenizer):
 def test_an_unknown_task_is_refused(tokenizer):
     with pytest.raises(StudyError, match="'choice'.*nli, paraphrase, qa"):
         encode(tokenizer, "choice", [])
+
+
+# Published tokenizers, and limits
+
+KINDS = ("bert", "xlmr")
+SENTENCE = "the cat sat on a mat , and some dogs ran to it from there . who was where ? nobody knew them"
+WORDS = SENTENCE.split()
+
+
+def text(rng, count):
+    return " ".join(rng.choice(WORDS, count))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def theirs(request):
+    rng = np.random.default_rng(0)
+    return published(request.param, [text(rng, 12) for _ in range(300)], 120)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """30 questions about passages of 20 to 150 words, with answers of one to five words."""
+    rng, found = np.random.default_rng(0), []
+    for number in range(30):
+        words = text(rng, 20 + 130 * number // 29).split()
+        first = int(rng.integers(len(words) - 5))
+        answer = " ".join(words[first : first + int(rng.integers(1, 6))])
+        start = len(" ".join(words[:first])) + (first > 0)
+        found.append(SpanExample(str(number), text(rng, 5), " ".join(words), ((start, answer),)))
+    return found
+
+
+def test_pairs_are_joined_as_the_tokenizer_does(theirs):
+    rng = np.random.default_rng(0)
+    pairs = [PairExample(str(i), text(rng, 3 + i), text(rng, 9 - i), 0) for i in range(7)]
+    coded = encode(theirs, "nli", pairs)
+    for example, ids, second in zip(pairs, coded.ids, coded.second, strict=True):
+        wanted = theirs(example.text_a, example.text_b)
+        assert ids.tolist() == wanted["input_ids"]
+        if theirs.sep_token == "[SEP]":
+            types = [int(place >= second) for place in range(len(ids))]
+            assert types == theirs(example.text_a, example.text_b, return_token_type_ids=True).token_type_ids
+        assert second == len(theirs(example.text_a)["input_ids"]) + (theirs.sep_token == "</s>")
+    assert (coded.padded, coded.examples) == (False, None)
+    assert coded.special == tokenization.specials(theirs)
+
+
+def test_the_longer_side_is_shortened_against_a_slow_loop():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        a, b = (list(range(rng.integers(1, 20))) for _ in "ab")
+        first, second, room = a.copy(), b.copy(), int(rng.integers(2, 25))
+        while len(first) + len(second) > room:
+            (first if len(first) > len(second) else second).pop()
+        assert shortened(a, b, room) == (first, second)
+
+
+def test_long_pairs_are_cut_to_the_limit(theirs):
+    rng = np.random.default_rng(1)
+    pairs = [PairExample("1", text(rng, 60), text(rng, 4), 0), PairExample("2", text(rng, 4), "a cat", 1)]
+    whole, cut = encode(theirs, "nli", pairs), encode(theirs, "nli", pairs, 32)
+    assert len(whole.ids[0]) > 60
+    assert len(cut.ids[0]) == 32
+    tail = len(whole.ids[0]) - whole.second[0]
+    assert cut.ids[0][-tail:].tolist() == whole.ids[0][-tail:].tolist()  # the shorter side is whole
+    assert cut.ids[0][: 32 - tail - 2].tolist() == whole.ids[0][: 32 - tail - 2].tolist()
+    assert cut.second[0] == 32 - tail
+    assert cut.ids[1].tolist() == whole.ids[1].tolist()
+    assert cut.padded
+    with pytest.raises(StudyError, match="max_length 4: expected at least [56], special tokens are [34]"):
+        encode(theirs, "nli", pairs, 4)
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(5, 5), (5, 9), (6, 5), (400, 300), (1000, 300), (7, 1), (90, 41)]
+)
+def test_windows_cover_the_passage_and_are_full(length, size):
+    starts = windows(length, size)
+    covered = {place for start in starts for place in range(start, min(length, start + size))}
+    assert covered == set(range(length))
+    assert starts[-1] == max(0, length - size)
+    steps = np.diff(starts)
+    assert ((steps > 0) & (steps <= min(128, max(1, size // 2)))).all()
+    assert set(steps[:-1]) <= {min(128, max(1, size // 2))}
+
+
+def test_every_window_of_a_long_passage(theirs, questions):
+    whole, coded = encode(theirs, "qa", questions), encode(theirs, "qa", questions, 48)
+    assert max(coded.lengths) == 48
+    assert len(coded.ids) > 3 * len(questions)
+    assert sorted(set(coded.examples)) == list(range(len(questions)))
+    several = {n for n in coded.examples if (coded.examples == n).sum() > 1}
+    assert {len(ids) for ids, n in zip(coded.ids, coded.examples, strict=True) if n in several} == {48}
+    for n in range(len(questions)):
+        rows = np.flatnonzero(coded.examples == n)
+        assert {span for row in rows for span in coded.spans[row]} == set(whole.spans[n])
+        size = coded.passages()[1][rows[0]] - coded.second[rows[0]]
+        starts = windows(len(whole.spans[n]), size)
+        for row, start in zip(rows, starts, strict=True):
+            passage = coded.ids[row][coded.second[row] : coded.passages()[1][row]]
+            at = whole.second[n] + start
+            assert passage.tolist() == whole.ids[n][at : at + len(passage)].tolist()
+            if coded.targets[row][0] >= 0:  # the same answer wherever it is whole
+                (shown,) = coded.characters([row], coded.targets[row][None])
+                assert shown.tolist() == whole.characters([n], whole.targets[n][None])[0].tolist()
+        first, last = whole.targets[n] - whole.second[n]
+        holding = [s for s in starts if s <= first and last < s + size]
+        assert (coded.targets[rows][:, 0] >= 0).sum() == len(holding)
+
+
+def test_training_takes_the_window_around_the_answer(theirs, questions):
+    everywhere, coded = (encode(theirs, "qa", questions, 48, training) for training in (False, True))
+    assert len(coded.ids) + coded.left_out == len(questions)
+    for row, n in enumerate(coded.examples):
+        margins: dict[int, set] = {}
+        for other in np.flatnonzero(everywhere.examples == n):
+            begin, stop = (part[other] for part in everywhere.passages())
+            first, last = everywhere.targets[other]
+            if first >= 0:
+                found = margins.setdefault(min(first - begin, stop - 1 - last), set())
+                found.add(tuple(everywhere.ids[other].tolist()))
+        assert tuple(coded.ids[row].tolist()) in margins[max(margins)]
+        begin, stop = (part[row] for part in coded.passages())
+        assert min(coded.targets[row][0] - begin, stop - 1 - coded.targets[row][1]) == max(margins)
+
+
+def test_an_answer_longer_than_any_window_is_left_out_of_training(theirs, questions):
+    long = replace(questions[-1], answers=((0, questions[-1].context[:400]),))
+    coded = encode(theirs, "qa", [questions[0], long], 48, training=True)
+    assert (coded.examples.tolist(), coded.left_out) == ([0], 1)
+    assert (encode(theirs, "qa", [long], 48).targets == -1).all()
+
+
+def test_a_long_question_is_cut(theirs, questions):
+    asked = replace(questions[5], question="the " * 200)
+    for limit, size in ((384, QUESTION), (48, (48 - 3 - (theirs.sep_token == "</s>")) // 2)):
+        coded = encode(theirs, "qa", [asked], limit)
+        special = coded.special
+        assert coded.second[0] == len(special.before) + size + len(special.between)
+
+
+def test_answers_round_trip(theirs, questions):
+    for coded in (encode(theirs, "qa", questions), encode(theirs, "qa", questions, 64, training=True)):
+        shown = coded.characters(range(len(coded.ids)), coded.targets)
+        for n, (start, end) in zip(coded.examples, shown, strict=True):
+            assert questions[n].context[start:end] == questions[n].answers[0][1]
+    assert coded.left_out == 0
+
+
+def test_an_answer_within_a_subword_has_the_whole_subword(theirs):
+    context = "some dogs ran there"
+    ((spans,),) = encode_texts(theirs, [context])[1:]
+    start, end = max(spans, key=lambda span: span[1] - span[0])
+    assert end - start > 1
+    example = SpanExample("1", "who ?", context, ((end - 1, context[end - 1]),))
+    coded = encode(theirs, "qa", [example])
+    assert coded.characters([0], coded.targets).tolist() == [[start, end]]
+
+
+def test_an_answer_that_the_tokenizer_drops_is_no_target():
+    tokenizer = published("bert", [SENTENCE] * 3, 120)
+    example = SpanExample("1", "who ?", "a cat \u200e sat", ((6, "\u200e"),))
+    assert encode(tokenizer, "qa", [example]).targets.tolist() == [[-1, -1]]
+    assert encode(tokenizer, "qa", [example], training=True).left_out == 1
+    assert encode(tokenizer, "qa", [replace(example, answers=())]).targets.tolist() == [[-1, -1]]
+
+
+XQUAD = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+
+
+@pytest.fixture(scope="module")
+def xquad(data_dir):
+    """A sample of XQuAD in every language."""
+    return {language: tasks.load("xquad", "test", language, data_dir)[::20] for language in XQUAD}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_of_xquad_survive_in_every_language(xquad, kind):
+    sample = [e.question for side in xquad.values() for e in side]
+    alphabet = sorted({c for side in xquad.values() for e in side for c in e.context})
+    tokenizer = published(kind, [*sample, "".join(alphabet)], 4000)
+    exact = {}
+    for language, side in xquad.items():
+        coded = encode(tokenizer, "qa", side, 256, training=True)
+        assert coded.left_out == 0, language
+        assert max(coded.lengths) <= 256
+        shown = coded.characters(range(len(coded.ids)), coded.targets)
+        same = []
+        for row, (example, (start, end)) in enumerate(zip(side, shown, strict=True)):
+            at, answer = example.answers[0]
+            assert start <= at + len(answer) - len(answer.lstrip()), example.id
+            assert end >= at + len(answer.rstrip()), example.id
+            for place in coded.targets[row] - coded.second[row]:  # none at its ends that is not needed
+                first, last = coded.spans[row][place]
+                assert first < at + len(answer), example.id
+                assert last > at, example.id
+            same.append(normalize_answer(example.context[start:end]) == normalize_answer(answer))
+        exact[language] = np.mean(same)
+    assert min(exact.values()) >= 0.9  # Thai answers may begin or end within a subword
+    assert {language for language, share in exact.items() if share < 1} <= {"th"}

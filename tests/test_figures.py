@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from xltlib import figure_data, figures, text_data, verdict_data
+from xltlib import figure_data, figures, language_data, text_data, verdict_data
 from xltlib.files import read_json, write_json
 from xltlib.params import Params, StudyError
 
@@ -206,7 +206,7 @@ def test_gaps_are_source_minus_target_by_distance():
 
 
 def test_one_sentence_alone_is_no_better_than_chance():
-    found = figure_data.baselines(PARAMS)
+    found = language_data.of(PARAMS).baselines()
     assert found["nli"]["levels"][0]["y"] < 0.5
     assert len(found["nli"]["marks"][0]["values"]) == len(PARAMS.languages)
     assert 0 < found["qa"]["levels"][0]["y"] < 0.2
@@ -223,7 +223,7 @@ def test_aer_of_gold_links_is_zero_and_rises_with_corruption():
 
 
 def test_interval_of_an_error_rate_holds_the_rate():
-    test = text_data.sample(PARAMS, "far", 40)
+    test = language_data.of(PARAMS).sample("far", 40)
     data = text_data.aer_by_symmetrisation(PARAMS, [test], train=50)
     for series in data["panels"][0]["series"]:
         (point,) = series["points"]
@@ -231,13 +231,12 @@ def test_interval_of_an_error_rate_holds_the_rate():
 
 
 def test_samples_depend_on_split_and_draw_alone():
-    found = [
-        text_data.sample(PARAMS, "near", 20, *which).pairs for which in (("train",), ("test",), ("test", 1))
-    ]
+    sample = language_data.of(PARAMS).sample
+    found = [sample("near", 20, *which).pairs for which in (("train",), ("test",), ("test", 1))]
     assert found[0] != found[1] != found[2]
-    assert text_data.sample(PARAMS, "near", 20).pairs == found[1]
+    assert sample("near", 20).pairs == found[1]
     with pytest.raises(StudyError, match="split 'dev'"):
-        text_data.sample(PARAMS, "near", 2, "dev")
+        sample("near", 2, "dev")
 
 
 def test_main_components_keep_distances():

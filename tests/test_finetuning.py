@@ -7,23 +7,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_models import small
+from test_tokenization import published
 
-from xltlib import finetuning, models, robust, tokenization
+from xltlib import finetuning, models, prediction, robust, tokenization
+from xltlib.batching import Plan, stacked
 from xltlib.encoding import Encoded, encode
-from xltlib.finetuning import (
-    LONGEST_ANSWER,
-    Options,
-    TaskModel,
-    finetune,
-    loss_of,
-    predict,
-    scores,
-    steps_for,
-)
+from xltlib.finetuning import Options, finetune, loss_of, steps_for
 from xltlib.params import StudyError
+from xltlib.prediction import predict, scores
+from xltlib.records import PairExample
 from xltlib.synthetic import World
 from xltlib.synthetic_tasks import task_set
-from xltlib.tokenization import CLS, SEP
+from xltlib.task_model import TaskModel, task_loss
+from xltlib.tokenization import CLS, OWN, SEP
 from xltlib.training import Optimization
 
 
@@ -50,41 +47,6 @@ def model_for(tokenizer, task, **options):
 
 def names(language_examples):
     return [example.id for example in language_examples]
-
-
-# Best spans
-
-
-def slow_best(logits, context):
-    """The best allowed pair by trying all."""
-    length, best, found = len(logits), -np.inf, None
-    for first in range(context, length - 1):
-        for last in range(first, min(length - 1, first + LONGEST_ANSWER)):
-            total = float(logits[first, 0] + logits[last, 1])
-            if total > best:
-                best, found = total, [first, last]
-    return found
-
-
-@pytest.mark.parametrize("length", [6, 20, 45])
-def test_best_spans_against_a_slow_loop(length):
-    generator = torch.Generator().manual_seed(length)
-    logits = torch.randn(50, length, 2, generator=generator)
-    context = torch.randint(2, length - 1, (50,), generator=generator)
-    found = finetuning._best_spans(logits, context).tolist()
-    assert found == [slow_best(x, int(c)) for x, c in zip(logits, context, strict=True)]
-
-
-def test_best_spans_keep_order_context_and_length():
-    logits = torch.zeros(3, 50, 2)
-    logits[0, 30, 0] = logits[0, 20, 1] = 9  # the end would come before the start
-    logits[0, 22, 1] = 1
-    logits[1, 3, 0] = logits[1, 49, 1] = 9  # in the question, and at the last [SEP]
-    logits[2, 10, 0] = logits[2, 10 + LONGEST_ANSWER, 1] = 9  # one too long
-    found = finetuning._best_spans(logits, torch.tensor([10, 10, 10])).tolist()
-    assert found[0][0] <= found[0][1]
-    assert 10 <= found[1][0] <= found[1][1] < 49
-    assert found[2][1] - found[2][0] < LONGEST_ANSWER
 
 
 # Models
@@ -115,9 +77,9 @@ def test_the_losses_by_hand():
     logits = torch.tensor([[[0.0, 5.0], [3.0, 0.0]]])  # (B 1, T 2, 2)
     start = F.cross_entropy(torch.tensor([[0.0, 3.0]]), torch.tensor([1]))
     end = F.cross_entropy(torch.tensor([[5.0, 0.0]]), torch.tensor([1]))
-    found = finetuning.task_loss(logits, torch.tensor([[1, 1]]))
+    found = task_loss(logits, torch.tensor([[1, 1]]))
     assert found.item() == pytest.approx(((start + end) / 2).item())
-    labels = finetuning.task_loss(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([2]))
+    labels = task_loss(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([2]))
     assert labels.item() == pytest.approx(np.log(3))
 
 
@@ -283,13 +245,6 @@ def test_the_checks_hold_and_can_fail(monkeypatch):
 # Votes
 
 
-def test_majorities_by_hand():
-    votes = np.array([[2, 0, 1, 0], [1, 0, 0, 2], [1, 1, 0, 1]])
-    assert finetuning.majority(votes, 3).tolist() == [1, 0, 0, 0]  # three ways apart: the first copy decides
-    assert finetuning.majority(votes[:1], 3).tolist() == votes[0].tolist()
-    assert finetuning.majority(np.array([[1], [2], [2], [1]]), 3).tolist() == [1]
-
-
 def test_a_vote_over_random_perturbations(tokenizer, examples):
     data = encode(tokenizer, "nli", examples["nli"]["src"])
     model, rng = model_for(tokenizer, "nli"), np.random.default_rng
@@ -300,9 +255,9 @@ def test_a_vote_over_random_perturbations(tokenizer, examples):
     voted = finetuning.predict_by_vote(model, data, wild, rng(0))
     assert voted.tolist() == finetuning.predict_by_vote(model, data, wild, rng(0)).tolist()
     generator = rng(0)
-    perturb = partial(finetuning._randomly_moved, wild, model, rng=generator)
+    perturb = partial(finetuning._randomly_moved, wild, OWN, model, rng=generator)
     one_by_one = np.stack([predict(model, data, perturb=perturb) for _ in range(5)])
-    assert voted.tolist() == finetuning.majority(one_by_one, 3).tolist()
+    assert voted.tolist() == prediction.majority(one_by_one, 3).tolist()
 
 
 def test_a_vote_over_copies(tokenizer, examples):
@@ -313,7 +268,7 @@ def test_a_vote_over_copies(tokenizer, examples):
     model = model_for(tokenizer, "nli")
     voted = finetuning.predict_by_vote(model, copies[0], Options(vote=3), np.random.default_rng(0), copies)
     each = np.stack([predict(model, copy) for copy in copies])
-    assert voted.tolist() == finetuning.majority(each, 3).tolist()
+    assert voted.tolist() == prediction.majority(each, 3).tolist()
     assert (each[0] != each[1]).any()
 
 
@@ -351,6 +306,58 @@ def test_weights_are_kept_on_the_way(tokenizer, examples, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"point-{k}.safetensors" for k in (1, 2, 3)}
 
 
+# Published tokenizers, and padding
+
+
+@pytest.fixture(scope="module", params=["bert", "xlmr"])
+def real(request):
+    """A model with a published architecture and tokenizer, and pairs of many lengths."""
+    sentence = "the cat sat on a mat , and some dogs ran to it . who was where ?"
+    words, rng = sentence.split(), np.random.default_rng(0)
+    tokenizer = published(request.param, [sentence] * 3, 100)
+    sides = [[" ".join(rng.choice(words, rng.integers(2, 30))) for _ in range(2)] for _ in range(40)]
+    pairs = [PairExample(str(i), a, b, i % 3) for i, (a, b) in enumerate(sides)]
+    config = small("mbert" if request.param == "bert" else "xlmr-base")
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    return lambda: TaskModel(models.from_config(config, 0), "nli", 1), encode(tokenizer, "nli", pairs, 48)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["standard", "adversarial", "rs_rp", "salt"])
+def test_methods_on_padded_batches(real, method, precision):
+    make, data = real
+    assert data.padded
+    twins = [np.where(data.special.ordinary(ids), ids[::-1].max(), ids) for ids in data.ids]
+    loss, model = loss_of(method, Options(), 0, twins, data.special), make()
+    assert steps_for(data, 8, 1) == 5
+    history = finetune(model, data, Optimization(10, 1e-3, log_every=5, precision=precision), 8, 0, loss)
+    assert np.isfinite([row["loss"] for row in history]).all()
+    if method == "adversarial":
+        assert all(row["attacked"] > row["clean"] for row in history)
+
+
+def test_special_tokens_of_any_tokenizer_stay(real):
+    make, data = real
+    model = make()
+    ids, _ = stacked(data.ids[:8], data.special.pad)
+    moved = finetuning._randomly_moved(Options(size=1.0), data.special, model, ids, np.random.default_rng(0))
+    changed = (moved != model.encoder.embeddings()(ids)).any(-1).numpy()
+    assert np.array_equal(changed, data.special.ordinary(ids.numpy()))
+    assert (~changed).sum() > 8 * 3
+    assert changed[:, 1:5].any()
+
+
+def test_mixup_with_itself_on_padded_batches_is_standard_training(real):
+    make, data = real
+    found = []
+    for loss in (finetuning.standard_loss, loss_of("salt", Options(mix="half"), 0, data.ids, data.special)):
+        model = make()
+        finetune(model, data, Optimization(4, 1e-3), 8, 0, loss)
+        found.append(torch.cat([p.detach().flatten() for p in model.output.parameters()]))
+    assert torch.equal(*found)
+
+
 # The loop
 
 
@@ -359,14 +366,12 @@ def test_updates_by_hand():
     data = Encoded([np.zeros(n, int) for n in (3, 3, 3, 5)], np.zeros(4, int))
     assert steps_for(data, 2, 1) == 3
     assert steps_for(data, 2, 4) == 12
-    plan = finetuning._Plan([3, 3, 3, 5], 2, seed=0)
+    plan = Plan(data, 2, seed=0)
     for epoch in range(3):
         rows = [plan.rows(3 * epoch + i) for i in range(3)]
         assert sorted(np.concatenate(rows)) == [0, 1, 2, 3]
     assert [r.tolist() for r in rows] == [plan.rows(6 + i).tolist() for i in range(3)]
-    assert (
-        plan.rows(0).tolist() == finetuning._Plan([3, 3, 3, 5], 2, seed=0).rows(0).tolist()
-    )  # back in time too
+    assert plan.rows(0).tolist() == Plan(data, 2, seed=0).rows(0).tolist()  # back in time too
 
 
 def test_no_examples_are_refused():

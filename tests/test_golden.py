@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tinydata
 from safetensors.torch import load_file
 from tiny import computed, params
 
@@ -31,7 +32,10 @@ TASKS = ("nli", "paraphrase", "qa")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("golden"))
+    """An empty store, and a made-up folder of real data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLT_DATA", str(tinydata.make(tmp_path_factory.mktemp("data"))))
+        yield Store(tmp_path_factory.mktemp("golden"))
 
 
 def arrays_digest(path):
@@ -79,13 +83,21 @@ def probe(result):
     return {"means": result.values["by_layer"]}
 
 
+def real_text(result):
+    return text(result) | {"values": result.values}
+
+
+def cheap(result):
+    return {"means": result.values["baselines"]}
+
+
 def version(module, table, key):
     return getattr(module, table)[key], f'{table}["{key}"] in {module.__name__.replace(".", "/")}.py'
 
 
 def cases():
     """Name -> (spec, what is pinned of its result, its version, where that stands)."""
-    study = Runs(params(seeds=1))
+    study, real = Runs(params(seeds=1)), Runs(params(seeds=1, **tinydata.PARAMS, scale="reduced"))
     found = {
         "text": (study.text, text, *version(runs, "VERSIONS", "text")),
         "pairs": (study.pairs, pairs, *version(runs, "VERSIONS", "pairs")),
@@ -99,6 +111,9 @@ def cases():
         "lexicon": (study.lexicon("none", 0), evaluation, *version(runs, "VERSIONS", "lexicon")),
         "span_corruption": (study.seq2seq(0), written, *version(seq2seq, "VERSIONS", "span_corruption")),
         "answers": (study.answers(0, "noise=typo"), transfer, *version(seq2seq, "VERSIONS", "answers")),
+        "real": (real.text, real_text, *version(runs, "VERSIONS", "real")),
+        "tagging": (real.tagging("none", 0), evaluation, *version(runs, "VERSIONS", "tagging")),
+        "baselines": (real.baselines, cheap, *version(runs, "VERSIONS", "baselines")),
         "probe": (study.probe("none", 0), probe, *version(runs, "VERSIONS", "probe")),
     }
     for name in OBJECTIVES:

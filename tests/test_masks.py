@@ -1,10 +1,14 @@
 """Masking: exact numbers, no special tokens, and the shares of hidden, kept and random words."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
+from xltlib.params import StudyError
 from xltlib.pretraining import mask_tokens
-from xltlib.tokenization import CLS, MASK, SEP, SPECIAL, join
+from xltlib.tokenization import CLS, MASK, OWN, SEP, SPECIAL, Specials, join
 
 VOCAB = 40
 FIRST = len(SPECIAL)
@@ -67,3 +71,28 @@ def test_masks_are_drawn_from_the_given_generator_alone():
     first, again, other = (mask_tokens(ids, 0.3, VOCAB, rng(seed)) for seed in (4, 4, 5))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.positions, other.positions)
+
+
+XLMR = Specials(1, VOCAB - 1, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, VOCAB - 1}))  # the mask comes last
+
+
+def test_special_tokens_of_another_tokenizer_are_neither_hidden_nor_put_in():
+    words = np.arange(4, VOCAB - 1)
+    ids = np.tile(join(words, words[::-1], special=XLMR), (200, 1))
+    batch = mask_tokens(ids, 0.5, VOCAB, rng(), 0.0, 0.5, XLMR)
+    assert set(batch.targets.flatten().tolist()) == set(words.tolist())
+    shown = batch.inputs.gather(1, batch.positions)
+    hidden = shown == XLMR.mask
+    assert abs(hidden.float().mean().item() - 0.5) < 4 * 0.5 / hidden.numel() ** 0.5
+    counts = np.bincount(shown[~hidden], minlength=VOCAB)
+    assert (counts[sorted(XLMR.ids)] == 0).all()
+    mean = counts.sum() / len(words)
+    assert (abs(counts[words] - mean) < 5 * mean**0.5).all()  # every other word equally often
+    rest = torch.ones_like(batch.inputs, dtype=torch.bool).scatter(1, batch.positions, False)
+    assert torch.equal(batch.inputs[rest], torch.from_numpy(ids)[rest])
+
+
+def test_a_tokenizer_without_a_mask_is_refused():
+    ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (8, 1))
+    with pytest.raises(StudyError, match="no token for a mask, as mT5's: take a model such as xlmr-base"):
+        mask_tokens(ids, 0.3, VOCAB, rng(), special=replace(OWN, mask=None))

@@ -136,11 +136,37 @@ def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, nam
         assert again.layers(ids).shape == (2, 1, 6, 16)
         segments = again.states(ids, token_type_ids=torch.tensor([[0, 0, 0, 0, 1, 1]]))
     assert torch.equal(segments, states) == (name != "mbert")  # the only one that knows segments
+    assert again.two_segments == (name == "mbert")
     if name == "mt5-small":
         with pytest.raises(StudyError, match="mT5 predicts no masked words"):
             again.logits(states)
     else:
         assert again.logits(states).shape == (1, 6, VOCAB)
+
+
+@pytest.mark.parametrize(("name", "longest"), [("mbert", 512), ("xlmr-base", 512), ("mt5-small", None)])
+def test_sequences_may_be_as_long_as_the_model_has_positions(name, longest):
+    model = models.from_config(small(name), 0).eval()
+    assert model.longest == longest
+    if longest:
+        ids = torch.full((1, longest), 7)
+        given = model.first_position + torch.arange(longest)[None]
+        with torch.no_grad():
+            wanted = model.states(ids)
+            assert torch.equal(model.states(ids, position_ids=given), wanted)  # the model's own numbering
+            assert not torch.equal(model.states(ids, position_ids=given.flip(1)), wanted)
+        with pytest.raises((IndexError, RuntimeError)):
+            model.states(torch.full((1, longest + 1), 7))
+
+
+def test_a_device_that_is_not_there_is_refused_at_once(monkeypatch):
+    assert models.device("cpu").type == "cpu"
+    assert encoder().device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="device cuda: torch finds no GPU here: take device: cpu"):
+        models.device("cuda")
+    with pytest.raises(StudyError, match="'gpu' is not known: cpu or cuda"):
+        models.device("gpu")
 
 
 def test_the_encoder_is_taken_out_of_a_whole_mt5(tmp_path):

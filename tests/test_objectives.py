@@ -24,7 +24,7 @@ from xltlib.objectives import (
     weam_loss,
     word_spans,
 )
-from xltlib.tokenization import CLS, SEP, join
+from xltlib.tokenization import CLS, SEP, Specials, join
 
 
 def rng(seed=0):
@@ -119,10 +119,31 @@ def test_segments_and_reset_positions_by_hand():
     assert reset_positions(PAIRS).tolist() == [[0, 1, 2, 3, 1, 2, 3, 4], [0, 1, 2, 3, 4, 1, 2, 3]]
 
 
+# `<s> a </s></s> b </s>`, and [CLS] a [SEP] b [SEP] with ids elsewhere
+XLMR = Specials(1, 39, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, 39}))
+MBERT = Specials(0, 13, (11,), (12,), (12,), frozenset({0, 10, 11, 12, 13}))
+
+
+@pytest.mark.parametrize(
+    ("special", "second", "positions"),
+    [
+        (XLMR, [0, 0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 2, 3, 4, 1, 2, 3, 4]),
+        (MBERT, [0, 0, 0, 0, 1, 1, 1, 1], [0, 1, 2, 3, 1, 2, 3, 4]),
+    ],
+)
+def test_segments_and_reset_positions_of_other_tokenizers(special, second, positions):
+    pair = torch.from_numpy(join([7, 8], [9, 14, 15], special=special))[None]
+    assert segments(pair, special).tolist() == [second]
+    assert reset_positions(pair, special).tolist() == [positions]
+    alone = torch.from_numpy(join([7, 8], special=special))[None]
+    assert segments(alone, special).tolist() == [[0, 0, 0, 0]]
+
+
 def test_padding_by_hand():
     ids, mask = pad([join([7, 8]), join([9, 10, 11, 12])])
     assert ids.tolist() == [[CLS, 7, 8, SEP, 0, 0], [CLS, 9, 10, 11, 12, SEP]]
     assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6]
+    assert pad([np.array([5]), np.array([6, 7])], 1)[0].tolist() == [[5, 1], [6, 7]]
 
 
 # Losses
@@ -214,6 +235,12 @@ def test_span_means_by_hand():
     states = torch.arange(12.0).view(1, 6, 2)
     means = span_means(states, torch.zeros(3, dtype=int), torch.tensor([0, 2, 5]), torch.tensor([2, 5, 6]))
     assert means.tolist() == [[1, 2], [6, 7], [10, 11]]
+
+
+def test_span_means_of_16_bits_are_as_exact_as_their_numbers():
+    states = torch.full((1, 300, 1), 100.0, dtype=torch.bfloat16)
+    end = torch.tensor([300])
+    assert span_means(states, torch.tensor([0]), end - 1, end).item() == 100  # the sum before it: 29,900
 
 
 def test_pulling_by_hand():

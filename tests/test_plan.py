@@ -70,7 +70,7 @@ def rates(*measured):
     found = {spec.digest: Finished(spec, seconds) for spec, seconds in measured}
     for spec in closure(spec for spec, _ in measured):
         found.setdefault(spec.digest, Finished(spec, 1.0))
-    return plan.Rates(found, "mechanism", None)
+    return plan.Rates(found, Params(), None)
 
 
 def test_seconds_are_scaled_by_updates_and_sizes():
@@ -96,7 +96,10 @@ def test_the_disk_is_told_from_the_weights(tiny):
     assert made.bytes(encoder) == 4 * models.parameter_count(models.tiny(300, 16, 1, 2, 0))
 
 
-PAPER = {"scale": "paper", "languages": ["en", "de", "ja"], "source": "en"}
+PAPER = {
+    "scale": "paper", "data": "real", "model": "mbert", "device": "cuda", "languages": ["en", "de", "ja"],
+    "source": "en",
+}  # fmt: skip
 
 
 def paper(tmp_path, **more):
@@ -123,29 +126,25 @@ def test_what_must_be_fetched(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "online", lambda: False)
+    monkeypatch.delenv("XLT_DATA", raising=False)
     params = Params(
         **PAPER | {"profile": "paper", "languages": ("en", "de", "ja"), "tasks": ("nli", "paraphrase")}
     )
     found = {each.what: each for each in downloads.downloads(params)}
     assert list(found) == [
-        "model mbert", "parallel text opus100, 2 pairs of languages", "multinli (train)", "xnli (dev, test)",
-        "pawsx (train, dev, test)",
+        "model mbert", "parallel text opus100, 2 pairs of languages", "multinli (train)",
+        "pawsx (train, test)", "xnli (test)", "tatoeba (test)",
     ]  # fmt: skip
-    assert found["xnli (dev, test)"].patterns == (
-        "README.md",
-        "en/validation*",
-        "de/validation*",
-        "en/test*",
-        "de/test*",
-    )
-    assert "--include 'ja/test*'" in found["pawsx (train, dev, test)"].command
+    assert found["xnli (test)"].patterns == ("README.md", "en/test*", "de/test*")
+    assert "--include 'ja/test*'" in found["pawsx (train, test)"].command
     assert found["parallel text opus100, 2 pairs of languages"].patterns[1:] == (
         "de-en/train*",
         "en-ja/train*",
     )
     assert not any(each.here for each in found.values())
     with pytest.raises(
-        StudyError, match=r"profile paper: its runs are on real languages .*\n  model mbert: hf download"
+        StudyError, match=r"profile paper reads real languages from the hub(.|\n)*  model mbert: hf download"
     ):
         downloads.require(params)
     table = pytest.importorskip("datasets").Dataset.from_dict(

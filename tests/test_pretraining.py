@@ -18,7 +18,7 @@ from xltlib.pretraining import (
     objective_loss,
     options,
 )
-from xltlib.tokenization import CLS, SEP, join
+from xltlib.tokenization import CLS, PAD, SEP, Specials, join
 from xltlib.training import Optimization, Pool, fit
 
 # Texts
@@ -36,6 +36,16 @@ def test_partners_of_a_concatenated_pair_by_hand():
 
 def test_the_exchange_keeps_its_promise():
     assert pretraining.check_exchange()
+
+
+def test_partners_of_a_pair_with_the_special_tokens_of_xlmr_by_hand():
+    special = Specials(1, 39, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, 39}))
+    pair = ParallelText([np.array([7, 8])], [np.array([9, 10, 11])], [np.array([[0, 2], [1, 0]])])
+    sequences, partners = pair.concatenated(special=special)
+    assert sequences[0].tolist() == [0, 7, 8, 2, 2, 9, 10, 11, 2]
+    assert partners[0].tolist() == [0, 7, 5, 3, 4, 2, 6, 1, 8]
+    assert sequences[1].tolist() == [0, 9, 10, 11, 2, 2, 7, 8, 2]
+    assert partners[1].tolist() == [0, 7, 2, 6, 4, 5, 3, 1, 8]
 
 
 # Objectives
@@ -206,6 +216,46 @@ def test_steps_are_functions_of_seed_and_number():
             one(0), one(1)
             assert one(7)["loss"] == two(7)["loss"]
             assert one(7)["loss"] != two(8)["loss"]
+
+
+def lengths_apart(count=1500):
+    """Pairs with 5 to 60 words on either side, one link each."""
+    rng, sides = np.random.default_rng(0), []
+    for _ in range(2):
+        sides.append([rng.integers(FIRST, VOCAB, n) for n in rng.integers(5, 61, count)])
+    return ParallelText(*sides, [np.array([[0, 0]])] * count)
+
+
+def test_updates_of_so_many_tokens_are_alike_in_all_objectives():
+    """Told exactly, and within 1 % of each other, on sentences of 5 to 60 words."""
+    told, steps, bilingual = {}, 40, lengths_apart()
+    for name in ("mlm", "tlm", "weam", "word_aligned", "mixed"):
+        model = Watched(encoder(hidden=8).lm)
+        loss = objective_loss(name, model, [bilingual], Recipe(4, 0.3, 0, batch_tokens=2000))
+        with torch.no_grad():
+            each = [loss(step)["tokens"].item() for step in range(steps)]
+        told[name] = sum(each)
+        assert sum(int((ids != PAD).sum()) for ids in model.seen) == told[name]
+        assert max(abs(tokens - 2000) for tokens in each) <= 62  # half a pair of sequences
+    assert max(told.values()) < 1.01 * min(told.values())
+
+
+def test_all_tokens_of_a_run_are_told_and_leave_the_history():
+    model = encoder(hidden=8)
+    loss = objective_loss("tlm", model, [text(40, 5), text(40, 9)], Recipe(4, 0.3, 0, batch_tokens=150))
+    with torch.no_grad():
+        wanted = sum(loss(step)["tokens"].item() for step in range(12))
+    history = fit(model, loss, Optimization(12, 1e-3, log_every=5))
+    assert pretraining.tokens_read(history) == wanted
+    assert [set(point) for point in history] == [{"step", "loss"}] * 3
+    assert pretraining.tokens_read([]) == 0
+
+
+def test_a_sequence_longer_than_the_encoder_takes_is_refused():
+    for name in ("mlm", "tlm", "word_aligned"):
+        bilingual, told = text(8, 600), "the encoder takes 512 at most: lower max_length"
+        with pytest.raises(StudyError, match=told):
+            objective_loss(name, encoder(), [bilingual], Recipe(4, 0.3, 0))
 
 
 def test_document_updates_are_spread_evenly():

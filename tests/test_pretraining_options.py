@@ -8,6 +8,7 @@ import torch
 from cipher import Watched, encoder, text
 from safetensors.torch import load_file
 from tiny import computed, params
+from transformers import XLMRobertaTokenizer
 
 from xltlib import models, pretraining, tokenization
 from xltlib.encoder_builders import gold_lexicon, linked_lexicon, mixed_texts, parallel_texts, punctuation_ids
@@ -37,14 +38,14 @@ def seen_by_the_encoder(chosen, vectors=None):
     hook = lambda module, args, given: seen.update(given)  # noqa: E731
     model.lm.base_model.register_forward_pre_hook(hook, with_kwargs=True)
     with torch.no_grad():
-        states = pretraining._states_of_pairs(model, PAIR, chosen, 0, SWAPPED)
+        states = pretraining._states_of_pairs(model, PAIR, Recipe(2, 0.3, 0, chosen), 0, SWAPPED)
         return seen, states, model.embeddings()(PAIR)
 
 
 def test_positions_are_reset_in_the_second_sentence():
-    seen, states, embedded = seen_by_the_encoder(Options(positions="reset"))
+    seen, states, _ = seen_by_the_encoder(Options(positions="reset"))
     assert seen["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6]] * 2
-    assert torch.equal(seen["inputs_embeds"], embedded)
+    assert torch.equal(seen["input_ids"], PAIR)
     assert not torch.equal(states, seen_by_the_encoder(Options())[1])
 
 
@@ -54,7 +55,7 @@ def test_language_embeddings_start_as_nothing_and_tell_languages_apart():
     vectors = torch.zeros(2, 16)
     vectors[1, 0] = 1.0  # of the target language alone
     seen, _, embedded = seen_by_the_encoder(chosen, vectors)
-    assert seen["position_ids"] is None
+    assert "position_ids" not in seen
     added = (seen["inputs_embeds"] - embedded)[..., 0].round().int().tolist()
     assert added == [[0] * 7 + [1] * 6, [1] * 7 + [0] * 6]
 
@@ -139,6 +140,7 @@ def test_only_languages_with_little_text_keep_a_share():
         60,
     ]
     assert kept_pairs("low", 60, 0.001) == 1
+    assert [kept_pairs(real, 60, 0.5) for real in ("de", "sw")] == [30, 30]  # of real ones each
 
 
 # Whole runs
@@ -304,6 +306,10 @@ def test_punctuation_is_what_has_no_letter():
     words = tokenizer.convert_ids_to_tokens(sorted(punctuation_ids(tokenizer)))
     assert {".", ",", "«", "»"} <= set(words)
     assert not [word for word in words if any(c.isalpha() for c in word)]
+    blank = "\N{LOWER ONE EIGHTH BLOCK}"
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", blank, ",", f"{blank}ab", f"{blank}.", "a.", "<mask>"]
+    made = XLMRobertaTokenizer(vocab=[(piece, 0.0) for piece in pieces])
+    assert made.convert_ids_to_tokens(sorted(punctuation_ids(made))) == [",", f"{blank}."]
 
 
 def test_no_link_touches_what_is_left_out(runs, store):

@@ -11,7 +11,7 @@ from xltlib.params import StudyError
 from xltlib.records import PairExample, SpanExample
 from xltlib.substitution import without_foreign
 from xltlib.synthetic import World
-from xltlib.tokenization import CLS, MASK, PAD, SEP, UNK
+from xltlib.tokenization import CLS, MASK, PAD, SEP, UNK, Specials
 
 IDS = torch.tensor([[CLS, 7, 8, SEP, 9, SEP], [CLS, 5, SEP, 6, SEP, PAD]])
 MOVED = [[0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0]]
@@ -47,6 +47,12 @@ def rng(seed=0):
 def test_special_tokens_and_padding_are_not_moved():
     assert robust.movable(IDS).int().tolist() == MOVED
     assert not robust.movable(torch.tensor([PAD, UNK, CLS, SEP, MASK])).any()
+
+
+def test_special_tokens_are_those_of_the_tokenizer():
+    special = Specials(1, 250, (0,), (2, 2), (2,), frozenset((0, 1, 2, 3, 250)))
+    ids = torch.tensor([[0, 4, 5, 2, 2, 6, 2, 1], [0, 250, 3, 2, 2, 7, 8, 2]])
+    assert robust.movable(ids, special).int().tolist() == [[0, 1, 1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 0]]
 
 
 def test_the_unit_is_the_mean_length_of_what_may_move():

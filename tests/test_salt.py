@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
+from test_models import small
+from test_tokenization import published
 from torch import nn
 
 from xltlib import models, salt, tokenization
+from xltlib.params import StudyError
 from xltlib.salt import Augmentation, Places
-from xltlib.tokenization import CLS, MASK, SEP, join
+from xltlib.tokenization import CLS, MASK, OWN, SEP, join
 
 # ids of the toy tokenizer's words
 TEXT = ["tok tik tak .", "mana mono mini"]
@@ -19,6 +22,7 @@ class Dictionary(nn.Module):
 
     def __init__(self, table):
         super().__init__()
+        self.vocab_size = len(table)
         self.table, self.seen = torch.tensor(table, dtype=torch.float32), []
 
     def states(self, ids):
@@ -32,9 +36,14 @@ class Dictionary(nn.Module):
 class Cut:
     """Subwords of a toy vocabulary: from 30 on they continue a word, 29 is a full stop."""
 
+    special = OWN
+
     def __init__(self, size=40):
         self.starts = np.arange(size) < 30
         self.inside = (np.arange(size) >= 5) & (np.arange(size) != 29)
+
+    def begins(self, flat):
+        return self.starts[flat]
 
     def word(self, ids):
         return "-".join(str(int(i)) for i in ids)
@@ -78,6 +87,30 @@ def test_pieces_of_a_real_tokenizer():
     (found,) = [salt.find_words([join(ids)], pieces)]
     assert [pieces.word(join(ids)[b : b + k]) for _, b, k in of(found)] == ["tok", "mono"]
     assert not pieces.inside[:5].any()
+
+
+SENTENCES = {
+    "spaced": ("tok, mono (tik)", ["tok", "mono", "tik"]),
+    "marks": ("कुत्ता बैठा।", ["कुत्ता", "बैठा"]),
+    "unspaced": ("我喜欢, tok", ["我", "喜", "欢", "tok"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlmr"])
+@pytest.mark.parametrize("script", SENTENCES)
+def test_words_of_published_tokenizers(kind, script):
+    text, words = SENTENCES[script]
+    tokenizer = published(kind, [*TEXT, text, *words] * 3, 150)
+    pieces = salt.Pieces(tokenizer)
+    ids = tokenizer(text, text)["input_ids"]
+    sequence = np.array(ids)
+    found = of(salt.find_words([sequence], pieces))
+    assert [pieces.word(sequence[b : b + k]) for _, b, k in found] == words * 2
+    assert not pieces.inside[sorted(tokenization.specials(tokenizer).ids)].any()
+    known = salt.vocabulary([sequence], pieces)
+    assert sorted(pieces.word(word) for rows in known.values() for word in rows) == sorted(
+        {tuple(sequence[b : b + k]): pieces.word(sequence[b : b + k]) for _, b, k in found}.values()
+    )
 
 
 def test_a_vocabulary_is_the_distinct_words():
@@ -130,6 +163,48 @@ def test_proposals_against_a_slow_loop(hide):
     assert found.probability == pytest.approx([p for _, p in expected], abs=1e-5)
     assert max(places.length) > 2  # words longer than all candidates have none
     assert {-1} == {c for c, k in zip(found.choice, places.length, strict=True) if k > 2}
+
+
+def test_few_scores_at_once_are_the_same(monkeypatch):
+    encoder, numbers = models.tiny(40, 16, 1, 2, seed=0).eval(), rng()
+    sequences = [join(numbers.integers(5, 29, 6)) for _ in range(20)]
+    places, words = salt.find_words(sequences, Cut()), column(*range(10, 30))
+    whole = salt.propose(encoder, sequences, places, words)
+    monkeypatch.setattr(salt, "CELLS", 7 * 40)
+    parts = salt.propose(encoder, sequences, places, words)
+    assert parts.choice.tolist() == whole.choice.tolist()
+    assert parts.probability == pytest.approx(whole.probability, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlmr"])
+def test_substitutions_by_published_encoders(kind):
+    """Special tokens stay, twins are aligned, and segments reach an encoder that tells two apart."""
+    texts = {"s": ["tok tik tak", "tik mut tak, tok"], "t": ["man mon min", "min mana"]}
+    tokenizer = published(kind, [text for side in texts.values() for text in side] * 3, 90)
+    config = small("mbert" if kind == "bert" else "xlmr-base")
+    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    encoder, pieces = models.from_config(config, 0).eval(), salt.Pieces(tokenizer)
+    special = pieces.special
+    words = {k: salt.vocabulary([np.array(i) for i in tokenizer(side)["input_ids"]], pieces)
+             for k, side in texts.items()}  # fmt: skip
+    both = [tokenizer(side, add_special_tokens=False)["input_ids"] for side in (texts["s"], texts["s"][::-1])]
+    sequences = [join(a, b, special=special) for a, b in zip(*both, strict=True)]
+    second = np.array([len(special.before) + len(a) + len(special.between) for a in both[0]])
+    for hide in (False, True):
+        for precision in ("float32", "bfloat16"):
+            how = Augmentation(0.0, 0.0, synonyms=False, hide=hide, rate=1.0, precision=precision)
+            twins, shares = salt.augment(encoder, sequences, pieces, words, "s", ["t"], how, rng(), second)
+            assert shares["switched"] > 0
+            for sequence, twin in zip(sequences, twins, strict=True):
+                fixed = ~special.ordinary(sequence)
+                assert np.array_equal(twin[fixed], sequence[fixed])
+    places = salt.find_words(sequences, pieces)
+    found = [
+        salt.propose(encoder, sequences, places, words["t"], second=s).probability for s in (None, second)
+    ]
+    assert np.array_equal(*found) == (kind == "xlmr")
+    with pytest.raises(StudyError, match="hide: the tokenizer has no mask"):
+        salt.propose(encoder, sequences, places, words["t"], hide=True, mask=None)
 
 
 def test_only_places_asked_for_are_masked(dictionary):

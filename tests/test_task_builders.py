@@ -13,7 +13,8 @@ from xltlib.params import StudyError
 from xltlib.runs import Runs
 from xltlib.store import Store
 from xltlib.synthetic import World
-from xltlib.task_builders import _budget, _Case
+from xltlib.task_builders import _budget
+from xltlib.task_case import Case
 from xltlib.text_builders import tokenizer_of, world_of
 
 
@@ -38,7 +39,7 @@ def run(runs, store, method="standard", options="", task="nli", **labels):
 
 
 def case(runs, text, method, options="", task="nli"):
-    return _Case(runs.transfer(task, "none", 0, method, method_options=options).params, text, ("src", "far"))
+    return Case(runs.transfer(task, "none", 0, method, method_options=options).params, text, ("src", "far"))
 
 
 # Updates
@@ -140,16 +141,16 @@ def test_selection_on_development_examples(runs, store, text, select, monkeypatc
     calls = Counter()
     examples = synthetic_tasks.task_set(world_of(text), "nli", 30, "dev", 0).examples
     dev = {example.text_a: name for name, side in examples.items() for example in side}
-    scored = _Case.scored
+    scored = Case.scored
 
-    def by_hand(self, model, examples):
+    def by_hand(self, model, examples, setting):
         name = dev.get(examples[0].text_a)
         if name is None:
-            return scored(self, model, examples)
+            return scored(self, model, examples, setting)
         calls[name] += 1
         return {"": np.full(4, table[name][calls[name] - 1])}, None, None
 
-    monkeypatch.setattr(_Case, "scored", by_hand)
+    monkeypatch.setattr(Case, "scored", by_hand)
     result = run(runs, store, options=f"select={select}")
     chosen = {"src": 2, "far": 2, "low": 2} if select == "source" else {"src": 2, "far": 3, "low": 4}
     assert result.values["selected"] == chosen

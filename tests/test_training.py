@@ -313,6 +313,23 @@ def test_rare_lengths_are_left_out_unless_all_are_rare():
     assert Pool(sequences(3, 4)).lengths == [3, 4]
 
 
+def test_batches_of_so_many_tokens():
+    """Within half a sequence of the number, and every sequence equally often whatever its length."""
+    pool, rng, drawn = Pool(sequences(*[5] * 30, *[40] * 30)), np.random.default_rng(0), np.zeros(60)
+    for _ in range(1000):
+        ids, rows = pool.draw(rng, 4, 400)
+        assert ids.size == 400
+        drawn += np.bincount(rows, minlength=60)
+    short, long = drawn[:30].sum(), drawn[30:].sum()
+    assert abs(short / (short + long) - 0.5) < 0.05
+    assert pool.draw(rng, 4, 3)[0].shape[0] == 1  # one at the least
+    assert {pool.draw(rng, 4, 110)[0].size for _ in range(20)} == {110, 120}
+    sides = Pool(sequences(*[5] * 30), sizes=[10, 50] * 15)  # with others of 5 or 45 tokens
+    for _ in range(50):
+        _, rows = sides.draw(rng, 4, 400)
+        assert abs(np.array([10, 50])[rows % 2].sum() - 400) <= 25
+
+
 def test_an_empty_pool_is_refused():
     with pytest.raises(StudyError, match="pool of sequences is empty"):
         Pool([])

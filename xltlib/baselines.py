@@ -48,20 +48,30 @@ def ngram_predictions(
     counts = Counter(gram for text in train_texts for gram in set(_ngrams(text)))
     vocabulary = {gram: index for index, gram in enumerate(g for g, n in counts.items() if n > 1)}
     inputs = _vectors(train_texts, vocabulary)
-    one_hot = np.eye(len(classes))[targets]  # (N, C)
+    weights = softmax_regression(inputs, targets, PENALTY)
+    return classes[(_vectors(test_texts, vocabulary) @ weights).argmax(axis=1)]
+
+
+def softmax_regression(inputs: np.ndarray | csr_matrix, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """Return the weights (V, C) of multinomial logistic regression on inputs (N, V) and targets (N,) from 0.
+
+    The mean loss plus `penalty` / 2 times the sum of squares is minimised by L-BFGS.
+    """
+    classes = int(targets.max()) + 1
+    one_hot = np.eye(classes)[targets]  # (N, C)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weights = flat.reshape(-1, len(classes))  # (V, C)
+        weights = flat.reshape(-1, classes)  # (V, C)
         logits = inputs @ weights
         logits -= logits.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        value = -np.mean(((logits - log_sum) * one_hot).sum(axis=1)) + PENALTY / 2 * flat @ flat
-        gradient = inputs.T @ (np.exp(logits - log_sum) - one_hot) / len(targets) + PENALTY * weights
+        value = -np.mean(((logits - log_sum) * one_hot).sum(axis=1)) + penalty / 2 * flat @ flat
+        gradient = inputs.T @ (np.exp(logits - log_sum) - one_hot) / len(targets) + penalty * weights
         return value, gradient.ravel()
 
-    start = np.zeros(inputs.shape[1] * len(classes))
+    start = np.zeros(inputs.shape[1] * classes)
     best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
-    return classes[(_vectors(test_texts, vocabulary) @ best.reshape(-1, len(classes))).argmax(axis=1)]
+    return best.reshape(-1, classes)
 
 
 def _ngrams(text: str) -> Iterator[str]:

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from xltlib.encoder_builders import build_encoder, build_probe
+from xltlib import encoder_builders, probing, real_builders, text_builders
+from xltlib.baseline_builders import build_baselines
+from xltlib.encoder_builders import build_encoder
 from xltlib.results import Result, Spec
+from xltlib.runs import closure
 from xltlib.seq2seq_builders import build_answers, build_seq2seq
 from xltlib.store import Store
 from xltlib.task_builders import build_evaluation, build_lexicon, build_transfer
-from xltlib.text_builders import build_links, build_pairs, build_text
 from xltlib.training import Progress
 
 
@@ -24,13 +26,25 @@ def compute(
     return store.compute(spec, build, fresh=fresh, files=files)
 
 
+def _by_data(synthetic: Callable[..., dict], real: Callable[..., dict]) -> Callable[..., dict]:
+    """The builder for the text that a run builds on, which alone says what kind of languages it has."""
+
+    def build(spec: Spec, *rest) -> dict:
+        is_real = any("data" in s.params for s in closure([spec]) if s.kind == "text")
+        return (real if is_real else synthetic)(spec, *rest)
+
+    return build
+
+
 BUILDERS: dict[str, Callable[..., dict]] = {
-    "text": build_text,
-    "pairs": build_pairs,
-    "links": build_links,
+    "text": _by_data(text_builders.build_text, real_builders.build_text),
+    "pairs": _by_data(text_builders.build_pairs, real_builders.build_pairs),
+    "links": _by_data(text_builders.build_links, real_builders.build_links),
     "encoder": build_encoder,
     "transfer": build_transfer,
-    "probe": build_probe,
+    "probe": _by_data(encoder_builders.build_probe, probing.build_probe),
+    "tagging": probing.build_tagging,
+    "baselines": build_baselines,
     "evaluation": build_evaluation,
     "lexicon": build_lexicon,
     "seq2seq": build_seq2seq,

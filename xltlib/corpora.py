@@ -246,18 +246,24 @@ def parallel(
     corpus = _corpus(name, split, (lang_a, lang_b))
     if folder is None:
         path, pairs = f"{name} {split} of the hub", _hub_pairs(name, lang_a, lang_b, split, revision)
-    elif corpus.columns:
-        path = find_file(folder, [corpus.file], f"{name} ({corpus.source})")
-        pairs = read_pairs(path)
-        pairs = pairs if corpus.columns == (lang_a, lang_b) else [(b, a) for a, b in pairs]
     else:
-        path = _language_file(name, lang_a, lang_b, folder, split)
-        path_b = _language_file(name, lang_b, lang_a, folder, split)
-        pairs = read_pairs(path, path_b)
+        path, *other = files_of(name, lang_a, lang_b, folder, split)
+        pairs = read_pairs(path, *other)
+        if corpus.columns and corpus.columns != (lang_a, lang_b):
+            pairs = [(b, a) for a, b in pairs]
     _check_lines(path, len(pairs), corpus.lines[split], strict)
     pairs = [(clean(a, nfkc), clean(b, nfkc)) for a, b in pairs]
     pairs = [pair for pair in pairs if all(pair)]
     return list(dict.fromkeys(pairs)) if corpus.drop_repeats else pairs
+
+
+def files_of(name: str, lang_a: str, lang_b: str, folder: Path | str, split: str = "train") -> list[Path]:
+    """Return the files of a pair of languages: one that holds both, or one each; StudyError where missing."""
+    corpus = _corpus(name, split, (lang_a, lang_b))
+    if corpus.columns:
+        return [find_file(folder, [corpus.file], f"{name} ({corpus.source})")]
+    both = ((lang_a, lang_b), (lang_b, lang_a))
+    return [_language_file(name, one, other, folder, split) for one, other in both]
 
 
 def _hub_pairs(

@@ -1,17 +1,15 @@
 """What a study on real languages needs from outside, where that comes from, and whether it is here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from xltlib import hub, models
+from xltlib import corpora, hub, models, real_data, tasks
 from xltlib.corpora import CORPORA
 from xltlib.params import Params, StudyError
-from xltlib.tasks import SETS, hub_place
+from xltlib.tasks import SETS
 
-MODEL = "mbert"  # what the papers of WEAM, Robust-XLT and SALT start from
-PARALLEL = "opus100"
-TRAINING = {"nli": "multinli", "paraphrase": "pawsx", "qa": "squad"}
-TESTS = {"nli": ("xnli",), "paraphrase": ("pawsx",), "qa": ("xquad", "mlqa")}
+PROBE_SETS = {"retrieval": "tatoeba/test", "tagging": "pud/test"}
 MEGABYTES = {  # as the hub's pages give them: a model's weights, a table, a pair of languages
     "google-bert/bert-base-multilingual-cased": 714,
     "FacebookAI/xlm-roberta-large": 2240,
@@ -42,52 +40,106 @@ class Download:
 
 
 def downloads(params: Params) -> list[Download]:
-    """All that the parameters ask for; nothing where the languages are synthetic."""
-    if params.scale == "mechanism":
+    """What the hub is asked for: nothing where the languages are synthetic or all text is in a folder."""
+    if params.data == "synthetic":
         return []
-    published = models.PUBLISHED[MODEL]
-    size = MEGABYTES.get(published.repo, 0)
-    found = [Download(f"model {MODEL}", published.repo, models.FILES, size, published.licence)]
-    corpus = CORPORA[PARALLEL]
-    pairs = ["-".join(sorted((params.source, x))) for x in corpus.languages
-             if x in params.languages and x != params.source]  # fmt: skip
-    repo = f"datasets/{corpus.hub}"
-    patterns = ("README.md", *(hub.usual_files(pair, "train") for pair in pairs))
-    what = f"parallel text {PARALLEL}, {len(pairs)} pairs of languages"
-    found.append(Download(what, repo, patterns, MEGABYTES[repo] * len(pairs), corpus.licence))
-    return [*found, *_task_sets(params)]
+    found = []
+    if params.model in models.PUBLISHED:
+        published = models.PUBLISHED[params.model]
+        size = MEGABYTES.get(published.repo, 0)
+        found.append(Download(f"model {params.model}", published.repo, models.FILES, size, published.licence))
+    return found if real_data.folder() else [*found, *_parallel(params), *_task_sets(params)]
+
+
+def _parallel(params: Params) -> Iterator[Download]:
+    for name in params.corpora:
+        corpus = CORPORA[name]
+        pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]
+        repo = f"datasets/{corpus.hub}"
+        patterns = ("README.md", *(hub.usual_files(pair, "train") for pair in pairs))
+        what = f"parallel text {name}, {len(pairs)} pairs of languages"
+        yield Download(what, repo, patterns, MEGABYTES.get(repo, 0) * len(pairs), corpus.licence)
+
+
+def _targets(params: Params, corpus: str) -> list[str]:
+    """The languages that a corpus has with the source."""
+    if corpus not in CORPORA:
+        raise StudyError(f"corpora: {corpus!r} is not known; known are {', '.join(CORPORA)}")
+    known = CORPORA[corpus].languages
+    return [x for x in params.languages if x in known and x != params.source and params.source in known]
+
+
+def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
+    """(set, split, language) of all examples that the study reads; StudyError for a task without a set."""
+    named = [
+        *params.train_sets,
+        *params.test_sets,
+        *(PROBE_SETS[x] for x in params.probes if x in PROBE_SETS),
+    ]
+    found = []
+    for text in named:
+        name, _, split = text.partition("/")
+        if name not in SETS or split not in SETS[name].counts:
+            splits = ", ".join(f"{x}/{s}" for x in SETS for s in SETS[x].counts)
+            raise StudyError(f"{text!r} is not a set and its split; known are {splits}")
+        languages = (params.source,) if text in params.train_sets else params.languages
+        if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
+            found += [(name, split, x) for x in languages if x in SETS[name].counts[split]]
+    for task in params.tasks:
+        for kind, sets in (("train_sets", params.train_sets), ("test_sets", params.test_sets)):
+            if not any(SETS[text.partition("/")[0]].task == task for text in sets):
+                raise StudyError(f"{kind} names no set of the task {task}")
+    return list(dict.fromkeys(found))
 
 
 def _task_sets(params: Params) -> Iterator[Download]:
-    """The sets of each task: training text of the source, development and test sets of every language."""
-    for task in params.tasks:
-        wanted = {(TRAINING[task], "train")}
-        wanted |= {(name, split) for name in TESTS[task] for split in SETS[name].counts if split != "train"}
-        for name in (TRAINING[task], *TESTS[task]):
-            splits = [split for split in SETS[name].counts if (name, split) in wanted]
-            wanted -= {(name, split) for split in splits}
-            files = [
-                hub_place(name, split, language)
-                for split in splits
-                for language in (params.languages if split != "train" else (params.source,))
-                if language in SETS[name].counts[split]
-            ]
-            for repo in dict.fromkeys(repo for repo, _, _ in files):
-                patterns = [hub.usual_files(config, split) for r, config, split in files if r == repo]
-                what, size = f"{name} ({', '.join(splits)})", MEGABYTES.get(repo, 0)
-                yield Download(what, repo, ("README.md", *dict.fromkeys(patterns)), size, SETS[name].licence)
+    """The sets of each task: training text of the source, test sets of every language."""
+    wanted = wanted_sets(params)
+    for name in dict.fromkeys(name for name, _, _ in wanted):
+        splits = list(dict.fromkeys(split for x, split, _ in wanted if x == name))
+        files = [tasks.hub_place(*one) for one in wanted if one[0] == name]
+        for repo in dict.fromkeys(repo for repo, _, _ in files):
+            patterns = [hub.usual_files(config, split) for r, config, split in files if r == repo]
+            what, size = f"{name} ({', '.join(splits)})", MEGABYTES.get(repo, 0)
+            yield Download(what, repo, ("README.md", *dict.fromkeys(patterns)), size, SETS[name].licence)
 
 
-def require(params: Params) -> None:
-    """StudyError, before any work, that names all that is missing for a study on real languages."""
-    if params.scale == "mechanism":
+def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
+    """Fetch what is missing, or name all of it in one StudyError, before any work on real languages."""
+    if params.data == "synthetic":
         return
-    missing = [f"{each.what}: {each.command}" for each in downloads(params) if not each.here]
-    fetch = (
-        f"Where there is a network, fetch what is missing, then copy the hub's cache to {hub.cache_folder()}:"
-    )
-    raise StudyError(
-        f"profile {params.profile}: its runs are on real languages (scale {params.scale}), which this "
-        "version can load but not train on yet; `xlt plan` tells what they would cost. "
-        + "\n  ".join([fetch, *missing] if missing else ["All that they need is here."])
-    )
+    folder = real_data.folder()
+    if folder and (absent := _absent(params, folder)):
+        raise StudyError(
+            f"profile {params.profile}: {len(absent)} files are missing.\n  " + "\n  ".join(absent)
+        )
+    missing = [each for each in downloads(params) if not each.here]
+    if missing and not hub.online():
+        told = [f"{each.what}: {each.command}" for each in missing]
+        raise StudyError(
+            f"profile {params.profile} reads real languages from the hub, which is out of reach. Name a "
+            "folder that holds the publishers' files in the environment variable XLT_DATA; or fetch what is "
+            f"missing where there is a network, and copy the hub's cache to {hub.cache_folder()}:\n  "
+            + "\n  ".join(told)
+        )
+    for each in missing:
+        if tell:
+            tell(f"fetching {each.what}")
+        hub.snapshot(each.repo, each.patterns)
+
+
+def _absent(params: Params, folder: Path) -> list[str]:
+    """What the folder lacks, a message each."""
+    asked = [lambda one=one: tasks.file_of(*one, folder) for one in wanted_sets(params)]
+    asked += [
+        lambda name=name, x=x: corpora.files_of(name, params.source, x, folder)
+        for name in params.corpora
+        for x in _targets(params, name)
+    ]
+    found = []
+    for ask in asked:
+        try:
+            ask()
+        except StudyError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))

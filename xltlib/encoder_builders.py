@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 import numpy as np
@@ -22,6 +23,7 @@ from xltlib import (
     tokenization,
 )
 from xltlib.files import save_scores
+from xltlib.params import StudyError
 from xltlib.results import Result, Spec
 from xltlib.substitution import code_switch
 from xltlib.text_builders import link_lists, read_sentences, tokenizer_of, world_of
@@ -77,7 +79,9 @@ def _read_links(linked: Result, language: str) -> list[np.ndarray]:
 
 def punctuation_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of the subwords that are punctuation marks alone."""
-    plain = ((word.removeprefix("##"), number) for word, number in tokenizer.get_vocab().items())
+    marks = ("##", "\N{LOWER ONE EIGHTH BLOCK}")  # WordPiece: no blank before it; SentencePiece: a blank
+    plain = ((word.removeprefix(marks[0]).removeprefix(marks[1]), number)
+             for word, number in tokenizer.get_vocab().items())  # fmt: skip
     return {number for word, number in plain if word and all(category(c)[0] == "P" for c in word)}
 
 
@@ -88,7 +92,12 @@ def mixed_texts(
     """The sentences of the pairs code-switched: the source's into all target languages, the targets' into it.
 
     Each sentence is switched once; its words are drawn by the seed, its language and its place alone.
+    StudyError where real languages have no lexicon but a gold one.
     """
+    if linked is None and text.params.get("data", "synthetic") != "synthetic":
+        raise StudyError(
+            "objective mixed: lexicon=gold: only the synthetic languages have one: take lexicon=estimated"
+        )
     encode, source = tokenization.WordEncoder(tokenizer_of(text)), pairs.params["source"]
     sides, forward, backward = {}, {}, {}
     for language in languages:
@@ -150,23 +159,26 @@ def document_pools(text: Result) -> tuple[list[Pool], list[float]]:
 
 
 def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """Pre-train from scratch on documents ("base"), or go on from a base by an objective."""
+    """Pre-train on documents, from scratch or from a published model ("base"), or go on from a base."""
     params, objective = spec.params, spec.params["objective"]
+    device = models.device(params.get("device", "cpu"))
+    base, text = (None, inputs[0]) if objective == "base" else (inputs[0], inputs[2])
+    model = (base.params if base else params).get("model", "")
     recipe = pretraining.Recipe(
         params["batch_size"], params["mask_rate"], params["seed"],
         pretraining.Options(**params.get("options", {})), params.get("document_share", 1.0),
+        tokenization.specials(tokenizer_of(text)) if model else tokenization.OWN,
+        params.get("batch_tokens", 0),
     )  # fmt: skip
-    if objective == "base":
-        (text,) = inputs
-        shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
-        trained = encoder = models.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
+    if base is None:
+        trained = encoder = _start(model, text, params).to(device)
         loss = pretraining.document_loss(encoder, *document_pools(text), recipe)
         steps, lr = params["pretrain_steps"], params["pretrain_lr"]
     else:
-        base, pairs, text, *linked = inputs
+        _, pairs, _, *linked = inputs
         languages = [params["target"]] if "target" in params else list(pairs.values["pairs"])
         encoder = models.load(base.file("config.json").parent)
-        trained = pretraining.extended(encoder, recipe.options, 1 + len(languages))
+        trained = pretraining.extended(encoder, recipe.options, 1 + len(languages)).to(device)
         read = _objective_texts(objective, pairs, linked[0] if linked else None, text, languages, recipe)
         bilingual = pretraining.objective_loss(objective, trained, read, recipe)
         loss = pretraining.interleaved(
@@ -174,9 +186,26 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
         )
         steps, lr = params["continue_steps"], params["continue_lr"]
     name = f"encoder {objective}, seed {params['seed']}"
-    history = fit(trained, loss, Optimization(steps, lr), directory, progress, name)
-    encoder.save(directory)
-    return {"parameters": models.parameter_count(encoder), "history": history}
+    opt = Optimization(steps, lr, precision=params.get("precision", "float32"), seed=params["seed"])
+    history = fit(trained, loss, opt, directory, progress, name)
+    encoder.cpu().save(directory)
+    counted = {"tokens": pretraining.tokens_read(history)} if recipe.batch_tokens else {}
+    return {"parameters": models.parameter_count(encoder), "history": history} | counted
+
+
+def _start(model: str, text: Result, params: Mapping[str, Any]) -> models.Encoder:
+    """The encoder that pre-training starts from: a published one by its name or folder, or a new tiny one."""
+    words = text.values["vocab_size"]
+    if not model:
+        shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
+        return models.tiny(words, seed=params["seed"], **shape)
+    encoder = models.load(models.find(model))
+    if words > encoder.vocab_size:
+        raise StudyError(
+            f"model {model}: it has {encoder.vocab_size} subwords and the tokenizer of the text {words}: "
+            "make the text with the model's own tokenizer"
+        )
+    return encoder
 
 
 def _objective_texts(

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import baselines as cheap
-from xltlib import builders, encoder_alignment, models, synthetic, synthetic_tasks, text_data
+from xltlib import builders, encoder_alignment, language_data, models
 from xltlib.files import read_json
 from xltlib.params import Params
 from xltlib.pretraining import OBJECTIVES
@@ -21,7 +20,6 @@ from xltlib.store import Store
 from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.tokenization import load as load_tokenizer
 
-CHANCE = "majority label (qa: a random word)"
 METRIC = {"qa": "f1"}  # what a task is judged by; accuracy elsewhere
 OBJECTIVE_CLAIMS = ["S0-1", "S0-2", "S0-3", "S1-7", "S1-18", "S1-22", "S1-23"]
 LOOKS = {"base": 0} | {name: k for k, name in enumerate(OBJECTIVES)}  # as in figures that show them all
@@ -71,24 +69,30 @@ def loss_curves(encoders: Sequence[Result]) -> dict:
     }  # fmt: skip
 
 
-def by_layer(probes: Sequence[Result], params: Params, linked: Result) -> dict:
-    """Retrieval and AER by layer; `linked`: the aligner's links, whose AER is the mark to reach."""
-    count = probes[0].params["sentences"]
-    measures = {"sentences": "sentence retrieval", "words": "word retrieval", "aer": "AER (lower is better)"}
-    panels = []
-    for key, label in measures.items():
+def by_layer(
+    probes: Sequence[Result], params: Params, linked: Result, cheap_ones: Mapping[str, dict] | None = None
+) -> dict:
+    """Retrieval and AER by layer; `linked`: the aligner's links, whose AER is the mark to reach.
+
+    `cheap_ones`: the `baselines` of the languages, if there are any for retrieval.
+    """
+    count, panels = len(next(iter(probes[0].scores.values()))), []
+    for key, label in _measured(probes).items():
         for k, language in enumerate(targets(params)):
-            chance, aligner = {"name": "chance", "y": 1 / count}, linked.values["quality"][language]["aer"]
-            marks = {"sentences": [chance], "aer": [{"name": "aligner", "y": aligner, "line": ":"}]}
-            series = []
-            for objective in params.objectives:
+            chance = [{"name": "chance", "y": 1 / count}]
+            chance += _retrieved(cheap_ones or {}, params.languages.index(language))
+            quality = linked.values["quality"].get(language)
+            aligner = [{"name": "aligner", "y": quality["aer"], "line": ":"}] if quality else []
+            marks, series = {"sentences": chance, "aer": aligner}, []
+            for objective in (*params.objectives, *params.further_objectives):
                 own = [probe for probe in probes if probe.labels["objective"] == objective]
-                series.append({"name": objective, "curves": [_layers(p, language, key) for p in own]})
+                curves = [_layers(p, language, key) for p in own if key in p.values["by_layer"][language]]
+                series.append({"name": objective, "curves": curves})
             panels.append({
                 "name": language if key == "sentences" else "", "series": series, "limits": [0, 1],
                 "y_label": label if k == 0 else "", "x_label": "layer" if key == "aer" else "",
                 "ticks": [[n, str(n)] for n in range(params.num_layers + 1)],
-                "levels": marks.get(key, []),
+                "levels": marks.get(key, []), "empty": "no gold links",
             })  # fmt: skip
     seeds = len({p.labels["seed"] for p in probes})
     return {
@@ -101,6 +105,21 @@ def by_layer(probes: Sequence[Result], params: Params, linked: Result) -> dict:
     }  # fmt: skip
 
 
+def _retrieved(cheap_ones: Mapping[str, dict], k: int) -> list[dict]:
+    """The baselines of retrieval in the k-th language."""
+    lines = ("-.", ":", (0, (1, 3)))
+    marks = cheap_ones.get("retrieval", {}).get("marks", [])
+    found = [(mark["name"], mark["values"][k], style) for mark, style in zip(marks, lines, strict=False)]
+    return [{"name": name, "y": y, "line": style} for name, y, style in found if y is not None]
+
+
+def _measured(probes: Sequence[Result]) -> dict[str, str]:
+    """What the probes have measured in some language, and its name on an axis."""
+    names = {"sentences": "sentence retrieval", "words": "word retrieval", "aer": "AER (lower is better)"}
+    found = {key for probe in probes for layers in probe.values["by_layer"].values() for key in layers}
+    return {key: name for key, name in names.items() if key in found}
+
+
 def _layers(probe: Result, language: str, key: str) -> dict:
     values = probe.values["by_layer"][language][key]
     return {"x": list(range(len(values))), "y": values}
@@ -109,11 +128,11 @@ def _layers(probe: Result, language: str, key: str) -> dict:
 def probe_table(probes: Sequence[Result], params: Params) -> pd.DataFrame:
     """The last layer's retrieval and AER by objective and language, mean over seeds."""
     rows = {}
-    for objective in params.objectives:
+    for objective in (*params.objectives, *params.further_objectives):
         own = [p.values["by_layer"] for p in probes if p.labels["objective"] == objective]
-        for key in ("sentences", "words", "aer"):
-            means = {x: round(float(np.mean([p[x][key][-1] for p in own])), 3) for x in targets(params)}
-            rows[(key, objective)] = means if own else {}
+        for key in _measured(probes) if own else ():
+            there = [x for x in targets(params) if key in own[0][x]]
+            rows[(key, objective)] = {x: short(np.mean([p[x][key][-1] for p in own])) for x in there}
     return pd.DataFrame(rows).T.sort_index(kind="stable")
 
 
@@ -126,15 +145,15 @@ def word_map(runs: Runs, store: Store, language: str, folder: Path, seed: int = 
     encoders = {o: store.result(runs.encoder(o, seed)) for o in params.objectives}
     if any(run.directory is None for run in encoders.values()) and published.is_file():
         return read_json(published)
-    pair = text_data.sample(params, language, 50)
+    pair = language_data.of(params).sample(language, 50)
     row = int(np.argmin([abs(n + m - WORDS_SHOWN) for n, m in pair.lengths]))
     encode, panels = WordEncoder(tokenizer(runs, store)), []
     for objective, run in encoders.items():
         encoder = models.load(run.file("config.json").parent)
-        sides = [_vectors(encoder, encode, words) for words in pair.pairs[row]]
+        sides = [_vectors(encoder, encode, words) for words in pair.words[row]]
         flat = _plane(np.concatenate(sides))
         panels.append({"name": objective, "source": flat[: len(sides[0])], "target": flat[len(sides[0]) :]})
-    source, target = pair.pairs[row]
+    source, target = pair.words[row]
     return {
         "title": "Words of one sentence in two languages",
         "caption": f"Last-layer vectors of the words of 1 sentence pair, seed {seed}; each panel has its own "
@@ -184,37 +203,14 @@ def chosen(
 
 def example_table(params: Params) -> pd.DataFrame:
     """One test example of each task in the source and in the first target language."""
-    world, rows = text_data.world_of(params), {}
+    known, rows = language_data.of(params), {}
     for task in params.tasks:
-        test = synthetic_tasks.task_set(world, task, 8, "test", 0).examples
-        for language in (params.source, targets(params)[0]):
+        test = known.examples(task, "test", 8)
+        for language in (name for name in (params.source, targets(params)[0]) if name in test):
             e = test[language][0]
             told = (e.text_a, e.text_b, LABELS[task][e.label]) if task in LABELS else None
             rows[(task, language)] = told or (e.context, e.question, e.answers[0][1])
     return pd.DataFrame(rows, index=["first text", "second text", "label or answer"]).T
-
-
-def baselines(params: Params) -> dict[str, dict]:
-    """What costs no encoder, by task: chance, and one sentence alone (trained on the same examples)."""
-    world, found = text_data.world_of(params), {}
-    for task in params.tasks:
-        test = synthetic_tasks.task_set(world, task, params.test_examples, "test", 0).examples
-        if task not in LABELS:
-            words = np.mean([1 / len(e.context.replace(" .", "").split()) for e in test[params.source]])
-            found[task] = {"levels": [{"name": CHANCE, "y": round(float(words), 5)}], "marks": []}
-            continue
-        train = synthetic_tasks.task_set(world, task, params.train_examples, "train", 0).examples
-        train = train[params.source]
-        gold = np.array([e.label for e in test[params.source]])
-        majority = cheap.majority_accuracy([e.label for e in train], gold)
-        texts = [e.text_b for name in params.languages for e in test[name]]
-        guessed = cheap.ngram_predictions([e.text_b for e in train], [e.label for e in train], texts)
-        shares = (guessed.reshape(len(params.languages), -1) == gold).mean(1).round(5).tolist()
-        found[task] = {
-            "levels": [{"name": CHANCE, "y": round(majority, 5)}],
-            "marks": [{"name": "second sentence alone (n-grams)", "values": shares}],
-        }
-    return found
 
 
 def short(x: float) -> float:
@@ -228,18 +224,18 @@ def rounded(values: Sequence[float]) -> list[float]:
 
 
 def accuracy(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -> dict:
-    """Zero-shot scores by task, language and objective, beside `baselines`."""
+    """Zero-shot scores by task, language and objective, beside the `baselines` of the languages."""
     panels = []
-    for task in params.tasks:
-        series = []
-        for objective in params.objectives:
-            found = chosen(records, task, objective, params.languages)
-            scores = found.scores or [None] * len(params.languages)
-            points = [None if s is None else point(s, params.alpha) for s in scores]
-            series.append({"name": objective, "points": points})
+    for name, cheap in cheap_ones.items():  # a task, or "qa@mlqa" for a further test set
+        task, _, further = name.partition("@")
+        settings = [x + (f"@{further}" if further else "") for x in params.languages]
+        series = [
+            {"name": objective, "points": _points(records, task, objective, settings, params.alpha)}
+            for objective in params.objectives
+        ]
         label = "F1" if METRIC.get(task) else "accuracy"
-        panel = {"name": task, "y_label": label, "limits": [0, 1.02], "series": series}
-        panels.append(panel | cheap_ones[task])
+        panel = {"name": name, "y_label": label, "limits": [0, 1.02], "series": series}
+        panels.append(panel | cheap)
     return {
         "title": "Zero-shot scores by language and objective",
         "caption": f"Trained on {params.source} alone, tested on {params.test_examples} parallel examples a "
@@ -248,6 +244,35 @@ def accuracy(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -
         "alt": f"Scores in {', '.join(params.languages)} by objective and task, with chance and baselines.",
         "claims": [*OBJECTIVE_CLAIMS, "S1-20"], "key": True, "panels": panels,
         "categories": list(params.languages),
+    }  # fmt: skip
+
+
+def _points(
+    records: Records, task: str, objective: str, settings: Sequence[str], alpha: float
+) -> list[dict | None]:
+    """Mean and interval in each setting; None where no run has scores for it."""
+    found = [chosen(records, task, objective, [setting]) for setting in settings]
+    return [None if one.missing else point(one.scores[0], alpha) for one in found]
+
+
+def tagging(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -> dict:
+    """Tags and dependency labels told from the last layer, by language and objective, beside `baselines`."""
+    panels = []
+    for label, suffix in (("tags", ""), ("dependency labels", "#deprel")):
+        settings = [x + suffix for x in params.languages]
+        series = [
+            {"name": objective, "points": _points(records, "tagging", objective, settings, params.alpha)}
+            for objective in (*params.objectives, *params.further_objectives)
+        ]
+        panel = {"name": label, "y_label": "accuracy (mean of sentences)", "limits": [0, 1.02]}
+        panels.append(panel | {"series": series} | cheap_ones[f"tagging{suffix}"])
+    return {
+        "title": "Tags and dependency labels from a frozen encoder",
+        "caption": f"A linear probe on the last layer, trained on 700 sentences of {params.source}, tested "
+        f"on 200 parallel ones a language. Dots: {params.seeds} pre-training seed(s); bars: "
+        f"{1 - params.alpha:.0%} intervals over seeds and sentences.",
+        "alt": "Accuracy of tags and of dependency labels by language and objective, with cheap baselines.",
+        "claims": PROBE_CLAIMS, "panels": panels, "categories": list(params.languages), "width": 5.2,
     }  # fmt: skip
 
 
@@ -261,15 +286,11 @@ def score_table(data: Mapping) -> pd.DataFrame:
     return pd.DataFrame(rows, index=data["categories"]).T
 
 
-def distance(language: str) -> float:
-    """Share of stems that differ from the source's: one axis of distance; order and morphology are others."""
-    return round(1 - synthetic.LANGUAGES[language].cognates, 4)
-
-
 def gaps(records: Records, params: Params) -> dict:
     """Source score minus target score, by distance, for every seed."""
-    order = sorted(targets(params), key=distance)
-    ticks = [[i, f"{x}\n{distance(x):g}\n{synthetic.LANGUAGES[x].order}"] for i, x in enumerate(order)]
+    known = language_data.of(params)
+    order = [name for name, _ in known.by_distance()]
+    ticks = [[i, words] for i, (_, words) in enumerate(known.by_distance())]
     panels = []
     for task in params.tasks:
         series = []
@@ -279,7 +300,7 @@ def gaps(records: Records, params: Params) -> dict:
             curves = [{"x": [t[0] for t in ticks], "y": rounded(row[0] - row[1:])} for row in means]
             series.append({"name": objective, "curves": curves})
         panels.append({
-            "name": task, "x_label": "language; share of stems unlike the source's; order",
+            "name": task, "x_label": known.distance_label,
             "y_label": "source minus target score", "ticks": ticks, "series": series,
             "levels": [{"name": "no loss", "y": 0.0}],
         })  # fmt: skip
@@ -300,7 +321,8 @@ def recall(results: Sequence[Result], params: Params, task: str = "nli") -> dict
         runs = [r for r in results if r.kind == "transfer" and asked.items() <= r.labels.items()]
         series = []
         for k, name in enumerate(LABELS[task]):
-            seeds = [[r.values["recall"][x][k] for r in runs] for x in params.languages]
+            tested = [x for x in params.languages if all(x in r.values["recall"] for r in runs)]
+            seeds = [[r.values["recall"][x][k] for r in runs if x in tested] for x in params.languages]
             points = [{"mean": short(np.mean(s)), "seeds": rounded(s)} if s else None for s in seeds]
             series.append({"name": name, "points": points})
         chance = [{"name": "chance", "y": short(1 / len(LABELS[task]))}]

@@ -1,30 +1,29 @@
-"""Fine-tuning on the source language, and prediction everywhere: classification of pairs, extractive QA.
+"""Fine-tuning on the source language: the methods, their options, and what each one's loss is.
 
-Shapes: B batch, T tokens, H hidden, C classes, N examples.
+Shapes: B batch, T tokens, H hidden, N examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from xltlib import models, robust, salt
+from xltlib.batching import Plan, device_of, inputs, stacked
 from xltlib.encoding import Encoded
-from xltlib.evaluation import qa_scores
-from xltlib.models import Encoder
 from xltlib.params import StudyError
+from xltlib.prediction import majority, predict
 from xltlib.records import LABELS
 from xltlib.settings import changed, par, parse_options
-from xltlib.tokenization import join
-from xltlib.training import Optimization, Progress, epoch_batches, fit
+from xltlib.task_model import TaskModel, task_loss
+from xltlib.tokenization import OWN, Specials, join
+from xltlib.training import Optimization, Progress, fit
 
 # a result is reused only where the version of its method is the same: raise it when the numbers change
 VERSIONS = {
@@ -32,9 +31,14 @@ VERSIONS = {
     "code_switch": 1, "intermediate": 1,
 }  # fmt: skip
 METHODS = tuple(VERSIONS)
-OUTPUT = "output.safetensors"
-LONGEST_ANSWER = 30  # subwords, as in the published SQuAD scripts
 COMMON = ("select",)
+SYNTHETIC_ONLY = {  # what only synthetic languages have, by the method or the task that needs it
+    "translate_train": "translations of the training examples",
+    "rs_da": "lists of words that mean the same",
+    "code_switch": "a dictionary",
+    "intermediate": "training examples of another task in every language",
+    "lexicon": "the true translations of words",
+}
 _KNOWN = {  # the options that change a method
     "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
     "rs_rp": ("size", "distribution", "vote"),
@@ -88,45 +92,14 @@ def options(method: str, text: str = "") -> Options:
     return chosen
 
 
-class TaskModel(nn.Module):
-    """An encoder with a new output layer; `pooling` says what a pair is classified by (mean or [CLS])."""
-
-    def __init__(
-        self, encoder: Encoder, task: str, seed: int, pooling: str = "mean", freeze_embeddings: bool = True
-    ):
-        super().__init__()
-        self.encoder, self.task, self.pooling = encoder, task, pooling
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.output = _output(encoder.hidden_size, task)
-        encoder.lm.requires_grad_(False)  # the language model's own head is not trained here
-        encoder.lm.base_model.requires_grad_(True)
-        if freeze_embeddings:
-            encoder.embeddings().requires_grad_(False)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
-    ):
-        """Logits: (B, C) for pairs; (B, T, 2) for QA, first and last subword."""
-        states = self.encoder.states(input_ids, attention_mask, inputs_embeds)
-        if self.task == "qa":
-            return self.output(states)
-        return self.output(states[:, 0] if self.pooling == "cls" else states.mean(1))
-
-
-def _output(hidden: int, task: str) -> nn.Module:
-    if task == "qa":
-        return nn.Linear(hidden, 2)
-    return nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, len(LABELS[task])))
-
-
-def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of labels (B,), or of first and last subwords (B, 2) averaged."""
-    if targets.ndim == 1:
-        return F.cross_entropy(logits, targets)
-    return (
-        F.cross_entropy(logits[..., 0], targets[:, 0]) + F.cross_entropy(logits[..., 1], targets[:, 1])
-    ) / 2
+def check_real(task: str, method: str) -> None:
+    """StudyError for what cannot be done on real languages, because something is known of synthetic ones alone."""
+    needed = task if task in SYNTHETIC_ONLY else method
+    if needed in SYNTHETIC_ONLY:
+        works = ", ".join(name for name in METHODS if name not in SYNTHETIC_ONLY)
+        raise StudyError(
+            f"{needed} needs {SYNTHETIC_ONLY[needed]}: real languages have none here; what works: {works}"
+        )
 
 
 def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list:
@@ -139,29 +112,15 @@ def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list
     return [examples[languages[language]][i] for i, language in enumerate(drawn)]
 
 
-def save(model: TaskModel, directory: Path) -> None:
-    """Write the encoder and the output layer (safetensors)."""
-    model.encoder.save(directory)
-    save_file(model.output.state_dict(), directory / OUTPUT)
-
-
-def load(directory: Path, task: str, pooling: str) -> TaskModel:
-    """A fine-tuned model that `save` wrote. StudyError where the folder does not hold one."""
-    model = TaskModel(models.load(directory), task, 0, pooling)
-    try:
-        model.output.load_state_dict(load_file(Path(directory) / OUTPUT))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise StudyError(f"{directory}: the output layer for {task} cannot be loaded: {error}") from error
-    return model.eval()
-
-
 class Batch(NamedTuple):
-    """Examples of one update: ids (B, T), what is to be predicted, their numbers (B,), and a generator."""
+    """Examples of one update: ids (B, T), what is to be predicted, their rows (B,), and a generator; `told` is
+    what a `TaskModel` wants to know beside ids."""
 
     ids: Tensor
     targets: Tensor
     rows: np.ndarray
     rng: np.random.Generator
+    told: Mapping[str, Any] = {}
 
 
 BatchLoss = Callable[[TaskModel, Batch], dict[str, Tensor]]
@@ -169,42 +128,57 @@ BatchLoss = Callable[[TaskModel, Batch], dict[str, Tensor]]
 
 def standard_loss(model: TaskModel, batch: Batch) -> dict[str, Tensor]:
     """The loss on the examples as they are."""
-    return {"loss": task_loss(model(batch.ids), batch.targets)}
+    return {"loss": task_loss(model(batch.ids, **batch.told), batch.targets)}
 
 
-def loss_of(method: str, chosen: Options, seed: int = 0, twins: Sequence[np.ndarray] = ()) -> BatchLoss:
-    """The loss of a method; `twins`: for SALT, the code-switched twin of each training example."""
+def loss_of(
+    method: str, chosen: Options, seed: int = 0, twins: Sequence[np.ndarray] = (), special: Specials = OWN
+) -> BatchLoss:
+    """The loss of a method; `twins`: for SALT, the code-switched twin of each training example.
+
+    `special`: the tokens that stay where they are when the others are perturbed.
+    """
     if method == "adversarial":
-        return partial(_adversarial_loss, chosen)
+        return partial(_adversarial_loss, chosen, special)
     if method == "rs_rp":
-        return partial(_random_loss, chosen)
+        return partial(_random_loss, chosen, special)
     if method == "salt":
-        return partial(_mixup_loss, chosen, seed, twins)
+        return partial(_mixup_loss, chosen, seed, twins, special)
     return standard_loss
 
 
-def _adversarial_loss(chosen: Options, model: TaskModel, batch: Batch) -> dict[str, Tensor]:
+def _adversarial_loss(
+    chosen: Options, special: Specials, model: TaskModel, batch: Batch
+) -> dict[str, Tensor]:
     return robust.adversarial_loss(
-        lambda embeds: task_loss(model(None, inputs_embeds=embeds), batch.targets),
-        partial(model.encoder.embeddings(), batch.ids), robust.movable(batch.ids),
+        lambda embeds: _loss_at(embeds, model, batch),
+        partial(model.encoder.embeddings(), batch.ids), robust.movable(batch.ids, special),
         chosen.epsilon, chosen.norm, chosen.steps, chosen.step_size, chosen.clean_weight,
     )  # fmt: skip
 
 
-def _randomly_moved(chosen: Options, model: TaskModel, ids: Tensor, rng: np.random.Generator) -> Tensor:
-    embeds = model.encoder.embeddings()(ids)
-    return robust.randomly_moved(embeds, robust.movable(ids), chosen.size, chosen.distribution, rng)
+def _loss_at(embeds: Tensor, model: TaskModel, batch: Batch) -> Tensor:
+    """The loss where the batch's ids have these embeddings (B, T, H)."""
+    return task_loss(model(None, inputs_embeds=embeds, **batch.told), batch.targets)
 
 
-def _random_loss(chosen: Options, model: TaskModel, batch: Batch) -> dict[str, Tensor]:
-    embeds = _randomly_moved(chosen, model, batch.ids, batch.rng)
-    return {"loss": task_loss(model(None, inputs_embeds=embeds), batch.targets)}
+def _randomly_moved(
+    chosen: Options, special: Specials, model: TaskModel, ids: Tensor, rng: np.random.Generator
+) -> Tensor:
+    embeds, moved = model.encoder.embeddings()(ids), robust.movable(ids, special)
+    return robust.randomly_moved(embeds, moved, chosen.size, chosen.distribution, rng)
+
+
+def _random_loss(chosen: Options, special: Specials, model: TaskModel, batch: Batch) -> dict[str, Tensor]:
+    embeds = _randomly_moved(chosen, special, model, batch.ids, batch.rng)
+    return {"loss": _loss_at(embeds, model, batch)}
 
 
 def _mixup_loss(
-    chosen: Options, seed: int, twins: Sequence[np.ndarray], model: TaskModel, batch: Batch
-) -> dict[str, Tensor]:
-    other = torch.from_numpy(np.stack([twins[row] for row in batch.rows]))
+    chosen: Options, seed: int, twins: Sequence[np.ndarray], special: Specials, model: TaskModel,
+    batch: Batch,
+) -> dict[str, Tensor]:  # fmt: skip
+    other = stacked([twins[row] for row in batch.rows], special.pad)[0].to(batch.ids.device)
     if chosen.mix == "none":
         return standard_loss(model, batch._replace(ids=other))
     table, shape = model.encoder.embeddings(), (*batch.ids.shape, model.encoder.hidden_size)
@@ -213,8 +187,7 @@ def _mixup_loss(
     else:
         rngs = (np.random.default_rng([seed, 17, row]) for row in batch.rows)
         r = torch.cat([salt.mixing(chosen.mix, (1, *shape[1:]), rng) for rng in rngs])
-    embeds = salt.mixed(table(batch.ids), table(other), r)
-    return {"loss": task_loss(model(None, inputs_embeds=embeds), batch.targets)}
+    return {"loss": _loss_at(salt.mixed(table(batch.ids), table(other), r), model, batch)}
 
 
 def finetune(
@@ -231,19 +204,19 @@ def finetune(
 ) -> list[dict[str, float]]:
     """Train on all examples again and again for `opt.steps` updates; the history of the loss.
 
-    `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
+    Batches come to where the model is. `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
     """
-    targets = torch.from_numpy(data.targets)
-    plan = _Plan([len(ids) for ids in data.ids], batch_size, seed)
+    device, plan = device_of(model), Plan(data, batch_size, seed)
+    targets = torch.from_numpy(data.targets).to(device)
     kept = {opt.steps * k // points: k for k in range(1, points + 1)}
 
     def loss(step: int) -> dict[str, Tensor]:
         if step in kept:
             save_file(_trained(model), point(directory, kept[step]))
         rows = plan.rows(step)
-        ids = torch.from_numpy(np.stack([data.ids[row] for row in rows]))
-        rng = np.random.default_rng([seed, 11, step])
-        return batch_loss(model, Batch(ids, targets[torch.from_numpy(rows)], rows, rng))
+        ids, told = inputs(data, rows, device)
+        wanted, rng = targets[torch.from_numpy(rows).to(device)], np.random.default_rng([seed, 11, step])
+        return batch_loss(model, Batch(ids, wanted, rows, rng, told))
 
     history = fit(model, loss, opt, directory, progress, name)
     if points:
@@ -264,98 +237,25 @@ def return_to(model: TaskModel, path: Path) -> None:
 
 
 def _trained(model: TaskModel) -> dict[str, Tensor]:
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def steps_for(data: Encoded, batch_size: int, epochs: int) -> int:
     """Updates in so many passes over the examples."""
-    return epochs * _Plan([len(ids) for ids in data.ids], batch_size, 0).per_epoch
-
-
-class _Plan:
-    """Which examples make up which update: each pass in an order of its own, found from the step alone."""
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        if not len(lengths):
-            raise StudyError("no examples to train on")
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self._epoch, self._batches = 0, self._order(0)
-        self.per_epoch = len(self._batches)
-
-    def _order(self, epoch: int) -> list[np.ndarray]:
-        return epoch_batches(self.lengths, self.batch_size, np.random.default_rng([self.seed, 5, epoch]))
-
-    def rows(self, step: int) -> np.ndarray:
-        epoch, batch = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._order(epoch)
-        return self._batches[batch]
-
-
-Perturb = Callable[[Tensor], Tensor]  # ids (B, T) -> input embeddings (B, T, H)
-
-
-@torch.inference_mode()
-def predict(
-    model: TaskModel, data: Encoded, batch_size: int = 128, perturb: Perturb | None = None
-) -> np.ndarray:
-    """Labels (N,), or for QA the best first and last subwords (N, 2)."""
-    model.eval()
-    out = np.zeros_like(data.targets)
-    for rows in epoch_batches([len(ids) for ids in data.ids], batch_size, np.random.default_rng(0)):
-        ids = torch.from_numpy(np.stack([data.ids[row] for row in rows]))
-        logits = model(None, inputs_embeds=perturb(ids)) if perturb else model(ids)
-        if model.task == "qa":
-            out[rows] = _best_spans(logits, torch.from_numpy(data.context[rows])).numpy()
-        else:
-            out[rows] = logits.argmax(1).numpy()
-    return out
-
-
-def majority(votes: np.ndarray, classes: int) -> np.ndarray:
-    """The label most often voted for: (copies, N) -> (N,). A tie goes to the label of the earliest copy."""
-    counts = np.stack([(votes == label).sum(0) for label in range(classes)])  # (C, N)
-    leading = np.take_along_axis(counts, votes, 0) == counts.max(0)  # does a copy vote for a winner?
-    return np.take_along_axis(votes, leading.argmax(0)[None], 0)[0]
+    return epochs * Plan(data, batch_size, 0).per_epoch
 
 
 def predict_by_vote(
     model: TaskModel, data: Encoded, chosen: Options, rng: np.random.Generator,
-    copies: Sequence[Encoded] = (),
+    copies: Sequence[Encoded] = (), precision: str = "float32",
 ) -> np.ndarray:  # fmt: skip
     """Labels (N,) by majority over `copies` of the data (RS-DA), or over random perturbations (RS-RP)."""
     if copies:
-        votes = [predict(model, copy) for copy in copies]
+        votes = [predict(model, copy, precision=precision) for copy in copies]
     else:
-        perturb = partial(_randomly_moved, chosen, model, rng=rng)
-        votes = [predict(model, data, perturb=perturb) for _ in range(chosen.vote)]
+        perturb = partial(_randomly_moved, chosen, data.special, model, rng=rng)
+        votes = [predict(model, data, perturb=perturb, precision=precision) for _ in range(chosen.vote)]
     return majority(np.stack(votes), len(LABELS[model.task]))
-
-
-def _best_spans(logits: Tensor, context: Tensor) -> Tensor:
-    """The pairs first <= last within the context of the highest sum of logits (B, T, 2) -> (B, 2)."""
-    length = logits.shape[1]
-    where = torch.arange(length)
-    outside = (where < context[:, None]) | (where == length - 1)
-    first, last = logits.masked_fill(outside[..., None], -torch.inf).unbind(-1)
-    allowed = (where[None] >= where[:, None]) & (where[None] < where[:, None] + LONGEST_ANSWER)
-    total = (first[:, :, None] + last[:, None, :]).masked_fill(~allowed, -torch.inf)
-    best = total.flatten(1).argmax(1)
-    return torch.stack([best // length, best % length], 1)
-
-
-def scores(task: str, data: Encoded, predicted: np.ndarray, examples: Sequence) -> dict[str, np.ndarray]:
-    """Per-example scores (N,) by metric: {"": 0/1 accuracy}; for QA {"": exact match, "f1": F1}."""
-    if task != "qa":
-        return {"": (predicted == data.targets).astype(float)}
-    texts = {}
-    for example, (first, last), start, spans in zip(
-        examples, predicted, data.context, data.spans, strict=True
-    ):
-        begin, end = spans[first - start][0], spans[last - start][1]
-        texts[example.id] = example.context[begin:end]
-    found = qa_scores(examples, texts)
-    return {"": found["exact_match"], "f1": found["f1"]}
 
 
 def check_restriction() -> bool:

@@ -86,20 +86,45 @@ class Encoder(nn.Module):
     def vocab_size(self) -> int:
         return self.lm.config.vocab_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and what is read has to be."""
+        return self.embeddings().weight.device
+
+    @property
+    def two_segments(self) -> bool:
+        """Whether it is told the first segment of a sequence from the second (token types), as mBERT is."""
+        return getattr(self.lm.config, "type_vocab_size", 1) > 1
+
+    @property
+    def first_position(self) -> int:
+        """The position of a sequence's first subword: XLM-R counts from its padding's id plus 1."""
+        return self.lm.config.pad_token_id + 1 if "roberta" in self.lm.config.model_type else 0
+
+    @property
+    def longest(self) -> int | None:
+        """The most subwords of a sequence; None where positions are relative without a limit (mT5)."""
+        places = getattr(self.lm.config, "max_position_embeddings", None)
+        return places and places - self.first_position
+
     def states(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Last-layer vectors (B, T, H) of token ids (B, T) or of their embeddings (B, T, H).
 
-        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two.
+        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two;
+        `position_ids` (B, T) are in the model's own numbering, from `first_position`.
         """
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        if token_type_ids is not None and getattr(self.lm.config, "type_vocab_size", 1) > 1:
+        if token_type_ids is not None and self.two_segments:
             given["token_type_ids"] = token_type_ids
+        if position_ids is not None:
+            given["position_ids"] = position_ids
         return self.lm.base_model(**given, attention_mask=attention_mask).last_hidden_state
 
     def layers(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -150,6 +175,17 @@ def _heads(lm: nn.Module):
 
 def _no_head(states: Tensor) -> Tensor:
     raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
+
+
+def device(name: str) -> torch.device:
+    """The device of a name, "cpu" or "cuda"; StudyError at once where this machine has none such."""
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise StudyError(f"device {name!r} is not known: cpu or cuda") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise StudyError(f"device {name}: torch finds no GPU here: take device: cpu, or a machine with one")
+    return found
 
 
 def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> Encoder:

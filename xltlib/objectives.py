@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xltlib.tokenization import MASK, SEP, SPECIAL
+from xltlib.params import StudyError
+from xltlib.tokenization import OWN, PAD, Specials
 
 Logits = Callable[[Tensor], Tensor]  # vectors (..., H) to scores of all words (..., V)
 
@@ -34,22 +35,30 @@ def mask_tokens(
     rng: np.random.Generator,
     keep: float = 0.1,
     random: float = 0.1,
+    special: Specials = OWN,
 ) -> Masked:
     """Choose exactly round(rate x ordinary tokens) positions in each row and hide them.
 
     Of the chosen positions a share `keep` stays as it is and a share `random` becomes a random word; the
     rest is replaced by [MASK] (Devlin et al. 2019: 0.1 and 0.1; 0 and 0 is the pure mask). Where rows differ
     in their number of ordinary tokens (by [UNK]), the smallest counts; at least one position is chosen.
+    StudyError where the tokenizer has no mask.
     """
-    ordinary = ids >= len(SPECIAL)
+    if special.mask is None:
+        raise StudyError(
+            "masked words: the tokenizer has no token for a mask, as mT5's: take a model such as xlmr-base"
+        )
+    ordinary = special.ordinary(ids)
     count = max(1, round(rate * int(ordinary.sum(1).min())))
     order = np.where(ordinary, rng.random(ids.shape), 2.0)
     positions = torch.from_numpy(np.argpartition(order, count - 1, axis=1)[:, :count].copy())
     tokens = torch.from_numpy(ids)
     targets = tokens.gather(1, positions)
     draw = torch.from_numpy(rng.random(targets.shape))
-    words = torch.from_numpy(rng.integers(len(SPECIAL), vocab_size, tuple(targets.shape)))
-    shown = torch.where(draw < random, words, torch.full_like(targets, MASK))
+    words = rng.integers(0, vocab_size - len(special.ids), tuple(targets.shape))
+    for number in sorted(special.ids):  # the n-th of the words that are not special
+        words += words >= number
+    shown = torch.where(draw < random, torch.from_numpy(words), torch.full_like(targets, special.mask))
     shown = torch.where(draw >= 1 - keep, targets, shown)
     return Masked(tokens.scatter(1, positions, shown), positions, targets)
 
@@ -117,20 +126,23 @@ def unless_both_masked(partner: Tensor, positions: Tensor) -> Tensor:
     return torch.where(masked & masked.gather(1, partner), at, partner)
 
 
-def segments(ids: Tensor) -> Tensor:
-    """0 in [CLS] a [SEP], 1 in b [SEP], for [CLS] a [SEP] b [SEP]: (B, T) -> (B, T)."""
-    ends = (ids == SEP).long()
-    return ends.cumsum(1) - ends
+def segments(ids: Tensor, special: Specials = OWN) -> Tensor:
+    """0 in [CLS] a [SEP], 1 in b [SEP], for [CLS] a [SEP] b [SEP]: (B, T) -> (B, T).
+
+    The second begins after the first run of separators, as in `<s> a </s></s> b </s>`.
+    """
+    middle = (ids == special.between[0]).long().argmax(1, keepdim=True)
+    return (torch.arange(ids.shape[1], device=ids.device) >= middle + len(special.between)).long()
 
 
-def reset_positions(ids: Tensor) -> Tensor:
-    """Positions (B, T) of pairs (B, T) that restart at 1 in the second sentence.
+def reset_positions(ids: Tensor, special: Specials = OWN) -> Tensor:
+    """Positions (B, T), from 0, of pairs (B, T) that restart in the second sentence.
 
     The n-th words of both sentences then have the same position, as in XLM (arXiv 1901.07291), where each of
     the two has a boundary token at 0.
     """
-    at, second = torch.arange(ids.shape[1], device=ids.device), segments(ids)
-    return at - second * (second == 0).sum(1, keepdim=True) + second
+    at, second = torch.arange(ids.shape[1], device=ids.device), segments(ids, special)
+    return at - second * ((second == 0).sum(1, keepdim=True) - len(special.before))
 
 
 # Pulling
@@ -152,14 +164,15 @@ def pulling_loss(
 
 def span_means(states: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
     """Mean vectors of spans: states (B, T, H), rows, starts and ends (exclusive) (L,) -> (L, H)."""
-    sums = F.pad(states.cumsum(1), (0, 0, 1, 0))
+    exact = torch.promote_types(states.dtype, torch.float32)  # sums of 16 bits would lose short spans
+    sums = F.pad(states.cumsum(1, dtype=exact), (0, 0, 1, 0))
     return (sums[rows, ends] - sums[rows, starts]) / (ends - starts).unsqueeze(1)
 
 
-def pad(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) filled up with [PAD], and the mask (B, T) of the real ones."""
+def pad(sequences: Sequence[np.ndarray], filler: int = PAD) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones."""
     longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
+    ids = torch.full((len(sequences), longest), filler, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.from_numpy(sequence)

@@ -72,7 +72,7 @@ def groups(data: Data) -> Figure:
         for k, series in enumerate(panel["series"]):
             at = np.arange(len(names)) - 0.4 + step * (k + 0.5)
             _points(ax, at, series, k, step)
-        for mark, line in zip(panel.get("marks", []), ("-", "--", ":"), strict=False):
+        for mark, line in zip(panel.get("marks", []), ("-", "--", ":", "-."), strict=False):
             for x, y in enumerate(mark["values"]):
                 label = mark["name"] if x == 0 else None
                 if y is not None:
@@ -121,7 +121,7 @@ def label_axes(ax: Axes, panel: Data) -> None:
 def curves(data: Data) -> Figure:
     """`panels` [{name, x_label, y_label, log, limits, ticks [[x, text]], levels, band [low, high], series}],
     where series are [{name, curves [{x, y}], band {x, low, high}}]: a curve is a seed; several are drawn
-    pale, with their mean, and the band of its interval."""
+    pale, with their mean, and the band of its interval. `empty`: what a panel without curves says."""
     figure, axes = panels(data, data.get("width", 3.6), data.get("height", 3.0))
     for ax, panel in zip(axes, data["panels"], strict=False):
         if panel.get("band"):
@@ -136,7 +136,7 @@ def curves(data: Data) -> Figure:
             ax.set_xticks(where, texts)
             ax.xaxis.set_minor_locator(NullLocator())
         if not any(series["curves"] for series in panel["series"]):
-            nothing(ax)
+            nothing(ax, panel.get("empty", "no results yet"))
         label_axes(ax, panel)
     legend(figure, axes)
     return figure

@@ -21,6 +21,7 @@ from xltlib.settings import (
 __all__ = ["Params", "StudyError", "describe", "from_notebook", "load", "notebook_cell", "to_dict"]
 
 
+SET = r"[a-z0-9_]+/[a-z]+"
 OPTIONS = r"(:[a-z_]+=[a-z0-9_.]+(,[a-z_]+=[a-z0-9_.]+)*)?"
 
 
@@ -31,12 +32,20 @@ class Params:
 
     profile: str = par("quick", "name of this set of parameters: the folder figures/<profile>/", pattern=NAME)
     scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "paper"))
+    data: str = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub", choices=("synthetic", "real"))
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
     seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
     languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
     source: str = par("src", "the language that has labelled training data", pattern=NAME)
+    corpora: tuple[str, ...] = par(("opus100",), "real parallel text: for each language what has it with the source", pattern=r"[a-z0-9_]+")
+    train_sets: tuple[str, ...] = par(("multinli/train", "pawsx/train", "squad/train"), "real training examples of the source language, as set/split, one for each task", pattern=SET)
+    test_sets: tuple[str, ...] = par(("xnli/test", "pawsx/test", "xquad/test", "mlqa/test"), "real test examples; a further set of the same task is scored as de@mlqa", pattern=SET)
+    official_counts: bool = par(True, "refuse real sets that have not as many examples as were published")
+    model: str = par("", "published model, or folder of one, that every encoder starts from; none: from scratch", pattern=r"\S*")
     tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
     objectives: tuple[str, ...] = par(("none", "tlm", "weam"), "pre-training objectives compared", pattern=NAME)
+    further_objectives: tuple[str, ...] = par((), "objectives whose encoders are probed, not fine-tuned", pattern=NAME, empty=True)
+    probes: tuple[str, ...] = par(("retrieval",), "what encoders of real languages are probed for before any task", choices=("retrieval", "alignment", "tagging"))
     methods: tuple[str, ...] = par(("standard", "adversarial", "rs_rp", "rs_da:updates=equal", "salt"), "fine-tuning methods compared, with options as in rs_da:updates=equal", pattern=NAME + OPTIONS)
     documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100)
     parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10)
@@ -49,6 +58,11 @@ class Params:
     pretrain_steps: int = par(6_000, "updates of MLM that every encoder gets", unit="updates", low=0)
     continue_steps: int = par(1_200, "updates of the compared objective after them", unit="updates", low=0)
     batch_size: int = par(32, "small batches learn more per second on a CPU", unit="sentences", low=1, high=65_536)
+    batch_tokens: int = par(0, "for text of very different lengths: each update of pre-training has about so many tokens instead; 0: batch_size sentences", unit="tokens", low=0, high=10_000_000)
+    max_length: int = par(128, "longest sequence of real text, special tokens included", unit="subwords", low=8, high=8192)
+    question_length: int = par(384, "the same for a question with a window of its passage", unit="subwords", low=16, high=8192)
+    device: str = par("cpu", "where encoders are trained and used", choices=("cpu", "cuda"))
+    precision: str = par("float32", "of matrix products in training and prediction; weights stay float32", choices=("float32", "bfloat16"))
     mask_rate: float = par(0.3, "share of the subwords masked in MLM and TLM", low=0.01, high=0.9)
     pretrain_lr: float = par(3e-3, "highest learning rate of pre-training (Adam, tiny encoders)", low=1e-7, high=1.0)
     continue_lr: float = par(2e-3, "highest learning rate of the compared objectives", low=1e-7, high=1.0)

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from xltlib import pool
-from xltlib.downloads import MODEL, downloads
+from xltlib.downloads import downloads
 from xltlib.files import canonical, read_json
 from xltlib.params import Params, load
 from xltlib.results import RUNS, Result, Spec, read_published
@@ -48,7 +48,7 @@ class Plan:
         self.session, self.params = session, session.params
         self.specs = closure(spec for stage in STAGES for spec in session.specs(stage))
         self.finished = _finished(session.store, session.root / "figures")
-        self.rates = Rates(self.finished, self.params.scale, session.root)
+        self.rates = Rates(self.finished, self.params, session.root)
         self._status = cache(session.store.status)
 
     def status(self, spec: Spec) -> str:
@@ -93,25 +93,29 @@ class Plan:
 class Rates:
     """Seconds that a run will take, told from finished ones: the median of those most like it, scaled.
 
-    On real languages it is told from the throughput that was measured on a GPU.
+    Only runs on the same kind of languages count. For a study on a GPU it is told from the throughput that
+    was measured on one.
     """
 
-    def __init__(self, finished: Mapping[str, Result], scale: str, root: Path) -> None:
-        self.gpu = throughput(root) if scale != "mechanism" else None
-        self.scale, groups = scale, {}
+    def __init__(self, finished: Mapping[str, Result], params: Params, root: Path) -> None:
+        self.params, self.on_gpu, groups = params, params.device == "cuda", {}
+        self.gpu = throughput(root) if self.on_gpu else None
         records = {digest: result.record for digest, result in finished.items()}
-        for digest, result in finished.items() if scale == "mechanism" else ():
+        kept = {
+            digest: result for digest, result in finished.items() if _data(digest, records) == params.data
+        }
+        for digest, result in {} if self.on_gpu else kept.items():
             done = work(digest, records)
             for group in _likeness(result.record):
                 groups.setdefault(group, []).append(result.seconds / done)
         self._groups = {group: median(rates) for group, rates in groups.items()}
-        self.measured = len(finished)
+        self.measured = len(kept)
 
     def seconds(self, spec: Spec) -> float | None:
         """None where nothing like it was measured."""
         records = {s.digest: s.record for s in closure([spec])}
-        if self.scale != "mechanism":
-            measured = (self.gpu or {}).get("models", {}).get(MODEL)
+        if self.on_gpu:
+            measured = (self.gpu or {}).get("models", {}).get(self.params.model)
             trained = spec.kind in ("encoder", "transfer", "evaluation")
             return sequences(spec.record) / measured["sequences_per_second"] if measured and trained else None
         rate = next((self._groups[g] for g in _likeness(spec.record) if g in self._groups), None)
@@ -167,6 +171,11 @@ def _given(name: str, digest: str, records: Records) -> Any:
         return record["params"][name]
     found = (_given(name, other, records) for other in record["inputs"])
     return next((value for value in found if value is not None), None)
+
+
+def _data(digest: str, records: Records) -> str:
+    """Whether a run's languages are synthetic or real."""
+    return _given("data", digest, records) or "synthetic"
 
 
 def _likeness(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -226,7 +235,7 @@ def _runs(plan: Plan) -> list[str]:
 def _hours(plan: Plan) -> list[str]:
     """What the hours rest on, and how long it will take."""
     cost = plan.cost(plan.specs, plan.left)
-    if plan.params.scale != "mechanism":
+    if plan.rates.on_gpu:
         gpu = plan.rates.gpu
         if gpu is None:
             millions = sum(sequences(spec.record) for spec in plan.left) / 1e6
@@ -234,7 +243,7 @@ def _hours(plan: Plan) -> list[str]:
                 "Hours on a GPU: not measured; `python tests/benchmarks/bench_gpu.py` there writes "
                 f"figures/{THROUGHPUT}. They are for {millions:,.0f} million sequences of training.",
             ]
-        return [f"Hours of one {gpu['gpu']}, as measured on {gpu['date']} with {MODEL}."]
+        return [f"Hours of one {gpu['gpu']}, as measured on {gpu['date']} with {plan.params.model}."]
     if not plan.rates.measured:
         return ["Hours: not measured, because no run is finished or published."]
     told = [f"Hours of one core, told from {plan.rates.measured} finished runs; where sizes differ, scaled."]
@@ -259,8 +268,10 @@ def _disk(plan: Plan) -> list[str]:
 
 def _downloads(params: Params) -> list[str]:
     found = downloads(params)
-    if not found:
+    if params.data == "synthetic":
         return ["Downloads: none; the languages are synthetic."]
+    if not found:
+        return ["Downloads: none; the folder that XLT_DATA names holds the text."]
     rows = [("downloads", "size", "here", "licence", "repository")]
     for each in found:
         size = f"{each.megabytes} MB" if each.megabytes else "not known"

@@ -28,7 +28,7 @@ from xltlib.objectives import (
 from xltlib.params import StudyError
 from xltlib.settings import changed, par, parse_options
 from xltlib.synthetic import LANGUAGES
-from xltlib.tokenization import join
+from xltlib.tokenization import OWN, Specials, join
 from xltlib.training import Pool
 
 UNPAIRED = ("mlm", "mixed")  # two sentences of one language; "mixed" code-switches the very same ones
@@ -66,7 +66,7 @@ class Options:
     predicted: str = par("any", "equal: as many predicted subwords as at the profile's mask rate, by more or fewer updates", choices=("any", "equal"))
     epochs: float = par(1.0, "updates, in units of the profile's continue_steps", low=0.01, high=100.0)
     joint: bool = par(True, "one encoder for all target languages; false: one each, with equal updates for a language")
-    pairs: float = par(1.0, "share of its translation pairs that the language with little text has; links and lexicons are estimated on these alone", low=0.001, high=1.0)
+    pairs: float = par(1.0, "share of its translation pairs that the language with little text has, or each real target language; links and lexicons are estimated on these alone", low=0.001, high=1.0)
     order: str = par("random", "sides of a pair: either first (random), or the source first", choices=("random", "source_first"))
     positions: str = par("continue", "reset: positions restart in the second sentence of a pair (XLM)", choices=("continue", "reset"))
     language_embeddings: bool = par(False, "add a vector for its language to each subword's in pairs (XLM); it starts at 0 and is dropped after pre-training: documents and tasks do without, from the first update on")
@@ -109,8 +109,9 @@ def needs_links(objective: str, chosen: Options) -> bool:
 
 
 def kept_pairs(language: str, count: int, share: float) -> int:
-    """How many of its pairs a language keeps; the share speaks of languages with little text alone."""
-    return count if LANGUAGES[language].text_share == 1 else max(1, round(share * count))
+    """How many of its pairs a language keeps: all, if it is a synthetic one that was not made with little text."""
+    plenty = language in LANGUAGES and LANGUAGES[language].text_share == 1
+    return count if plenty else max(1, round(share * count))
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,20 @@ class ParallelText:
     target: list[np.ndarray]
     links: list[np.ndarray] = field(default_factory=list)
 
-    def concatenated(self, both_orders: bool = True) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def concatenated(
+        self, both_orders: bool = True, special: Specials = OWN
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """[CLS] a [SEP] b [SEP] for each pair (all source first, then all target first), and partners."""
+        begin, middle = len(special.before), len(special.between)
         sequences, partners = [], []
         for swap in (False, True) if both_orders else (False,):
             for i, (a, b) in enumerate(zip(self.source, self.target, strict=True)):
                 first, second = (b, a) if swap else (a, b)
-                sequences.append(join(first, second))
+                sequences.append(join(first, second, special=special))
                 partner = np.arange(len(sequences[-1]))
                 if self.links:
                     link = self.links[i][:, ::-1] if swap else self.links[i]
-                    left, right = link[:, 0] + 1, link[:, 1] + len(first) + 2
+                    left, right = link[:, 0] + begin, link[:, 1] + begin + len(first) + middle
                     partner[left], partner[right] = right, left
                 partners.append(partner)
         return sequences, partners
@@ -154,14 +158,18 @@ class Extended(Encoder):
         if languages:
             self.languages = nn.Embedding(languages, self.hidden_size)
             nn.init.zeros_(self.languages.weight)
-        if second_head and not hasattr(self.lm, "decoder"):
-            raise StudyError(f"{type(self.lm).__name__}: head=own is known for ModernBERT only")
         if second_head:
-            self.second = copy.deepcopy(self.lm.head)
+            head = next((name for name in ("head", "cls", "lm_head") if hasattr(self.lm, name)), None)
+            if head is None:
+                raise StudyError(f"{type(self.lm).__name__}: head=own: it has no head that predicts words")
+            words = self.lm.get_output_embeddings()
+            shared = {id(part): part for part in (words, *words.parameters())}
+            self.second = copy.deepcopy(getattr(self.lm, head), shared)
 
     def second_logits(self, states: Tensor) -> Tensor:
         """Scores of all words (..., V) by the second head, for vectors (..., H)."""
-        return self.lm.decoder(self.second(states))
+        found = self.second(states)
+        return self.lm.decoder(found) if hasattr(self.lm, "decoder") else found  # in BERT's, a part of it
 
 
 def extended(encoder: Encoder, chosen: Options, languages: int) -> Encoder:
@@ -183,6 +191,8 @@ class Recipe:
     seed: int
     options: Options = Options()
     document_share: float = 0.5  # of the updates that go on with MLM on documents (XLM interleaves them too)
+    special: Specials = OWN
+    batch_tokens: int = 0  # in place of batch_size sequences: how many tokens an update reads, about
 
     def rng(self, step: int) -> np.random.Generator:
         """The generator of one step: all that is random there depends on the seed and the step alone."""
@@ -191,8 +201,37 @@ class Recipe:
     def masked(self, ids: np.ndarray, encoder: Encoder, rng: np.random.Generator) -> Masked:
         """The ids (B, T) with hidden positions, where the encoder is."""
         shares = (0.1, 0.1) if self.options.corruption == "standard" else (0.0, 0.0)
-        batch = mask_tokens(ids, self.mask_rate, encoder.vocab_size, rng, *shares)
-        return batch.to(encoder.embeddings().weight.device)
+        return mask_tokens(ids, self.mask_rate, encoder.vocab_size, rng, *shares, self.special).to(
+            encoder.device
+        )
+
+    def draw(self, pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences of one update (B, T), and their numbers (B,)."""
+        return pool.draw(rng, self.batch_size, self.batch_tokens)
+
+    def joined(self, *segments: np.ndarray) -> np.ndarray:
+        """One sequence of a sentence, or of several."""
+        return join(*segments, special=self.special)
+
+    def counted(self, parts: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+        """The parts of a loss, with the tokens that were read where updates are measured by them."""
+        if not self.batch_tokens:
+            return parts
+        return parts | {"tokens": torch.full((), tokens, dtype=torch.float32, device=parts["loss"].device)}
+
+
+def tokens_read(history: list[dict[str, float]]) -> int:
+    """All tokens that updates measured by tokens have read; takes their means out of the history."""
+    ends = [0, *(point["step"] for point in history)]
+    return sum(round(n * point.pop("tokens")) for n, point in zip(np.diff(ends), history, strict=True))
+
+
+def _fitting(encoder: Encoder, longest: int) -> None:
+    """StudyError where a sequence has more subwords than the encoder can take."""
+    if encoder.longest and longest > encoder.longest:
+        raise StudyError(
+            f"a sequence of {longest} subwords: the encoder takes {encoder.longest} at most: lower max_length"
+        )
 
 
 def document_loss(encoder: Encoder, pools: Sequence[Pool], weights: Sequence[float], recipe: Recipe) -> Loss:
@@ -201,13 +240,21 @@ def document_loss(encoder: Encoder, pools: Sequence[Pool], weights: Sequence[flo
 
 
 def _masked_words(encoder: Encoder, pools: Sequence[Pool], p: np.ndarray | None, recipe: Recipe) -> Loss:
+    _fitting(encoder, max(pool.lengths[-1] for pool in pools))
+
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
-        ids, _ = pools[rng.choice(len(pools), p=p)].draw(rng, recipe.batch_size)
+        ids, _ = recipe.draw(pools[rng.choice(len(pools), p=p)], rng)
         batch = recipe.masked(ids, encoder, rng)
-        return mlm_loss(encoder.logits, encoder.states(batch.inputs), batch)
+        states = encoder.states(batch.inputs, **_segments(encoder, batch.inputs, recipe))
+        return recipe.counted(mlm_loss(encoder.logits, states, batch), ids.size)
 
     return loss
+
+
+def _segments(encoder: Encoder, inputs: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """What an encoder is told of the two sentences in each sequence (B, T): nothing, where it knows none."""
+    return {"token_type_ids": segments(inputs, recipe.special)} if encoder.two_segments else {}
 
 
 def interleaved(objective: Loss, documents: Loss, recipe: Recipe) -> Loss:
@@ -224,7 +271,7 @@ def objective_loss(name: str, encoder: Encoder, texts: Sequence[ParallelText], r
     sequences, so that "mixed" at rate 0 is "mlm".
     """
     if name in UNPAIRED:
-        return _masked_words(encoder, [_unpaired(text, recipe.seed) for text in texts], None, recipe)
+        return _masked_words(encoder, [_unpaired(text, recipe) for text in texts], None, recipe)
     if name in PAIRED:
         return _paired_loss(encoder, texts, recipe, exchanged=name != "tlm")
     if name in PULLED:
@@ -232,89 +279,100 @@ def objective_loss(name: str, encoder: Encoder, texts: Sequence[ParallelText], r
     raise StudyError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
 
 
-def _unpaired(text: ParallelText, seed: int) -> Pool:
+def _unpaired(text: ParallelText, recipe: Recipe) -> Pool:
     """The same sentences, two of one language at a time, none with its translation: a control."""
-    rng = np.random.default_rng([seed, 7])
+    rng = np.random.default_rng([recipe.seed, 7])
     sequences = []
     for side in (text.source, text.target):
         order = rng.permutation(len(side))
-        sequences += [join(side[i], side[j]) for i, j in zip(order, np.roll(order, 1), strict=True)]
+        sequences += [recipe.joined(side[i], side[j]) for i, j in zip(order, np.roll(order, 1), strict=True)]
     return Pool(sequences)
 
 
 def _paired_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe, exchanged: bool) -> Loss:
     """Masked words of pairs in one sequence: TLM, or WEAM where aligned vectors are exchanged."""
     chosen = recipe.options
-    built = [text.concatenated(chosen.order == "random") for text in texts]
+    built = [text.concatenated(chosen.order == "random", recipe.special) for text in texts]
     pools, partners = [Pool(sequences) for sequences, _ in built], [p for _, p in built]
+    _fitting(encoder, max(pool.lengths[-1] for pool in pools))
 
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
         number = rng.integers(len(pools))
-        ids, rows = pools[number].draw(rng, recipe.batch_size)
+        ids, rows = recipe.draw(pools[number], rng)
         batch = recipe.masked(ids, encoder, rng)
-        states = _states_of_pairs(encoder, batch.inputs, chosen, number, rows >= len(texts[number].source))
+        states = _states_of_pairs(encoder, batch.inputs, recipe, number, rows >= len(texts[number].source))
         if not exchanged:
-            return mlm_loss(encoder.logits, states, batch)
+            return recipe.counted(mlm_loss(encoder.logits, states, batch), ids.size)
         partner = torch.from_numpy(np.stack([partners[number][row] for row in rows])).to(states.device)
         if not chosen.both_masked:
             partner = unless_both_masked(partner, batch.positions)
         second = encoder.second_logits if chosen.head == "own" else None
-        return weam_loss(
+        parts = weam_loss(
             encoder.logits, states, batch, partner, chosen.lambda_, chosen.unaligned == "keep", second
         )
+        return recipe.counted(parts, ids.size)
 
     return loss
 
 
 def _states_of_pairs(
-    encoder: Encoder, inputs: Tensor, chosen: Options, number: int, swapped: np.ndarray
+    encoder: Encoder, inputs: Tensor, recipe: Recipe, number: int, swapped: np.ndarray
 ) -> Tensor:
     """Last-layer vectors (B, T, H) of pairs (B, T) with target language `number`, first where `swapped` (B,)."""
-    if chosen.positions == "continue" and not chosen.language_embeddings:
-        return encoder.states(inputs)
-    embedded = encoder.embeddings()(inputs)
-    if chosen.language_embeddings:
+    given = _segments(encoder, inputs, recipe)
+    if recipe.options.language_embeddings:
         source_at = torch.from_numpy(swapped).long().to(inputs.device).unsqueeze(1)
-        embedded = embedded + encoder.languages((segments(inputs) != source_at) * (1 + number))
-    positions = reset_positions(inputs) if chosen.positions == "reset" else None
-    return encoder.lm.base_model(inputs_embeds=embedded, position_ids=positions).last_hidden_state
+        language = (segments(inputs, recipe.special) != source_at) * (1 + number)
+        given["inputs_embeds"] = encoder.embeddings()(inputs) + encoder.languages(language)
+    if recipe.options.positions == "reset":
+        given["position_ids"] = encoder.first_position + reset_positions(inputs, recipe.special)
+    return encoder.states(inputs, **given)
 
 
 def _pulled_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
     """Each side is encoded by itself; linked vectors are pulled together (Cao et al. 2020)."""
     frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
-    pools = [Pool([join(s) for s in text.source]) for text in texts]
-    links = [[_with_specials(text, row, recipe.options.boundaries) for row in range(len(text.links))]
-             for text in texts]  # fmt: skip
+    targets = [[recipe.joined(sentence) for sentence in text.target] for text in texts]
+    pools, links = [], []
+    for text, others in zip(texts, targets, strict=True):
+        sources = [recipe.joined(sentence) for sentence in text.source]
+        sizes = [len(a) + len(b) for a, b in zip(sources, others, strict=True)]
+        pools.append(Pool(sources, sizes=sizes))
+        links.append([_with_specials(text, row, recipe) for row in range(len(text.links))])
+        _fitting(encoder, max(pools[-1].lengths[-1], *map(len, others)))
 
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
         number = rng.integers(len(pools))
-        ids, rows = pools[number].draw(rng, recipe.batch_size)
-        target, mask = pad([join(texts[number].target[row]) for row in rows])
+        ids, rows = recipe.draw(pools[number], rng)
+        others = [targets[number][row] for row in rows]
+        target, mask = pad(others, recipe.special.pad)
+        tokens = ids.size + sum(map(len, others))
         chosen = [links[number][row] for row in rows]
         at = np.repeat(np.arange(len(rows)), [len(link) for link in chosen])
-        device = encoder.embeddings().weight.device
         inputs, target, mask, at, ends = (
-            torch.as_tensor(x).to(device) for x in (ids, target, mask, at, np.concatenate(chosen))
+            torch.as_tensor(x).to(encoder.device) for x in (ids, target, mask, at, np.concatenate(chosen))
         )
-        states, others = encoder.states(inputs), encoder.states(target, mask)
+        states, foreign = encoder.states(inputs), encoder.states(target, mask)
         with torch.no_grad():
             start = frozen.states(inputs)
-        left, right = (_vectors(s, at, e) for s, e in zip((states, others), ends.chunk(2, 1), strict=True))
-        return pulling_loss(left, right, start, states, recipe.options.beta)
+        left, right = (_vectors(s, at, e) for s, e in zip((states, foreign), ends.chunk(2, 1), strict=True))
+        return recipe.counted(pulling_loss(left, right, start, states, recipe.options.beta), tokens)
 
     return loss
 
 
-def _with_specials(text: ParallelText, row: int, boundaries: bool) -> np.ndarray:
+def _with_specials(text: ParallelText, row: int, recipe: Recipe) -> np.ndarray:
     """The links of a pair as positions after [CLS], and, if wanted, those of the two sides' [CLS] and [SEP]."""
-    links = text.links[row] + 1  # [CLS] comes first
-    if not boundaries:
+    begin = len(recipe.special.before)
+    links = text.links[row] + begin
+    if not recipe.options.boundaries:
         return links
-    a, b = len(text.source[row]) + 1, len(text.target[row]) + 1
-    ends = np.array([[0, 0], [a, b]])
+    a, b = begin + len(text.source[row]), begin + len(text.target[row])
+    ends = np.array(
+        [[k, k] for k in range(begin)] + [[a + k, b + k] for k in range(len(recipe.special.after))]
+    )
     if links.shape[1] == 4:
         ends = np.stack([ends[:, 0], ends[:, 0] + 1, ends[:, 1], ends[:, 1] + 1], 1)
     return np.concatenate([links, ends])

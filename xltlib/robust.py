@@ -14,7 +14,7 @@ from xltlib.params import StudyError
 from xltlib.records import PairExample, SpanExample
 from xltlib.substitution import code_switch, rs_da_copies
 from xltlib.synthetic import CATEGORIES, SLOT_CATEGORY, SYNONYMS, World
-from xltlib.tokenization import SPECIAL
+from xltlib.tokenization import OWN, Specials
 
 # perturb.py of Robust-XLT: 10 for PAWS-X, 3 for XNLI; it has no question answering: as few as for XNLI
 COPIES = {"paraphrase": 10, "nli": 3, "qa": 3}
@@ -28,9 +28,9 @@ Example = PairExample | SpanExample
 # Perturbed embeddings
 
 
-def movable(ids: Tensor) -> Tensor:
+def movable(ids: Tensor, special: Specials = OWN) -> Tensor:
     """Which positions (B, T) a perturbation may move: all but special tokens and padding."""
-    return ids >= len(SPECIAL)
+    return ~torch.isin(ids, torch.tensor(sorted(special.ids), device=ids.device))
 
 
 def typical_norm(embeds: Tensor, moved: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Which runs a study consists of: their specs, what they build on, and which notebook needs them."""
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 from xltlib import finetuning, pretraining, seq2seq
@@ -9,7 +10,10 @@ from xltlib.results import Spec
 from xltlib.settings import changed
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
-VERSIONS = {"text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1, "lexicon": 1}
+VERSIONS = {
+    "text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1, "lexicon": 1,
+    "real": 1, "tagging": 1, "baselines": 1,
+}  # fmt: skip
 IN_SPEC = (
     *pretraining.SHAPE,
     "mask_rate",
@@ -18,6 +22,7 @@ IN_SPEC = (
     "joint",
     "links",
 )  # options that a spec shows elsewhere
+REAL_LINKS = ("estimated", "grown", "subword", "random")  # that need no gold ones
 STAGES = (
     "01_alignment",
     "02_pretraining",
@@ -38,16 +43,23 @@ class Runs:
     def targets(self) -> tuple[str, ...]:
         return tuple(name for name in self.params.languages if name != self.params.source)
 
+    @property
+    def real(self) -> bool:
+        """Whether the languages are real."""
+        return self.params.data == "real"
+
     @cached_property
     def text(self) -> Spec:
         """Documents of every language and the joint tokenizer."""
-        return Spec(
-            "text", self._take("world_seed", "languages", "documents", "vocab_size"), VERSIONS["text"]
-        )
+        taken = self._take("languages", "documents", "vocab_size")
+        if self.real:
+            taken |= self._take("data", "source", "corpora", "official_counts", "max_length", "model")
+            return Spec("text", taken, f"{VERSIONS['text']}.{VERSIONS['real']}")
+        return Spec("text", taken | self._take("world_seed"), VERSIONS["text"])
 
     @cached_property
     def pairs(self) -> Spec:
-        """Translation pairs of the source with every target language, as subwords, with gold word links."""
+        """Translation pairs of the source with every target language; with gold links where synthetic."""
         return Spec("pairs", self._take("source", "parallel_pairs"), VERSIONS["pairs"], (self.text,))
 
     def links(self, kind: str = "estimated", share: float = 1.0) -> Spec:
@@ -55,6 +67,10 @@ class Runs:
 
         `share`: from this share of its pairs alone, for a language with little text.
         """
+        if self.real and kind not in REAL_LINKS:
+            raise StudyError(
+                f"links {kind!r}: real text has no gold links; there are {', '.join(REAL_LINKS)}"
+            )
         taken = {"links": kind} | ({"share": share} if share < 1 else {})
         return Spec("links", taken, VERSIONS["links"], (self.pairs,))
 
@@ -63,6 +79,7 @@ class Runs:
         chosen = chosen or pretraining.Options()
         shape = {name: getattr(chosen, name) or getattr(self.params, name) for name in pretraining.SHAPE}
         taken = shape | self._take("pretrain_steps", "batch_size", "mask_rate", "pretrain_lr")
+        taken |= self._further("batch_tokens", "model", "device", "precision")
         return Spec(
             "encoder", taken | {"objective": "base", "seed": seed}, pretraining.VERSIONS["base"], (self.text,)
         )
@@ -76,7 +93,10 @@ class Runs:
         chosen = pretraining.options(objective, options)
         if objective == "none":
             return self.base(seed, chosen)
+        if objective == "mixed" and self.real:  # no other lexicon is there
+            chosen = replace(chosen, lexicon="estimated")
         taken = self._take("batch_size", "mask_rate", "continue_lr", "document_share")
+        taken |= self._further("batch_tokens", "device", "precision")
         steps = self.params.continue_steps * chosen.epochs / (len(self.targets) if target else 1)
         if chosen.mask_rate:
             taken["mask_rate"] = chosen.mask_rate
@@ -101,10 +121,13 @@ class Runs:
         """
         _check("method", method, finetuning.METHODS)
         finetuning.options(method, method_options)
+        if self.real:
+            finetuning.check_real(task, method)
         taken = self._take(
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
+        taken |= self._real_tasks() | self._further("device", "precision")
         labels = {
             "objective": objective, "objective_options": objective_options,
             "method": method, "method_options": method_options, "task": task, "seed": seed,
@@ -120,6 +143,8 @@ class Runs:
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = seq2seq.options(options)
+        if self.real:
+            raise StudyError("span_corruption is built for synthetic languages alone")
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
         return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text,))
@@ -146,8 +171,9 @@ class Runs:
 
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
-        _check("method", "salt", finetuning.METHODS)
         finetuning.options("salt", method_options)
+        if self.real:
+            finetuning.check_real("lexicon", "salt")
         labels = {
             "objective": objective, "objective_options": "", "method": "salt",
             "method_options": method_options, "task": "lexicon", "seed": seed,
@@ -162,8 +188,30 @@ class Runs:
             "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
             "task": "retrieval", "seed": seed,
         }  # fmt: skip
-        taken = self._take("source", "languages") | {"sentences": 500, "labels": labels}
+        taken = self._take("source", "languages") | {"labels": labels}
+        if self.real:
+            taken |= self._take("official_counts")
+            taken["sets"] = [name for name in self.params.probes if name != "tagging"]
+        else:
+            taken["sentences"] = 500
         return Spec("probe", taken, VERSIONS["probe"], (self.encoder(objective, seed, options), self.text))
+
+    def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
+        """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
+        labels = {
+            "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
+            "task": "tagging", "seed": seed,
+        }  # fmt: skip
+        taken = self._take("source", "languages", "official_counts") | {"labels": labels}
+        version, encoder = VERSIONS["tagging"], self.encoder(objective, seed, options)
+        return Spec("tagging", taken, version, (encoder, self.text))
+
+    @cached_property
+    def baselines(self) -> Spec:
+        """What costs no encoder, for every measure on real languages."""
+        taken = self._take("source", "languages", "tasks", "train_examples", "test_examples")
+        inputs = (self.text, self.pairs, self.links())
+        return Spec("baselines", taken | self._real_tasks(), VERSIONS["baselines"], inputs)
 
     def stage(self, name: str) -> list[Spec]:
         """The runs whose results a notebook shows; what they build on is found from them."""
@@ -176,11 +224,16 @@ class Runs:
                 shown = [self.transfer("nli", o, s, objective_options=x) for s in seeds for o, x in variants]
             return [self.links(), *(self.links(kind) for kind in params.link_kinds), *shown]
         if name == "02_pretraining":
-            encoders = [self.encoder(o, s) for s in seeds for o in params.objectives]
-            probes = [self.probe(o, s) for s in seeds for o in params.objectives]
-            return [self.links(), *encoders, *probes]  # the aligner's links are what probes are compared with
+            all_of_them = [(o, s) for s in seeds for o in (*params.objectives, *params.further_objectives)]
+            encoders = [self.encoder(*one) for one in all_of_them]
+            probes = [self.probe(*one) for one in all_of_them]
+            if self.real and "tagging" in params.probes:
+                probes += [self.tagging(*one) for one in all_of_them]
+            cheap = [self.baselines] if self.real else []
+            return [self.links(), *cheap, *encoders, *probes]  # links: what probes are compared with
         if name == "03_finetuning":
-            return [self.transfer(*one) for seed in seeds for one in self._grid(seed)]
+            cheap = [self.baselines] if self.real else []
+            return [*cheap, *(self.transfer(*one) for seed in seeds for one in self._grid(seed))]
         if name == "04_noise_ablations":
             grid = (one for seed in seeds for one in self._grid(seed) if one[0] in params.noise_tasks)
             clean = [self.transfer(*one) for one in grid]
@@ -201,6 +254,15 @@ class Runs:
 
     def _take(self, *names: str) -> dict:
         return {name: getattr(self.params, name) for name in names}
+
+    def _further(self, *names: str) -> dict:
+        """Those of the parameters that are not as by default: most studies do without them."""
+        return {name: value for name, value in changed(self.params).items() if name in names}
+
+    def _real_tasks(self) -> dict:
+        """Where the examples of real tasks come from, and how long they may be."""
+        names = ("data", "train_sets", "test_sets", "official_counts", "max_length", "question_length")
+        return self._take(*names) if self.real else {}
 
 
 def split_method(entry: str) -> tuple[str, str]:

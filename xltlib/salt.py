@@ -7,36 +7,68 @@ aligned; a language whose words are cut into more pieces than the source's gets 
 Shapes: N sequences, P places, B batch, T tokens, H hidden, V vocabulary, C candidates.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
+from unicodedata import category
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xltlib.batching import device_of, segments
+from xltlib.corpora import UNSPACED
 from xltlib.models import Encoder
-from xltlib.tokenization import MASK, SPECIAL, PreTrainedTokenizerFast
+from xltlib.params import StudyError
+from xltlib.tokenization import MASK, PreTrainedTokenizerFast, specials
 from xltlib.training import epoch_batches
 
 MIXES = ("vector", "scalar", "half", "hard", "none")
+CELLS = 1 << 27  # scores of words at places that are in memory at once (0.5 GB)
 PAIRS = 500  # scores of distilled pairs a language: tests compare runs of equally many
 
 Vocabulary = Mapping[int, np.ndarray]  # number of subwords k -> words (C, k), sorted
 
 
 class Pieces:
-    """What the subwords of a tokenizer are: which ones start a word, which ones belong to words at all."""
+    """What the subwords of a tokenizer are: which ones start a word, which ones belong to words at all.
+
+    WordPiece marks what continues a word ("##x"), SentencePiece what follows a blank ("▁x"), and sets neither
+    punctuation apart nor words in scripts without blanks: there a word begins after punctuation, too, and
+    each subword of a script without blanks is a word.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.text = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-        self.starts = np.array([not piece.startswith("##") for piece in self.text])
-        self.inside = np.array([piece.removeprefix("##").isalpha() for piece in self.text])
-        self.inside[: len(SPECIAL)] = False
+        self.special = specials(tokenizer)
+        text = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        marked = {mark: np.array([piece.startswith(mark) for piece in text]) for mark in ("##", "▁")}
+        self.sentencepiece = bool(marked["▁"].sum() > marked["##"].sum())
+        self.text = [piece.removeprefix("▁" if self.sentencepiece else "##") for piece in text]
+        self.inside = np.array([bool(piece) and all(map(_in_word, piece)) for piece in self.text])
+        self.inside[sorted(self.special.ids)] = False
+        if self.sentencepiece:
+            unspaced = np.array([bool(re.match(f"[{UNSPACED}]", piece)) for piece in self.text])
+            self.starts = marked["▁"] | unspaced | ~self.inside
+        else:
+            self.starts = ~marked["##"]
+
+    def begins(self, flat: np.ndarray) -> np.ndarray:
+        """Which of the subwords (T,) of a text begin a word, or are none."""
+        found = self.starts[flat]
+        if self.sentencepiece:
+            found[1:] |= ~self.inside[flat[:-1]]
+        return found
 
     def word(self, ids: Sequence[int]) -> str:
         """The word of these subwords."""
-        return "".join(self.text[i].removeprefix("##") for i in ids)
+        return "".join(self.text[i] for i in ids)
+
+
+def _in_word(char: str) -> bool:
+    """Letters, the marks that make up words with them, and joiners."""
+    return char.isalpha() or category(char)[0] == "M" or char in "\u200c\u200d"
 
 
 class Places(NamedTuple):
@@ -56,7 +88,7 @@ def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
     flat, sizes = np.concatenate(sequences), np.array([len(s) for s in sequences])
     owner = np.repeat(np.arange(len(sequences)), sizes)
     offset = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    first = np.flatnonzero(pieces.starts[flat])
+    first = np.flatnonzero(pieces.begins(flat))
     length = np.diff(np.append(first, len(flat)))
     words = Places(owner[first], offset[first], length)
     return words.where(pieces.inside[flat[first]])
@@ -93,56 +125,73 @@ class Proposals(NamedTuple):
 @torch.inference_mode()
 def propose(
     encoder: Encoder, sequences: Sequence[np.ndarray], places: Places, words: Vocabulary,
-    hide: bool = False, batch_size: int = 128,
+    hide: bool = False, batch_size: int = 128, mask: int | None = MASK, second: np.ndarray | None = None,
+    precision: str = "float32",
 ) -> Proposals:  # fmt: skip
     """What the encoder's MLM head puts in place of each word, among the words of one vocabulary.
 
     Candidates have as many subwords as the word, so that all positions stay aligned; a candidate's score is
     the product of the probabilities of its subwords at their positions, normalised over the candidates. The
-    word itself is none. `hide`: the words are masked, all at once; otherwise the encoder sees them.
+    word itself is none. `hide`: the words are masked by the id `mask`, all at once; otherwise the encoder
+    sees them. `second` (N,): where the second segment of each sequence begins, for an encoder that wants to
+    know.
     """
-    out = Proposals(np.full(len(places.begin), -1), np.zeros(len(places.begin)))
-    known = {k: torch.from_numpy(rows) for k, rows in words.items()}
+    if hide and mask is None:
+        raise StudyError("salt: hide: the tokenizer has no mask: take an encoder that predicts masked words")
+    out, device = Proposals(np.full(len(places.begin), -1), np.zeros(len(places.begin))), device_of(encoder)
+    known = {k: torch.from_numpy(rows).to(device) for k, rows in words.items()}
     edges = np.searchsorted(places.sequence, np.arange(len(sequences) + 1))
     encoder.eval()
     used = np.unique(places.sequence)
     for rows in epoch_batches([len(sequences[i]) for i in used], batch_size, np.random.default_rng(0)):
         rows = used[rows]
-        ids = torch.from_numpy(np.stack([sequences[i] for i in rows]))
+        ids = torch.from_numpy(np.stack([sequences[i] for i in rows])).to(device)
         at = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in rows])
         line = np.repeat(np.arange(len(rows)), edges[rows + 1] - edges[rows])
-        shown = _hidden(ids, line, places.where(at)) if hide else ids
-        states = encoder.states(shown)
+        shown = _hidden(ids, line, places.where(at), mask) if hide else ids
+        told = {}
+        if second is not None:
+            told["token_type_ids"] = segments(torch.from_numpy(second[rows]).to(device), ids.shape[1])
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            states = encoder.states(shown, **told)
+        states = states.float()  # words are told apart in full precision
         for k in np.unique(places.length[at]):
             if int(k) in known:
                 chosen = places.length[at] == k
                 some, lines = at[chosen], torch.from_numpy(line[chosen])
                 cells = torch.from_numpy(places.begin[some])[:, None] + torch.arange(int(k))
-                best = _best(
-                    encoder, states[lines[:, None], cells], ids[lines[:, None], cells], known[int(k)]
-                )
-                out.probability[some], out.choice[some] = best
+                where = lines[:, None].to(device), cells.to(device)
+                best = _best(encoder, states[where], ids[where], known[int(k)])
+                out.probability[some], out.choice[some] = (part.cpu().numpy() for part in best)
     return out
 
 
-def _hidden(ids: Tensor, line: np.ndarray, places: Places) -> Tensor:
+def _hidden(ids: Tensor, line: np.ndarray, places: Places, mask: int) -> Tensor:
     rows = np.repeat(line, places.length)
     inner = np.arange(len(rows)) - np.repeat(np.cumsum(places.length) - places.length, places.length)
     shown = ids.clone()
-    shown[torch.from_numpy(rows), torch.from_numpy(np.repeat(places.begin, places.length) + inner)] = MASK
+    shown[torch.from_numpy(rows), torch.from_numpy(np.repeat(places.begin, places.length) + inner)] = mask
     return shown
 
 
-def _best(encoder: Encoder, states: Tensor, own: Tensor, words: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _best(encoder: Encoder, states: Tensor, own: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     """Probability and number of the best of `words` (C, k) for states (P, k, H) of the words `own` (P, k)."""
-    scores = torch.zeros(len(states), len(words))
+    size = max(1, CELLS // max(encoder.vocab_size, len(words)))
+    parts = zip(states.split(size), own.split(size), strict=True)
+    found = [_best_of_few(encoder, *part, words) for part in parts]
+    probability, choice = (torch.cat(part) for part in zip(*found, strict=True))
+    return probability, choice
+
+
+def _best_of_few(encoder: Encoder, states: Tensor, own: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    scores = torch.zeros(len(states), len(words), device=states.device)
     for j in range(words.shape[1]):
         scores += encoder.logits(states[:, j])[:, words[:, j]]
     scores.masked_fill_((own[:, None] == words[None]).all(-1), -torch.inf)
     # NaN where the word itself was the only candidate
     probability, choice = scores.softmax(1).nan_to_num(0).max(1)
     choice[probability == 0] = -1
-    return probability.numpy(), choice.numpy()
+    return probability, choice
 
 
 @dataclass(frozen=True)
@@ -155,28 +204,31 @@ class Augmentation:
     restrict: bool = True
     hide: bool = False
     rate: float = 0.5
+    precision: str = "float32"
 
 
 def augment(
     encoder: Encoder, sequences: Sequence[np.ndarray], pieces: Pieces, words: Mapping[str, Vocabulary],
     source: str, targets: Sequence[str], how: Augmentation, rng: np.random.Generator,
+    second: np.ndarray | None = None,
 ) -> tuple[list[np.ndarray], dict[str, float]]:  # fmt: skip
     """Offline: a code-switched twin (T,) of every sequence, of equal length, and shares of words exchanged.
 
     Each sequence draws one target language, each of its words takes part with chance `rate`. Where both a
-    word of that language and a synonym in the source language pass their thresholds, one is drawn.
+    word of that language and a synonym in the source language pass their thresholds, one is drawn. `second`:
+    see `propose`.
     """
     language = rng.integers(len(targets), size=len(sequences))
     everything = find_words(sequences, pieces)
     places = everything.where(rng.random(len(everything.begin)) < how.rate)
-    kept = [_passing(encoder, sequences, places, words[source], how.synonym_threshold, how.hide)
-            if how.synonyms else {}]  # fmt: skip
+    passing = partial(_passing, encoder, sequences, how, mask=pieces.special.mask, second=second)
+    kept = [passing(places, words[source], how.synonym_threshold) if how.synonyms else {}]
     switched: dict[int, np.ndarray] = {}
     everywhere = union(list(words.values()))
     for number, target in enumerate(targets):
         mine = np.flatnonzero(language[places.sequence] == number)
         allowed = words[target] if how.restrict else everywhere
-        found = _passing(encoder, sequences, places.where(mine), allowed, how.threshold, how.hide)
+        found = passing(places.where(mine), allowed, how.threshold)
         switched |= {int(mine[i]): word for i, word in found.items()}
     kept.append(switched)
     twins, counts = [s.copy() for s in sequences], [0, 0]
@@ -193,11 +245,12 @@ def augment(
 
 
 def _passing(
-    encoder: Encoder, sequences: Sequence[np.ndarray], places: Places, words: Vocabulary,
-    threshold: float, hide: bool,
+    encoder: Encoder, sequences: Sequence[np.ndarray], how: Augmentation, places: Places, words: Vocabulary,
+    threshold: float, mask: int | None, second: np.ndarray | None = None,
 ) -> dict[int, np.ndarray]:  # fmt: skip
     """{number of the place: proposed subwords} for the proposals above the threshold."""
-    found = propose(encoder, sequences, places, words, hide)
+    told = {"mask": mask, "second": second, "precision": how.precision}
+    found = propose(encoder, sequences, places, words, how.hide, **told)
     good = np.flatnonzero((found.choice >= 0) & (found.probability > threshold))
     return {int(i): words[int(places.length[i])][found.choice[i]] for i in good}
 
@@ -218,6 +271,7 @@ def mixing(mix: str, shape: tuple[int, int, int], rng: np.random.Generator) -> T
 
 def mixed(source: Tensor, target: Tensor, r: Tensor) -> Tensor:
     """Online: h = r * h_s + (1 - r) * h_t for embeddings (B, T, H) of a sequence and its twin."""
+    r = r.to(source)
     return r * source + (1 - r) * target
 
 
@@ -240,7 +294,7 @@ def lexicon_scores(
     everywhere = union(list(words.values()))
     for language, table in truth.items():
         allowed = words[language] if how.restrict else everywhere
-        found = _passing(encoder, sequences, places, allowed, how.threshold, how.hide)
+        found = _passing(encoder, sequences, how, places, allowed, how.threshold, pieces.special.mask)
         right = np.array([pieces.word(new) in table[spelt[i]] for i, new in found.items()], dtype=float)
         some = np.linspace(0, len(right) - 1, PAIRS).round().astype(int)
         scores[language] = right[some] if len(right) else np.zeros(PAIRS)

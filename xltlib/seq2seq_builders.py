@@ -60,8 +60,9 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
         model, data, opt, params["batch_size"], seed, _loss, directory, progress, name
     )
     chosen = {name: test[name] for name in params["languages"]}
-    scores = {}
-    for setting, examples in [*chosen.items(), *task_builders.typo_settings("qa", chosen, world)]:
+    keyboards = {name: keyboard_of(world, name) for name in chosen}
+    noisy, scores = task_builders.typo_settings("qa", chosen, keyboards, world.seed), {}
+    for setting, examples in [*chosen.items(), *noisy]:
         scores |= task_builders.named(setting, answer_scores(model, tokenizer, examples))
     save_scores(directory / "scores.npz", scores)
     told = {"labels": labels, "means": task_builders.means(scores)}

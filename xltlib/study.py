@@ -26,7 +26,7 @@ from xltlib.store import Store
 
 MANIFEST = "manifest.json"
 # kinds of runs whose scores the tests of statements and questions compare
-RECORDED = ("transfer", "evaluation", "probe", "lexicon", "answers")
+RECORDED = ("transfer", "evaluation", "probe", "tagging", "lexicon", "answers")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def run(
     """
     tell = tell or _tell
     params = load(params_path, overrides)
-    downloads.require(params)
+    downloads.require(params, tell)
     asked, changed = stages(only), params != load(params_path)
     if Path(params_path).stem != params.profile:
         found = f"the profile is {params.profile}, the file {Path(params_path).name}"

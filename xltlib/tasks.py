@@ -14,7 +14,18 @@ from xltlib.records import LABELS, ChoiceExample, PairExample, SentencePair, Spa
 from xltlib.task_files import FIELDS, READERS, Row
 from xltlib.task_sets import SETS, TaskSet
 
-__all__ = ["LABELS", "SETS", "TaskSet", "align", "cross", "hub_place", "hub_rows", "load", "missing_gold"]
+__all__ = [
+    "LABELS",
+    "SETS",
+    "TaskSet",
+    "align",
+    "cross",
+    "file_of",
+    "hub_place",
+    "hub_rows",
+    "load",
+    "missing_gold",
+]
 
 Record = PairExample | SpanExample | ChoiceExample | TaggedSentence | SentencePair
 
@@ -124,11 +135,16 @@ def _fill(pattern: str, task_set: TaskSet, split: str, language: str) -> str:
     )
 
 
-def _file_rows(name: str, split: str, language: str, folder: Path | str) -> list[Row]:
-    task_set = SETS[name]
+def file_of(name: str, split: str, language: str, folder: Path | str) -> Path:
+    """Return the file below a folder that holds one split of one language; StudyError where it is missing."""
+    task_set = _find(name, split, language)
     file_split = (task_set.split_names or {}).get(split, split)
     names = [_fill(pattern, task_set, file_split, language) for pattern in task_set.files]
-    path = find_file(folder, names, f"{name} ({task_set.source})")
+    return find_file(folder, names, f"{name} ({task_set.source})")
+
+
+def _file_rows(name: str, split: str, language: str, folder: Path | str) -> list[Row]:
+    path, task_set = file_of(name, split, language, folder), SETS[name]
     return _of_language(list(READERS[task_set.format](path, task_set.columns)), task_set, language)
 
 

@@ -93,7 +93,7 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
         gold = links.Gold(gold.sure[:kept], gold.possible[:kept], 0, 0, ())
         lengths = [(len(a), len(b)) for a, b in zip(*words, strict=True)]
         if kind == "subword":
-            made, of_words = _link_subwords(pairs, language, kept)
+            made, of_words = link_subwords(pairs, language, kept)
         else:
             rng = np.random.default_rng([number, count])
             made = of_words = _make_links(kind, list(zip(*words, strict=True)), gold, lengths, rng)
@@ -104,7 +104,7 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
     return {"quality": found}
 
 
-def _link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
+def link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
     """Links that the aligner finds between subwords, and the words that they link, which gold speaks of."""
     with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
         source, target, source_words, target_words = (

@@ -1,82 +1,35 @@
 """What notebooks 01 and 04 look at in text: example sentences, word links, typing errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from xltlib import alignment, links, noise, synthetic, synthetic_tasks
-from xltlib.params import Params, StudyError
+from xltlib import alignment, language_data, links, noise
+from xltlib.language_data import Sample
+from xltlib.params import Params
 from xltlib.resampling import resampling_weights
 from xltlib.results import Result
-from xltlib.text_builders import keyboard_of
 from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder
 
-STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
 DRAWS = 3  # training texts drawn for each size, noise drawn for each rate
+WORDS_SHOWN = 30  # of both sides of a sentence pair: more would not be read
 ALIGNMENT_CLAIMS = ["S0-9", "S1-4"]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Sentence pairs of the source with one language: the words of both sides, and gold links."""
-
-    language: str
-    pairs: list[tuple[list[str], list[str]]]
-    gold: links.Gold
-
-    @property
-    def lengths(self) -> list[tuple[int, int]]:
-        """(source words, target words) of each pair."""
-        return [(len(a), len(b)) for a, b in self.pairs]
-
-
-def world_of(params: Params) -> synthetic.World:
-    """The synthetic world of a profile."""
-    return synthetic.World(params.languages, params.world_seed)
-
-
-def sample(params: Params, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
-    """`count` fresh sentence pairs with gold links; "test" pairs share no meaning with "train" pairs."""
-    if split not in STREAMS:
-        raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
-    world = world_of(params)
-    rng = np.random.default_rng([world.seed, STREAMS[split], draw])
-    drawn = synthetic_tasks.parallel(world, count, rng, split)
-    sides = [world.render(drawn, name) for name in (params.source, language)]
-    gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
-    sure, possible = ([np.array(g[k], np.int32).reshape(-1, 2) for g in gold] for k in (0, 1))
-    pairs = [(list(a.words), list(b.words)) for a, b in zip(*sides, strict=True)]
-    return Sample(language, pairs, links.Gold(sure, possible, 0, 0, ()))
-
-
 def samples(params: Params, count: int = 500) -> list[Sample]:
-    """Test pairs of every target language."""
-    return [sample(params, name, count) for name in params.languages if name != params.source]
-
-
-def sentence_table(params: Params) -> pd.DataFrame:
-    """One sentence in all languages, with the slot of the meaning that each word comes from."""
-    world = world_of(params)
-    drawn = synthetic_tasks.parallel(world, 200, np.random.default_rng([world.seed, 43]), "test")
-    filled = np.where(drawn.asked == synthetic.ABSENT, (drawn.concept != synthetic.ABSENT).sum(1), 0)
-    row = int(filled.argmax())
-    found = {name: world.render(drawn, name)[row] for name in params.languages}
-    slots = {name: " ".join(synthetic.SLOTS[s] for s in sentence.slots) for name, sentence in found.items()}
-    return pd.DataFrame({"words": {name: s.text for name, s in found.items()}, "slots": slots})
+    """Test pairs of every target language that has gold links."""
+    known = language_data.of(params)
+    return [known.sample(name, count) for name in known.linked]
 
 
 def language_table(params: Params, text: Result) -> pd.DataFrame:
     """How each language differs from the source, and how the text run's tokenizer cuts its words."""
-    rows = {}
+    known, rows = language_data.of(params), {}
     for name in params.languages:
-        language, size = synthetic.LANGUAGES[name], text.values["languages"][name]
-        rows[name] = {
-            "order": language.order, "cognates": language.cognates, "script": language.script,
-            "case": language.case, "agreement": language.agreement, "verb in two words": language.particle,
-            "documents": size["documents"], "subwords per word": size["subwords_per_word"],
-        }  # fmt: skip
+        size = text.values["languages"][name]
+        cut = {"documents": size["documents"], "subwords per word": size["subwords_per_word"]}
+        rows[name] = known.facts(name) | cut
     return pd.DataFrame(rows).T
 
 
@@ -86,6 +39,14 @@ def language_table(params: Params, text: Result) -> pd.DataFrame:
 def quality_table(linked: Result) -> pd.DataFrame:
     """AER, precision and recall of the links that a links run has found, by language."""
     return pd.DataFrame(linked.values["quality"]).T[["aer", "precision", "recall", "links", "sure"]]
+
+
+def _sizes(tests: Sequence[Sample]) -> str:
+    """The number of test pairs, by language where they differ."""
+    counts = {test.language: len(test.pairs) for test in tests}
+    if len(set(counts.values())) == 1:
+        return str(next(iter(counts.values())))
+    return ", ".join(f"{count} ({language})" for language, count in counts.items())
 
 
 def _counts(found: links.Links, gold: links.Gold) -> np.ndarray:
@@ -111,19 +72,18 @@ def aer_by_symmetrisation(params: Params, tests: Sequence[Sample], train: int = 
     """AER of each direction and of each way of combining both, by language."""
     points: dict[str, list] = {}
     for test in tests:
-        text = sample(params, test.language, train, "train").pairs
+        text = language_data.of(params).sample(test.language, train, "train").pairs
         forward, backward = (m.align(test.pairs) for m in alignment.train_both(text))
         found = {"forward": forward, "backward": backward}
         found |= {name: links.symmetrize(forward, backward, name) for name in links.HEURISTICS}
         for name, made in found.items():
-            points.setdefault(name, []).append(_point(made, test.gold))
+            points.setdefault(name, []).append(_point(test.of_words(made), test.gold))
     series = [{"name": name, "points": values} for name, values in points.items()]
     panel = {"y_label": "alignment error rate (lower is better)", "series": series, "limits": [0, None]}
-    count = len(tests[0].pairs)
     return {
         "title": "Links by direction and symmetrisation",
-        "caption": f"AER of {count} sentence pairs a language, aligned by models of {train} other pairs. "
-        "Bars: 95 % intervals over sentence pairs.",
+        "caption": f"AER of {_sizes(tests)} sentence pairs a language, aligned by models of {train} other "
+        "pairs. Bars: 95 % intervals over sentence pairs.",
         "alt": "Dots of the alignment error rate for each language, by direction and symmetrisation.",
         "claims": ALIGNMENT_CLAIMS, "panels": [panel], "width": 6.6,
         "categories": [t.language for t in tests],
@@ -132,15 +92,15 @@ def aer_by_symmetrisation(params: Params, tests: Sequence[Sample], train: int = 
 
 def aer_by_size(params: Params, tests: Sequence[Sample], sizes: Sequence[int]) -> dict:
     """AER of the intersection against the number of training pairs, for several draws of them."""
-    series = []
+    known, series = language_data.of(params), []
     for test in tests:
         curves = []
         for draw in range(DRAWS):
-            text = sample(params, test.language, max(sizes), "train", draw).pairs
+            text = known.sample(test.language, max(sizes), "train", draw).pairs
             errors = []
             for size in sizes:
                 forward, backward = (m.align(test.pairs) for m in alignment.train_both(text[:size]))
-                found = links.symmetrize(forward, backward, "intersect")
+                found = test.of_words(links.symmetrize(forward, backward, "intersect"))
                 errors.append(round(links.aer(found, test.gold.sure, test.gold.possible).aer, 5))
             curves.append({"x": list(sizes), "y": errors})
         series.append({"name": test.language, "curves": curves})
@@ -150,7 +110,7 @@ def aer_by_size(params: Params, tests: Sequence[Sample], sizes: Sequence[int]) -
     }  # fmt: skip
     return {
         "title": "Links by corpus size",
-        "caption": f"AER of {len(tests[0].pairs)} test pairs a language; links of both directions, "
+        "caption": f"AER of {_sizes(tests)} test pairs a language; links of both directions, "
         f"intersected. Dots: {DRAWS} draws of the training text; lines: their mean.",
         "alt": "Lines of the alignment error rate against corpus size, one for each language.",
         "claims": ALIGNMENT_CLAIMS, "panels": [panel], "width": 6.0,
@@ -175,7 +135,7 @@ def aer_by_corruption(tests: Sequence[Sample], shares: Sequence[float]) -> dict:
     }  # fmt: skip
     return {
         "title": "Links corrupted by a known share",
-        "caption": f"AER of the gold links of {len(tests[0].pairs)} pairs a language after a share of them "
+        "caption": f"AER of the gold links of {_sizes(tests)} pairs a language after a share of them "
         f"was moved to another word of the same sentence; dots: {DRAWS} draws.",
         "alt": "Lines of the alignment error rate rising with the share of moved links.",
         "claims": ALIGNMENT_CLAIMS, "panels": [panel], "width": 6.0,
@@ -183,19 +143,21 @@ def aer_by_corruption(tests: Sequence[Sample], shares: Sequence[float]) -> dict:
 
 
 def link_matrices(params: Params, test: Sample, train: int = 2000) -> dict:
-    """The longest test sentence: its links by the aligner, with half of gold moved, and at random."""
-    row = int(np.argmax([n + m for n, m in test.lengths]))
-    text = sample(params, test.language, train, "train").pairs
-    forward, backward = (m.align([test.pairs[row]]) for m in alignment.train_both(text))
-    gold, length, rng = [test.gold.sure[row]], [test.lengths[row]], np.random.default_rng(0)
-    found = {
-        "forward": forward, "backward": backward,
-        "intersect": links.symmetrize(forward, backward, "intersect"),
-        "grow-diag-final-and": links.symmetrize(forward, backward),
-        "half of gold moved": links.corrupt_links(gold, length, 0.5, rng),
-        "random": links.random_links(length, [len(gold[0])], rng),
-    }  # fmt: skip
-    source, target = test.pairs[row]
+    """A long test sentence: its links by the aligner, with half of gold moved, and at random."""
+    words = [n + m for n, m in test.lengths]
+    row = int(np.argmax([n if n <= WORDS_SHOWN else -n for n in words]))
+    text = language_data.of(params).sample(test.language, train, "train").pairs
+    one = test.only(row)
+    forward, backward = (m.align(one.pairs) for m in alignment.train_both(text))
+    found = {"forward": forward, "backward": backward}
+    found |= {
+        name: links.symmetrize(forward, backward, name) for name in ("intersect", "grow-diag-final-and")
+    }
+    found = {name: one.of_words(made) for name, made in found.items()}
+    rng = np.random.default_rng(0)
+    found["half of gold moved"] = links.corrupt_links(one.gold.sure, one.lengths, 0.5, rng)
+    found["random"] = links.random_links(one.lengths, [len(one.gold.sure[0])], rng)
+    source, target = one.words[0]
     return {
         "title": f"One sentence pair, {params.source} and {test.language}",
         "caption": f"Links of 1 sentence pair (rows: {params.source}, columns: {test.language}) against "
@@ -212,11 +174,11 @@ def link_matrices(params: Params, test: Sample, train: int = 2000) -> dict:
 
 def noise_table(params: Params, tokenizer: PreTrainedTokenizerFast, rate: float) -> pd.DataFrame:
     """One sentence of each language before and after typing errors, as words and as subwords."""
-    rows = {}
+    known, rows = language_data.of(params), {}
     for language in params.languages:
-        texts = [" ".join(words[-1]) for words in sample(params, language, 200).pairs]
+        texts = known.texts(language, 200)
         rng = np.random.default_rng([params.world_seed, 45])
-        typed = noise.typo(texts[0], rate, keyboard_of(world_of(params), language), rng)
+        typed = noise.typo(texts[0], rate, known.keyboard(language), rng)
         cut = {name: " ".join(tokenizer.tokenize(x)) for name, x in (("clean", texts[0]), ("typed", typed))}
         words = {"clean": texts[0], "typed": typed}
         rows[language] = words | {"clean subwords": cut["clean"], "typed subwords": cut["typed"]}
@@ -230,8 +192,8 @@ def noise_tokens(
     names = ("words changed (share)", "subwords per word", "words of one subword (share)")
     found: list[list] = [[] for _ in names]
     for language in params.languages:
-        texts = [" ".join(words[-1]) for words in sample(params, language, count).pairs]
-        keyboard, encode = keyboard_of(world_of(params), language), WordEncoder(tokenizer)
+        texts = language_data.of(params).texts(language, count)
+        keyboard, encode = language_data.of(params).keyboard(language), WordEncoder(tokenizer)
         curves: list[list] = [[] for _ in names]
         for draw in range(DRAWS):
             rng = np.random.default_rng([params.world_seed, 46, draw])

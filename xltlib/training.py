@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from xltlib.params import StudyError
 
 Progress = Callable[[str], None]
 
+PRECISIONS = ("float32", "bfloat16")
+WAITED_FOR = ("cpu",)  # where the loss is read after each update; to read it from a GPU would hold it up
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -30,6 +34,12 @@ class Optimization:
     clip: float = 1.0  # largest norm of the gradient
     log_every: int = 100  # updates averaged in one point of the history
     checkpoint_seconds: float = 20.0  # how much work a killed run may lose
+    precision: str = "float32"  # of matrix products; with "bfloat16" weights and updates stay in 32 bits
+    seed: int = 0  # of what layers draw (dropout)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise StudyError(f"precision {self.precision!r} is not known: {' or '.join(PRECISIONS)}")
 
 
 def learning_rate(step: int, opt: Optimization) -> float:
@@ -46,15 +56,17 @@ def fit(
     progress: Progress | None = None,
     name: str = "training",
 ) -> list[dict[str, float]]:
-    """Update the model's weights that want gradients; return the history of the loss and its parts.
+    """Update the model's weights that want gradients, where they are; the history of the loss and its parts.
 
     Parameters
     ----------
     loss : called with the number of the step (from 0), returns the parts by name, `loss` being what is
         minimised. It must be a function of the step (and the weights) alone: only then is a resume exact.
+        What it draws from torch's own generators (dropout) is: they are seeded by `opt.seed` and the step.
     directory : where checkpoints go; an earlier one found there is resumed.
 
-    Raises StudyError when the loss or its gradient is not finite.
+    Raises StudyError when the loss or its gradient is not finite: at once, or on a GPU at the next point of
+    the history or checkpoint; the message names the first such step either way.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -66,45 +78,74 @@ def fit(
     )  # fmt: skip
     checkpoint = _Checkpoint(directory, named, optimizer)
     step, history, sums = checkpoint.restore()
+    device = next(iter(named.values())).device
+    log = _Log(name, opt, checkpoint, sums)
     meter, saved = _Meter(progress, name, opt.steps, step), time.monotonic()
     model.train()
     while step < opt.steps:
-        parts = loss(step)
+        with _forward(device, opt, step):
+            parts = loss(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, opt)
         parts["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(named.values(), opt.clip).item()
-        values = {key: part.item() for key, part in parts.items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
-            raise StudyError(_diverged(name, step, values, norm, opt, checkpoint))
+        log.add(step, parts, torch.nn.utils.clip_grad_norm_(named.values(), opt.clip))
+        if device.type in WAITED_FOR:
+            log.read()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        for key, value in values.items():
-            sums[key] = sums.get(key, 0.0) + value
         if step % opt.log_every == 0 or step == opt.steps:
             count = (step - 1) % opt.log_every + 1
-            history.append({"step": step} | {key: total / count for key, total in sums.items()})
-            sums = {}
+            history.append({"step": step} | {key: total / count for key, total in log.read().items()})
+            log.sums = {}
             meter.tell(step, history[-1]["loss"])
         if time.monotonic() - saved > opt.checkpoint_seconds and step < opt.steps:
-            checkpoint.save(step, history, sums)
+            checkpoint.save(step, history, log.read())
             saved = time.monotonic()
     checkpoint.remove()
     return history
 
 
-def _diverged(
-    name: str, step: int, values: dict, norm: float, opt: Optimization, checkpoint: "_Checkpoint"
-) -> str:
-    kept = (
-        f"the last good checkpoint is of step {checkpoint.step}" if checkpoint.step else "no checkpoint yet"
-    )
-    return (
-        f"{name}: the loss is {values['loss']}, the norm of its gradient {norm}, at step {step} "
-        f"(parts: {values}); {kept}. "
-        f"Try a lower learning rate than {opt.lr:g} or a longer warm-up than {opt.warmup:g} of the steps"
-    )
+@contextmanager
+def _forward(device: torch.device, opt: Optimization, step: int) -> Iterator[None]:
+    """The precision of the loss, and generators of its own that depend on the seed and the step alone."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.default_rng([opt.seed, 29, step]).integers(2**63)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=opt.precision == "bfloat16"):
+            yield
+
+
+class _Log:
+    """Sums of the parts of the loss since the last point of the history; values wait on their device."""
+
+    def __init__(self, name: str, opt: Optimization, checkpoint: "_Checkpoint", sums: dict) -> None:
+        self.name, self.opt, self.checkpoint, self.sums = name, opt, checkpoint, sums
+        self._waiting: list[tuple[int, list[str], Tensor]] = []
+
+    def add(self, step: int, parts: dict[str, Tensor], norm: Tensor) -> None:
+        row = torch.stack([norm, *(part.detach() for part in parts.values())])
+        self._waiting.append((step, list(parts), row))
+
+    def read(self) -> dict[str, float]:
+        """The sums, with all that has waited; StudyError names the first step whose loss is not finite."""
+        waiting, self._waiting = self._waiting, []
+        numbers = iter(torch.cat([row for *_, row in waiting]).tolist() if waiting else ())
+        for step, keys, _ in waiting:
+            norm, values = next(numbers), {key: next(numbers) for key in keys}
+            if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+                raise StudyError(self._diverged(step, values, norm))
+            for key, value in values.items():
+                self.sums[key] = self.sums.get(key, 0.0) + value
+        return self.sums
+
+    def _diverged(self, step: int, values: dict[str, float], norm: float) -> str:
+        saved, opt = self.checkpoint.step, self.opt
+        kept = f"the last good checkpoint is of step {saved}" if saved else "no checkpoint yet"
+        return (
+            f"{self.name}: the loss is {values['loss']}, the norm of its gradient {norm}, at step {step} "
+            f"(parts: {values}); {kept}. "
+            f"Try a lower learning rate than {opt.lr:g} or a longer warm-up than {opt.warmup:g} of the steps"
+        )
 
 
 class _Checkpoint:
@@ -120,9 +161,9 @@ class _Checkpoint:
             return
         tensors = {}
         for name, parameter in self.named.items():
-            tensors[f"weight/{name}"] = parameter.detach()
+            tensors[f"weight/{name}"] = parameter.detach().cpu()
             for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value)
+                tensors[f"{key}/{name}"] = torch.as_tensor(value).cpu()
         path = self.directory / f"checkpoint-{step}.safetensors"
         save_file({k: v.contiguous() for k, v in tensors.items()}, path)
         write_json(self.directory / "checkpoint.json", {"step": step, "history": history, "sums": sums})
@@ -155,7 +196,8 @@ class _Checkpoint:
             raise KeyError(name)
         if not any(f"{key}/{name}" in tensors for key in self.STATE):
             return {}
-        return {key: tensors[f"{key}/{name}"].clone() for key in self.STATE}
+        device = self.named[name].device
+        return {key: tensors[f"{key}/{name}"].to(device, copy=True) for key in self.STATE}
 
     def remove(self) -> None:
         for path in self.directory.glob("checkpoint*") if self.directory else ():
@@ -183,11 +225,13 @@ class _Meter:
 class Pool:
     """Token sequences drawn in batches of equal length, so that nothing is padded.
 
-    A batch has one length, drawn in proportion to the number of sequences that have it; the few lengths with
-    fewer than `least` sequences are left out.
+    Every sequence is drawn equally often; those of the few lengths with fewer than `least` are left out.
+    sizes: how many tokens each sequence counts for, where it brings others with it; its length by default.
     """
 
-    def __init__(self, sequences: list[np.ndarray], least: int = 8) -> None:
+    def __init__(
+        self, sequences: list[np.ndarray], least: int = 8, sizes: Sequence[int] | None = None
+    ) -> None:
         by_length: dict[int, list[int]] = {}
         for i, sequence in enumerate(sequences):
             by_length.setdefault(len(sequence), []).append(i)
@@ -199,11 +243,27 @@ class Pool:
         self._matrix = {n: np.stack([sequences[i] for i in kept[n]]) for n in self.lengths}
         counts = np.array([len(self._rows[n]) for n in self.lengths], float)
         self._p = counts / counts.sum()
+        every = np.array([len(sequence) for sequence in sequences] if sizes is None else sizes)
+        self._sizes = {n: every[self._rows[n]] for n in self.lengths}
+        tokens = np.array([self._sizes[n].sum() for n in self.lengths], float)
+        self._p_of_tokens = tokens / tokens.sum()
 
-    def draw(self, rng: np.random.Generator, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (B, T) and the numbers (B,) of their sequences."""
-        length = self.lengths[rng.choice(len(self.lengths), p=self._p)]
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, batch_tokens: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (B, T) and the numbers (B,) of their sequences.
+
+        With `batch_tokens`, as many sequences as come nearest to so many tokens, at least one; lengths are
+        then drawn by their tokens, which again makes all sequences equally frequent.
+        """
+        p = self._p_of_tokens if batch_tokens else self._p
+        length = self.lengths[rng.choice(len(self.lengths), p=p)]
+        if batch_tokens:
+            batch_size = max(1, -(-batch_tokens // int(self._sizes[length].min())))
         chosen = rng.integers(0, len(self._rows[length]), batch_size)
+        if batch_tokens:
+            read = self._sizes[length][chosen].cumsum()
+            chosen = chosen[: np.abs(read - batch_tokens).argmin() + 1]
         return self._matrix[length][chosen], self._rows[length][chosen]
 
 

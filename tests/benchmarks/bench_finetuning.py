@@ -16,10 +16,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from xltlib import finetuning, models, synthetic_tasks, tokenization
+from xltlib import finetuning, models, prediction, synthetic_tasks, tokenization
 from xltlib.encoding import Encoded, encode
-from xltlib.finetuning import Options, TaskModel, loss_of, task_loss
+from xltlib.finetuning import Options, loss_of
 from xltlib.synthetic import World
+from xltlib.task_model import TaskModel, task_loss
 from xltlib.training import Optimization, fit
 
 FIXED = 128  # subwords: --max_seq_length of the released scripts
@@ -63,7 +64,7 @@ def predict_padded(model: TaskModel, data: Encoded, batch_size: int) -> None:
         rows = np.arange(start, min(start + batch_size, len(data.ids)))
         logits = model(*padded(data, rows))
         if model.task == "qa":
-            finetuning._best_spans(logits, torch.from_numpy(data.context[rows]))
+            prediction.best_spans(logits, *(torch.from_numpy(x[rows]) for x in data.passages()))
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -117,7 +118,7 @@ def main() -> None:
             ),
             "prediction": (
                 len(data.ids),
-                partial(finetuning.predict, model, data),
+                partial(prediction.predict, model, data),
                 partial(predict_padded, model, data, 128),
             ),
         }

@@ -1,8 +1,8 @@
 """Speed and memory of published architectures in training and prediction, with random weights, on this GPU.
 
-Every model trains at its full shape (mT5 with its decoder) on random sequences of one length, in bf16 with
-torch's fused attention and fused Adam, weights in 32 bits. What was measured, with the GPU's name and the
-date, is what `xlt plan` tells hours from: figures/throughput.json.
+Every model trains at its full shape (mT5 with its decoder) on random sequences of one length, by the study's
+loop: in bf16 with torch's fused attention and fused Adam, weights in 32 bits. What was measured, with the
+GPU's name and the date, is what `xlt plan` tells hours from: figures/throughput.json.
 
 Run: python tests/benchmarks/bench_gpu.py --models mbert xlmr-large mt5-base
 """
@@ -20,6 +20,7 @@ from xltlib import models
 from xltlib.files import read_json, write_json
 from xltlib.finetuning import TaskModel
 from xltlib.plan import THROUGHPUT
+from xltlib.training import Optimization, fit
 
 CLASSES, ANSWER = 3, 16  # labels of NLI; subwords of an answer
 
@@ -32,7 +33,7 @@ class Whole(nn.Module):
         self.lm = MT5ForConditionalGeneration(models.config(name))
 
     def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.lm(input_ids=ids, labels=labels[:, None].expand(-1, ANSWER)).loss
+        return self.lm(input_ids=ids, labels=labels[:, None].repeat(1, ANSWER)).loss
 
 
 class Classifier(nn.Module):
@@ -48,27 +49,22 @@ class Classifier(nn.Module):
 
 def measure(name: str, device: torch.device, batch: int, length: int, updates: int) -> dict:
     """Sequences a second in training and in prediction, and the memory that training takes."""
-    model = (Whole(name) if name.startswith("mt5") else Classifier(name)).to(device).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=True)
+    model = (Whole(name) if name.startswith("mt5") else Classifier(name)).to(device)
     ids = torch.randint(5, models.config(name).vocab_size, (batch, length), device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
 
-    def update() -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = model(ids, labels)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss
+    def train(times: int) -> None:
+        fit(model, lambda step: {"loss": model(ids, labels)}, Optimization(times, 2e-5, precision="bfloat16"))
 
     @torch.inference_mode()
-    def predict() -> torch.Tensor:
+    def predict(times: int) -> None:
+        model.eval()
         with torch.autocast(device.type, torch.bfloat16):
-            return model(ids, labels)
+            for _ in range(times):
+                last = model(ids, labels)
+        last.item()  # to read it is to wait for the GPU
 
-    rates = [batch / seconds(step, updates) for step in (update, predict)]
+    rates = [batch / seconds(step, updates) for step in (train, predict)]
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     return {
         "sequences_per_second": round(rates[0], 1), "predicted_per_second": round(rates[1], 1),
@@ -77,14 +73,11 @@ def measure(name: str, device: torch.device, batch: int, length: int, updates: i
     }  # fmt: skip
 
 
-def seconds(step, times: int) -> float:
-    """Seconds of one step, after some to warm up; reading its value waits for the GPU."""
-    for _ in range(3):
-        step().item()
+def seconds(run, times: int) -> float:
+    """Seconds of one step of so many, after some to warm up."""
+    run(3)
     start = time.perf_counter()
-    for _ in range(times):
-        last = step()
-    last.item()
+    run(times)
     return (time.perf_counter() - start) / times
 
 
@@ -99,7 +92,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("figures") / THROUGHPUT)
     args = parser.parse_args()
-    device = torch.device(args.device)
+    device = models.device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     told = read_json(args.out) if args.out.is_file() else {}
     told = told if told.get("gpu") == name else {"gpu": name, "models": {}}

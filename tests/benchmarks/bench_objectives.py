@@ -49,7 +49,9 @@ class Counted(models.Encoder):
     tokens = predictions = 0
 
     def states(self, input_ids, attention_mask=None, inputs_embeds=None, **given):
-        self.tokens += input_ids.numel() if attention_mask is None else int(attention_mask.sum())
+        self.tokens += (
+            input_ids.numel() if attention_mask is None else attention_mask.sum()
+        )  # read at the end
         return super().states(input_ids, attention_mask, inputs_embeds, **given)
 
     def logits(self, states):
@@ -96,7 +98,7 @@ def new_encoder(args) -> Counted:
         shape.vocab_size, shape.hidden_size, shape.num_hidden_layers = args.vocab, args.hidden, args.layers
         shape.num_attention_heads, shape.intermediate_size = args.heads, 4 * args.hidden
         made = models.from_config(shape, seed=0)
-    return Counted(made.lm).to(args.device)
+    return Counted(made.lm).to(models.device(args.device))
 
 
 def now(args) -> float:
@@ -112,20 +114,17 @@ def ours(name: str, text: ParallelText, args) -> Measured:
     encoder = new_encoder(args)
     if args.compile:
         encoder.lm.base_model.compile()
-    objective = objective_loss(name, encoder, [text], Recipe(args.batch, args.rate, seed=0))
-
-    def loss(step: int) -> dict[str, torch.Tensor]:
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.device != "cpu"):
-            return objective(step)
+    loss = objective_loss(name, encoder, [text], Recipe(args.batch, args.rate, seed=0))
+    precision = "float32" if args.device == "cpu" else "bfloat16"
 
     def train(updates: int) -> None:
         encoder.tokens = encoder.predictions = 0
-        fit(encoder, loss, Optimization(updates, 1e-4))
+        fit(encoder, loss, Optimization(updates, 1e-4, precision=precision))
 
     train(min(10, args.updates))  # warm
     start = now(args)
     train(args.updates)
-    return Measured(encoder.tokens, now(args) - start, encoder.predictions)
+    return Measured(int(encoder.tokens), now(args) - start, encoder.predictions)
 
 
 class Collator:

@@ -41,9 +41,9 @@ def ours(encoder: models.Encoder, ids: list, updates: int, batch_size: int, rate
     seen = 0
 
     class Counted(Pool):
-        def draw(self, rng, size):
+        def draw(self, rng, *size):
             nonlocal seen
-            batch, rows = super().draw(rng, size)
+            batch, rows = super().draw(rng, *size)
             seen += batch.size
             return batch, rows
 

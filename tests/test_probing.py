@@ -1,0 +1,88 @@
+"""Probes of encoders of real languages: what is equal is found, tags that words show are learnt."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tinydata
+
+from xltlib import models, probing, real_builders
+from xltlib.params import StudyError
+from xltlib.results import Spec
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+PARAMS = {"source": "en", "languages": ["en", "es"], "official_counts": False, "labels": {"seed": 0}}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """An untrained encoder and a run of text on a made-up folder."""
+    folder, runs = tinydata.make(tmp_path_factory.mktemp("data")), tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLT_DATA", str(folder))
+        text = tinydata.run(real_builders.build_text, tinydata.PARAMS, [], runs / "text")
+    models.tiny(text.values["vocab_size"], 16, 2, 2, 0).save(runs / "encoder")
+    return folder, [tinydata.result(Spec("encoder", {}, 1), {}, runs / "encoder"), text]
+
+
+@pytest.fixture
+def inputs(study, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(study[0]))
+    return study[1]
+
+
+def test_the_same_sentences_are_found_and_words_are_linked_by_layer(inputs, study, tmp_path):
+    folder = study[0]
+    english = (folder / "tatoeba_laser/tatoeba.spa-eng.eng").read_text("utf-8")
+    shutil.copytree(folder, tmp_path / "copy")
+    found = tinydata.run(probing.build_probe, PARAMS, inputs, tmp_path / "probe")
+    layers = found.values["by_layer"]["es"]
+    assert {name: len(values) for name, values in layers.items()} == {"sentences": 3, "aer": 3}
+    assert found.scores["es"].shape == (50,)
+    assert found.scores["es"].mean() == pytest.approx(layers["sentences"][-1], abs=1e-4)
+    assert layers["sentences"][-1] < 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLT_DATA", str(tmp_path / "copy"))
+        (tmp_path / "copy/tatoeba_laser/tatoeba.spa-eng.spa").write_text(english, "utf-8")
+        same = tinydata.run(probing.build_probe, PARAMS | {"sets": ["retrieval"]}, inputs, tmp_path / "same")
+    assert min(same.values["by_layer"]["es"]["sentences"]) > 0.85  # sentences of the same words are as near
+
+
+def test_tags_that_words_show_are_told_and_twice_the_same(inputs, tmp_path):
+    found = tinydata.run(probing.build_tagging, PARAMS, inputs, tmp_path / "first")
+    assert set(found.scores) == {"en", "es", "en#deprel", "es#deprel"}
+    assert all(scores.shape == (200,) for scores in found.scores.values())
+    assert found.values["means"]["en"] > 0.99 > found.values["means"]["es"]
+    assert set(found.values["l2"]) == {"tags", "deprel"}
+    assert found.values["limits"] == {}
+    again = tinydata.run(probing.build_tagging, PARAMS, inputs, tmp_path / "again")
+    assert again.values == found.values
+
+
+def test_dependency_labels_are_universal():
+    sentence = probing.TaggedSentence("1", ("a",), ("DET",), (0,), ("nsubj:pass",))
+    assert probing.tag_sets(sentence) == {"": ("DET",), "#deprel": ("nsubj",)}
+
+
+def test_a_source_without_tags_is_refused(inputs):
+    with pytest.raises(StudyError, match="PUD has no 'sw'"):
+        probing.pud(PARAMS | {"source": "sw", "languages": ["en", "sw"]})
+
+
+def test_words_are_the_means_of_their_subwords(inputs):
+    reader = probing.Reader(*inputs)
+    sentence = ["dog", "sees", "zzz", "."]
+    (ids,), (pieces,) = reader._pieces([sentence], "en")
+    states = reader.states([ids])
+    (words,) = reader.words([sentence], "en", last=True)[0]
+    assert words.shape == (4, 16)
+    for vector, (first, stop) in zip(words, pieces, strict=True):
+        np.testing.assert_allclose(vector, states[-1][0][first:stop].mean(0), atol=1e-5)
+    assert len(reader.states([ids * 20])[0][0]) == reader.room
+
+
+def test_words_of_unspaced_languages_stand_without_blanks(inputs):
+    _, (spaced,) = probing.Reader(*inputs)._pieces([["dog", "cat"]], "en")
+    _, (joined,) = probing.Reader(*inputs)._pieces([["dog", "cat"]], "zh")
+    assert spaced[0][1] == spaced[1][0]
+    assert joined[-1][1] > 0

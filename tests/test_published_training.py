@@ -1,0 +1,312 @@
+"""Objectives on models and tokenizers shaped as mBERT's and XLM-R's, and runs from such a model on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_tokenization import published
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import XLMRobertaTokenizer
+
+from xltlib import encoder_builders, models, pretraining, text_builders
+from xltlib.encoder_builders import build_encoder
+from xltlib.objectives import mask_tokens, subword_links
+from xltlib.params import StudyError
+from xltlib.pretraining import ParallelText, Recipe, extended, objective_loss, options
+from xltlib.results import Spec
+from xltlib.text_builders import tokenizer_of
+from xltlib.tokenization import WordEncoder, join, pack, specials
+from xltlib.training import Optimization, fit
+
+SOURCE = ["the cat sat on the mat .", "a dog and a cat sat ."]
+TARGET = ["кот сидел на ковре .", "пёс и кот сидели ."]
+LINKS = [[[1, 0], [2, 1], [3, 2], [5, 3], [6, 4]], [[1, 0], [2, 1], [4, 2], [5, 3], [6, 4]]]
+KINDS = {"bert": "mbert", "xlmr": "xlmr-base"}
+
+
+def tokenizer(kind):
+    """A tokenizer with special tokens as in mBERT's or XLM-R's, and words in place of most subwords."""
+    if kind == "bert":
+        return published(kind, [*SOURCE, *TARGET] * 3, 90)
+    words = dict.fromkeys(" ".join([*SOURCE, *TARGET]).replace("ковре", "ков").split())
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *("\N{LOWER ONE EIGHTH BLOCK}" + word for word in words), "ре"]
+    return XLMRobertaTokenizer(vocab=[(piece, -1.0) for piece in [*pieces, "<mask>"]])
+
+
+def encoder(kind, words, hidden=16, **changes):
+    config = models.config(KINDS[kind])
+    shape = {"hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 2 * hidden, "vocab_size": words}  # fmt: skip
+    for key, value in (shape | changes).items():
+        setattr(config, key, value)
+    return models.from_config(config, 0)
+
+
+def coded(made, sentences):
+    """Subwords of each sentence, and for each subword the index of its word."""
+    encode = WordEncoder(made)
+    return [[np.array(part) for part in encode(sentence.split())] for sentence in sentences]
+
+
+def text(made, times=1):
+    """The two pairs, so many times, with the first subwords of linked words linked."""
+    (source, a), (target, b) = (zip(*coded(made, sentences), strict=True) for sentences in (SOURCE, TARGET))
+    links = [
+        subword_links(np.array(x), *words, expand="first") for x, *words in zip(LINKS, a, b, strict=True)
+    ]
+    return ParallelText(list(source) * times, list(target) * times, links * times)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def setting(request):
+    """The kind, its tokenizer, and what objectives are told of its special tokens."""
+    made = tokenizer(request.param)
+    return request.param, made, specials(made)
+
+
+def test_partners_are_where_the_words_are(setting):
+    _, made, special = setting
+    pairs = text(made)
+    for ids, partner in zip(*pairs.concatenated(special=special), strict=True):
+        row = partner.tolist()
+        assert [row[other] for other in row] == list(range(len(ids)))
+        assert special.ordinary(ids[partner != np.arange(len(ids))]).all()
+    (first, _, swapped, _), (partner, *_) = pairs.concatenated(special=special)
+    assert first.tolist() == made(SOURCE[0], TARGET[0])["input_ids"]
+    assert swapped.tolist() == made(TARGET[0], SOURCE[0])["input_ids"]
+    moved = {made.decode([first[i]]).strip(): made.decode([first[partner[i]]]).strip() for i in range(1, 8)}
+    assert moved["cat"] == "кот"
+    (alone,) = {
+        tuple(x) for x in pretraining._with_specials(pairs, 0, Recipe(2, 0.3, 0, special=special))[:1]
+    }
+    assert first[alone[0]] == pairs.source[0][pairs.links[0][0, 0]]
+    recipe = Recipe(2, 0.3, 0, options("word_aligned", "boundaries=true"), special=special)
+    ends = pretraining._with_specials(pairs, 0, recipe)[-2:]
+    sides = [join(side[0], special=special) for side in (pairs.source, pairs.target)]
+    assert ends.tolist() == [[0, 0], [len(sides[0]) - 1, len(sides[1]) - 1]]
+
+
+def given_to(kind, made, special, chosen, name="tlm"):
+    """What the base model is given in one update of an objective."""
+    model, seen = extended(encoder(kind, len(made)), chosen, 2), {}
+    hook = lambda module, args, given: seen.update(given)  # noqa: E731
+    model.lm.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    objective_loss(name, model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))(0)
+    return seen
+
+
+def test_models_are_told_segments_and_positions_in_their_own_way(setting):
+    kind, made, special = setting
+    for name in ("tlm", "mlm"):
+        seen = given_to(kind, made, special, options(name), name)
+        assert ("token_type_ids" in seen) == (kind == "bert")
+        if kind == "bert":
+            row, types = seen["input_ids"][0].tolist(), seen["token_type_ids"][0].tolist()
+            assert types == [int(i > row.index(special.between[0])) for i in range(len(row))]
+    seen = given_to(kind, made, special, options("tlm", "positions=reset"))
+    row, positions = seen["input_ids"][0].tolist(), seen["position_ids"][0].tolist()
+    begin = {"bert": 0, "xlmr": made.pad_token_id + 1}[kind]
+    second = row.index(special.between[0]) + len(special.between)
+    assert positions[:second] == list(range(begin, begin + second))
+    assert positions[second] == positions[1] == begin + 1
+
+
+@pytest.mark.parametrize("name", ["tlm", "weam"])
+def test_two_pairs_are_learnt_by_heart(setting, name):
+    kind, made, special = setting
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.1}
+    model = encoder(kind, len(made), 48, **still)
+    loss = objective_loss(name, model, [text(made)], Recipe(4, 0.15, 0, special=special))
+    history = fit(model, loss, Optimization(150, 5e-3, log_every=20))
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+
+
+@pytest.mark.parametrize("given", ["", "positions=reset,language_embeddings=true"])
+def test_weam_of_weight_zero_is_tlm_bit_for_bit_with_dropout(setting, given):
+    kind, made, special = setting
+    found = []
+    for name, weight in (("tlm", 1.0), ("weam", 0.0), ("weam", 1.0)):
+        chosen = replace(options("tlm", given), lambda_=weight)
+        model = extended(encoder(kind, len(made)), chosen, 2)
+        assert model.lm.config.hidden_dropout_prob > 0
+        loss = objective_loss(name, model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))
+        fit(model, loss, Optimization(3, 1e-2, precision="bfloat16"))
+        found.append(torch.cat([p.detach().flatten() for p in model.lm.parameters()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_a_second_head_shares_the_output_embeddings(setting):
+    kind, made, special = setting
+    chosen = options("weam", "head=own")
+    model = extended(encoder(kind, len(made)), chosen, 2)
+    states = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.second_logits(states), model.logits(states))
+    loss = objective_loss("weam", model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))
+    fit(model, loss, Optimization(3, 1e-2))
+    assert not torch.equal(model.second_logits(states), model.logits(states))
+    added = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.lm.parameters())
+    assert added == 16 * 16 + 16 + 2 * 16  # a matrix and a norm, no words
+
+
+def test_a_second_head_needs_a_first():
+    config = models.config("mt5-small")
+    config.vocab_size, config.num_layers = 40, 1
+    with pytest.raises(StudyError, match="MT5EncoderModel: head=own: it has no head that predicts words"):
+        extended(models.from_config(config, 0), options("weam", "head=own"), 2)
+
+
+# Devices
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails where an operation takes tensors of different devices, as a GPU would."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim]
+        assert len({x.device for x in tensors}) < 2, func
+        return func(*args, **(kwargs or {}))
+
+
+class Unmasked(models.Encoder):
+    """An encoder without its mask of padding, whose values transformers would read."""
+
+    def states(self, input_ids, attention_mask=None, **given):
+        return super().states(input_ids, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("mlm", ""), ("tlm", ""), ("weam", ""), ("word_aligned", ""), ("weam", "both_masked=false,head=own"),
+     ("weam", "positions=reset,language_embeddings=true"), ("word_aligned", "boundaries=true")],
+)  # fmt: skip
+def test_all_that_a_loss_computes_is_where_the_model_is(setting, name, given):
+    kind, made, special = setting
+    chosen = options(name, given)
+    model = extended(Unmasked(encoder(kind, len(made)).lm), chosen, 2).to("meta")
+    recipe = Recipe(4, 0.3, 0, chosen, special=special, batch_tokens=60)
+    loss = objective_loss(name, model, [text(made, 8)], recipe)
+    with OneDevice():
+        assert {part.device.type for part in loss(0).values()} == {"meta"}
+
+
+# Runs
+
+
+class Made:
+    """A result of a run as its files: what builders read of it."""
+
+    def __init__(self, directory, params, values):
+        self.directory, self.params, self.values = directory, params, values
+
+    def file(self, name):
+        assert (self.directory / name).is_file(), name
+        return self.directory / name
+
+
+PARAMS = {"batch_size": 4, "batch_tokens": 100, "mask_rate": 0.2, "seed": 1, "precision": "bfloat16"}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A model's folder with its tokenizer, text and pairs of two real languages made with it, and links."""
+
+    def build(kind):
+        made, root = tokenizer(kind), tmp_path_factory.mktemp(kind)
+        special, model = specials(made), encoder(kind, len(made))
+        model.save(root)
+        made.save_pretrained(root)
+        pairs, files = text(made, 10), {"documents.npz": {}, "pairs.npz": {}, "links.npz": {}}
+        for language, side in (("en", pairs.source), ("ru", pairs.target)):
+            documents = [join(sentence, special=special) for sentence in side]
+            files["documents.npz"] |= {f"{language}/{k}": x for k, x in pack(documents).items()}
+        for name, sentences in (("source", SOURCE), ("target", TARGET)):
+            ids, words = zip(*coded(made, sentences * 10), strict=True)
+            for key, sequences in ((name, ids), (f"{name}_words", words)):
+                files["pairs.npz"] |= {f"ru/{key}/{k}": x for k, x in pack(sequences).items()}
+            (root / f"ru.{name}.txt").write_text("\n".join(sentences * 10) + "\n", "utf-8")
+        links = [np.ravel(x) for x in LINKS * 10]
+        files["links.npz"] = {f"ru/{k}": x for k, x in pack(links).items()}
+        for name, arrays in files.items():
+            np.savez(root / name, **arrays)
+        sizes = {"vocab_size": len(made), "languages": {x: {"documents": 20} for x in ("en", "ru")}}
+        text_run = Made(root, {"data": "real", "model": str(root)}, sizes)
+        pairs_run = Made(root, {"source": "en"}, {"pairs": {"ru": 20}})
+        return text_run, pairs_run, Made(root, {"links": "estimated"}, {})
+
+    made = {kind: build(kind) for kind in KINDS}
+    return made.__getitem__
+
+
+def base(text_run, directory, steps=0, **changes):
+    params = PARAMS | {"objective": "base", "model": text_run.params["model"], "pretrain_lr": 1e-3}
+    params |= {"pretrain_steps": steps, "hidden_size": 8, "num_layers": 1, "num_heads": 1} | changes
+    directory.mkdir(exist_ok=True)
+    values = build_encoder(Spec("encoder", params, 1, ()), [text_run], directory, None)
+    return Made(directory, params, values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_from_a_published_model(real, tmp_path, kind):
+    text_run, *_ = real(kind)
+    plain, trained = (base(text_run, tmp_path / str(steps), steps) for steps in (0, 5))
+    first, same, moved = (models.load(x.directory).embeddings().weight for x in (text_run, plain, trained))
+    assert plain.values == {"parameters": plain.values["parameters"], "history": [], "tokens": 0}
+    assert torch.equal(first, same)
+    assert not torch.equal(first, moved)
+    assert moved.dtype == torch.float32
+    assert [point["step"] for point in trained.values["history"]] == [5]
+    assert abs(trained.values["tokens"] - 500) <= 5 * 8  # half a document each
+
+
+@pytest.mark.parametrize(
+    ("objective", "given"),
+    [("mlm", {}), ("tlm", {"positions": "reset", "language_embeddings": True}), ("weam", {"head": "own"}),
+     ("word_aligned", {"boundaries": True}), ("mixed", {"lexicon": "estimated"})],
+)  # fmt: skip
+def test_every_objective_goes_on_from_it(real, tmp_path, monkeypatch, objective, given):
+    text_run, pairs, linked = real("xlmr")
+    monkeypatch.setattr(encoder_builders, "world_of", None)  # real languages have none
+    special, seen = specials(tokenizer_of(text_run)), []
+
+    def masked(*given):
+        seen.append(given[-1])
+        return mask_tokens(*given)
+
+    monkeypatch.setattr(pretraining, "mask_tokens", masked)
+    start = base(text_run, tmp_path / "base")
+    params = PARAMS | {"objective": objective, "continue_steps": 5, "continue_lr": 1e-3, "options": given}
+    inputs = [start, pairs, text_run, *([linked] if objective not in ("mlm", "tlm") else [])]
+    params["document_share"] = 0.2
+    values = build_encoder(Spec("encoder", params, 1, ()), inputs, tmp_path, None)
+    assert set(seen) == {special}
+    assert abs(values["tokens"] - 500) <= 5 * 15
+    assert not torch.equal(
+        models.load(tmp_path).embeddings().weight, models.load(start.directory).embeddings().weight
+    )
+
+
+def test_what_a_run_on_real_text_lacks_is_told_at_once(real, tmp_path, monkeypatch):
+    text_run, pairs, _ = real("bert")
+    start = base(text_run, tmp_path / "base")
+    params = PARAMS | {"objective": "mixed", "continue_steps": 1, "continue_lr": 1e-3}
+    with pytest.raises(StudyError, match="only the synthetic languages have one: take lexicon=estimated"):
+        build_encoder(Spec("encoder", params, 1, ()), [start, pairs, text_run], tmp_path, None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="device cuda: torch finds no GPU here"):
+        base(text_run, tmp_path, device="cuda")
+    text_run = Made(text_run.directory, text_run.params, text_run.values | {"vocab_size": 1000})
+    with pytest.raises(
+        StudyError, match="the tokenizer of the text 1000: make the text with the model's own"
+    ):
+        base(text_run, tmp_path)
+
+
+def test_from_scratch_nothing_is_looked_up(real, tmp_path, monkeypatch):
+    text_run, *_ = real("bert")
+    for module in (encoder_builders, text_builders):
+        monkeypatch.setattr(module, "tokenizer_of", None)
+    made = base(text_run, tmp_path, 0, model="", num_heads=2)
+    assert models.load(made.directory).lm.config.model_type == "modernbert"

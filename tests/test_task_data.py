@@ -1,0 +1,90 @@
+"""Examples of tasks by setting: fixed choices, equal ids in every language, sets that may not be read."""
+
+import pytest
+import tinydata
+
+from xltlib import synthetic_tasks, task_data
+from xltlib.params import StudyError
+from xltlib.synthetic import World
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tinydata.make(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def real(folder, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(folder))
+    return tinydata.PARAMS
+
+
+def ids(records):
+    return [record.id for record in records]
+
+
+def test_synthetic_examples_are_those_of_the_world():
+    params = {"languages": ("src", "near"), "world_seed": 3}
+    expected = synthetic_tasks.task_set(World(("src", "near"), 3), "nli", 5, "test", 0).examples
+    assert task_data.examples(params, "nli", "test", 5) == expected
+
+
+def test_training_examples_are_the_sources_and_a_smaller_count_takes_some_of_them(real):
+    all_of_them = task_data.examples(real, "nli", "train", 1000)
+    assert list(all_of_them) == ["en"]
+    assert len(all_of_them["en"]) == 220
+    some = task_data.examples(real, "nli", "train", 7)["en"]
+    assert some == all_of_them["en"][:7]
+    assert ids(some) != [str(i) for i in range(7)]
+
+
+def test_test_examples_have_equal_ids_in_every_language(real):
+    found = task_data.examples(real, "paraphrase", "test", 1000)
+    assert list(found) == ["en", "es"]
+    assert ids(found["en"]) == ids(found["es"])
+    assert len(found["en"]) == 108  # without the one that was not translated
+    assert "3" not in ids(found["en"])
+    assert ids(task_data.examples(real, "paraphrase", "test", 9)["es"]) == ids(found["es"])[:9]
+
+
+def test_further_sets_are_settings_of_their_own(real):
+    found = task_data.examples(real, "qa", "test", 12)
+    assert {name: len(records) for name, records in found.items()} == {
+        "en": 12, "es": 12, "en@mlqa": 9, "es@mlqa": 9,
+    }  # fmt: skip
+    assert ids(found["en"]) == ids(found["es"])
+    with pytest.raises(StudyError, match="en@mlqa would be two sets"):
+        task_data.examples(real | {"test_sets": ["xquad/test", "mlqa/dev", "mlqa/dev"]}, "qa", "test", 5)
+
+
+def test_development_examples_are_of_the_first_test_set_and_never_trained_or_tested_on(real):
+    assert len(task_data.examples(real, "nli", "dev", 1000)["es"]) == 30
+    with pytest.raises(StudyError, match="pawsx/dev is one of train_sets"):
+        task_data.examples(real, "paraphrase", "dev", 5)
+    with pytest.raises(StudyError, match="mlqa/dev is one of test_sets"):
+        task_data.examples(real, "qa", "dev", 5)
+    of_mlqa = task_data.examples(real | {"test_sets": ["xquad/test"]}, "qa", "dev", 5)
+    assert all(key.startswith("m") for key in ids(of_mlqa["es"]))
+
+
+def test_what_is_not_there_is_named(real):
+    with pytest.raises(StudyError, match=r"train_sets = .*: no set of qa; add one of .*squad"):
+        task_data.examples(real | {"train_sets": ["taxinli/train"]}, "qa", "train", 5)
+    with pytest.raises(StudyError, match="set 'nothing' is not known"):
+        task_data.examples(real | {"test_sets": ["nothing/test"]}, "nli", "test", 5)
+    french = real | {"languages": ["en", "es", "fr"]}
+    with pytest.warns(UserWarning, match="fr is left out of xnli/test"):
+        assert list(task_data.examples(french, "nli", "test", 5)) == ["en", "es"]
+    with pytest.raises(StudyError, match=r"test-en\.tsv: .*|officially 5010"):
+        task_data.examples(french | {"official_counts": True}, "nli", "test", 5)
+
+
+def test_published_sets_are_read(data_dir, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(data_dir))
+    params = tinydata.PARAMS | {"languages": ["en", "de", "zh"], "test_sets": ["pawsx/test", "xquad/test"]}
+    found = task_data.examples(params, "paraphrase", "test", 2000)
+    assert ids(found["en"]) == ids(found["de"]) == ids(found["zh"])
+    assert len(found["en"]) == 1994 - 26 - 19  # in English, but neither translated into German nor Chinese
+    assert len(task_data.examples(params, "qa", "train", 10**6)["en"]) == 3696

@@ -1,0 +1,127 @@
+"""A made-up folder of real data in the publishers' formats: English, and word-for-word Spanish."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from xltlib.files import sha256_file
+from xltlib.results import Result, Spec
+
+NOUNS = {"dog": "perro", "cat": "gato", "man": "hombre", "bird": "pájaro", "king": "rey", "horse": "caballo"}
+VERBS = {"sees": "ve", "eats": "come", "likes": "quiere", "hears": "oye", "finds": "halla", "calls": "llama"}
+SPANISH = NOUNS | VERBS | {".": ".", "now": "ahora"}
+PARAMS = {
+    "data": "real", "languages": ["en", "es"], "source": "en", "official_counts": False,
+    "corpora": ["bible", "tico19", "tatoeba_en_zh"], "max_length": 32, "model": "", "documents": 1000,
+    "vocab_size": 150, "tasks": ["nli", "paraphrase", "qa"], "train_examples": 1000, "test_examples": 1000,
+    "train_sets": ["taxinli/train", "pawsx/dev", "tydiqa/train"],
+    "test_sets": ["xnli/test", "pawsx/test", "xquad/test", "mlqa/dev"],
+}  # fmt: skip
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """Different English sentences with their translations."""
+    rng, found = np.random.default_rng(seed), {}
+    nouns, verbs = list(NOUNS), list(VERBS)
+    while len(found) < count:
+        words = [
+            *rng.choice(nouns, 2),
+            rng.choice(verbs),
+            rng.choice(nouns),
+            *(["now"] * rng.integers(2)),
+            ".",
+        ]
+        found[" ".join(words)] = " ".join(SPANISH[word] for word in words)
+    return list(found.items())
+
+
+def write(folder: Path, name: str, content: str | list[str]) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else "\n".join(content) + "\n", "utf-8")
+
+
+def squad(pairs: list[str], key: str) -> str:
+    """One question on each sentence: its first word is the answer."""
+    paragraphs = [
+        {
+            "context": f"{text} {text}",
+            "qas": [{
+                "id": f"{key}{number}", "question": text.split()[1],
+                "answers": [{"answer_start": 0, "text": text.split()[0]}],
+            }],
+        }
+        for number, text in enumerate(pairs)
+    ]  # fmt: skip
+    return json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]})
+
+
+def make(folder: Path) -> Path:
+    """Write the sets that `PARAMS` name, PUD, Tatoeba and gold links."""
+    text = sentences(1330, 0)
+    corpus, test, tagged = text[:220], text[220:330], text[330:]
+    # a test sentence and a repeated pair among the training text
+    for number, language in enumerate(("en", "es")):
+        side = [pair[number] for pair in (*corpus[:150], test[0], corpus[0])]
+        write(folder, f"bible/bible.{language}.txt", side)
+        write(folder, f"tico19/tico19.en-es.{language}", [pair[number] for pair in corpus[150:]])
+        told = [pair[number] for pair in test]
+        nli = [f"{a}\t{b}\t{LABELS[i % 3]}" for i, (a, b) in enumerate(pairwise(told))]
+        write(folder, f"xnli/test-{language}.tsv", nli)
+        write(folder, f"xnli/dev-{language}.tsv", nli[:30])
+        pawsx = [f"{i}\t{a}\t{a if i % 2 else b}\t{i % 2}"
+                 for i, (a, b) in enumerate(pairwise(told))]  # fmt: skip
+        if language == "es":
+            pawsx[3] = "3\tNS\tNS\t0"
+        header = "id\tsentence1\tsentence2\tlabel"
+        write(folder, f"pawsx/x-final/{language}/test_2k.tsv", [header, *pawsx])
+        write(folder, f"pawsx/x-final/{language}/dev_2k.tsv", [header, *pawsx[:40]])
+        write(folder, f"xquad/xquad.{language}.json", squad(told[:20], "x"))
+        write(
+            folder, f"mlqa/MLQA_V1/dev/dev-context-{language}-question-{language}.json", squad(told[:9], "m")
+        )
+        write(folder, f"tatoeba_laser/tatoeba.spa-eng.{('eng', 'spa')[number]}", told[:50])
+        rows = [pair[number] for pair in tagged]
+        write(folder, f"ud_pud/{language}_pud-ud-test.conllu", [conllu(i, x) for i, x in enumerate(rows)])
+    write(
+        folder,
+        "multinli_taxinli/train-en.tsv",
+        [f"{a}\t{a}\t{LABELS[i % 2]}" for i, (a, _) in enumerate(corpus)],
+    )
+    write(
+        folder,
+        "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json",
+        squad([a for a, _ in corpus], "t"),
+    )
+    gold = [f"{a}\t{b}\t" + " ".join(f"{i}-{i}" for i in range(len(a.split()))) for a, b in test[:20]]
+    write(folder, "word_alignment/xl-wa/es/test.tsv", gold)
+    return folder
+
+
+def conllu(number: int, sentence: str) -> str:
+    """Nouns, verbs and others; the first word is the root's."""
+    english = {spanish: word for word, spanish in SPANISH.items()}
+    lines = [f"# sent_id = {number}", f"# text = {sentence}"]
+    for place, word in enumerate(sentence.split(), start=1):
+        plain = english.get(word, word)
+        tag = "NOUN" if plain in NOUNS else "VERB" if plain in VERBS else "PUNCT"
+        relation = {"NOUN": "nsubj:pass", "VERB": "root"}.get(tag, "punct")
+        lines.append("\t".join([str(place), word, "_", tag, "_", "_", str(place - 1), relation, "_", "_"]))
+    return "\n".join(lines) + "\n"
+
+
+def run(build, params: dict, inputs: list, directory: Path) -> Result:
+    """The result of a builder, its files in a folder of their own."""
+    directory.mkdir()
+    spec = Spec(build.__name__.removeprefix("build_"), params, 1)
+    return result(spec, build(spec, inputs, directory, None), directory)
+
+
+def result(spec: Spec, values: dict, directory: Path) -> Result:
+    files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+             for path in directory.iterdir()}  # fmt: skip
+    record = {"kind": spec.kind, "params": spec.params, "values": values, "seconds": 0.0, "files": files}
+    return Result(spec.digest, record, "computed", directory)

@@ -1,0 +1,82 @@
+"""Batches of encoded examples: of equal length, or of nearly equal length and filled up with padding.
+
+Shapes: B batch, T tokens, N rows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xltlib.encoding import Encoded
+from xltlib.params import StudyError
+from xltlib.training import epoch_batches
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights lie."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def near_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """All items once, neighbours in length together, in random order: index arrays, all but one (B,).
+
+    Real text has many lengths with few examples each. At B = 32, batches of equal length would be 20 % more
+    updates than N / B for the 10,071 pairs of TaxiNLI, and twice as many for 2,000 pairs of PAWS-X; padding
+    is about 1 % of what is read here.
+    """
+    order = np.lexsort((rng.random(len(lengths)), lengths))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def batches(data: Encoded, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows of one pass over the data, batch by batch, in random order."""
+    return (near_batches if data.padded else epoch_batches)(data.lengths, batch_size, rng)
+
+
+class Plan:
+    """Which examples make up which update: each pass in an order of its own, found from the step alone."""
+
+    def __init__(self, data: Encoded, batch_size: int, seed: int) -> None:
+        if not data.ids:
+            raise StudyError("no examples to train on")
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self._epoch, self._batches = 0, self._order(0)
+        self.per_epoch = len(self._batches)
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        return batches(self.data, self.batch_size, np.random.default_rng([self.seed, 5, epoch]))
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows (B,) of an update."""
+        epoch, batch = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._order(epoch)
+        return self._batches[batch]
+
+
+def stacked(sequences: Sequence[np.ndarray], pad: int) -> tuple[Tensor, Tensor | None]:
+    """Ids (B, T), shorter sequences filled up with `pad`, and 1 where they are real: None where all are."""
+    sizes = np.array([len(sequence) for sequence in sequences])
+    if (sizes == sizes[0]).all():
+        return torch.from_numpy(np.stack(sequences)), None
+    real = np.arange(sizes.max()) < sizes[:, None]
+    ids = np.full(real.shape, pad, dtype=np.int64)
+    ids[real] = np.concatenate(sequences)
+    return torch.from_numpy(ids), torch.from_numpy(real).long()
+
+
+def inputs(data: Encoded, rows: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Ids (B, T) of some rows, and what a `TaskModel` is told beside them: mask and second segment."""
+    ids, mask = stacked([data.ids[row] for row in rows], data.special.pad)
+    told = {} if mask is None else {"attention_mask": mask.to(device)}
+    if data.second is not None:
+        told["second"] = torch.from_numpy(data.second[rows]).to(device)
+    return ids.to(device), told
+
+
+def segments(second: Tensor, length: int) -> Tensor:
+    """Token types (B, T): 0 in the first segment and 1 from the second on, which begins at `second` (B,)."""
+    return (torch.arange(length, device=second.device) >= second[:, None]).long()

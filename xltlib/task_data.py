@@ -1,0 +1,121 @@
+"""The examples of a task by setting: made for synthetic languages, or read from published sets."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xltlib import real_data, synthetic_tasks, tasks
+from xltlib.params import StudyError
+from xltlib.synthetic import World
+
+DEV_OF = {"xquad": "mlqa"}  # a test set without development examples -> the set that has them instead
+ALIGNED = ("nli", "paraphrase")  # tasks whose test sets have the same examples in every language
+
+
+def examples(params: Mapping, task: str, split: str, count: int) -> dict[str, list]:
+    """At most `count` examples of a task by setting: a language, or "de@mlqa" for a further test set.
+
+    Parameters
+    ----------
+    params
+        Of a study: `languages`, `world_seed`; for real languages `source`, `train_sets`, `test_sets` and
+        `official_counts`.
+    split
+        "train": the source's alone where languages are real. "test": of all test sets of the task. "dev": of
+        the first test set; an error where it has none, or where it is trained or tested on.
+
+    Real examples are in an order shuffled once, so that a smaller count takes some of a larger one's, and the
+    same ids in every language that has them. Languages that a set does not have are left out, and with
+    `official_counts` false also those whose file is absent, which a warning tells.
+    """
+    if params.get("data", "synthetic") == "synthetic":
+        world = World(tuple(params["languages"]), params["world_seed"])
+        return synthetic_tasks.task_set(world, task, count, split, 0).examples
+    if split == "train":
+        name, of = _first(params, task, "train_sets")
+        source = params["source"]
+        return {source: _chosen({source: _load(params, name, of, source)}, count)[source]}
+    name, of = _first(params, task, "test_sets")
+    if split == "dev":
+        return _chosen(_languages(params, _development(params, name), "dev"), count)
+    if split != "test":
+        raise StudyError(f"{task} has no split {split!r}; expected train, dev or test")
+    found = _chosen(_languages(params, name, of), count)
+    for name, of in sets(params, task, "test_sets")[1:]:
+        further = _chosen(_languages(params, name, of), count)
+        repeated = [f"{language}@{name}" for language in further if f"{language}@{name}" in found]
+        if repeated:
+            raise StudyError(f"test_sets: {repeated[0]} would be two sets; name each further set once")
+        found |= {f"{language}@{name}": records for language, records in further.items()}
+    return found
+
+
+def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
+    """The (set, split) of a task that a parameter names, in its order."""
+    named = [tuple(entry.split("/")) for entry in params[key]]
+    unknown = [name for name, _ in named if name not in tasks.SETS]
+    if unknown:
+        raise StudyError(f"{key}: set {unknown[0]!r} is not known; known are {', '.join(tasks.SETS)}")
+    return [(name, split) for name, split in named if tasks.SETS[name].task == task]
+
+
+def _first(params: Mapping, task: str, key: str) -> tuple[str, str]:
+    found = sets(params, task, key)
+    if not found:
+        known = ", ".join(name for name, each in tasks.SETS.items() if each.task == task)
+        raise StudyError(f"{key} = {list(params[key])}: no set of {task}; add one of {known}, as set/split")
+    return found[0]
+
+
+def _development(params: Mapping, name: str) -> str:
+    """The set whose development examples stand for those of a test set."""
+    name = DEV_OF.get(name, name)
+    used = [key for key in ("train_sets", "test_sets") if f"{name}/dev" in params[key]]
+    if used or "dev" not in tasks.SETS[name].counts:
+        reason = f"{name}/dev is one of {used[0]}" if used else f"{name} has none"
+        raise StudyError(f"no development examples to select by: {reason}")
+    return name
+
+
+def _languages(params: Mapping, name: str, split: str) -> dict[str, list]:
+    """The records of the study's languages that a split of a set has."""
+    counts = tasks.SETS[name].counts
+    if split not in counts:
+        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(counts)}")
+    found = {}
+    for language in params["languages"]:
+        if language in counts[split]:
+            if not params["official_counts"] and (missing := _missing(name, split, language)):
+                warnings.warn(f"{language} is left out of {name}/{split}: {missing}", stacklevel=3)
+                continue
+            found[language] = _load(params, name, split, language)
+    if not found:
+        raise StudyError(f"{name}/{split}: none of the languages {', '.join(params['languages'])} is there")
+    return tasks.align(found) if tasks.SETS[name].task in ALIGNED else found
+
+
+def _missing(name: str, split: str, language: str) -> str:
+    """Why a folder lacks a file; empty where it has it, and where data come from the hub."""
+    folder = real_data.folder()
+    try:
+        if folder:
+            tasks.file_of(name, split, language, folder)
+    except StudyError as error:
+        return str(error)
+    return ""
+
+
+def _load(params: Mapping, name: str, split: str, language: str) -> list:
+    return tasks.load(name, split, language, real_data.folder(), strict=params["official_counts"])
+
+
+def _chosen(found: Mapping[str, Sequence], count: int) -> dict[str, list]:
+    """The first `count` records of each language in an order of all ids that is shuffled once."""
+    ids = sorted({record.id for records in found.values() for record in records})
+    shuffled = np.random.default_rng([0, 61]).permutation(len(ids))
+    place = dict(zip(ids, shuffled.tolist(), strict=True))
+    return {
+        language: sorted(records, key=lambda record: place[record.id])[:count]
+        for language, records in found.items()
+    }
