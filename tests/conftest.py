@@ -6,13 +6,15 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # a lookup without a network otherwise waits half a minute
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # several threads on few cores lose, and sums depend on their number
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(1)  # several threads on few cores lose, and sums depend on their number
+torch.set_num_threads(1)
+REAL = Path(os.environ.get("XLT_DATA", ROOT / "../shared/data")).resolve()  # before a test names another
 
 
 def pytest_addoption(parser):
@@ -37,7 +39,6 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data, named by XLT_DATA; a test that needs it is skipped where it is absent."""
-    folder = Path(os.environ.get("XLT_DATA", ROOT / "../shared/data")).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"no real data: XLT_DATA should name its folder, and {folder} is not one")
-    return folder
+    if not REAL.is_dir():
+        pytest.skip(f"no real data: XLT_DATA should name its folder, and {REAL} is not one")
+    return REAL

@@ -125,6 +125,7 @@ def cases():
     return found
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*(officially|not translated)")
 CASES = cases()
 
 

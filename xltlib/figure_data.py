@@ -76,10 +76,10 @@ def by_layer(
 
     `cheap_ones`: the `baselines` of the languages, if there are any for retrieval.
     """
-    count, panels = len(next(iter(probes[0].scores.values()))), []
+    count, panels = len(next(iter(probes[0].scores.values()), ())), []
     for key, label in _measured(probes).items():
-        for k, language in enumerate(targets(params)):
-            chance = [{"name": "chance", "y": 1 / count}]
+        for language in targets(params):
+            chance = [{"name": "chance", "y": 1 / count}] if count else []
             chance += _retrieved(cheap_ones or {}, params.languages.index(language))
             quality = linked.values["quality"].get(language)
             aligner = [{"name": "aligner", "y": quality["aer"], "line": ":"}] if quality else []
@@ -88,9 +88,11 @@ def by_layer(
                 own = [probe for probe in probes if probe.labels["objective"] == objective]
                 curves = [_layers(p, language, key) for p in own if key in p.values["by_layer"][language]]
                 series.append({"name": objective, "curves": curves})
+            told = label if any(one["curves"] for one in series) else ""
+            label = "" if told else label  # on the first panel of a row that has curves
             panels.append({
                 "name": language if key == "sentences" else "", "series": series, "limits": [0, 1],
-                "y_label": label if k == 0 else "", "x_label": "layer" if key == "aer" else "",
+                "y_label": told, "x_label": "layer" if key == "aer" else "",
                 "ticks": [[n, str(n)] for n in range(params.num_layers + 1)],
                 "levels": marks.get(key, []), "empty": "no gold links",
             })  # fmt: skip
@@ -226,8 +228,10 @@ def rounded(values: Sequence[float]) -> list[float]:
 def accuracy(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -> dict:
     """Zero-shot scores by task, language and objective, beside the `baselines` of the languages."""
     panels = []
-    for name, cheap in cheap_ones.items():  # a task, or "qa@mlqa" for a further test set
-        task, _, further = name.partition("@")
+    tests = {name: name.partition("@") for name in cheap_ones}  # a task, or "qa@mlqa" for a further test set
+    for name, (task, _, further) in tests.items():
+        if task not in params.tasks:
+            continue
         settings = [x + (f"@{further}" if further else "") for x in params.languages]
         series = [
             {"name": objective, "points": _points(records, task, objective, settings, params.alpha)}
@@ -235,7 +239,7 @@ def accuracy(records: Records, params: Params, cheap_ones: Mapping[str, dict]) -
         ]
         label = "F1" if METRIC.get(task) else "accuracy"
         panel = {"name": name, "y_label": label, "limits": [0, 1.02], "series": series}
-        panels.append(panel | cheap)
+        panels.append(panel | cheap_ones[name])
     return {
         "title": "Zero-shot scores by language and objective",
         "caption": f"Trained on {params.source} alone, tested on {params.test_examples} parallel examples a "

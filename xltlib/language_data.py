@@ -211,19 +211,20 @@ class Real(Languages):
         return [(name, name) for name in self.targets]
 
     def baselines(self, results: Sequence[Result] = ()) -> dict[str, dict]:
-        """The baselines that a run has computed, by task ("qa@mlqa": of a further test set)."""
+        """The baselines that a run has computed, by task ("qa@mlqa": of a further test set; qa by F1)."""
         run = next((r for r in results if r.kind == "baselines"), None)
         if run is None:
             raise StudyError("the results hold no run of baselines: notebooks 02 and 03 make it")
         found: dict[str, dict] = {}
         for task, named in run.values["baselines"].items():
             suffixes = dict.fromkeys(x[len(_language(x)) :] for scores in named.values() for x in scores)
-            for suffix in suffixes or [""]:
+            judged = [x for x in suffixes if x.endswith("#f1")] or suffixes  # exact matches beside F1 are not
+            for suffix in judged:
                 marks = [
                     {"name": name, "values": [scores.get(x + suffix) for x in self.params.languages]}
                     for name, scores in named.items()
                 ]
-                found[task + suffix] = {"levels": [], "marks": marks}
+                found[task + suffix.removesuffix("#f1")] = {"levels": [], "marks": marks}
         return found
 
 

@@ -50,7 +50,7 @@ class Params:
     documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100)
     parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10)
     train_examples: int = par(10_000, "labelled examples of the source language", unit="examples", low=8)
-    test_examples: int = par(2_000, "test examples, the same in each language", unit="examples", low=8)
+    test_examples: int = par(1_000, "test examples, the same in each language", unit="examples", low=8)
     vocab_size: int = par(900, "size of the joint subword vocabulary", unit="subwords", low=50, high=1_000_000)
     hidden_size: int = par(64, "width of the encoder's vectors", low=8, high=8192)
     num_layers: int = par(3, "layers of the encoder", low=1, high=96)

@@ -47,6 +47,7 @@ def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
 
 
 def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when a new process imports its libraries
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
     with ProcessPoolExecutor(jobs, context, _begin, (os.getpid(),)) as executor:
         try:

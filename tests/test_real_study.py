@@ -1,0 +1,136 @@
+"""A study on real languages: on a made-up folder everywhere, on a part of the real sets where they are."""
+
+import os
+
+import numpy as np
+import pytest
+import tinydata
+from tiny import computed, params
+
+from xltlib import downloads, figure_data, language_data, text_data
+from xltlib.params import StudyError
+from xltlib.runs import Runs
+from xltlib.store import Store
+from xltlib.study import Session
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(officially|not translated)")
+
+PROFILE = {
+    "scale": "reduced", "seeds": 1, "objectives": ("none", "weam"), "further_objectives": ("mixed",),
+    "methods": ("standard", "salt"), "probes": ("retrieval", "alignment", "tagging"), "noise_tasks": (),
+    "batch_tokens": 120, "question_length": 32, "train_examples": 40, "test_examples": 24,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Parameters, runs and results of the stages 02 and 03 on the made-up folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLT_DATA", str(tinydata.make(tmp_path_factory.mktemp("data"))))
+        chosen = params(**{**tinydata.PARAMS, **PROFILE})
+        runs = Runs(chosen)
+        specs = [*runs.stage("02_pretraining"), *runs.stage("03_finetuning")]
+        yield chosen, runs, computed(list(dict.fromkeys(specs)), Store(tmp_path_factory.mktemp("runs")))
+
+
+def test_every_kind_of_run_is_there(made):
+    _, _, results = made
+    kinds = {result.kind for result in results}
+    assert kinds == {"links", "baselines", "encoder", "probe", "tagging", "transfer"}
+
+
+def test_every_objective_reads_as_many_tokens(made):
+    _, _, results = made
+    tokens = {r.params["objective"]: r.values["tokens"] for r in results if r.kind == "encoder"}
+    steps = made[0].continue_steps
+    assert set(tokens) == {"base", "weam", "mixed"}
+    assert all(abs(tokens[name] / steps - 120) < 20 for name in ("weam", "mixed"))
+
+
+def test_figures_show_real_languages_beside_baselines(made):
+    chosen, _, results = made
+    cheap = language_data.of(chosen).baselines(results)
+    records = Session.records(results)
+    scores = figure_data.accuracy(records, chosen, cheap)
+    names = [panel["name"] for panel in scores["panels"]]
+    assert names == ["nli", "paraphrase", "qa", "qa@mlqa"]
+    for panel in scores["panels"]:
+        assert panel["marks"], panel["name"]
+        assert all(point for series in panel["series"] for point in series["points"]), panel["name"]
+    tags = figure_data.tagging(records, chosen, cheap)["panels"]
+    assert [panel["name"] for panel in tags] == ["tags", "dependency labels"]
+    assert [series["name"] for series in tags[0]["series"]] == ["none", "weam", "mixed"]
+    probes = [r for r in results if r.kind == "probe"]
+    linked = next(r for r in results if r.kind == "links")
+    panels = figure_data.by_layer(probes, chosen, linked, cheap)["panels"]
+    assert [panel["y_label"] for panel in panels] == ["sentence retrieval", "AER (lower is better)"]
+    assert {level["name"] for level in panels[0]["levels"]} > {"chance", "EM lexicon"}
+    table = figure_data.probe_table(probes, chosen)
+    assert set(table.index.get_level_values(1)) == {"none", "weam", "mixed"}
+    assert list(figure_data.gaps(records, chosen)["panels"][0]["ticks"]) == [[0, "es"]]
+
+
+def test_links_of_gold_sentences_are_scored_by_their_words(made):
+    chosen, _, _ = made
+    (test,) = text_data.samples(chosen)
+    assert test.language == "es"
+    assert len(test.pairs) == len(test.words) == len(test.gold.sure)
+    units = [np.stack([np.arange(len(a)), np.arange(len(a))], 1) for a, _ in test.pairs]
+    of_words = test.of_words(units)
+    assert all(found[:, 0].max() < len(a) for found, (a, _) in zip(of_words, test.words, strict=True))
+    panel = text_data.aer_by_corruption([test], (0.0, 1.0))["panels"][0]
+    assert all(curve["y"][0] == 0 for curve in panel["series"][0]["curves"])
+
+
+def test_samples_of_training_text_are_drawn(made):
+    languages = language_data.of(made[0])
+    one, two = (languages.sample("es", 20, "train", draw).pairs for draw in (0, 1))
+    assert one != two
+    assert one == languages.sample("es", 20, "train").pairs
+    assert len(languages.texts("en", 5)) == len(languages.texts("es", 5)) == 5
+    assert languages.keyboard("es").name == "es"
+
+
+def test_what_only_synthetic_languages_have_is_refused_at_once(made):
+    _, runs, _ = made
+    for ask, words in (
+        (lambda: runs.transfer("nli", "none", 0, "rs_da"), "rs_da needs lists of words"),
+        (lambda: runs.encoder("weam", 0, "links=gold"), "no gold links"),
+        (lambda: runs.seq2seq(0), "synthetic languages alone"),
+        (lambda: runs.lexicon("none", 0), "true translations"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            ask()
+
+
+def test_missing_files_are_all_named_before_any_work(made, tmp_path, monkeypatch):
+    downloads.require(made[0])
+    monkeypatch.setenv("XLT_DATA", str(tinydata.make(tmp_path)))
+    gone = [tmp_path / "xnli" / "test-es.tsv", tmp_path / "bible" / "bible.es.txt"]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(StudyError, match=r"2 files are missing(.|\n)*xnli/test-es.tsv(.|\n)*bible.es.txt"):
+        downloads.require(made[0])
+    with pytest.raises(StudyError, match="train_sets names no set of the task nli"):
+        downloads.wanted_sets(params(**{**tinydata.PARAMS, "train_sets": ("pawsx/dev", "tydiqa/train")}))
+
+
+def test_a_small_part_of_the_real_sets(data_dir, tmp_path, monkeypatch):
+    """`real-smoke`: two languages, one corpus, a handful of updates, every kind of run."""
+    monkeypatch.setenv("XLT_DATA", str(data_dir))
+    small = {"corpora": ("ntrex",), "vocab_size": 2000, "max_length": 128, "question_length": 128}
+    chosen = params(**{**tinydata.PARAMS, **PROFILE, **small, "objectives": ("none", "word_aligned")})
+    runs = Runs(chosen)
+    specs = [*runs.stage("02_pretraining"), *runs.stage("03_finetuning")]
+    results = computed(list(dict.fromkeys(specs)), Store(tmp_path))
+    text = runs.text
+    values = Store(tmp_path).result(text).values
+    assert values["parallel"]["es"]["pairs"] == 1997
+    assert "tatoeba/test" in values["without_sentences_of"]
+    cheap = language_data.of(chosen).baselines(results)
+    tags = {mark["name"]: mark["values"] for mark in cheap["tagging"]["marks"]}
+    assert tags["EM lexicon"][0] > 0.7  # English words have mostly one tag
+    assert os.environ["XLT_DATA"] not in (tmp_path / "encoder").as_posix()
+    for result in results:
+        if result.kind == "transfer":
+            assert {"en", "es"} <= {name.partition("#")[0] for name in result.scores}
