@@ -160,6 +160,23 @@ def test_closure_has_each_run_once_and_inputs_first():
     assert closure([]) == []
 
 
+def test_the_order_of_options_makes_no_other_run():
+    runs = Runs(params())
+    one, two = (
+        runs.transfer("nli", "weam", 0, "rs_da", x, y)
+        for x, y in (
+            ("lambda=2,mask_rate=0.15", "updates=equal,neighbours=no_foreign"),
+            ("mask_rate=0.15,lambda=2", "neighbours=no_foreign,updates=equal"),
+        )
+    )
+    assert one.digest == two.digest
+    assert one.params["labels"]["method_options"] == "updates=equal,neighbours=no_foreign"
+    both = (
+        runs.probe("tlm", 0, x) for x in ("positions=reset,mask_rate=0.6", "mask_rate=0.6,positions=reset")
+    )
+    assert len({spec.digest for spec in both}) == 1
+
+
 def test_runs_in_words():
     runs = Runs(params())
     assert describe(runs.transfer("nli", "tlm", 2)) == "transfer nli standard tlm, seed 2"

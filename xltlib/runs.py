@@ -7,7 +7,7 @@ from functools import cached_property
 from xltlib import finetuning, pretraining, seq2seq
 from xltlib.params import Params, StudyError
 from xltlib.results import Spec
-from xltlib.settings import changed
+from xltlib.settings import changed, in_order
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
 VERSIONS = {
@@ -121,6 +121,7 @@ class Runs:
         """
         _check("method", method, finetuning.METHODS)
         finetuning.options(method, method_options)
+        method_options = in_order(finetuning.Options, method_options)
         if self.real:
             finetuning.check_real(task, method)
         taken = self._take(
@@ -128,11 +129,12 @@ class Runs:
             "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
         taken |= self._real_tasks() | self._further("device", "precision")
+        joint = pretraining.options(objective, objective_options).joint
+        objective_options = in_order(pretraining.Options, objective_options)
         labels = {
             "objective": objective, "objective_options": objective_options,
             "method": method, "method_options": method_options, "task": task, "seed": seed,
         }  # fmt: skip
-        joint = pretraining.options(objective, objective_options).joint
         encoders = tuple(
             self.encoder(objective, seed, objective_options, target)
             for target in (("",) if joint else self.targets)
@@ -172,6 +174,7 @@ class Runs:
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
         finetuning.options("salt", method_options)
+        method_options = in_order(finetuning.Options, method_options)
         if self.real:
             finetuning.check_real("lexicon", "salt")
         labels = {
@@ -184,6 +187,7 @@ class Runs:
 
     def probe(self, objective: str, seed: int, options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
+        options = in_order(pretraining.Options, options)
         labels = {
             "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
             "task": "retrieval", "seed": seed,
@@ -198,6 +202,7 @@ class Runs:
 
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
         """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
+        options = in_order(pretraining.Options, options)
         labels = {
             "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
             "task": "tagging", "seed": seed,

@@ -104,6 +104,13 @@ def parse_options(cls: type[T], text: str, where: str) -> T:
     return cls(**check(cls, {names[name]: value for name, value in values.items()}, {}, where))
 
 
+def in_order(cls: type, text: str) -> str:
+    """Options as `parse_options` reads them, in the order of the fields: one text for the same options."""
+    order = [f.name.rstrip("_") for f in fields(cls)]
+    given = (option for option in text.split(",") if option)
+    return ",".join(sorted(given, key=lambda option: order.index(option.partition("=")[0])))
+
+
 def changed(options: Any) -> dict[str, Any]:
     """Those options that differ from their default, by name."""
     return {
