@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from xltlib import study
+from xltlib import downloads, study
 from xltlib.params import StudyError, load
 from xltlib.pool import describe
 from xltlib.results import Spec
@@ -108,6 +108,7 @@ def _command(args: Namespace) -> int:
         return 0
     if args.name not in found:
         raise StudyError(f"{args.params}: there is no slice {args.name}; have the parameters been changed?")
+    downloads.require(session.params)
     torch.set_num_threads(1)  # numbers depend on it; a cluster has as many jobs as cores
     for spec in found[args.name].specs:
         if not _there(session, spec):

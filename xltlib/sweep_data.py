@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xltlib import open_questions
+from xltlib.finetuning import METHODS
 from xltlib.ledger import Ledger, label
 from xltlib.params import Params
 from xltlib.reading import CHANCE, Reader, Records, Told, caption, curve, line
@@ -97,7 +98,7 @@ def methods(records: Records, params: Params) -> dict[str, Any]:
     """The gain of every other fine-tuning method over standard, by task, from the same encoder."""
     r, rows = Reader(records, params), []
     for task in params.tasks:
-        for entry in (m for m in params.methods if m != "standard"):
+        for entry in (m for m in _methods(records, params) if m != "standard"):
             for objective in params.method_objectives:
                 for where, settings in (("targets", r.targets), ("source", (params.source,))):
                     row = _gain(r, task, objective, entry, settings)
@@ -110,6 +111,12 @@ def methods(records: Records, params: Params) -> dict[str, Any]:
         "caption": caption(r, "Method minus standard from the same encoder; outcome after Holm."),
         "alt": "Differences of each method from standard fine-tuning with intervals, by task.",
     }  # fmt: skip
+
+
+def _methods(records: Records, params: Params) -> list[str]:
+    """The profile's methods, and those that the ledger's controls have run as they come."""
+    plain = {x["labels"]["method"] for x in records if not x["labels"]["method_options"]}
+    return list(dict.fromkeys([*params.methods, *(name for name in METHODS if name in plain)]))
 
 
 def _short(objective: str, entry: str) -> str:
@@ -139,7 +146,7 @@ def method_table(records: Records, params: Params) -> pd.DataFrame:
     """Mean scores of every method by task and language."""
     r, rows = Reader(records, params), {}
     for task in params.tasks:
-        for entry in params.methods:
+        for entry in _methods(records, params):
             for objective in params.method_objectives:
                 found = r.select(task, params.languages, **_labels(objective, entry))
                 if not found.missing:
