@@ -363,8 +363,8 @@ QUESTIONS: dict[int, Question] = {
         _q2_runs,
         _q2_effects,
         _q2_figure,
-        "Tiny encoders, the largest with forty times the weights, and one learning rate for all. The smallest "
-        "are at chance in distant languages: nearly all that they lose they lose in the near one.",
+        "Tiny encoders, the largest with forty times the weights, and one learning rate for all. The "
+        "smallest are at chance in distant languages: nearly all that they lose they lose in the near one.",
     ),
     3: Question(
         "do subword-level alignment tasks help an under-resourced language?",
