@@ -80,7 +80,7 @@ def test_seconds_are_scaled_by_updates_and_sizes():
     )
     assert told.seconds(one.encoder("tlm", 5)) == pytest.approx(30.0)  # the median
     assert told.seconds(two.encoder("tlm", 5)) == pytest.approx(60.0)
-    read = 2000 * 5 / 3  # the tests of five languages, which are only read
+    read = Params().test_examples * 5 / 3  # the tests of five languages, which are only read
     expected = 9.0 * (20_000 * 2 + read) / (10_000 * 2 + read)
     assert told.seconds(two.transfer("nli", "none", 0)) == pytest.approx(expected)
     wide = told.seconds(one.encoder("tlm", 0, "hidden_size=128,num_heads=4"))
