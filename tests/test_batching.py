@@ -50,10 +50,10 @@ def test_each_pass_has_an_order_of_its_own():
 
 
 def test_stacked_by_hand():
-    ids, mask = stacked([np.array([5, 6]), np.array([7, 8, 9])], pad=1)
+    ids, mask = stacked([np.array([5, 6]), np.array([7, 8, 9])], filler=1)
     assert ids.tolist() == [[5, 6, 1], [7, 8, 9]]
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
-    same, none = stacked([np.array([5, 6]), np.array([7, 8])], pad=1)
+    same, none = stacked([np.array([5, 6]), np.array([7, 8])], filler=1)
     assert (same.tolist(), none) == ([[5, 6], [7, 8]], None)
 
 

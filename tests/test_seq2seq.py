@@ -6,6 +6,7 @@ import torch
 from tiny import params
 
 from xltlib import models, seq2seq
+from xltlib.batching import stacked
 from xltlib.builders import compute
 from xltlib.evaluation import qa_scores
 from xltlib.params import StudyError
@@ -240,8 +241,8 @@ def test_padding_changes_nothing(tokenizer):
     rows = [np.array([7, 8, 9, 10]), np.array([11, 12])]
     target = torch.tensor([[20, 21, 22], [23, 24, 25]])
     with torch.no_grad():
-        both = model(*seq2seq.batch(rows), target)
-        alone = model(*seq2seq.batch(rows[1:]), target[1:])
+        both = model(*stacked(rows), target)
+        alone = model(*stacked(rows[1:]), target[1:])
     assert torch.allclose(both[1], alone[0], atol=1e-5)
 
 
@@ -310,7 +311,7 @@ def test_questions_have_the_form_of_masked_text(tokenizer, examples):
 def test_it_learns_a_handful_of_questions_by_heart(tokenizer, examples):
     model = seq2seq.tiny(len(tokenizer), 32, 1, 2, 0)
     data = encode(tokenizer, examples, model.end)
-    source, mask = seq2seq.batch(data.ids)
+    source, mask = stacked(data.ids)
     target = torch.from_numpy(data.targets)
     fit(model, lambda step: seq2seq.target_loss(model, source, mask, target), Optimization(120, 5e-3))
     scores = answer_scores(model, tokenizer, examples)

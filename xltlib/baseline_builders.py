@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix, diags
 from xltlib import baselines, corpora, evaluation, probing, real_data, task_data, tasks
 from xltlib.encoder_builders import linked_lexicon
 from xltlib.params import StudyError
+from xltlib.real_data import lowered
 from xltlib.records import PairExample, SpanExample, TaggedSentence
 from xltlib.results import Result, Spec
 from xltlib.text_builders import link_lists, read_sentences
@@ -31,7 +32,7 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
     _, pairs, linked = inputs
     params = spec.params
     translate = {x: _translator(pairs, linked, x) for x in pairs.values["pairs"]}
-    translate[params["source"]] = _lower
+    translate[params["source"]] = lowered
     found = {task: TASKS[task](params, translate) for task in params["tasks"]}
     for name, measure in (("retrieval", _retrieval), ("tagging", _tagging)):
         if measured := measure(params, translate, pairs):
@@ -43,27 +44,19 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
     return {"baselines": rounded}
 
 
-def _lower(words: Sequence[str]) -> list[str]:
-    return [word.lower() for word in words]
-
-
 def _translator(pairs: Result, linked: Result, language: str) -> Translate:
     """Gives each word of a language the source's, in lower case; a word without a link stays as it is."""
     with np.load(linked.file("links.npz"), allow_pickle=False) as arrays:
         found = link_lists(arrays, language)
-    sides = [[_lower(x) for x in read_sentences(pairs, language, side)[: len(found)]]
+    sides = [[lowered(x) for x in read_sentences(pairs, language, side)[: len(found)]]
              for side in ("target", "source")]  # fmt: skip
     lexicon = linked_lexicon(*sides, [pair[:, ::-1] for pair in found])
     best = {word: words[0] for word, words in lexicon.items() if words}
-    return lambda words: [best.get(word, word) for word in _lower(words)]
+    return lambda words: [best.get(word, word) for word in lowered(words)]
 
 
 def _words(text: str) -> list[str]:
-    return _lower(corpora.simple_tokenize(corpora.clean(text, nfkc=True)))
-
-
-def _language(setting: str) -> str:
-    return setting.partition("@")[0]
+    return lowered(corpora.simple_tokenize(corpora.clean(text, nfkc=True)))
 
 
 # Tasks
@@ -85,7 +78,7 @@ def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Found:
     train, test = _examples(params, "nli")
     texts = [" ".join(_words(e.text_b)) for e in train]
     tested = [
-        " ".join(translate.get(_language(x), _lower)(_words(e.text_b)))
+        " ".join(translate.get(task_data.language_of(x), lowered)(_words(e.text_b)))
         for x, each in test.items()
         for e in each
     ]
@@ -143,7 +136,8 @@ def window(example: SpanExample, length: int) -> str:
     total = np.cumsum([0.0, *(near - 3 * np.array(weights))])
     starts = np.arange(max(1, len(words) - length + 1))
     stops = np.minimum(starts + length, len(words))
-    best = int(np.argmax(total[stops] - total[starts]))
+    inside = np.round(total[stops] - total[starts], 9)  # so that processors agree on which ones are equal
+    best = int(np.argmax(inside))
     return example.context[spans[best][0] : spans[int(stops[best]) - 1][1]]
 
 
@@ -171,7 +165,7 @@ def _retrieval(params: Mapping, translate: Mapping[str, Translate], pairs: Resul
             continue
         english, weigh = [_words(r.target) for r in records], read_sentences(pairs, language, "source")
         own = [translate[language](_words(r.source)) for r in records]
-        found["EM lexicon"][language] = _nearest(own, english, map(_lower, weigh))
+        found["EM lexicon"][language] = _nearest(own, english, map(lowered, weigh))
         grams = [[_trigrams(getattr(r, side)) for r in records] for side in ("source", "target")]
         found["character trigrams"][language] = _nearest(*grams, [*grams[0], *grams[1]])
     return {name: scores for name, scores in found.items() if scores}
@@ -227,7 +221,7 @@ def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result)
         for language, each in test.items():
             told = {"majority": [[common] * len(s.words) for s in each]}
             told["word shape (n-grams)"] = [[next(shape) for _ in s.words] for s in each]
-            own = translate.get(language, _lower)
+            own = translate.get(language, lowered)
             told["EM lexicon"] = [[_tag(own, word, votes, common) for word in s.words] for s in each]
             gold = [probing.tag_sets(s)[name] for s in each]
             for baseline, predicted in told.items():

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from xltlib.encoding import Encoded
+from xltlib.objectives import pad
 from xltlib.params import StudyError
+from xltlib.tokenization import PAD
 from xltlib.training import epoch_batches
 
 
@@ -57,15 +59,11 @@ class Plan:
         return self._batches[batch]
 
 
-def stacked(sequences: Sequence[np.ndarray], pad: int) -> tuple[Tensor, Tensor | None]:
-    """Ids (B, T), shorter sequences filled up with `pad`, and 1 where they are real: None where all are."""
-    sizes = np.array([len(sequence) for sequence in sequences])
-    if (sizes == sizes[0]).all():
+def stacked(sequences: Sequence[np.ndarray], filler: int = PAD) -> tuple[Tensor, Tensor | None]:
+    """Ids (B, T), shorter sequences filled up, and 1 where they are real: None where all of them are."""
+    if len({len(sequence) for sequence in sequences}) == 1:
         return torch.from_numpy(np.stack(sequences)), None
-    real = np.arange(sizes.max()) < sizes[:, None]
-    ids = np.full(real.shape, pad, dtype=np.int64)
-    ids[real] = np.concatenate(sequences)
-    return torch.from_numpy(ids), torch.from_numpy(real).long()
+    return pad(sequences, filler)
 
 
 def inputs(data: Encoded, rows: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,7 +7,7 @@ import html
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -353,9 +353,9 @@ def overlap_key(sentence: str) -> str:
 
 
 def drop_overlap(
-    pairs: Iterable[tuple[str, str]], test_sentences: Iterable[str]
+    pairs: Iterable[tuple[str, str]], test_keys: Set[str]
 ) -> tuple[list[tuple[str, str]], dict[str, int]]:
-    """Remove the pairs of which a side is also a test sentence, so that no test set leaks into training text.
+    """Remove the pairs with a side whose `overlap_key` is given: no test set may leak into training text.
 
     Returns
     -------
@@ -363,7 +363,7 @@ def drop_overlap(
         The other pairs in their order, and the numbers `pairs`, `dropped`, and how many matched on
         the `first` and on the `second` side.
     """
-    test_keys = {overlap_key(sentence) for sentence in test_sentences} - {""}
+    test_keys = test_keys - {""}
     kept, counts = [], {"pairs": 0, "dropped": 0, "first": 0, "second": 0}
     for a, b in pairs:
         first, second = overlap_key(a) in test_keys, overlap_key(b) in test_keys

@@ -5,6 +5,8 @@ more alike. Links are a sorted int32 array (L, 2) of (source, target) from 0. So
 Jalili Sabet et al., SimAlign (Findings of EMNLP 2020), and Dou and Neubig (EACL 2021) for optimal transport.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from xltlib.params import StudyError
@@ -50,6 +52,12 @@ def pool_words(
     kept = kept if how == "last" else kept[::-1]  # of several assignments to one word the last one stays
     pooled[words[kept]] = states[kept]
     return pooled
+
+
+def centred(sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """States of sentences, each (W, H), less the mean of them all: a language's own offset says nothing."""
+    mean = np.concatenate(sentences).mean(0)
+    return [states - mean for states in sentences]
 
 
 def word_links(links: np.ndarray, source_words: np.ndarray, target_words: np.ndarray) -> np.ndarray:

@@ -265,7 +265,7 @@ def _probe_layer(source: list[np.ndarray], target: list[np.ndarray], gold: list)
 
     Vectors are centred by language first: a constant offset between languages says nothing about their words.
     """
-    a, b = (_centred(side) for side in (source, target))
+    a, b = (encoder_alignment.centred(side) for side in (source, target))
     means = [np.stack([s.mean(0) for s in side]) for side in (a, b)]
     hits = evaluation.retrieval_scores(encoder_alignment.similarity(*means))["forward"]
     sure = [np.array(s) for s, _ in gold]
@@ -283,11 +283,6 @@ def _probe_layer(source: list[np.ndarray], target: list[np.ndarray], gold: list)
         "aer": _round(score.aer),
         "hits": hits,
     }
-
-
-def _centred(sentences: list[np.ndarray]) -> list[np.ndarray]:
-    mean = np.concatenate(sentences).mean(0)
-    return [s - mean for s in sentences]
 
 
 def _round(value: float) -> float:

@@ -78,7 +78,7 @@ def by_layer(
     """
     count, panels = len(next(iter(probes[0].scores.values()), ())), []
     for key, label in _measured(probes).items():
-        for language in targets(params):
+        for language in params.targets:
             chance = [{"name": "chance", "y": 1 / count}] if count else []
             chance += _retrieved(cheap_ones or {}, params.languages.index(language))
             quality = linked.values["quality"].get(language)
@@ -102,7 +102,7 @@ def by_layer(
         "caption": f"Accuracy of the nearest neighbour among {count} sentences and among linked words; "
         f"AER of links by mutual nearest words; layer 0: the embeddings. {seeds} seed(s): dots, and mean.",
         "alt": "A grid of line plots: retrieval and alignment error by layer, for each target language.",
-        "claims": PROBE_CLAIMS, "panels": panels, "columns": len(targets(params)),
+        "claims": PROBE_CLAIMS, "panels": panels, "columns": len(params.targets),
         "width": 2.2, "height": 2.0,
     }  # fmt: skip
 
@@ -133,7 +133,7 @@ def probe_table(probes: Sequence[Result], params: Params) -> pd.DataFrame:
     for objective in (*params.objectives, *params.further_objectives):
         own = [p.values["by_layer"] for p in probes if p.labels["objective"] == objective]
         for key in _measured(probes) if own else ():
-            there = [x for x in targets(params) if key in own[0][x]]
+            there = [x for x in params.targets if key in own[0][x]]
             rows[(key, objective)] = {x: short(np.mean([p[x][key][-1] for p in own])) for x in there}
     return pd.DataFrame(rows).T.sort_index(kind="stable")
 
@@ -189,11 +189,6 @@ def _plane(vectors: np.ndarray) -> list[list[float]]:
 # 03: transfer
 
 
-def targets(params: Params) -> tuple[str, ...]:
-    """The languages without labelled training data."""
-    return tuple(name for name in params.languages if name != params.source)
-
-
 def chosen(
     records: Records, task: str, objective: str, settings: Sequence[str], method: str = "standard"
 ) -> Selection:
@@ -208,7 +203,7 @@ def example_table(params: Params) -> pd.DataFrame:
     known, rows = language_data.of(params), {}
     for task in params.tasks:
         test = known.examples(task, "test", 8)
-        for language in (name for name in (params.source, targets(params)[0]) if name in test):
+        for language in (name for name in (params.source, params.targets[0]) if name in test):
             e = test[language][0]
             told = (e.text_a, e.text_b, LABELS[task][e.label]) if task in LABELS else None
             rows[(task, language)] = told or (e.context, e.question, e.answers[0][1])
@@ -347,7 +342,7 @@ def translate_train_table(records: Records, params: Params) -> pd.DataFrame:
     for task in params.tasks:
         for objective in params.objectives:
             found = [
-                chosen(records, task, objective, targets(params), method)
+                chosen(records, task, objective, params.targets, method)
                 for method in ("standard", "translate_train")
             ]
             if not any(selection.missing for selection in found):

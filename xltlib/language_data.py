@@ -59,11 +59,6 @@ class Languages:
     def __init__(self, params: Params) -> None:
         self.params = params
 
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The languages without labelled training data."""
-        return tuple(name for name in self.params.languages if name != self.params.source)
-
     def examples(self, task: str, split: str, count: int) -> dict[str, list]:
         """Examples of a task by language (of "train": of the source at least)."""
         return task_data.examples(to_dict(self.params), task, split, count)
@@ -81,7 +76,7 @@ class Synthetic(Languages):
     @property
     def linked(self) -> tuple[str, ...]:
         """The languages with gold links."""
-        return self.targets
+        return self.params.targets
 
     def sample(self, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
         """`count` fresh sentence pairs with gold links; "test" pairs share no meaning with "train" pairs."""
@@ -124,8 +119,8 @@ class Synthetic(Languages):
 
     def by_distance(self) -> list[tuple[str, str]]:
         """The target languages by the share of stems unlike the source's, and what an axis says of each."""
-        far = {x: round(1 - synthetic.LANGUAGES[x].cognates, 4) for x in self.targets}
-        order = sorted(self.targets, key=far.get)
+        far = {x: round(1 - synthetic.LANGUAGES[x].cognates, 4) for x in self.params.targets}
+        order = sorted(self.params.targets, key=far.get)
         return [(x, f"{x}\n{far[x]:g}\n{synthetic.LANGUAGES[x].order}") for x in order]
 
     def baselines(self, results: Sequence[Result] = ()) -> dict[str, dict]:
@@ -159,33 +154,29 @@ class Real(Languages):
     @property
     def linked(self) -> tuple[str, ...]:
         """The languages with gold links."""
-        return tuple(x for x in self.targets if real_data.has_gold(self.params.source, x))
+        return tuple(x for x in self.params.targets if real_data.has_gold(self.params.source, x))
 
     def sample(self, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
         """Pairs of parallel text ("train", a drawn part of it) or those with gold links ("test")."""
         if split not in STREAMS:
             raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
         if split == "train":
-            pairs = self._parallel(language)
+            pairs = _parallel(self.params, language)
             rng = np.random.default_rng([self.params.world_seed, STREAMS[split], draw])
             drawn = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
             cut = [(simple_tokenize(a.lower()), simple_tokenize(b.lower())) for a, b in drawn]
             return Sample(language, cut, cut, links.Gold([], [], 0, 0, ()))
         words, gold = real_data.gold_alignments(self.params.source, language)
         words, sure, possible = words[:count], gold.sure[:count], gold.possible[:count]
-        both = [[real_data.units([word.lower() for word in side]) for side in pair] for pair in words]
+        both = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in words]
         pairs = [(a[0], b[0]) for a, b in both]
         owners = [(a[1], b[1]) for a, b in both]
         return Sample(language, pairs, words, links.Gold(sure, possible, 0, 0, ()), owners)
 
-    def _parallel(self, language: str) -> list[tuple[str, str]]:
-        found, _ = real_data.parallel_text(to_dict(self.params), language)
-        return [pair for pairs in found.values() for pair in pairs]
-
     def texts(self, language: str, count: int) -> list[str]:
         """`count` sentences of a language, drawn from its parallel text."""
         source = language == self.params.source
-        pairs = self._parallel(self.targets[0] if source else language)
+        pairs = _parallel(self.params, self.params.targets[0] if source else language)
         rng = np.random.default_rng([self.params.world_seed, STREAMS["test"]])
         return [pairs[i][0 if source else 1] for i in rng.permutation(len(pairs))[:count]]
 
@@ -208,7 +199,7 @@ class Real(Languages):
 
     def by_distance(self) -> list[tuple[str, str]]:
         """The target languages in the order of the profile: no single distance orders them."""
-        return [(name, name) for name in self.targets]
+        return [(name, name) for name in self.params.targets]
 
     def baselines(self, results: Sequence[Result] = ()) -> dict[str, dict]:
         """The baselines that a run has computed, by task ("qa@mlqa": of a further test set; qa by F1)."""
@@ -217,7 +208,9 @@ class Real(Languages):
             raise StudyError("the results hold no run of baselines: notebooks 02 and 03 make it")
         found: dict[str, dict] = {}
         for task, named in run.values["baselines"].items():
-            suffixes = dict.fromkeys(x[len(_language(x)) :] for scores in named.values() for x in scores)
+            suffixes = dict.fromkeys(
+                x[len(task_data.language_of(x)) :] for scores in named.values() for x in scores
+            )
             judged = [x for x in suffixes if x.endswith("#f1")] or suffixes  # exact matches beside F1 are not
             for suffix in judged:
                 marks = [
@@ -228,9 +221,11 @@ class Real(Languages):
         return found
 
 
-def _language(setting: str) -> str:
-    """The language of a setting such as "de", "de@mlqa" or "de#deprel"."""
-    return setting.partition("@")[0].partition("#")[0]
+@cache
+def _parallel(params: Params, language: str) -> list[tuple[str, str]]:
+    """The parallel text of the source and a language, read once for all figures."""
+    found, _ = real_data.parallel_text(to_dict(params), language)
+    return [pair for pairs in found.values() for pair in pairs]
 
 
 @cache

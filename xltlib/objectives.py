@@ -171,13 +171,11 @@ def span_means(states: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Te
 
 def pad(sequences: Sequence[np.ndarray], filler: int = PAD) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones."""
-    longest = max(map(len, sequences))
-    ids = torch.full((len(sequences), longest), filler, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.from_numpy(sequence)
-        mask[row, : len(sequence)] = 1
-    return ids, mask
+    sizes = np.array([len(sequence) for sequence in sequences])
+    real = np.arange(sizes.max()) < sizes[:, None]
+    ids = np.full(real.shape, filler, dtype=np.int64)
+    ids[real] = np.concatenate(sequences)
+    return torch.from_numpy(ids), torch.from_numpy(real).long()
 
 
 # Links

@@ -83,6 +83,11 @@ class Params:
     def __post_init__(self) -> None:
         for name, value in _complete(vars(self), {}, "Params").items():
             object.__setattr__(self, name, value)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The languages without labelled training data."""
+        return tuple(name for name in self.languages if name != self.source)
 # fmt: on
 
 

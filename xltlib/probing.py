@@ -129,18 +129,13 @@ def _alignment(reader: Reader, source: str, language: str) -> list[float]:
     )
     found = []
     for both in zip(*sides, strict=True):
-        a, b = (_centred(side) for side in both)
+        a, b = (encoder_alignment.centred(side) for side in both)
         made = [
             encoder_alignment.argmax_links(encoder_alignment.similarity(x, y))
             for x, y in zip(a, b, strict=True)
         ]
         found.append(_round(links.aer(made, gold.sure, gold.possible).aer))
     return found
-
-
-def _centred(sentences: list[np.ndarray]) -> list[np.ndarray]:
-    mean = np.concatenate(sentences).mean(0)
-    return [one - mean for one in sentences]
 
 
 def pud(params: Mapping) -> dict[str, list[TaggedSentence]]:

@@ -54,7 +54,7 @@ class Reader:
 
     def __init__(self, records: Records, params: Params, defaults: Mapping[str, Any] | None = None) -> None:
         self.records, self.params, self.defaults = records, params, defaults or {}
-        self.targets = tuple(x for x in params.languages if x != params.source)
+        self.targets = params.targets
 
     def select(self, task: str, settings: Sequence[str], **labels: str) -> Selection:
         """The runs with these labels; F1 for question answering."""

@@ -240,7 +240,8 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
             made = link_subwords(pairs, language, kept)[0]
         else:
             words = [
-                [_lower(x) for x in read_sentences(pairs, language, s)[:kept]] for s in ("source", "target")
+                [real_data.lowered(x) for x in read_sentences(pairs, language, s)[:kept]]
+                for s in ("source", "target")
             ]
             ways = alignment.train_both(list(zip(*words, strict=True)))
             rng = np.random.default_rng([number, count])
@@ -251,10 +252,6 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
         arrays |= {f"{language}/{k}": v for k, v in tokenization.pack([np.ravel(x) for x in made]).items()}
     np.savez(directory / "links.npz", **arrays)
     return {"quality": found}
-
-
-def _lower(words: Sequence[str]) -> list[str]:
-    return [word.lower() for word in words]
 
 
 def _made(kind: str, ways: Sequence, lengths: list, rng: np.random.Generator) -> links.Links:
@@ -272,7 +269,10 @@ def _made(kind: str, ways: Sequence, lengths: list, rng: np.random.Generator) ->
 def _on_gold(ways: Sequence, heuristic: str, source: str, language: str) -> links.AlignmentScore:
     """The score of a trained aligner on the sentences with gold links, whose words are cut in their way."""
     gold_pairs, gold = real_data.gold_alignments(source, language)
-    cuts = [[real_data.units(_lower(words)) for words in side] for side in zip(*gold_pairs, strict=True)]
+    cuts = [
+        [real_data.units(real_data.lowered(words)) for words in side]
+        for side in zip(*gold_pairs, strict=True)
+    ]
     test = [(a, b) for (a, _), (b, _) in zip(*cuts, strict=True)]
     made = links.symmetrize(*(way.align(test) for way in ways), heuristic)
     owners = zip(made, *([owner for _, owner in side] for side in cuts), strict=True)

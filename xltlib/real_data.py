@@ -94,7 +94,7 @@ def test_keys(languages: tuple[str, ...], folder: Path | None) -> tuple[frozense
             sentences = set(_gold_sentences(languages))
         keys |= set(map(corpora.overlap_key, sentences))
         used += [name] if sentences else []
-    return frozenset(keys - {""}), tuple(used)
+    return frozenset(keys), tuple(used)
 
 
 def _test_sentences(name: str, languages: Sequence[str], folder: Path | None) -> Iterator[str]:
@@ -186,6 +186,11 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
 
 def _lengths(pairs: WordPairs) -> links.Lengths:
     return [(len(a), len(b)) for a, b in pairs]
+
+
+def lowered(words: Sequence[str]) -> list[str]:
+    """Words in lower case, as they are aligned."""
+    return [word.lower() for word in words]
 
 
 def units(words: Sequence[str]) -> tuple[list[str], np.ndarray]:

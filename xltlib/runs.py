@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from xltlib import finetuning, pretraining, seq2seq
 from xltlib.params import Params, StudyError
@@ -38,10 +39,6 @@ class Runs:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(name for name in self.params.languages if name != self.params.source)
 
     @property
     def real(self) -> bool:
@@ -97,7 +94,7 @@ class Runs:
             chosen = replace(chosen, lexicon="estimated")
         taken = self._take("batch_size", "mask_rate", "continue_lr", "document_share")
         taken |= self._further("batch_tokens", "device", "precision")
-        steps = self.params.continue_steps * chosen.epochs / (len(self.targets) if target else 1)
+        steps = self.params.continue_steps * chosen.epochs / (len(self.params.targets) if target else 1)
         if chosen.mask_rate:
             taken["mask_rate"] = chosen.mask_rate
             if chosen.predicted == "equal":
@@ -117,11 +114,10 @@ class Runs:
     ) -> Spec:  # fmt: skip
         """One encoder fine-tuned on one task by one method, then predicting in every language.
 
-        With `joint=false` every target language has an encoder of its own, in the order of `targets`.
+        With `joint=false` every target language has an encoder of its own, in the order of `Params.targets`.
         """
         _check("method", method, finetuning.METHODS)
         finetuning.options(method, method_options)
-        method_options = in_order(finetuning.Options, method_options)
         if self.real:
             finetuning.check_real(task, method)
         taken = self._take(
@@ -130,15 +126,9 @@ class Runs:
         )  # fmt: skip
         taken |= self._real_tasks() | self._further("device", "precision")
         joint = pretraining.options(objective, objective_options).joint
-        objective_options = in_order(pretraining.Options, objective_options)
-        labels = {
-            "objective": objective, "objective_options": objective_options,
-            "method": method, "method_options": method_options, "task": task, "seed": seed,
-        }  # fmt: skip
-        encoders = tuple(
-            self.encoder(objective, seed, objective_options, target)
-            for target in (("",) if joint else self.targets)
-        )
+        labels = _labels(task, objective, seed, objective_options, method, method_options)
+        targets = ("",) if joint else self.params.targets
+        encoders = tuple(self.encoder(objective, seed, objective_options, target) for target in targets)
         version = f"{VERSIONS['tasks']}.{finetuning.VERSIONS[method]}"
         return Spec("transfer", taken | {"labels": labels}, version, (self.text, *encoders))
 
@@ -153,10 +143,7 @@ class Runs:
 
     def answers(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
-        labels = {
-            "objective": "span_corruption", "objective_options": options, "method": "standard",
-            "method_options": "", "task": "qa", "seed": seed,
-        }  # fmt: skip
+        labels = _labels("qa", "span_corruption", seed, options)
         taken = self._take(
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "freeze_embeddings",
@@ -174,24 +161,16 @@ class Runs:
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
         finetuning.options("salt", method_options)
-        method_options = in_order(finetuning.Options, method_options)
         if self.real:
             finetuning.check_real("lexicon", "salt")
-        labels = {
-            "objective": objective, "objective_options": "", "method": "salt",
-            "method_options": method_options, "task": "lexicon", "seed": seed,
-        }  # fmt: skip
+        labels = _labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
         version = f"{VERSIONS['lexicon']}.{finetuning.VERSIONS['salt']}"
         return Spec("lexicon", taken, version, (self.text, self.encoder(objective, seed)))
 
     def probe(self, objective: str, seed: int, options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
-        options = in_order(pretraining.Options, options)
-        labels = {
-            "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
-            "task": "retrieval", "seed": seed,
-        }  # fmt: skip
+        labels = _labels("retrieval", objective, seed, options)
         taken = self._take("source", "languages") | {"labels": labels}
         if self.real:
             taken |= self._take("official_counts")
@@ -202,11 +181,7 @@ class Runs:
 
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
         """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
-        options = in_order(pretraining.Options, options)
-        labels = {
-            "objective": objective, "objective_options": options, "method": "standard", "method_options": "",
-            "task": "tagging", "seed": seed,
-        }  # fmt: skip
+        labels = _labels("tagging", objective, seed, options)
         taken = self._take("source", "languages", "official_counts") | {"labels": labels}
         version, encoder = VERSIONS["tagging"], self.encoder(objective, seed, options)
         return Spec("tagging", taken, version, (encoder, self.text))
@@ -214,7 +189,7 @@ class Runs:
     @cached_property
     def baselines(self) -> Spec:
         """What costs no encoder, for every measure on real languages."""
-        taken = self._take("source", "languages", "tasks", "train_examples", "test_examples")
+        taken = self._take("source", "languages", "tasks", "probes", "train_examples", "test_examples")
         inputs = (self.text, self.pairs, self.links())
         return Spec("baselines", taken | self._real_tasks(), VERSIONS["baselines"], inputs)
 
@@ -274,6 +249,19 @@ def split_method(entry: str) -> tuple[str, str]:
     """A method of `Params.methods` and its options: "rs_da:updates=equal" is rs_da with updates=equal."""
     method, _, options = entry.partition(":")
     return method, options
+
+
+def _labels(
+    task: str, objective: str, seed: int, objective_options: str = "", method: str = "standard",
+    method_options: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """What tells a run with scores from others; options in one order, so that equal ones are one run."""
+    if objective in pretraining.OBJECTIVES:  # span corruption has its own options, one at a time
+        objective_options = in_order(pretraining.Options, objective_options)
+    return {
+        "objective": objective, "objective_options": objective_options, "method": method,
+        "method_options": in_order(finetuning.Options, method_options), "task": task, "seed": seed,
+    }  # fmt: skip
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

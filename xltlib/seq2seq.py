@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import models, noise
+from xltlib.batching import stacked
 from xltlib.params import StudyError
-from xltlib.pretraining import Loss, Recipe, pad
+from xltlib.pretraining import Loss, Recipe
 from xltlib.settings import par, parse_options
 from xltlib.substitution import corrupt_ids
 from xltlib.tokenization import PAD, SPECIAL, PreTrainedTokenizerFast, WordEncoder
@@ -236,13 +237,6 @@ def replace_ids(
     return np.split(noisy, np.cumsum([len(source) for source in sources])[:-1])
 
 
-def batch(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-    """Token ids (B, S); where lengths differ, filled up with [PAD], and the mask (B, S) of the real ones."""
-    if len({len(sequence) for sequence in sequences}) == 1:
-        return torch.from_numpy(np.stack(sequences)), None
-    return pad(sequences)
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Text to pre-train on, by language: `[CLS] ... [SEP]`, how often it is drawn, and its keyboard."""
@@ -276,7 +270,7 @@ def span_loss(
             sources = typist(sources, chosen.rate, text.keyboards[language], other)
         elif chosen.noise == "token":
             sources = replace_ids(sources, chosen.rate, model.end, other)
-        return target_loss(model, *batch(sources), torch.from_numpy(target))
+        return target_loss(model, *stacked(sources), torch.from_numpy(target))
 
     return loss
 
@@ -295,7 +289,7 @@ def write(model: EncoderDecoder, sources: Sequence[np.ndarray], batch_size: int 
     out: list[np.ndarray] = [np.empty(0, int)] * len(sources)
     order = np.argsort([len(source) for source in sources], kind="stable")
     for rows in np.split(order, range(batch_size, len(order), batch_size)):
-        source, mask = batch([sources[row] for row in rows])
+        source, mask = stacked([sources[row] for row in rows])
         states = model.encoder.states(source, mask)
         other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool).scatter(1, source, False)
         other[:, : len(SPECIAL)] = other[:, model.end + 1 :] = True

@@ -14,7 +14,8 @@ from xltlib.models import Encoder
 from xltlib.params import StudyError
 from xltlib.records import LABELS
 from xltlib.results import Result, Spec
-from xltlib.task_case import Case, language_of
+from xltlib.task_case import Case
+from xltlib.task_data import language_of
 from xltlib.task_model import TaskModel
 from xltlib.training import Progress
 
@@ -40,7 +41,7 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
         found.append(load_scores(directory / language / "scores.npz"))
         shutil.rmtree(directory / language)
     of_source = {name: np.mean([each[name] for each in found], axis=0)
-                 for name in found[0] if language_of(name.partition("#")[0]) == source}  # fmt: skip
+                 for name in found[0] if language_of(name) == source}  # fmt: skip
     scores = {name: values for each in found for name, values in each.items()} | of_source
     save_scores(directory / "scores.npz", scores)
     recall = {name: values for each in told for name, values in each["recall"].items()

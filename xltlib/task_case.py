@@ -30,11 +30,6 @@ from xltlib.text_builders import keyboard_of, tokenizer_of, world_of
 from xltlib.training import Optimization
 
 
-def language_of(setting: str) -> str:
-    """The language of a setting: "de" of "de@mlqa", a further test set."""
-    return setting.partition("@")[0]
-
-
 class Case:
     """What fine-tuning by a method and its predictions need: labels, options, examples and tokenizer."""
 
@@ -67,7 +62,9 @@ class Case:
         found = task_data.examples(self.params, task or self.task, split, count)
         if self.real:
             found = {
-                setting: side for setting, side in found.items() if language_of(setting) in self.languages
+                setting: side
+                for setting, side in found.items()
+                if task_data.language_of(setting) in self.languages
             }
         if not found:
             raise StudyError(f"{self.task} has no {split} examples in {', '.join(self.languages)}")
@@ -162,7 +159,9 @@ class Case:
 
     def settings(self, test: Mapping[str, Sequence]) -> list[str]:
         """The settings that are tested, by language in the study's order."""
-        return [name for language in self.languages for name in test if language_of(name) == language]
+        return [
+            name for language in self.languages for name in test if task_data.language_of(name) == language
+        ]
 
     def keyboards(self, languages: Iterable[str]) -> tuple[dict[str, noise.Keyboard], int]:
         """The keyboards that typing errors are made on, and their seed."""

@@ -51,6 +51,11 @@ def examples(params: Mapping, task: str, split: str, count: int) -> dict[str, li
     return found
 
 
+def language_of(setting: str) -> str:
+    """The language of a setting: "de" of "de@mlqa" (a further test set) and of "de#f1" (a further metric)."""
+    return setting.partition("@")[0].partition("#")[0]
+
+
 def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
     """The (set, split) of a task that a parameter names, in its order."""
     named = [tuple(entry.split("/")) for entry in params[key]]

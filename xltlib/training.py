@@ -110,7 +110,10 @@ def fit(
 def _forward(device: torch.device, opt: Optimization, step: int) -> Iterator[None]:
     """The precision of the loss, and generators of its own that depend on the seed and the step alone."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.default_rng([opt.seed, 29, step]).integers(2**63)))
+        seed = int(np.random.default_rng([opt.seed, 29, step]).integers(2**63))
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would note a traceback in every step
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         with torch.autocast(device.type, torch.bfloat16, enabled=opt.precision == "bfloat16"):
             yield
 

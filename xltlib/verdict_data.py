@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 from xltlib import honesty
 from xltlib.claim_text import render_text, shown_verdict
 from xltlib.claims import needed
-from xltlib.figure_data import OBJECTIVE_CLAIMS, Records, chosen, rounded, short, targets
+from xltlib.figure_data import OBJECTIVE_CLAIMS, Records, chosen, rounded, short
 from xltlib.ledger import Ledger
 from xltlib.params import Params, StudyError
 from xltlib.resampling import second_opinions
@@ -44,7 +44,7 @@ def _row(name: str, effect: Effect) -> dict:
 
 def effect(records: Records, params: Params, task: str, a: str, b: str) -> Effect | None:
     """Mean gain of objective `a` over `b` in the target languages; None where runs are missing."""
-    pair = [chosen(records, task, o, targets(params)) for o in (a, b)]
+    pair = [chosen(records, task, o, params.targets) for o in (a, b)]
     if any(s.missing for s in pair):
         return None
     seeds = sorted(set(pair[0].seeds) & set(pair[1].seeds))
@@ -79,7 +79,7 @@ def differences(records: Records, params: Params, against: str = "", resamples: 
 
 def _opinions(records: Records, params: Params, which: tuple[str, str, str], resamples: int) -> dict:
     task, a, b = which
-    scores = [list(chosen(records, task, o, targets(params)).scores) for o in (a, b)]
+    scores = [list(chosen(records, task, o, params.targets).scores) for o in (a, b)]
     found = second_opinions(*scores, np.random.default_rng(0), resamples, params.alpha)
     second = [short(end) for end in found["bootstrap"]]
     return {"second": second, "p_flips": found["p_seeds"], "eps_min": short(found["eps_min"])}
@@ -101,7 +101,7 @@ def difference_table(data: Mapping) -> pd.DataFrame:
 
 def coverage(params: Params, seeds: Sequence[int] = SEEDS, repeats: int = 2000) -> dict:
     """How often each kind of interval holds the true difference in simulated studies of this size."""
-    shape = {"examples": params.test_examples, "settings": len(targets(params)), "mu": 0.02, **SIMULATED}
+    shape = {"examples": params.test_examples, "settings": len(params.targets), "mu": 0.02, **SIMULATED}
     shape |= {"repeats": repeats, "alpha": params.alpha}
     rows = [honesty.coverage(np.random.default_rng(count), seeds=count, **shape) for count in seeds]
     series = [_by_seeds(words, seeds, [row[kind] for row in rows]) for kind, words in INTERVALS.items()]
@@ -110,7 +110,7 @@ def coverage(params: Params, seeds: Sequence[int] = SEEDS, repeats: int = 2000) 
         "title": "Do intervals hold what they promise?", "width": 6.0, "height": 3.4,
         "panels": [_promise(label, seeds, series, 1 - params.alpha, rows[0])],
         "caption": f"{repeats} simulated studies for each number of seeds, {params.test_examples} examples "
-        f"in {len(targets(params))} languages; grey: two standard errors of the simulation.",
+        f"in {len(params.targets)} languages; grey: two standard errors of the simulation.",
         "alt": "Coverage by number of seeds for four kinds of interval.", "claims": [],
     }  # fmt: skip
 
@@ -190,7 +190,7 @@ def error_table(
     params: Params, gains: Sequence[float] = (0.0, 0.01, 0.02, 0.05), repeats: int = 2000
 ) -> pd.DataFrame:
     """How often each verdict falls in simulated studies of this size, by the true difference."""
-    shape = {"examples": params.test_examples, "settings": len(targets(params)), "mu": 0.02, **SIMULATED}
+    shape = {"examples": params.test_examples, "settings": len(params.targets), "mu": 0.02, **SIMULATED}
     shape |= {"seeds": max(params.seeds, 2), "repeats": repeats, "alpha": params.alpha}
     rows = honesty.error_rates(np.random.default_rng(0), gains, equivalence_margin=EQUAL, **shape)
     table = pd.DataFrame(rows).rename(columns={"gain": "true difference"}).set_index("true difference")
