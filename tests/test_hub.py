@@ -56,7 +56,7 @@ def test_multinli_in_several_parts(cache, tmp_path):
         rows(more | {"premise": [a], "hypothesis": [b], "label": [label]}, label=NLI, promptID=NUMBER)
         for a, b, label in (("A", "B", 1), ("C", "D", 0))
     ]
-    hubs.fill(cache, "datasets/nyu-mll/multi_nli", {("default", "train"): parts})
+    hubs.fill(cache, "datasets/facebook/xnli", {("en", "train"): parts})
     write(tmp_path, "multinli/train-en.tsv", "A\tB\tneutral\nC\tD\tentailment\n")
     assert len(same("multinli", "train", "en", tmp_path)) == 2
 
@@ -196,6 +196,8 @@ def test_only_a_commit_is_a_revision(cache):
             tasks.load("xnli", "dev", "de", revision=revision)
     with pytest.raises(StudyError, match=r"google/mt5-base: the hub needs a revision .* got None"):
         hub.commit("google/mt5-base")
+    with pytest.raises(StudyError, match=r"squad in 'de' is not read from the hub; .*mlqa-translate-train"):
+        tasks.load("squad", "train", "de")
     with pytest.raises(StudyError, match="pud is not read from the hub; download github"):
         tasks.load("pud", "test", "de")
 

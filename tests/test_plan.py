@@ -150,7 +150,7 @@ def test_what_must_be_fetched(tmp_path, monkeypatch):
     table = pytest.importorskip("datasets").Dataset.from_dict(
         {"premise": ["a"], "hypothesis": ["b"], "label": [0]}
     )
-    hubs.fill(tmp_path, "datasets/nyu-mll/multi_nli", {("default", "train"): table})
+    hubs.fill(tmp_path, "datasets/facebook/xnli", {("en", "train"): table})
     assert found["multinli (train)"].here
     downloads.require(Params())
     assert downloads.downloads(Params()) == []

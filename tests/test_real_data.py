@@ -150,6 +150,53 @@ def test_words_that_share_a_subword_of_a_published_tokenizer_are_one():
     assert found.owners == [0, 1, 2, 3, 4, 4]
 
 
+def test_captions_are_retrieved_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(tmp_path))
+    tinydata.write(tmp_path, "multi30k/test_2016_flickr.en", ["a dog &amp; a cat", "two birds"])
+    tinydata.write(tmp_path, "multi30k/test_2016_flickr.de", ["ein Hund &amp; eine Katze", "zwei Vögel"])
+    asked = {"source": "en", "official_counts": False, "probes": ["captions"]}
+    found = real_data.retrieval_pairs(asked, "de")
+    assert found == {"@multi30k": [("ein Hund & eine Katze", "a dog & a cat"), ("zwei Vögel", "two birds")]}
+    assert real_data.retrieval_pairs(asked, "zh") == {}
+    with pytest.raises(StudyError, match="2 lines, but the published file has 1000"):
+        real_data.retrieval_pairs(asked | {"official_counts": True}, "de")
+
+
+def test_neighbour_lists_are_a_table_of_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(tmp_path))
+    tinydata.write(tmp_path, "lists/near.json", '{"man": ["guy", "hombre"], "of": []}')
+    assert real_data.neighbour_lists("lists/near.json") == {"man": ["guy", "hombre"], "of": []}
+    assert real_data.neighbour_lists(str(tmp_path / "lists/near.json"))["of"] == []
+    for content, words in (
+        ('{"man": "guy"}', "'man': expected a list of words"),
+        ('["man"]', "expected an object of word -> list"),
+        ('{"man": ["g', "is not JSON"),
+    ):
+        tinydata.write(tmp_path, "wrong.json", content)
+        with pytest.raises(StudyError, match=words):
+            real_data.neighbour_lists("wrong.json")
+    with pytest.raises(StudyError, match="none.json.* not found; download neighbour lists"):
+        real_data.neighbour_lists("none.json")
+
+
+@pytest.mark.filterwarnings("error")
+def test_dictionaries_have_a_pair_of_words_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(tmp_path))
+    tinydata.write(tmp_path, "muse/en-de.txt", ["Dog Hund", "dog Köter", "dog Hund"])
+    tinydata.write(tmp_path, "muse/en-fr.txt", ["ice cream\tglace"])
+    found = real_data.dictionaries("muse/{source}-{target}.txt", "en", ["de", "fr"])
+    assert found == {"de": {"dog": ["Hund", "Köter"]}, "fr": {"ice cream": ["glace"]}}
+    with pytest.warns(UserWarning, match="zh is not switched into: .*en-zh.txt"):
+        assert list(real_data.dictionaries("muse/{source}-{target}.txt", "en", ["zh", "de"])) == ["de"]
+    with pytest.warns(match="zh is not"), pytest.raises(StudyError, match="no such file for any of zh"):
+        real_data.dictionaries("muse/{source}-{target}.txt", "en", ["zh"])
+    with pytest.raises(StudyError, match="expected {source} and {target} in it"):
+        real_data.dictionaries("muse/en-de.txt", "en", ["de"])
+    tinydata.write(tmp_path, "muse/en-es.txt", ["dog perro", "a cat gato"])
+    with pytest.raises(StudyError, match=r"en-es.txt:2: expected two words, found 'a cat gato'"):
+        real_data.dictionaries("muse/{source}-{target}.txt", "en", ["es"])
+
+
 def test_units_are_our_words_of_words_cut_in_another_way():
     words, owners = real_data.units(["科学家", "don't", "ＯＫ"])
     assert words == ["科", "学", "家", "don", "'", "t", "OK"]

@@ -9,9 +9,10 @@ from tiny import computed, params
 
 from xltlib import downloads, figure_data, language_data, text_data
 from xltlib.params import StudyError
-from xltlib.runs import Runs
+from xltlib.runs import Runs, split_method
 from xltlib.store import Store
 from xltlib.study import Session
+from xltlib.task_case import Case
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(officially|not translated)")
 
@@ -94,13 +95,43 @@ def test_samples_of_training_text_are_drawn(made):
 def test_what_only_synthetic_languages_have_is_refused_at_once(made):
     _, runs, _ = made
     for ask, words in (
-        (lambda: runs.transfer("nli", "none", 0, "rs_da"), "rs_da needs lists of words"),
+        (lambda: runs.transfer("nli", "none", 0, "intermediate"), "examples of another task in every"),
+        (lambda: runs.transfer("nli", "none", 0, "rs_da"), "by the parameter neighbour_lists"),
+        (lambda: runs.transfer("nli", "none", 0, "code_switch"), "by the parameter dictionaries"),
         (lambda: runs.encoder("weam", 0, "links=gold"), "no gold links"),
         (lambda: runs.seq2seq(0), "synthetic languages alone"),
         (lambda: runs.lexicon("none", 0), "true translations"),
     ):
         with pytest.raises(StudyError, match=words):
             ask()
+
+
+def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
+    folder = tinydata.make(tmp_path / "data")
+    monkeypatch.setenv("XLT_DATA", str(folder))
+    tinydata.write(folder, "near.json", '{"dog": ["cat", "perro"], "sees": ["hears"]}')
+    tinydata.write(folder, "en-es.txt", [f"{a} {b}" for a, b in tinydata.SPANISH.items()])
+    named = {"neighbour_lists": "near.json", "dictionaries": "{source}-{target}.txt"}
+    methods = ("translate_train", "rs_da", "rs_da:neighbours=no_foreign", "code_switch")
+    chosen = params(**{**tinydata.PARAMS, **PROFILE, **named, "methods": methods, "tasks": ("paraphrase",)})
+    downloads.require(chosen)
+    runs, store = Runs(chosen), Store(tmp_path / "runs")
+    asked = [runs.transfer("paraphrase", "none", 0, *split_method(entry)[:1], "", split_method(entry)[1])
+             for entry in methods]  # fmt: skip
+    for result in computed(asked, store):
+        assert {"en", "es"} == set(result.scores)
+    cases = [Case(spec.params, store.result(runs.text), chosen.languages) for spec in asked]
+    texts = [
+        " ".join(f"{e.text_a} {e.text_b}" for e in case.training_examples(case.examples("train", 40)))
+        for case in cases
+    ]
+    assert [("perro" in text.split(), "dog" in text.split()) for text in texts] == [
+        (True, True), (True, True), (False, True), (True, True),
+    ]  # fmt: skip
+    (folder / "near.json").unlink()
+    (folder / "pawsx/x-final/es/dev_2k.tsv").unlink()
+    with pytest.raises(StudyError, match=r"2 files are missing(.|\n)*es/dev_2k.tsv(.|\n)*near.json"):
+        downloads.require(chosen)
 
 
 def test_missing_files_are_all_named_before_any_work(made, tmp_path, monkeypatch):

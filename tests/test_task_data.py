@@ -40,6 +40,23 @@ def test_training_examples_are_the_sources_and_a_smaller_count_takes_some_of_the
     assert ids(some) != [str(i) for i in range(7)]
 
 
+def test_translations_of_training_examples_have_their_ids_and_labels(real, folder, tmp_path, monkeypatch):
+    found = task_data.examples(real, "paraphrase", "train", 12, translations=True)
+    own = {record.id: record for record in found["en"]}
+    assert set(found) == {"en", "es"}
+    assert len(own) == 12
+    assert set(ids(found["es"])) == set(own) - {"3"}  # where the translator left a side out
+    assert all(own[x.id].label == x.label and own[x.id].text_a != x.text_a for x in found["es"])
+    with pytest.raises(StudyError, match="taxinli/train: none of the languages es is there"):
+        task_data.examples(real, "nli", "train", 12, translations=True)
+    monkeypatch.setenv("XLT_DATA", str(tinydata.make(tmp_path)))
+    path = tmp_path / "pawsx/x-final/es/dev_2k.tsv"
+    first, *others = path.read_text("utf-8").replace("\t0\n", "\t2\n").replace("\t1\n", "\t0\n").split("\n")
+    path.write_text("\n".join([first, *others]).replace("\t2\n", "\t1\n"), "utf-8")
+    with pytest.raises(StudyError, match="has another label in es than in en"):
+        task_data.examples(real, "paraphrase", "train", 12, translations=True)
+
+
 def test_test_examples_have_equal_ids_in_every_language(real):
     found = task_data.examples(real, "paraphrase", "test", 1000)
     assert list(found) == ["en", "es"]

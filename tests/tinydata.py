@@ -16,6 +16,7 @@ PARAMS = {
     "data": "real", "languages": ["en", "es"], "source": "en", "official_counts": False,
     "corpora": ["bible", "tico19", "tatoeba_en_zh"], "max_length": 32, "model": "", "documents": 1000,
     "vocab_size": 150, "tasks": ["nli", "paraphrase", "qa"], "train_examples": 1000, "test_examples": 1000,
+    "probes": ["retrieval", "alignment", "tagging"],
     "train_sets": ["taxinli/train", "pawsx/dev", "tydiqa/train"],
     "test_sets": ["xnli/test", "pawsx/test", "xquad/test", "mlqa/dev"],
 }  # fmt: skip

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 
-from xltlib import baselines, corpora, evaluation, probing, real_data, task_data, tasks
+from xltlib import baselines, corpora, evaluation, probing, real_data, task_data
 from xltlib.encoder_builders import linked_lexicon
-from xltlib.params import StudyError
 from xltlib.real_data import lowered
 from xltlib.records import PairExample, SpanExample, TaggedSentence
 from xltlib.results import Result, Spec
@@ -25,9 +24,9 @@ Found = dict[str, dict[str, float]]  # name of a baseline -> setting -> score
 def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
     """Scores by task, baseline and setting, means over examples: accuracies; exact match and, "de#f1", F1.
 
-    Tasks are those of the study, "retrieval" (Tatoeba to English) and "tagging" (PUD, as `build_tagging`
-    scores it: "de" for tags, "de#deprel" for dependency labels). An "EM lexicon" gives each word the source's
-    word that it is linked with most often in the pairs.
+    Tasks are those of the study, "retrieval" (Tatoeba, "de@multi30k": captions) and "tagging" (PUD,
+    as `build_tagging` scores it: "de" for tags, "de#deprel" for dependency labels). An "EM lexicon" gives
+    each word the source's word that it is linked with most often in the pairs.
     """
     _, pairs, linked = inputs
     params = spec.params
@@ -148,31 +147,21 @@ TASKS = {"nli": _nli, "paraphrase": _paraphrase, "qa": _qa}
 
 
 def _retrieval(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Found:
-    """Accuracy of finding Tatoeba's English sentence by its translated words, or by character trigrams."""
+    """Accuracy of finding the source's sentence by its translated words, or by character trigrams."""
     found: Found = {"EM lexicon": {}, "character trigrams": {}}
-    if params["source"] != "en":
-        return {}
     for language in pairs.values["pairs"]:
-        if language not in tasks.SETS["tatoeba"].languages:
-            continue
-        try:
-            records = tasks.load(
-                "tatoeba", "test", language, real_data.folder(), strict=params["official_counts"]
-            )
-        except StudyError:
-            if params["official_counts"]:
-                raise
-            continue
-        english, weigh = [_words(r.target) for r in records], read_sentences(pairs, language, "source")
-        own = [translate[language](_words(r.source)) for r in records]
-        found["EM lexicon"][language] = _nearest(own, english, map(lowered, weigh))
-        grams = [[_trigrams(getattr(r, side)) for r in records] for side in ("source", "target")]
-        found["character trigrams"][language] = _nearest(*grams, [*grams[0], *grams[1]])
+        weigh = [lowered(words) for words in read_sentences(pairs, language, "source")]
+        for setting, sentences in real_data.retrieval_pairs(params, language).items():
+            own, other = ([_words(text) for text in side] for side in zip(*sentences, strict=True))
+            name = language + setting
+            found["EM lexicon"][name] = _nearest([translate[language](words) for words in own], other, weigh)
+            grams = [[_trigrams(words) for words in side] for side in (own, other)]
+            found["character trigrams"][name] = _nearest(*grams, [*grams[0], *grams[1]])
     return {name: scores for name, scores in found.items() if scores}
 
 
-def _trigrams(text: str) -> list[str]:
-    padded = f" {' '.join(_words(text))} "
+def _trigrams(words: Sequence[str]) -> list[str]:
+    padded = f" {' '.join(words)} "
     return [padded[i : i + 3] for i in range(len(padded) - 2)]
 
 
@@ -203,12 +192,9 @@ def _unit_rows(
 
 def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Found:
     """The commonest tag, a word's own character n-grams, and the tag of its translation in the source."""
-    try:
-        sentences = probing.pud(params)
-    except StudyError:
-        if params["official_counts"]:
-            raise
+    if "tagging" not in params["probes"]:
         return {}
+    sentences = probing.pud(params)
     found: Found = {"majority": {}, "word shape (n-grams)": {}, "EM lexicon": {}}
     train = sentences[params["source"]][probing.TRAINED]
     test = {x: each[probing.TESTED] for x, each in sentences.items()}

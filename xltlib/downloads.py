@@ -13,7 +13,6 @@ PROBE_SETS = {"retrieval": "tatoeba/test", "tagging": "pud/test"}
 MEGABYTES = {  # as the hub's pages give them: a model's weights, a table, a pair of languages
     "google-bert/bert-base-multilingual-cased": 714,
     "FacebookAI/xlm-roberta-large": 2240,
-    "datasets/nyu-mll/multi_nli": 214,
     "datasets/Helsinki-NLP/opus-100": 116,
 }
 
@@ -82,7 +81,8 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
         if name not in SETS or split not in SETS[name].counts:
             splits = ", ".join(f"{x}/{s}" for x in SETS for s in SETS[x].counts)
             raise StudyError(f"{text!r} is not a set and its split; known are {splits}")
-        languages = (params.source,) if text in params.train_sets else params.languages
+        training = text in params.train_sets and "translate_train" not in params.methods
+        languages = (params.source,) if training else params.languages
         if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
             found += [(name, split, x) for x in languages if x in SETS[name].counts[split]]
     for task in params.tasks:
@@ -109,6 +109,8 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
     if params.data == "synthetic":
         return
     folder = real_data.folder()
+    if not folder and "captions" in params.probes:
+        raise StudyError("probes: captions are not read from the hub; name Multi30k's folder in XLT_DATA")
     if folder and (absent := _absent(params, folder)):
         raise StudyError(
             f"profile {params.profile}: {len(absent)} files are missing.\n  " + "\n  ".join(absent)
@@ -136,6 +138,13 @@ def _absent(params: Params, folder: Path) -> list[str]:
         for name in params.corpora
         for x in _targets(params, name)
     ]
+    if "captions" in params.probes:
+        told = _targets(params, "multi30k")
+        asked += [lambda x=x: corpora.files_of("multi30k", params.source, x, folder, "test") for x in told]
+    if any(entry.partition(":")[0] == "rs_da" for entry in params.methods):
+        asked.append(lambda: real_data.neighbour_lists(params.neighbour_lists))
+    if any(entry.partition(":")[0] == "code_switch" for entry in params.methods):
+        asked.append(lambda: real_data.dictionaries(params.dictionaries, params.source, params.targets))
     found = []
     for ask in asked:
         try:

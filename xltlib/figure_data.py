@@ -83,7 +83,8 @@ def by_layer(
             chance += _retrieved(cheap_ones or {}, params.languages.index(language))
             quality = linked.values["quality"].get(language)
             aligner = [{"name": "aligner", "y": quality["aer"], "line": ":"}] if quality else []
-            marks, series = {"sentences": chance, "aer": aligner}, []
+            captions = _retrieved(cheap_ones or {}, params.languages.index(language), "@multi30k")
+            marks, series = {"sentences": chance, "captions": captions, "aer": aligner}, []
             for objective in (*params.objectives, *params.further_objectives):
                 own = [probe for probe in probes if probe.labels["objective"] == objective]
                 curves = [_layers(p, language, key) for p in own if key in p.values["by_layer"][language]]
@@ -94,7 +95,7 @@ def by_layer(
                 "name": language if key == "sentences" else "", "series": series, "limits": [0, 1],
                 "y_label": told, "x_label": "layer" if key == "aer" else "",
                 "ticks": [[n, str(n)] for n in range(params.num_layers + 1)],
-                "levels": marks.get(key, []), "empty": "no gold links",
+                "levels": marks.get(key, []), "empty": "no gold links" if key == "aer" else "not in this set",
             })  # fmt: skip
     seeds = len({p.labels["seed"] for p in probes})
     return {
@@ -107,17 +108,20 @@ def by_layer(
     }  # fmt: skip
 
 
-def _retrieved(cheap_ones: Mapping[str, dict], k: int) -> list[dict]:
+def _retrieved(cheap_ones: Mapping[str, dict], k: int, setting: str = "") -> list[dict]:
     """The baselines of retrieval in the k-th language."""
     lines = ("-.", ":", (0, (1, 3)))
-    marks = cheap_ones.get("retrieval", {}).get("marks", [])
+    marks = cheap_ones.get("retrieval" + setting, {}).get("marks", [])
     found = [(mark["name"], mark["values"][k], style) for mark, style in zip(marks, lines, strict=False)]
     return [{"name": name, "y": y, "line": style} for name, y, style in found if y is not None]
 
 
 def _measured(probes: Sequence[Result]) -> dict[str, str]:
     """What the probes have measured in some language, and its name on an axis."""
-    names = {"sentences": "sentence retrieval", "words": "word retrieval", "aer": "AER (lower is better)"}
+    names = {
+        "sentences": "sentence retrieval", "captions": "caption retrieval", "words": "word retrieval",
+        "aer": "AER (lower is better)",
+    }  # fmt: skip
     found = {key for probe in probes for layers in probe.values["by_layer"].values() for key in layers}
     return {key: name for key, name in names.items() if key in found}
 

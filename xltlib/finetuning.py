@@ -33,12 +33,10 @@ VERSIONS = {
 METHODS = tuple(VERSIONS)
 COMMON = ("select",)
 SYNTHETIC_ONLY = {  # what only synthetic languages have, by the method or the task that needs it
-    "translate_train": "translations of the training examples",
-    "rs_da": "lists of words that mean the same",
-    "code_switch": "a dictionary",
     "intermediate": "training examples of another task in every language",
     "lexicon": "the true translations of words",
 }
+FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
 _KNOWN = {  # the options that change a method
     "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
     "rs_rp": ("size", "distribution", "vote"),
@@ -92,9 +90,14 @@ def options(method: str, text: str = "") -> Options:
     return chosen
 
 
-def check_real(task: str, method: str) -> None:
-    """StudyError for what cannot be done on real languages, because something is known of synthetic ones alone."""
+def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
+    """StudyError for what cannot be done on real languages.
+
+    Something is known of synthetic ones alone, or the parameters that are `given` name no file of it.
+    """
     needed = task if task in SYNTHETIC_ONLY else method
+    if not given.get(FILES.get(method, ""), True):
+        raise StudyError(f"{method} on real languages needs a file: name it by the parameter {FILES[method]}")
     if needed in SYNTHETIC_ONLY:
         works = ", ".join(name for name in METHODS if name not in SYNTHETIC_ONLY)
         raise StudyError(
@@ -105,11 +108,12 @@ def check_real(task: str, method: str) -> None:
 def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list:
     """Translate-train: each of the source's examples in a language drawn at random; as many as there were.
 
-    Translations are perfect in the synthetic languages.
+    Translations are perfect in the synthetic languages. An example that has none in the language drawn for it
+    stays as it is.
     """
-    languages = list(examples)
-    drawn = np.random.default_rng([seed, 13]).integers(len(languages), size=len(examples[source]))
-    return [examples[languages[language]][i] for i, language in enumerate(drawn)]
+    tables = [{example.id: example for example in theirs} for theirs in examples.values()]
+    drawn = np.random.default_rng([seed, 13]).integers(len(tables), size=len(examples[source]))
+    return [tables[at].get(own.id, own) for own, at in zip(examples[source], drawn, strict=True)]
 
 
 class Batch(NamedTuple):

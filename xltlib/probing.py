@@ -19,6 +19,7 @@ from xltlib.training import Progress, epoch_batches
 BATCH = 64  # sentences of equal length at once
 UNSPACED = ("zh", "ja", "th")  # languages written without blanks
 TRAINED, CHOSEN, TESTED = slice(0, 700), slice(700, 800), slice(800, 1000)  # PUD's sentences, in its order
+MEASURES = {"": "sentences", "@multi30k": "captions"}  # setting of a retrieval set -> what it measures
 STRENGTHS = (1e-4, 1e-3, 1e-2)  # of L2, against the mean loss; the best for the source's chosen sentences
 TAGGING_LIMITS = {"zh": "PUD is in traditional characters, the Chinese text trained on in simplified ones"}
 
@@ -89,35 +90,33 @@ def _word_means(states: np.ndarray, pieces: np.ndarray) -> np.ndarray:
 
 
 def build_probe(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """How near translations lie in an encoder, by layer: retrieval of Tatoeba's sentences, and word links.
+    """How near translations lie in an encoder, by layer: retrieval of sentences and captions, and word links.
 
-    Retrieval is from each language to English, as in XTREME; AER is of mutual best matches on gold sentences.
-    Vectors are centred by language. `scores`: hits of retrieval in the last layer.
+    Retrieval is from each language to the source, as in XTREME; AER is of mutual best matches on gold
+    sentences. Vectors are centred by language. `scores`: hits of retrieval in the last layer, those of
+    captions as "de@multi30k".
     """
     params, reader = spec.params, Reader(*inputs)
-    sets = params.get("sets", ("retrieval", "alignment"))
     values: dict[str, dict[str, list[float]]] = {}
     scores = {}
     for language in params["languages"]:
         if language == params["source"]:
             continue
         found = values[language] = {}
-        if "retrieval" in sets and params["source"] == "en" and language in tasks.SETS["tatoeba"].languages:
-            hits = _retrieval(reader, language, params["official_counts"])
-            found["sentences"] = [_round(x.mean()) for x in hits]
-            scores[language] = hits[-1]
-        if "alignment" in sets and real_data.has_gold(params["source"], language):
+        for setting, pairs in real_data.retrieval_pairs(params, language).items():
+            hits = _retrieval(reader, pairs)
+            found[MEASURES[setting]] = [_round(x.mean()) for x in hits]
+            scores[language + setting] = hits[-1]
+        if "alignment" in params["probes"] and real_data.has_gold(params["source"], language):
             found["aer"] = _alignment(reader, params["source"], language)
     save_scores(directory / "scores.npz", scores)
     return {"labels": params["labels"], "by_layer": values}
 
 
-def _retrieval(reader: Reader, language: str, strict: bool) -> list[np.ndarray]:
-    """By layer, 1 for each sentence whose nearest English one is its translation (N,)."""
-    records = tasks.load("tatoeba", "test", language, real_data.folder(), strict=strict)
-    sides = [reader.sentences([getattr(r, name) for r in records]) for name in ("source", "target")]
-    pairs = zip(*sides, strict=True)
-    return [evaluation.retrieval_scores(encoder_alignment.similarity(a, b))["forward"] for a, b in pairs]
+def _retrieval(reader: Reader, pairs: real_data.Pairs) -> list[np.ndarray]:
+    """By layer, 1 for each first sentence whose nearest second one is its translation (N,)."""
+    layers = zip(*(reader.sentences(side) for side in zip(*pairs, strict=True)), strict=True)
+    return [evaluation.retrieval_scores(encoder_alignment.similarity(a, b))["forward"] for a, b in layers]
 
 
 def _alignment(reader: Reader, source: str, language: str) -> list[float]:

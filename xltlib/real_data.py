@@ -1,5 +1,6 @@
 """Text of real languages: parallel sentences without those of any test set, and gold word alignments."""
 
+import json
 import os
 import re
 import warnings
@@ -28,6 +29,8 @@ GOLD = {
     ("en", "ru"): ("word_alignment/xl-wa/ru/test.tsv", False),
     ("en", "zh"): ("word_alignment/zhen/zhen.src-tgt", True),
 }
+RETRIEVAL = {"retrieval": "", "captions": "@multi30k"}  # probe -> what its settings end with
+LISTS = "counterfitted_neighbors.json as released with Robust-XLT (arXiv 2104.08645)"
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟۔।。！？])(?:\s+|(?<=[。！？]))")
 
 Pairs = list[tuple[str, str]]
@@ -186,6 +189,68 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
 
 def _lengths(pairs: WordPairs) -> links.Lengths:
     return [(len(a), len(b)) for a, b in pairs]
+
+
+def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:
+    """Test sentences of a language and their translations in the source, by the setting of their set.
+
+    "" is Tatoeba, whose translations are English; "@multi30k" the captions of its test part. Sets that the
+    study does not probe, or that lack the language, are left out.
+    """
+    source, strict, found = params["source"], params["official_counts"], {}
+    wanted = {RETRIEVAL[name] for name in params["probes"] if name in RETRIEVAL}
+    if "" in wanted and source == "en" and language in tasks.SETS["tatoeba"].languages:
+        records = tasks.load("tatoeba", "test", language, folder(), strict=strict)
+        found[""] = [(record.source, record.target) for record in records]
+    captions = corpora.CORPORA["multi30k"].languages
+    if "@multi30k" in wanted and {source, language} <= set(captions):
+        pairs = corpora.parallel("multi30k", language, source, folder(), "test", strict=strict)
+        found["@multi30k"] = pairs
+    return found
+
+
+def neighbour_lists(name: str) -> dict[str, list[str]]:
+    """The words near each word, from a file as RS-DA was released with: JSON of word -> list of words."""
+    path = corpora.find_file(folder() or Path(), [name], f"neighbour lists, for example {LISTS}")
+    try:
+        found = json.loads(corpora.read_text(path))
+    except ValueError as error:
+        raise StudyError(f"{path}: is not JSON ({error}); a truncated download? fetch it again") from None
+    if not isinstance(found, dict):
+        raise StudyError(f"{path}: expected an object of word -> list of words, found {type(found).__name__}")
+    for word, near in found.items():
+        if not (isinstance(near, list) and all(isinstance(other, str) for other in near)):
+            raise StudyError(f"{path}: {word!r}: expected a list of words, found {near!r}")
+    return found
+
+
+def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Translations of source words in lower case, by target language, from files of a pair of words a line.
+
+    `pattern` names the files, as "muse/{source}-{target}.txt". A target language without a file is left out,
+    which a warning tells.
+    """
+    if "{target}" not in pattern:
+        raise StudyError(f"dictionaries = {pattern!r}: expected {{source}} and {{target}} in it")
+    found: dict[str, dict[str, list[str]]] = {}
+    for target in targets:
+        name = pattern.replace("{source}", source).replace("{target}", target)
+        try:
+            path = corpora.find_file(folder() or Path(), [name], f"a dictionary of {source}-{target}")
+        except StudyError as error:
+            warnings.warn(f"{target} is not switched into: {error}", stacklevel=2)
+            continue
+        table = found[target] = {}
+        for number, line in enumerate(corpora.read_lines(path), start=1):
+            pair = line.split("\t") if "\t" in line else line.split()
+            if len(pair) != 2:
+                raise StudyError(f"{path}:{number}: expected two words, found {line!r}")
+            known = table.setdefault(pair[0].strip().lower(), [])
+            if pair[1].strip() not in known:
+                known.append(pair[1].strip())
+    if not found:
+        raise StudyError(f"dictionaries = {pattern!r}: there is no such file for any of {', '.join(targets)}")
+    return found
 
 
 def lowered(words: Sequence[str]) -> list[str]:

@@ -118,13 +118,14 @@ class Runs:
         """
         _check("method", method, finetuning.METHODS)
         finetuning.options(method, method_options)
-        if self.real:
-            finetuning.check_real(task, method)
         taken = self._take(
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
         taken |= self._real_tasks() | self._further("device", "precision")
+        if self.real:
+            taken |= self._take(*filter(None, [finetuning.FILES.get(method)]))
+            finetuning.check_real(task, method, taken)
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
@@ -162,7 +163,7 @@ class Runs:
         """How many of the word pairs that SALT distils from an encoder are translations."""
         finetuning.options("salt", method_options)
         if self.real:
-            finetuning.check_real("lexicon", "salt")
+            finetuning.check_real("lexicon", "salt", {})
         labels = _labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
         version = f"{VERSIONS['lexicon']}.{finetuning.VERSIONS['salt']}"
@@ -174,7 +175,7 @@ class Runs:
         taken = self._take("source", "languages") | {"labels": labels}
         if self.real:
             taken |= self._take("official_counts")
-            taken["sets"] = [name for name in self.params.probes if name != "tagging"]
+            taken["probes"] = [name for name in self.params.probes if name != "tagging"]
         else:
             taken["sentences"] = 500
         return Spec("probe", taken, VERSIONS["probe"], (self.encoder(objective, seed, options), self.text))

@@ -12,6 +12,7 @@ from xltlib import (
     models,
     noise,
     prediction,
+    real_data,
     robust,
     salt,
     synthetic,
@@ -45,7 +46,7 @@ class Case:
         self.device = models.device(self.params.get("device", "cpu"))
         self.precision = self.params.get("precision", "float32")
         if self.real:
-            finetuning.check_real(self.task, self.method)
+            finetuning.check_real(self.task, self.method, self.params)
         self.tokenizer = tokenizer_of(text)
 
     @cached_property
@@ -57,9 +58,10 @@ class Case:
         """At most `count` examples of a split by setting, a language or "de@mlqa", in the study's order.
 
         StudyError where none of the case's languages has any. Of real training examples there are the
-        source's alone.
+        source's alone, and for translate_train their translations.
         """
-        found = task_data.examples(self.params, task or self.task, split, count)
+        translations = self.method == "translate_train"
+        found = task_data.examples(self.params, task or self.task, split, count, translations)
         if self.real:
             found = {
                 setting: side
@@ -93,9 +95,25 @@ class Case:
 
     @cached_property
     def neighbours(self) -> dict[str, list[str]]:
-        """The lists of RS-DA."""
-        lists = robust.neighbours(self.world, self.source, self.chosen.foreign)
-        return noise.without_foreign(lists, set(lists)) if self.chosen.neighbours == "no_foreign" else lists
+        """The lists of RS-DA; without foreign words, those of words that the source's own text has."""
+        if self.real:
+            lists = real_data.neighbour_lists(self.params["neighbour_lists"])
+        else:
+            lists = robust.neighbours(self.world, self.source, self.chosen.foreign)
+        if self.chosen.neighbours == "all":
+            return lists
+        own = set(lists)
+        if self.real:
+            pieces, words = self.vocabularies([self.source])
+            own = {pieces.word(row).lower() for rows in words[self.source].values() for row in rows}
+        return noise.without_foreign(lists, own)
+
+    @cached_property
+    def dictionaries(self) -> dict[str, dict[str, list[str]]]:
+        """The translations that code-switching may use, by target language."""
+        if not self.real:
+            return {name: gold_lexicon(self.world, self.source, name) for name in self.targets}
+        return real_data.dictionaries(self.params["dictionaries"], self.source, self.targets)
 
     def training_examples(self, train: Mapping[str, Sequence]) -> list:
         """What the method trains on: the source's examples, or what it makes of them."""
@@ -106,9 +124,8 @@ class Case:
             copies = chosen.copies or robust.COPIES[self.task]
             return robust.rs_da_examples(own, copies, self.neighbours, rng)
         if self.method == "code_switch":
-            lexicon = {name: gold_lexicon(self.world, self.source, name) for name in self.targets}
             passes = self.params["finetune_epochs"]  # as many copies, so that every pass has its own
-            return robust.switched_examples(own, passes, lexicon, chosen.ratio, chosen.cross, rng)
+            return robust.switched_examples(own, passes, self.dictionaries, chosen.ratio, chosen.cross, rng)
         return list(own)
 
     def augmentation(self) -> salt.Augmentation:
@@ -118,11 +135,11 @@ class Case:
             **{name: getattr(self.chosen, name) for name in names}, precision=self.precision
         )
 
-    def vocabularies(self) -> tuple[salt.Pieces, dict[str, salt.Vocabulary]]:
-        """The words that the text of each language has."""
+    def vocabularies(self, languages: Sequence[str] = ()) -> tuple[salt.Pieces, dict[str, salt.Vocabulary]]:
+        """The words that the text of each language has; of all of the case's languages if none are named."""
         pieces, found = salt.Pieces(self.tokenizer), {}
         with np.load(self.text.file("documents.npz"), allow_pickle=False) as arrays:
-            for name in (self.source, *self.targets):
+            for name in languages or (self.source, *self.targets):
                 documents = tokenization.unpack(arrays[f"{name}/values"], arrays[f"{name}/ends"])
                 found[name] = salt.vocabulary(documents, pieces)
         return pieces, found

@@ -13,7 +13,9 @@ DEV_OF = {"xquad": "mlqa"}  # a test set without development examples -> the set
 ALIGNED = ("nli", "paraphrase")  # tasks whose test sets have the same examples in every language
 
 
-def examples(params: Mapping, task: str, split: str, count: int) -> dict[str, list]:
+def examples(
+    params: Mapping, task: str, split: str, count: int, translations: bool = False
+) -> dict[str, list]:
     """At most `count` examples of a task by setting: a language, or "de@mlqa" for a further test set.
 
     Parameters
@@ -22,8 +24,9 @@ def examples(params: Mapping, task: str, split: str, count: int) -> dict[str, li
         Of a study: `languages`, `world_seed`; for real languages `source`, `train_sets`, `test_sets` and
         `official_counts`.
     split
-        "train": the source's alone where languages are real. "test": of all test sets of the task. "dev": of
-        the first test set; an error where it has none, or where it is trained or tested on.
+        "train": the source's alone where languages are real, or with `translations` those of all languages
+        that the set has. "test": of all test sets of the task. "dev": of the first test set; an error where
+        it has none, or where it is trained or tested on.
 
     Real examples are in an order shuffled once, so that a smaller count takes some of a larger one's, and the
     same ids in every language that has them. Languages that a set does not have are left out, and with
@@ -35,7 +38,8 @@ def examples(params: Mapping, task: str, split: str, count: int) -> dict[str, li
     if split == "train":
         name, of = _first(params, task, "train_sets")
         source = params["source"]
-        return {source: _chosen({source: _load(params, name, of, source)}, count)[source]}
+        found = _chosen({source: _load(params, name, of, source)}, count)
+        return _translated(params, name, of, found) if translations else found
     name, of = _first(params, task, "test_sets")
     if split == "dev":
         return _chosen(_languages(params, _development(params, name), "dev"), count)
@@ -48,6 +52,23 @@ def examples(params: Mapping, task: str, split: str, count: int) -> dict[str, li
         if repeated:
             raise StudyError(f"test_sets: {repeated[0]} would be two sets; name each further set once")
         found |= {f"{language}@{name}": records for language, records in further.items()}
+    return found
+
+
+def _translated(params: Mapping, name: str, split: str, own: Mapping[str, list]) -> dict[str, list]:
+    """The source's examples, and those of the same ids in every language that the set has."""
+    ((source, records),) = own.items()
+    labels = {record.id: getattr(record, "label", None) for record in records}
+    others = {**params, "languages": [x for x in params["languages"] if x != source]}
+    found = dict(own)
+    for language, theirs in _languages(others, name, split).items():
+        found[language] = [record for record in theirs if record.id in labels]
+        wrong = [x.id for x in found[language] if getattr(x, "label", None) != labels[x.id]]
+        if wrong:
+            raise StudyError(
+                f"{name}/{split}: example {wrong[0]!r} has another label in {language} than in {source}, so "
+                "the two files are no translations of each other: take both from one release"
+            )
     return found
 
 

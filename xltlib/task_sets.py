@@ -34,6 +34,7 @@ class TaskSet:
     hub: tuple[str, str] | None = None
     hub_splits: dict[str, str] | None = None
     hub_elsewhere: dict[str, tuple[str, str]] | None = None  # languages that another repository holds
+    hub_languages: tuple[str, ...] = ()  # where the hub has not all of them: those that it has
     repeated_ids: tuple[str, ...] = ()  # splits whose ids repeat: the row number is put in front
 
     @property
@@ -163,6 +164,11 @@ MLQA_TEST = _mlqa_counts(  # the hub's data card; MLQA's README has 5,254 for Sp
     | {"vi zh": 1943},
 )
 
+# the English ones, and those of them that MLQA's authors could translate (card of facebook/mlqa on the hub)
+SQUAD_TRAIN = {
+    "en": 87599, "ar": 78058, "de": 80069, "es": 81810, "hi": 82451, "vi": 84816, "zh": 76285,
+}  # fmt: skip
+
 SETS = {
     "xnli": TaskSet(
         task="nli",
@@ -179,13 +185,17 @@ SETS = {
     "multinli": TaskSet(
         task="nli",
         format="tsv",
-        counts={"train": {"en": 392702}},
-        files=("multinli/train-en.tsv", "xnli/train-en.tsv", "XNLI-MT-1.0/multinli/multinli.train.en.tsv"),
+        counts={"train": _each(XNLI_LANGUAGES, 392702)},  # other languages than English: machine-translated
+        files=(
+            "multinli/train-{language}.tsv",
+            "xnli/train-{language}.tsv",
+            "XNLI-MT-1.0/multinli/multinli.train.{language}.tsv",
+        ),
         source="XNLI-MT 1.0 of cims.nyu.edu/~sbowman/xnli, or XTREME's download script",
         licence="OANC, CC BY 3.0, CC BY-SA 3.0",
         labels=NLI_NAMES | {"contradictory": 2},  # XNLI-MT's spelling
         columns=("text_a", "text_b", "label"),
-        hub=("nyu-mll/multi_nli", "default"),
+        hub=("facebook/xnli", "{language}"),
     ),
     "taxinli": TaskSet(
         task="nli",
@@ -221,11 +231,16 @@ SETS = {
         task="paraphrase",
         format="tsv",
         counts={
-            "train": {"en": 49401},
+            "train": _each(PAWSX_LANGUAGES, 49401),  # other languages than English: machine-translated
             "dev": _each(PAWSX_LANGUAGES, 2000),
             "test": _each(PAWSX_LANGUAGES, 2000),
         },
-        files=("pawsx/x-final/{language}/{split}.tsv", "x-final/{language}/{split}.tsv"),
+        files=(
+            "pawsx/x-final/{language}/{split}.tsv",
+            "pawsx/x-final/{language}/translated_{split}.tsv",
+            "x-final/{language}/{split}.tsv",
+            "x-final/{language}/translated_{split}.tsv",
+        ),
         source="x-final.tar.gz of github.com/google-research-datasets/paws (pawsx)",
         licence="free for any purpose, acknowledge Google",
         labels=BINARY_NAMES,
@@ -272,11 +287,15 @@ SETS = {
     "squad": TaskSet(
         task="qa",
         format="squad",
-        counts={"train": {"en": 87599}, "dev": {"en": 10570}},
-        files=("squad/{split}-v1.1.json",),
-        source="train-v1.1.json and dev-v1.1.json of rajpurkar.github.io/SQuAD-explorer",
+        counts={"train": SQUAD_TRAIN, "dev": {"en": 10570}},
+        files=("{code}{split}-v1.1.json",),
+        source="train-v1.1.json and dev-v1.1.json of rajpurkar.github.io/SQuAD-explorer; "
+        "translations: mlqa-translate-train.tar.gz of github.com/facebookresearch/MLQA",
         licence="CC BY-SA 4.0",
         hub=("rajpurkar/squad", "plain_text"),
+        codes={"en": "squad/"}
+        | {x: f"mlqa-translate-train/{x}_squad-translate-train-" for x in SQUAD_TRAIN if x != "en"},
+        hub_languages=("en",),
         hub_splits={"dev": "validation"},
     ),
     "xcopa": TaskSet(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +151,8 @@ def _of_language(rows: list[Row], task_set: TaskSet, language: str) -> list[Row]
     """Keep one language of a file that holds several: by its language column, or by TyDiQA's id prefix."""
     if rows and "language" in rows[0][1]:
         return [(place, row) for place, row in rows if row["language"] == language]
-    if task_set.codes and rows and re.match(r"[a-z]+-", str(rows[0][1].get("id", ""))):
+    first = str(rows[0][1].get("id", "")).partition("-")[0] if rows else ""
+    if first in (task_set.codes or {}).values():
         prefix = task_set.codes[language] + "-"
         return [(place, row) for place, row in rows if row["id"].startswith(prefix)]
     return rows
@@ -161,8 +161,9 @@ def _of_language(rows: list[Row], task_set: TaskSet, language: str) -> list[Row]
 def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
     """Return the repository, configuration and split in which the hub has one split of one language."""
     task_set = _find(name, split, language)
-    if task_set.hub is None:
-        raise StudyError(f"{name} is not read from the hub; download {task_set.source} and pass its folder")
+    if task_set.hub is None or language not in (task_set.hub_languages or [language]):
+        what = f"{name} in {language!r}" if task_set.hub else name
+        raise StudyError(f"{what} is not read from the hub; download {task_set.source} and pass its folder")
     repo, pattern = (task_set.hub_elsewhere or {}).get(language, task_set.hub)
     config = _fill(pattern, task_set, split, language)
     return f"datasets/{repo}", config, (task_set.hub_splits or {}).get(split, split)
