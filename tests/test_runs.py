@@ -1,12 +1,13 @@
 """Runs of a study: what digests depend on, several processes, failures, kills, published results."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -34,6 +35,18 @@ def store(specs, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
     computed(specs, store)
     return store
+
+
+def test_each_process_has_one_of_the_gpus_in_turn(monkeypatch):
+    context, found = multiprocessing.get_context("spawn"), []
+    for turns in (["3", "GPU-7"], []):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
+        begin = (os.getpid(), context.Value("i"), turns)
+        executors = [ProcessPoolExecutor(1, context, pool._begin, begin) for _ in range(3)]
+        found.append([one.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() for one in executors])
+        for one in executors:
+            one.shutdown()
+    assert found == [["3", "GPU-7", "3"], ["3,GPU-7"] * 3]
 
 
 # Specs

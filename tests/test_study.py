@@ -259,6 +259,15 @@ def test_a_number_of_processes_that_cannot_be(text, monkeypatch):
         study.default_jobs()
 
 
+def test_as_many_processes_as_gpus(monkeypatch):
+    monkeypatch.delenv("XLT_JOBS", raising=False)
+    for named, count in (("0, 1,2", 3), ("", 1), ("GPU-5f", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert study.default_jobs("cuda") == count
+    monkeypatch.setenv("XLT_JOBS", "5")
+    assert study.default_jobs("cuda") == 5
+
+
 def test_the_runs_of_a_statement(tiny, root):
     params = load(tiny)
     specs, absent = wanted.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")

@@ -29,6 +29,16 @@ def environment() -> dict[str, Any]:
     return found
 
 
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as the variable CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [one.strip() for one in named.split(",") if one.strip()]
+    import torch  # slow, and needless where the variable tells
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def peak_memory() -> dict[str, int]:
     """The most memory that this process has held so far, MiB: `cpu`, and `gpu` where torch has used one."""
     unit = 2**20 if sys.platform == "darwin" else 2**10

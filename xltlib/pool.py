@@ -1,4 +1,8 @@
-"""Many runs on a few processes: each run as soon as its inputs are there, one thread a process."""
+"""Many runs on a few processes: each run as soon as its inputs are there, one thread a process.
+
+Where there are several GPUs, each process has one of them, in turn: runs are independent, so that several at
+once keep all GPUs busy without a word between them.
+"""
 
 import multiprocessing
 import os
@@ -10,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
+from xltlib.machine import gpus
 from xltlib.params import StudyError
 from xltlib.results import Result, Spec
 from xltlib.runs import closure
@@ -49,7 +54,9 @@ def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
 def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when a new process imports its libraries
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-    with ProcessPoolExecutor(jobs, context, _begin, (os.getpid(),)) as executor:
+    turns = gpus() if any(spec.params.get("device") == "cuda" for spec in todo) else []
+    begin = (os.getpid(), context.Value("i"), turns)
+    with ProcessPoolExecutor(jobs, context, _begin, begin) as executor:
         try:
             failed = _run(todo, executor, store, fresh, tell)
         except BaseException:  # an interrupt above all: do not wait for what is running
@@ -110,8 +117,14 @@ def describe(spec: Spec) -> str:
     return f"{spec.kind} {' '.join(map(str, words))}".strip() + seed
 
 
-def _begin(parent: int) -> None:
-    """In a new process: one thread, no questions to the hub, and an end as soon as the parent is gone."""
+def _begin(parent: int, started, turns: Sequence[str]) -> None:
+    """In a new process: one thread, a GPU of those whose turn it is, no questions to the hub, and an end as
+    soon as the parent is gone. `started`: how many processes have begun, a number that all share.
+    """
+    if turns:
+        with started.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = turns[started.value % len(turns)]
+            started.value += 1
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it ends its processes
     import torch

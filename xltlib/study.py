@@ -17,6 +17,7 @@ import filelock
 from xltlib import claims, downloads, notebooks, report, wanted
 from xltlib.files import canonical, read_json, sha256_file, write_json
 from xltlib.ledger_file import load_ledger
+from xltlib.machine import gpus
 from xltlib.params import Params, StudyError, load, to_dict
 from xltlib.pool import compute_all
 from xltlib.results import Result, Spec, publish
@@ -122,9 +123,10 @@ def find_root() -> Path:
     raise StudyError(f"{here} is not inside the study: change to its folder, or name it in XLT_ROOT")
 
 
-def default_jobs() -> int:
-    """Processes that compute runs: XLT_JOBS, or two where there are as many cores."""
-    text = os.environ.get("XLT_JOBS") or str(min(2, os.cpu_count() or 1))
+def default_jobs(device: str = "cpu") -> int:
+    """Processes that compute runs: XLT_JOBS; or one for each GPU; or two where there are as many cores."""
+    usual = max(1, len(gpus())) if device == "cuda" else min(2, os.cpu_count() or 1)
+    text = os.environ.get("XLT_JOBS") or str(usual)
     if not text.isdigit() or int(text) < 1:
         raise StudyError(f"XLT_JOBS={text}: expected the number of processes, 1 or more")
     return int(text)
@@ -139,7 +141,7 @@ def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) 
     figures = Path(os.environ.get("XLT_FIGURES") or root / "runs" / "figures" / params.profile)
     figures.mkdir(parents=True, exist_ok=True)
     fresh = os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh
-    return Session(params, root, figures, jobs or default_jobs(), fresh)
+    return Session(params, root, figures, jobs or default_jobs(params.device), fresh)
 
 
 def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> dict[str, Any]:
