@@ -67,7 +67,16 @@ STAGES = [
         "claim_text",
         "claims",
     ],
-    ["panels", "language_data", "text_data", "figure_data", "sweep_data", "verdict_data", "figures"],
+    [
+        "panels",
+        "published",
+        "language_data",
+        "text_data",
+        "figure_data",
+        "sweep_data",
+        "verdict_data",
+        "figures",
+    ],
     ["wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid", "cli"],
 ]
 ORDER = [module for stage in STAGES for module in stage]

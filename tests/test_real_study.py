@@ -58,6 +58,12 @@ def test_figures_show_real_languages_beside_baselines(made):
     for panel in scores["panels"]:
         assert panel["marks"], panel["name"]
         assert all(point for series in panel["series"] for point in series["points"]), panel["name"]
+    marks = {name: [mark["name"] for mark in each["marks"]] for name, each in cheap.items()}
+    assert marks["nli"][-1] == "mBERT, zero-shot (multilingual.md of google-research/bert)"
+    assert cheap["nli"]["marks"][-1]["values"] == [0.814, 0.743]
+    assert cheap["qa@mlqa"]["marks"][-1]["values"] == [0.777, 0.643]
+    assert [level["y"] for level in cheap["paraphrase"]["levels"]] == [0.819]
+    assert not [name for name in marks["tagging"] if "mBERT" in name]
     tags = figure_data.tagging(records, chosen, cheap)["panels"]
     assert [panel["name"] for panel in tags] == ["tags", "dependency labels"]
     assert [series["name"] for series in tags[0]["series"]] == ["none", "weam", "mixed"]

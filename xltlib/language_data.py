@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import baselines, keyboards, links, real_data, synthetic, synthetic_tasks, task_data
+from xltlib import baselines, keyboards, links, published, real_data, synthetic, synthetic_tasks, task_data
 from xltlib.corpora import simple_tokenize
 from xltlib.encoder_alignment import word_links
 from xltlib.params import Params, StudyError, to_dict
@@ -202,7 +202,10 @@ class Real(Languages):
         return [(name, name) for name in self.params.targets]
 
     def baselines(self, results: Sequence[Result] = ()) -> dict[str, dict]:
-        """The baselines that a run has computed, by task ("qa@mlqa": of a further test set; qa by F1)."""
+        """The baselines that a run has computed, and scores of mBERT as published, by task.
+
+        "qa@mlqa" is of a further test set; questions are scored by F1.
+        """
         run = next((r for r in results if r.kind == "baselines"), None)
         if run is None:
             raise StudyError("the results hold no run of baselines: notebooks 02 and 03 make it")
@@ -217,8 +220,16 @@ class Real(Languages):
                     {"name": name, "values": [scores.get(x + suffix) for x in self.params.languages]}
                     for name, scores in named.items()
                 ]
-                found[task + suffix.removesuffix("#f1")] = {"levels": [], "marks": marks}
+                levels, known = published.beside(self._test_set(task, suffix), self.params.languages)
+                found[task + suffix.removesuffix("#f1")] = {"levels": levels, "marks": [*marks, *known]}
         return found
+
+    def _test_set(self, task: str, suffix: str) -> str:
+        """The test set of a setting: the one that it names, or the first of the task; "" for probes."""
+        named = suffix.partition("#")[0].removeprefix("@")
+        if named or task not in self.params.tasks:
+            return named
+        return task_data.sets(to_dict(self.params), task, "test_sets")[0][0]
 
 
 @cache

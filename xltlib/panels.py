@@ -73,10 +73,10 @@ def groups(data: Data) -> Figure:
             at = np.arange(len(names)) - 0.4 + step * (k + 0.5)
             _points(ax, at, series, k, step)
         for mark, line in zip(panel.get("marks", []), ("-", "--", ":", "-."), strict=False):
-            for x, y in enumerate(mark["values"]):
-                label = mark["name"] if x == 0 else None
-                if y is not None:
-                    ax.hlines(y, x - 0.42, x + 0.42, color=GREY, linestyle=line, linewidth=1.2, label=label)
+            there = [(x, y) for x, y in enumerate(mark["values"]) if y is not None]
+            for x, y in there:
+                label = mark["name"] if x == there[0][0] else None
+                ax.hlines(y, x - 0.42, x + 0.42, color=GREY, linestyle=line, linewidth=1.2, label=label)
         ax.set_xticks(range(len(names)), names)
         ax.set_xlim(-0.5, len(names) - 0.5)
         ax.grid(axis="x", visible=False)
