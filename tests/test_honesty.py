@@ -82,13 +82,15 @@ def test_a_true_null_is_rarely_decided(seeds):
     assert null["covered"] == pytest.approx(1 - null["supported"] - null["contradicted"])
 
 
-def test_examples_in_groups_are_more_alike_than_the_intervals_know(rng):
-    """The means are the asked ones; false verdicts are not rare, which the limitations say."""
+def test_examples_in_groups_are_more_alike_than_the_intervals_know_unless_told(rng):
+    """The means are the asked ones; false verdicts are not rare, but where groups are told."""
     a, b = simulate(2, 501, 1, 0.1, 0.0, 0.5, 0.6, rng, repeats=400, group=5)
     assert a.shape == (400, 2, 1, 501)
     assert (a.mean(), b.mean()) == pytest.approx((0.7, 0.6), abs=0.01)
     rates = error_rates(rng, repeats=500, seeds=6, mu=0.0, **GROUPED)[0]
     assert rates["supported"] + rates["contradicted"] > 0.1
+    told = error_rates(rng, repeats=500, seeds=6, mu=0.0, clustered=True, **GROUPED)[0]
+    assert told["supported"] + told["contradicted"] <= 0.05 + 2 * told["error"]
 
 
 def test_simulated_rates_are_those_of_difference():

@@ -16,7 +16,7 @@ from packaging.version import Version
 # Each module imports only from those before it; a new module takes its place here.
 STAGES = [
     ["settings", "params", "machine", "files", "results", "store", "hub"],
-    ["records", "synthetic", "synthetic_tasks", "corpora", "task_files", "task_sets", "tasks"],
+    ["records", "clusters", "synthetic", "synthetic_tasks", "corpora", "task_files", "task_sets", "tasks"],
     [
         "tokenization",
         "links",

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 
 from xltlib import baselines, corpora, evaluation, probing, real_data, task_data
+from xltlib.clusters import numbered
 from xltlib.encoder_builders import linked_lexicon
 from xltlib.real_data import lowered
 from xltlib.records import PairExample, SpanExample, TaggedSentence
@@ -40,7 +41,23 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
         task: {name: {x: round(float(y), 5) for x, y in scores.items()} for name, scores in each.items()}
         for task, each in found.items()
     }
-    return {"baselines": rounded}
+    return {"baselines": rounded, "clusters": {task: _clusters(params, task) for task in params["tasks"]}}
+
+
+def _clusters(params: Mapping, task: str) -> dict[str, list[int]]:
+    """Which test examples share a passage, or their first sentence, by setting; none where no two do.
+
+    Where a set has the same examples in all languages the source's say it for all: "" of the first test set,
+    "@sick" of a further one.
+    """
+    found = {}
+    for setting, examples in task_data.examples(params, task, "test", params["test_examples"]).items():
+        language = task_data.language_of(setting)
+        if task not in task_data.ALIGNED or language == params["source"]:
+            name = setting.removeprefix(language) if task in task_data.ALIGNED else setting
+            shared = [e.context if isinstance(e, SpanExample) else e.text_a for e in examples]
+            found |= {name: numbered(shared)} if len(set(shared)) < len(shared) else {}
+    return found
 
 
 def _translator(pairs: Result, linked: Result, language: str) -> Translate:

@@ -18,7 +18,7 @@ WORLDS = {  # standard deviations on the latent scale, see `simulate`
     "noise only": {"sd_seed": 0.0, "sd_item": 0.0, "base": 0.5, "examples": 500, "settings": 4},
     "high accuracy": {"sd_seed": 0.1, "sd_item": 0.3, "base": 0.95, "examples": 500, "settings": 2},
 }
-# what no interval here knows of: five examples to a passage, all equally hard and equally suited to a system
+# five examples to a passage, all equally hard and equally suited to a system: what intervals must be told
 GROUPED = {"sd_seed": 0.03, "sd_item": 0.5, "base": 0.7, "examples": 500, "settings": 2, "group": 5}
 
 
@@ -59,14 +59,16 @@ def simulate(
 
 
 def _studies(
-    repeats: int, rng: np.random.Generator, world: Mapping[str, float]
+    repeats: int, rng: np.random.Generator, world: Mapping[str, float], clustered: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Variances]]:
-    """Blocks of simulated studies that fit in memory: gains (B, R, N), means over settings; their mean (B,)
-    less the true one; and its variances."""
+    """Blocks of simulated studies that fit in memory: gains (B, R, N), means over settings, if `clustered`
+    over groups too; their mean (B,) less the true one; and its variances."""
     size = max(1, CELLS // (world["seeds"] * world["settings"] * world["examples"]))
     for start in range(0, repeats, size):
         a, b = simulate(repeats=min(size, repeats - start), rng=rng, **world)
         gains = (a.sum(2, dtype=np.int8) - b.sum(2, dtype=np.int8)) / world["settings"]
+        if clustered:  # groups of one size: their means are what `clusters.by_cluster` gives
+            gains = gains.reshape(*gains.shape[:2], -1, world["group"]).mean(-1)
         yield gains, gains.mean((1, 2)) - world["mu"], crossed_variances([gains])
 
 
@@ -109,17 +111,19 @@ def error_rates(
     repeats: int = 2000,
     equivalence_margin: float = 0.02,
     alpha: float = 0.05,
+    clustered: bool = False,
     **world: float,
 ) -> list[dict[str, float]]:
     """How often each verdict falls for one statement tested alone, a row for each of the true `gains`.
 
-    `world` are the arguments of `simulate`; its studies are moved from their own `mu` to each gain. supported
+    `world` are the arguments of `simulate`; its studies are moved from their own `mu` to each gain. With
+    `clustered` the test is told which examples share a `group`, whose number divides `examples`. supported
     and contradicted: the gain against no margin; false where it is 0, power where it is above. equivalent:
     within +-`equivalence_margin` by the 1 - 2 alpha interval; false where |gain| is not below that margin.
     covered: the 1 - alpha interval holds the truth.
     """
     hits: list[Counter[str]] = [Counter() for _ in gains]
-    for _, off, variances in _studies(repeats, rng, world):
+    for _, off, variances in _studies(repeats, rng, world, clustered):
         wide, narrow = (half_width(variances, world["seeds"], level) for level in (alpha, 2 * alpha))
         for gain, counted in zip(gains, hits, strict=True):
             estimate = off + gain

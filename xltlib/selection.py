@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xltlib.clusters import Clustered
 from xltlib.ledger import LABELS, Ledger, label
 from xltlib.params import Params, StudyError
 
@@ -42,9 +43,10 @@ def select(
 ) -> Selection:
     """The runs that a query means: those with its labels, and with the default wherever it names none.
 
-    `records` hold `digest`, `labels` (flat, with the seed) and `scores` (setting -> array (N,)); `defaults`
-    are the options that mean the same as no option. Where runs, settings or examples are missing, `missing`
-    says which. StudyError where two runs have the same labels and seed, so that the query is ambiguous.
+    `records` hold `digest`, `labels` (flat, with the seed) and `scores` (setting -> array (N,)), and may hold
+    the `clusters` of examples by setting, or of all languages by what follows the language ("", "@sick");
+    `defaults` are the options that mean the same as no option. Where runs, settings or examples are missing,
+    `missing` says which. StudyError where two runs have the same labels and seed: the query is ambiguous.
     """
     wanted, runs = canonical(query, defaults or {}), {}
     for record in records:
@@ -60,8 +62,18 @@ def select(
     missing = _missing(chosen, runs, query)
     if missing:
         return replace(chosen, seeds=(), missing=missing)
-    arrays = (np.stack([np.asarray(runs[seed]["scores"][s]) for seed in chosen.seeds]) for s in settings)
+    arrays = (_stacked([runs[seed] for seed in chosen.seeds], s) for s in settings)
     return replace(chosen, digests=tuple(runs[s]["digest"] for s in chosen.seeds), scores=tuple(arrays))
+
+
+def _stacked(runs: Sequence[Mapping], setting: str) -> np.ndarray:
+    """Scores (R, N) of the runs in a setting, with the clusters of its examples where these are known."""
+    scores = np.stack([np.asarray(run["scores"][setting]) for run in runs])
+    clusters = runs[0].get("clusters", {})
+    plain = setting.partition("#")[0].partition("|")[0].partition("@typo")[0]
+    language = plain.partition("@")[0]
+    known = clusters.get(plain) or clusters.get(plain.removeprefix(language))
+    return Clustered.of(scores, known) if known else scores
 
 
 def _missing(chosen: Selection, runs: Mapping[int, Mapping], query: Mapping) -> str:

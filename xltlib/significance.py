@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
+from .clusters import by_cluster
 from .params import StudyError
 
 Scores = np.ndarray | Sequence[np.ndarray]  # (R, K, N), or K arrays of shape (R, N_k)
@@ -48,7 +49,8 @@ class Effect:
 
     `df` (Satterthwaite) says how much is known of the variance; `sd_seeds` is the standard deviation of
     `per_seed` (R,); `per_setting` (K,) are means over seeds. `examples` counts items once where settings
-    share them. `note` says what the interval leaves out; it is empty when nothing is.
+    share them, and clusters of items in place of items where these come in such. `note` says what the
+    interval leaves out; it is empty when nothing is.
     """
 
     estimate: float
@@ -90,12 +92,17 @@ class Equivalence:
 
 
 def by_setting(scores: Scores, name: str = "scores") -> list[np.ndarray]:
-    """The K settings as float arrays (R, N_k), checked: R, K, N_k >= 1, finite, in [0, 1]."""
+    """The K settings as float arrays (R, N_k), or (R, G_k) where items come in clusters; see `checked`."""
+    return [by_cluster(setting) for setting in checked(scores, name)]
+
+
+def checked(scores: Scores, name: str = "scores") -> list[np.ndarray]:
+    """The K settings as arrays (R, N_k): R, K, N_k >= 1, finite, in [0, 1]; StudyError for others."""
     if isinstance(scores, np.ndarray) and scores.ndim != 3:
         raise StudyError(f"{name}: shape {scores.shape}, expected (seeds, settings, examples)")
     if isinstance(scores, np.ndarray):
         scores = np.moveaxis(scores, 1, 0)
-    arrays = [np.asarray(setting, dtype=float) for setting in scores]
+    arrays = [np.asanyarray(setting, dtype=float) for setting in scores]
     if not arrays:
         raise StudyError(f"{name}: no setting, expected at least one array of shape (seeds, examples)")
     for k, array in enumerate(arrays):

@@ -84,12 +84,16 @@ class Session:
     def records(results: Iterable[Result]) -> list[dict[str, Any]]:
         """Those runs whose scores can be compared, as `claims.evaluate` takes them.
 
-        What was scored apart from a fine-tuned model joins the scores of that model.
+        What was scored apart from a fine-tuned model joins the scores of that model. Clusters of examples
+        come with the baselines, which are computed on them once.
         """
         kept: dict[str, dict[str, Any]] = {}
+        results = list(results)
+        clusters = {k: v for r in results for k, v in r.values.get("clusters", {}).items()}
         for r in sorted((r for r in results if r.kind in RECORDED), key=lambda r: r.kind == "evaluation"):
             key = canonical(r.labels).decode()
-            record = kept.setdefault(key, {"digest": r.digest, "labels": r.labels, "scores": {}})
+            told = {"digest": r.digest, "labels": r.labels, "clusters": clusters.get(r.labels["task"], {})}
+            record = kept.setdefault(key, told | {"scores": {}})
             record["scores"] = {**record["scores"], **r.scores}
         return list(kept.values())
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from .params import StudyError
-from .significance import Effect, Equivalence, Scores, by_setting, difference, equivalence, interaction, trend
+from .significance import Effect, Equivalence, Scores, checked, difference, equivalence, interaction, trend
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 
@@ -121,7 +121,7 @@ def specifications(
     """
     if kind not in VERDICTS:
         raise StudyError(f"kind: {kind!r}, expected one of {', '.join(VERDICTS)}")
-    arrays = [by_setting(array, f"scores {i}") for i, array in enumerate(scores)]
+    arrays = [checked(array, f"scores {i}") for i, array in enumerate(scores)]
     if settings is not None and len(settings) != len(arrays[0]):
         raise StudyError(f"{len(settings)} names for {len(arrays[0])} settings: {list(settings)}")
     rows = []

@@ -1,0 +1,96 @@
+"""Clusters of examples: numbers by hand, means kept, honest intervals, and how they come to the scores."""
+
+import numpy as np
+import pytest
+
+from xltlib.clusters import Clustered, by_cluster, numbered
+from xltlib.honesty import simulate
+from xltlib.params import StudyError
+from xltlib.resampling import second_opinions
+from xltlib.selection import select
+from xltlib.significance import by_setting, difference, interaction
+from xltlib.study import Session
+from xltlib.verdicts import specifications
+
+
+def test_clusters_by_hand():
+    scores = np.array([[1.0, 0, 1, 1], [0, 0, 0, 1]])
+    found = by_cluster(Clustered.of(scores, [0, 1, 0, 0]))
+    # means .75 and .25; cluster 0 has three of four, two clusters: .75 + 1.5 (1 - .75), .75 + .5 (0 - .75)
+    assert found == pytest.approx(np.array([[1.125, 0.375], [0.375, 0.125]]))
+    assert found.mean(1) == pytest.approx(scores.mean(1))
+    assert by_cluster(scores) is not None
+    assert np.array_equal(by_cluster(scores), scores)
+    with pytest.raises(StudyError, match="clusters of 3 examples, but scores of 4"):
+        Clustered.of(scores, [0, 1, 2])
+
+
+def test_a_cluster_for_each_example_changes_nothing():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 3, 50))
+    alone = rng.permutation(50)
+    plain, told = difference([a], [b]), difference([Clustered.of(a, alone)], [Clustered.of(b, alone)])
+    for name in ("estimate", "low", "high", "p", "examples"):
+        assert getattr(told, name) == pytest.approx(getattr(plain, name))
+
+
+def test_rows_and_constants_keep_their_clusters():
+    scores = Clustered.of(np.eye(4), [0, 0, 1, 1])
+    assert scores[[2, 0]].clusters.tolist() == [0, 0, 1, 1]
+    assert np.zeros_like(scores).clusters.tolist() == [0, 0, 1, 1]
+    assert [x.shape for x in by_setting([scores, np.full_like(scores, 0.5)])] == [(4, 2), (4, 2)]
+    with pytest.raises(StudyError, match="expected \\[0, 1\\]"):
+        by_setting([scores * 100])
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_true_null_is_rarely_decided_where_clusters_are_known(grouped):
+    """The same studies without the clusters decide far too often."""
+    rng, decided, repeats = np.random.default_rng(4), 0, 400
+    a, b = simulate(6, 1000, 2, 0.0, 0.03, 0.5, 0.7, rng, repeats=repeats, group=5)
+    kept = rng.permutation(1000)[:700]  # clusters of one to five examples, out of order
+    for one, other in zip(a[..., kept].astype(float), b[..., kept].astype(float), strict=True):
+        sides = [list(np.moveaxis(x, 1, 0)) for x in (one, other)]
+        if grouped:
+            sides = [[Clustered.of(setting, kept // 5) for setting in side] for side in sides]
+        effect = difference(*sides)
+        assert effect.estimate == pytest.approx((one - other).mean())
+        decided += effect.p < 0.05
+    share, error = decided / repeats, (0.05 * 0.95 / repeats) ** 0.5
+    assert (share <= 0.05 + 2 * error) if grouped else (share > 0.1)
+
+
+def test_every_test_takes_clusters():
+    rng = np.random.default_rng(1)
+    a, b = (
+        [Clustered.of(rng.integers(0, 2, (3, n)).astype(float), np.arange(n) // 4) for n in (80, 60)]
+        for _ in range(2)
+    )
+    assert difference(a, b).examples == 20 + 15
+    assert interaction(a, b, b, a).estimate == pytest.approx(2 * difference(a, b).estimate)
+    rows = specifications("superiority", (a, b), [0.0])
+    assert {row["left_out"] for row in rows} == {None, "0", "1"}
+    told = second_opinions(a, b, rng)
+    assert told["bootstrap"][0] < difference(a, b).estimate < told["bootstrap"][1]
+
+
+def test_clusters_come_with_the_records():
+    numbers = {"": [0, 0, 1], "de@mlqa": [0, 1, 1]}
+    labels = {"task": "nli", "objective": "none", "method": "standard", "seed": 0}
+    scores = {name: np.array([1.0, 0, 1]) for name in ("de", "de@typo0.1", "en|de", "de@mlqa#f1", "de@sick")}
+    found = select([{"digest": "d", "labels": labels, "scores": scores, "clusters": numbers}], labels, scores)
+    told = [getattr(array, "clusters", None) for array in found.scores]
+    assert [None if x is None else x.tolist() for x in told] == [
+        [0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 1, 1], None,
+    ]  # fmt: skip
+    assert numbered(["b", "a", "b"]) == [0, 1, 0]
+
+
+def test_a_study_s_records_have_those_of_its_baselines():
+    class Run:
+        def __init__(self, kind, labels, values):
+            self.kind, self.labels, self.values, self.digest, self.scores = kind, labels, values, kind, {}
+
+    labels = {"task": "qa", "objective": "none", "seed": 0}
+    runs = [Run("transfer", labels, {}), Run("baselines", {}, {"clusters": {"qa": {"": [0, 0]}}})]
+    assert [record["clusters"] for record in Session.records(iter(runs))] == [{"": [0, 0]}]
