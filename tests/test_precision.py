@@ -78,7 +78,7 @@ def test_without_waiting_the_history_is_the_same_and_divergence_names_its_step(t
         parts = inner(step)
         return parts | {"loss": parts["loss"] * (torch.nan if step == 7 else 1)}
 
-    for seconds, kept in ((1000, "no checkpoint yet"), (-1, "checkpoint is of step 7")):
+    for seconds, kept in ((1000, "no checkpoint yet"), (0, "checkpoint is of step 7")):
         model = Toy()
         inner = toy_loss(model)
         with pytest.raises(StudyError, match=f"loss is nan.* at step 7 .*{kept}"):

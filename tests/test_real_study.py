@@ -101,7 +101,6 @@ def test_samples_of_training_text_are_drawn(made):
 def test_what_only_synthetic_languages_have_is_refused_at_once(made):
     _, runs, _ = made
     for ask, words in (
-        (lambda: runs.transfer("nli", "none", 0, "intermediate"), "examples of another task in every"),
         (lambda: runs.transfer("nli", "none", 0, "rs_da"), "by the parameter neighbour_lists"),
         (lambda: runs.transfer("nli", "none", 0, "code_switch"), "by the parameter dictionaries"),
         (lambda: runs.encoder("weam", 0, "links=gold"), "no gold links"),
@@ -138,6 +137,18 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
     (folder / "pawsx/x-final/es/dev_2k.tsv").unlink()
     with pytest.raises(StudyError, match=r"2 files are missing(.|\n)*es/dev_2k.tsv(.|\n)*near.json"):
         downloads.require(chosen)
+
+
+def test_an_intermediate_task_in_every_language_that_has_it(made, tmp_path):
+    _, runs, _ = made
+    asked = [runs.transfer("nli", "none", 0, "intermediate", "", f"n=12,{x}")
+             for x in ("sampling=balanced", "sampling=random")]  # fmt: skip
+    balanced, random = (r.values["intermediate"] for r in computed(asked, Store(tmp_path)))
+    assert (balanced["en"], balanced["es"]) == (12, 12)
+    assert random["en"] + random["es"] == 24
+    asked = runs.transfer("nli", "none", 0, "intermediate", "", "n=50")
+    with pytest.raises(StudyError, match="paraphrase has 40 training examples in en, not 50"):
+        computed([asked], Store(tmp_path))
 
 
 def test_missing_files_are_all_named_before_any_work(made, tmp_path, monkeypatch):

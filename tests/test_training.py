@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from xltlib import training
 from xltlib.params import StudyError
 from xltlib.training import Optimization, Pool, epoch_batches, fit, learning_rate
 
-OPT = Optimization(steps=12, lr=0.05, log_every=5, checkpoint_seconds=-1)  # a checkpoint after each update
+OPT = Optimization(steps=12, lr=0.05, log_every=5, checkpoint_seconds=0)  # a checkpoint after each update
 
 
 class Toy(nn.Module):
@@ -165,6 +166,30 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
 def test_no_checkpoint_within_the_interval(tmp_path):
     broken_at(6, tmp_path, opt=replace(OPT, checkpoint_seconds=1000))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("cost", "at"), [(0.0, [3, 6, 9]), (0.125, [3, 6, 9]), (0.25, [3, 8]), (30.0, [3])])
+def test_checkpoints_that_take_long_are_rarer(tmp_path, monkeypatch, cost, at):
+    """A clock that stands still but for updates, a second each, and for saving."""
+    clock, saved, save = [0.0], [], training._Checkpoint.save
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+
+    def slow(checkpoint, step, *told):
+        saved.append(step)
+        clock[0] += cost
+        save(checkpoint, step, *told)
+
+    monkeypatch.setattr(training._Checkpoint, "save", slow)
+    model = Toy()
+    inner = toy_loss(model)
+
+    def loss(step):
+        clock[0] += 1
+        return inner(step)
+
+    fit(model, loss, replace(OPT, checkpoint_seconds=3), tmp_path)
+    assert saved == at
+    assert same(weights(model), unbroken()[1])
 
 
 SLOW = """

@@ -81,8 +81,8 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
         if name not in SETS or split not in SETS[name].counts:
             splits = ", ".join(f"{x}/{s}" for x in SETS for s in SETS[x].counts)
             raise StudyError(f"{text!r} is not a set and its split; known are {splits}")
-        training = text in params.train_sets and "translate_train" not in params.methods
-        languages = (params.source,) if training else params.languages
+        alone = text in params.train_sets and not _translating(params)
+        languages = (params.source,) if alone else params.languages
         if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
             found += [(name, split, x) for x in languages if x in SETS[name].counts[split]]
     for task in params.tasks:
@@ -90,6 +90,12 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
             if not any(SETS[text.partition("/")[0]].task == task for text in sets):
                 raise StudyError(f"{kind} names no set of the task {task}")
     return list(dict.fromkeys(found))
+
+
+def _translating(params: Params) -> bool:
+    """Whether training examples are read in other languages than the source."""
+    methods = {entry.partition(":")[0] for entry in params.methods}
+    return bool(methods & {"translate_train", "intermediate"}) or 4 in params.questions
 
 
 def _task_sets(params: Params) -> Iterator[Download]:

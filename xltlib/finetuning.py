@@ -33,7 +33,6 @@ VERSIONS = {
 METHODS = tuple(VERSIONS)
 COMMON = ("select",)
 SYNTHETIC_ONLY = {  # what only synthetic languages have, by the method or the task that needs it
-    "intermediate": "training examples of another task in every language",
     "lexicon": "the true translations of words",
 }
 FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
@@ -103,6 +102,11 @@ def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
         raise StudyError(
             f"{needed} needs {SYNTHETIC_ONLY[needed]}: real languages have none here; what works: {works}"
         )
+
+
+def first_task(chosen: Options, task: str) -> str:
+    """The intermediate task before a task."""
+    return ("nli" if task == "paraphrase" else "paraphrase") if chosen.first == "auto" else chosen.first
 
 
 def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xltlib import evaluation, finetuning, noise, robust, salt, synthetic, synthetic_tasks, task_model, tasks
+from xltlib import evaluation, finetuning, noise, robust, salt, task_model, tasks
 from xltlib.files import load_scores, save_scores
 from xltlib.models import Encoder
 from xltlib.params import StudyError
@@ -132,16 +132,9 @@ def _intermediate(
     Examples are not parallel. Passes and learning rate are those of the task itself; the output layer is
     left behind.
     """
-    chosen, params = case.chosen, case.params
-    first = {"auto": "nli" if case.task == "paraphrase" else "paraphrase"}.get(chosen.first, chosen.first)
-    counts = _budget(chosen, case.languages, np.random.default_rng([case.seed, 31]))
-    examples = []
-    for number, (language, count) in enumerate(counts.items()):
-        if count:
-            alone = synthetic.World((language,), case.world.seed)
-            drawn = synthetic_tasks.task_set(alone, first, count, "train", 1 + number)
-            examples += drawn.examples[language]
-    data = case.encode(examples, training=True, task=first)
+    params, first = case.params, finetuning.first_task(case.chosen, case.task)
+    counts = _budget(case.chosen, case.text_sizes(first), np.random.default_rng([case.seed, 31]))
+    data = case.encode(case.drawn(first, counts), training=True, task=first)
     steps = finetuning.steps_for(data, params["batch_size"], params["finetune_epochs"])
     (directory / "intermediate").mkdir(exist_ok=True)
     finetuning.finetune(
@@ -152,13 +145,15 @@ def _intermediate(
     return counts | {"updates": steps}
 
 
-def _budget(chosen: finetuning.Options, languages: Sequence[str], rng: np.random.Generator) -> dict[str, int]:
-    """Intermediate examples by language: `n` each, or as many in all by the languages' shares of the text."""
+def _budget(
+    chosen: finetuning.Options, sizes: Mapping[str, float], rng: np.random.Generator
+) -> dict[str, int]:
+    """Intermediate examples by language: `n` each, or as many in all by the sizes of the languages' text."""
     if chosen.sampling == "balanced":
-        return dict.fromkeys(languages, chosen.n)
-    shares = np.array([synthetic.LANGUAGES[language].text_share for language in languages])
-    drawn = rng.multinomial(chosen.n * len(languages), shares / shares.sum())
-    return dict(zip(languages, drawn.tolist(), strict=True))
+        return dict.fromkeys(sizes, chosen.n)
+    shares = np.array(list(sizes.values()))
+    drawn = rng.multinomial(chosen.n * len(sizes), shares / shares.sum())
+    return dict(zip(sizes, drawn.tolist(), strict=True))
 
 
 def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:

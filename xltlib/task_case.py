@@ -1,5 +1,6 @@
 """What fine-tuning by a method and its predictions need, for synthetic and for real languages."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from xltlib import (
     robust,
     salt,
     synthetic,
+    synthetic_tasks,
     task_data,
     tasks,
     tokenization,
@@ -127,6 +129,34 @@ class Case:
             passes = self.params["finetune_epochs"]  # as many copies, so that every pass has its own
             return robust.switched_examples(own, passes, self.dictionaries, chosen.ratio, chosen.cross, rng)
         return list(own)
+
+    def text_sizes(self, task: str) -> dict[str, float]:
+        """The languages with training examples of a task, and how much text each one has."""
+        if not self.real:
+            return {name: synthetic.LANGUAGES[name].text_share for name in self.languages}
+        documents = self.text.values["languages"]
+        return {name: documents[name]["documents"] for name in self._trained(task)}
+
+    def _trained(self, task: str) -> dict[str, list]:
+        """All real training examples of a task in the case's languages that have some."""
+        found = task_data.examples(self.params, task, "train", sys.maxsize, translations=True)
+        return {name: found[name] for name in self.languages if name in found}
+
+    def drawn(self, task: str, counts: Mapping[str, int]) -> list:
+        """Training examples of a task, so many in each language, not parallel."""
+        examples, trained = [], self._trained(task) if self.real else {}
+        for number, (language, count) in enumerate(counts.items()):
+            if self.real:
+                there = trained[language]
+                if count > len(there):
+                    raise StudyError(f"{task} has {len(there)} training examples in {language}, not {count}")
+                rows = np.random.default_rng([self.seed, 59, number]).permutation(len(there))[:count]
+                examples += [there[row] for row in rows]
+            elif count:
+                alone = synthetic.World((language,), self.world.seed)
+                made = synthetic_tasks.task_set(alone, task, count, "train", 1 + number)
+                examples += made.examples[language]
+        return examples
 
     def augmentation(self) -> salt.Augmentation:
         """How SALT finds substitutions."""

@@ -19,6 +19,7 @@ from xltlib.params import StudyError
 Progress = Callable[[str], None]
 
 PRECISIONS = ("float32", "bfloat16")
+SAVING = 0.05  # share of the time that checkpoints may take: those of a large model are gigabytes
 WAITED_FOR = ("cpu",)  # where the loss is read after each update; to read it from a GPU would hold it up
 
 
@@ -33,7 +34,7 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.98)  # a shorter memory of squares than 0.999 suits short runs
     clip: float = 1.0  # largest norm of the gradient
     log_every: int = 100  # updates averaged in one point of the history
-    checkpoint_seconds: float = 20.0  # how much work a killed run may lose
+    checkpoint_seconds: float = 20.0  # work that a killed run may lose (0: one update), or what SAVING allows
     precision: str = "float32"  # of matrix products; with "bfloat16" weights and updates stay in 32 bits
     seed: int = 0  # of what layers draw (dropout)
 
@@ -80,7 +81,7 @@ def fit(
     step, history, sums = checkpoint.restore()
     device = next(iter(named.values())).device
     log = _Log(name, opt, checkpoint, sums)
-    meter, saved = _Meter(progress, name, opt.steps, step), time.monotonic()
+    meter, saved, pause = _Meter(progress, name, opt.steps, step), time.monotonic(), opt.checkpoint_seconds
     model.train()
     while step < opt.steps:
         with _forward(device, opt, step):
@@ -99,9 +100,10 @@ def fit(
             history.append({"step": step} | {key: total / count for key, total in log.read().items()})
             log.sums = {}
             meter.tell(step, history[-1]["loss"])
-        if time.monotonic() - saved > opt.checkpoint_seconds and step < opt.steps:
+        if (begun := time.monotonic()) - saved >= pause and step < opt.steps:
             checkpoint.save(step, history, log.read())
             saved = time.monotonic()
+            pause = opt.checkpoint_seconds and max(opt.checkpoint_seconds, (saved - begun) / SAVING)
     checkpoint.remove()
     return history
 
