@@ -104,7 +104,6 @@ def test_what_only_synthetic_languages_have_is_refused_at_once(made):
         (lambda: runs.transfer("nli", "none", 0, "rs_da"), "by the parameter neighbour_lists"),
         (lambda: runs.transfer("nli", "none", 0, "code_switch"), "by the parameter dictionaries"),
         (lambda: runs.encoder("weam", 0, "links=gold"), "no gold links"),
-        (lambda: runs.seq2seq(0), "synthetic languages alone"),
         (lambda: runs.lexicon("none", 0), "true translations"),
     ):
         with pytest.raises(StudyError, match=words):
@@ -137,6 +136,17 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
     (folder / "pawsx/x-final/es/dev_2k.tsv").unlink()
     with pytest.raises(StudyError, match=r"2 files are missing(.|\n)*es/dev_2k.tsv(.|\n)*near.json"):
         downloads.require(chosen)
+
+
+def test_an_encoder_decoder_answers_questions(made, tmp_path):
+    _, runs, _ = made
+    (result,) = computed([runs.answers(0, "noise=typo")], Store(tmp_path))
+    plain = {x + y for x in ("en", "es") for y in ("", "@typo0.1", "@typo0.2", "@typo0.3", "@mlqa")}
+    assert set(result.scores) == {x + metric for x in plain for metric in ("", "#f1")}
+    start = Store(tmp_path).result(runs.seq2seq(0, "noise=typo")).values
+    assert start["tokens"] > 20 * 100  # updates of about 120 tokens
+    with pytest.raises(StudyError, match="span_corruption starts from scratch"):
+        Runs(params(**{**tinydata.PARAMS, **PROFILE, "model": "mbert"})).seq2seq(0)
 
 
 def test_an_intermediate_task_in_every_language_that_has_it(made, tmp_path):

@@ -136,9 +136,10 @@ class Runs:
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = seq2seq.options(options)
-        if self.real:
-            raise StudyError("span_corruption is built for synthetic languages alone")
+        if self.params.model:
+            raise StudyError("span_corruption starts from scratch: leave model out")
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
+        taken |= self._further("batch_tokens", "device", "precision")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
         return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text,))
 
@@ -149,6 +150,7 @@ class Runs:
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "freeze_embeddings",
         )  # fmt: skip
+        taken |= self._real_tasks() | self._further("device", "precision")
         # writing an answer takes longer to learn than pointing at it
         taken |= {"finetune_epochs": 3 * self.params.finetune_epochs, "labels": labels}
         version = f"{VERSIONS['tasks']}.{seq2seq.VERSIONS['answers']}"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import models, noise
-from xltlib.batching import stacked
+from xltlib.batching import device_of, stacked
 from xltlib.params import StudyError
 from xltlib.pretraining import Loss, Recipe
 from xltlib.settings import par, parse_options
@@ -27,7 +27,7 @@ from xltlib.training import Pool
 VERSIONS = {"span_corruption": 1, "answers": 1}
 SENTINELS = 32  # as many masked spans a document may have (T5 has 100, for documents of 512 subwords)
 LONGEST_TARGET = 128  # subwords and sentinels
-LONGEST_ANSWER = 8  # subwords written at most
+LONGEST_ANSWER = 16  # subwords and end written at most, or as many as the longest training answer has
 IGNORED = -100  # a target that no loss counts
 DECODER = "decoder.safetensors"
 
@@ -89,7 +89,7 @@ class EncoderDecoder(nn.Module):
             self.decoder["norm"](self.encoder.embeddings()(before))
             + self.decoder["positions"].weight[:length]
         )
-        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        later = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
         hidden = None if mask is None else mask == 0
         return self.decoder["layers"](
             embedded, states, later, memory_key_padding_mask=hidden, tgt_is_causal=True
@@ -258,11 +258,13 @@ def span_loss(
     Noise has a generator of its own, so that text and spans are the same with it and without.
     """
     p, typist = np.asarray(text.weights, float) / np.sum(text.weights), Typist(tokenizer)
+    device = device_of(model)
 
     def loss(step: int) -> dict[str, Tensor]:
         rng, other = recipe.rng(step), np.random.default_rng([recipe.seed, 47, step])
         language = rng.choice(len(text.pools), p=p)
-        ids = text.pools[language].draw(rng, recipe.batch_size)[0][:, 1:-1]
+        whole = recipe.draw(text.pools[language], rng)[0]
+        ids = whole[:, 1:-1]
         masks = [span_mask(len(row), chosen.mask_rate, chosen.mean_span, rng) for row in ids]
         sources = [source_of(row, mask, model.end) for row, mask in zip(ids, masks, strict=True)]
         target = np.stack([target_of(row, mask, model.end) for row, mask in zip(ids, masks, strict=True)])
@@ -270,7 +272,9 @@ def span_loss(
             sources = typist(sources, chosen.rate, text.keyboards[language], other)
         elif chosen.noise == "token":
             sources = replace_ids(sources, chosen.rate, model.end, other)
-        return target_loss(model, *stacked(sources), torch.from_numpy(target))
+        source, mask = stacked(sources)
+        tensors = [x if x is None else x.to(device) for x in (source, mask, torch.from_numpy(target))]
+        return recipe.counted(target_loss(model, *tensors), whole.size)
 
     return loss
 
@@ -279,30 +283,37 @@ def span_loss(
 
 
 @torch.inference_mode()
-def write(model: EncoderDecoder, sources: Sequence[np.ndarray], batch_size: int = 250) -> list[np.ndarray]:
-    """What the model writes for each source's first sentinel, greedily: ids up to `end`, 8 at most.
+def write(
+    model: EncoderDecoder, sources: Sequence[np.ndarray], longest: int = LONGEST_ANSWER, batch_size: int = 250
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What the model writes for each source's first sentinel, greedily: ids up to `end`, at most `longest`,
+    and how sure it is (N,), the mean log-probability of what it wrote and of its end.
 
     Only ordinary subwords of the source can be written, as answers are spans of their passage: a model tuned
     in one language slips into it elsewhere (the "accidental translation" of mT5, arXiv 2010.11934).
     """
     model.eval()
     out: list[np.ndarray] = [np.empty(0, int)] * len(sources)
+    sure, device = np.zeros(len(sources)), device_of(model)
     order = np.argsort([len(source) for source in sources], kind="stable")
     for rows in np.split(order, range(batch_size, len(order), batch_size)):
-        source, mask = stacked([sources[row] for row in rows])
+        source, mask = (x if x is None else x.to(device) for x in stacked([sources[row] for row in rows]))
         states = model.encoder.states(source, mask)
-        other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool).scatter(1, source, False)
+        other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool, device=device)
+        other = other.scatter(1, source, False)
         other[:, : len(SPECIAL)] = other[:, model.end + 1 :] = True
-        before = torch.tensor([[PAD, model.end + 1]]).repeat(len(rows), 1)
-        for _ in range(LONGEST_ANSWER):
+        before, chances = torch.tensor([[PAD, model.end + 1]], device=device).repeat(len(rows), 1), []
+        for _ in range(longest):
             scores = model.encoder.logits(model.decode(states, mask, before)[:, -1])
-            best = scores.masked_fill(other, -torch.inf).argmax(1, keepdim=True)
-            before = torch.cat([before, best], 1)
+            best = scores.masked_fill(other, -torch.inf).log_softmax(1).max(1, keepdim=True)
+            before, chances = torch.cat([before, best.indices], 1), [*chances, best.values]
             if (before[:, 2:] == model.end).any(1).all():
                 break
-        for row, ids in zip(rows, before[:, 2:].numpy(), strict=True):
-            out[row] = ids[: np.argmax(ids == model.end)] if (ids == model.end).any() else ids
-    return out
+        told = zip(rows, before[:, 2:].cpu().numpy(), torch.cat(chances, 1).cpu().numpy(), strict=True)
+        for row, ids, logs in told:
+            ended = int(np.argmax(ids == model.end)) if (ids == model.end).any() else len(ids)
+            out[row], sure[row] = ids[:ended], logs[: ended + 1].mean()
+    return out, sure
 
 
 def text_of(ids: Sequence[int], pieces: Sequence[str]) -> str:
