@@ -1,4 +1,4 @@
-"""Encoder-decoders: what is masked and written, noise in the encoder's input alone, what they are saved as."""
+"""Encoder-decoders: what is masked and written, noise in the encoder's input alone, how they are saved."""
 
 import numpy as np
 import pytest
