@@ -49,12 +49,26 @@ def test_translations_of_training_examples_have_their_ids_and_labels(real, folde
     assert all(own[x.id].label == x.label and own[x.id].text_a != x.text_a for x in found["es"])
     with pytest.raises(StudyError, match="taxinli/train: none of the languages es is there"):
         task_data.examples(real, "nli", "train", 12, translations=True)
+    with pytest.raises(StudyError, match="taxinli/train: the folder has it in none of the other languages"):
+        task_data.check_translations(real, "nli")
+    task_data.check_translations(real, "paraphrase")
     monkeypatch.setenv("XLT_DATA", str(tinydata.make(tmp_path)))
     path = tmp_path / "pawsx/x-final/es/dev_2k.tsv"
     first, *others = path.read_text("utf-8").replace("\t0\n", "\t2\n").replace("\t1\n", "\t0\n").split("\n")
     path.write_text("\n".join([first, *others]).replace("\t2\n", "\t1\n"), "utf-8")
     with pytest.raises(StudyError, match="has another label in es than in en"):
         task_data.examples(real, "paraphrase", "train", 12, translations=True)
+
+
+def test_the_hub_has_some_sets_in_part(real, monkeypatch):
+    squad = real | {"train_sets": ["squad/train"], "languages": ["en", "de", "ja"]}
+    assert task_data.in_languages("squad", "train", squad["languages"]) == ["en", "de"]
+    task_data.check_translations(squad, "qa")
+    monkeypatch.delenv("XLT_DATA")
+    assert task_data.in_languages("squad", "train", squad["languages"]) == ["en"]
+    assert task_data.in_languages("pawsx", "train", squad["languages"]) == ["en", "de", "ja"]
+    with pytest.raises(StudyError, match="squad/train: the hub has it in none of the other languages"):
+        task_data.check_translations(squad, "qa")
 
 
 def test_test_examples_have_equal_ids_in_every_language(real):

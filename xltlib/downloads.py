@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xltlib import corpora, hub, models, real_data, tasks
+from xltlib import corpora, hub, models, real_data, task_data, tasks
 from xltlib.corpora import CORPORA
 from xltlib.params import Params, StudyError
 from xltlib.tasks import SETS
@@ -84,7 +84,7 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
         alone = text in params.train_sets and not _translating(params)
         languages = (params.source,) if alone else params.languages
         if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
-            found += [(name, split, x) for x in languages if x in SETS[name].counts[split]]
+            found += [(name, split, x) for x in task_data.in_languages(name, split, languages)]
     for task in params.tasks:
         for kind, sets in (("train_sets", params.train_sets), ("test_sets", params.test_sets)):
             if not any(SETS[text.partition("/")[0]].task == task for text in sets):
@@ -95,7 +95,8 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
 def _translating(params: Params) -> bool:
     """Whether training examples are read in other languages than the source."""
     methods = {entry.partition(":")[0] for entry in params.methods}
-    return bool(methods & {"translate_train", "intermediate"}) or 4 in params.questions
+    asked = methods & {"translate_train", "intermediate"} or params.statement_runs or params.control_runs
+    return bool(asked) or 4 in params.questions
 
 
 def _task_sets(params: Params) -> Iterator[Download]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from xltlib import finetuning, pretraining, seq2seq
+from xltlib import finetuning, pretraining, seq2seq, task_data
 from xltlib.params import Params, StudyError
 from xltlib.results import Spec
 from xltlib.settings import changed, in_order
@@ -126,6 +126,11 @@ class Runs:
         if self.real:
             taken |= self._take(*filter(None, [finetuning.FILES.get(method)]))
             finetuning.check_real(task, method, taken)
+            if method == "translate_train":
+                task_data.check_translations(taken, task)
+            if method == "intermediate":
+                chosen = finetuning.options(method, method_options)
+                task_data.check_translations(taken, finetuning.first_task(chosen, task))
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets

@@ -72,6 +72,14 @@ def _translated(params: Mapping, name: str, split: str, own: Mapping[str, list])
     return found
 
 
+def check_translations(params: Mapping, task: str) -> None:
+    """StudyError where no training examples of a task were published in another language of the study."""
+    name, split = _first(params, task, "train_sets")
+    if not set(in_languages(name, split, params["languages"])) - {params["source"]}:
+        where = "the folder" if real_data.folder() else "the hub"
+        raise StudyError(f"{name}/{split}: {where} has it in none of the other languages: name another set")
+
+
 def language_of(setting: str) -> str:
     """The language of a setting: "de" of "de@mlqa" (a further test set) and of "de#f1" (a further metric)."""
     return setting.partition("@")[0].partition("#")[0]
@@ -110,15 +118,22 @@ def _languages(params: Mapping, name: str, split: str) -> dict[str, list]:
     if split not in counts:
         raise StudyError(f"{name} has no split {split!r}; it has {', '.join(counts)}")
     found = {}
-    for language in params["languages"]:
-        if language in counts[split]:
-            if not params["official_counts"] and (missing := _missing(name, split, language)):
-                warnings.warn(f"{language} is left out of {name}/{split}: {missing}", stacklevel=3)
-                continue
-            found[language] = _load(params, name, split, language)
+    for language in in_languages(name, split, params["languages"]):
+        if not params["official_counts"] and (missing := _missing(name, split, language)):
+            warnings.warn(f"{language} is left out of {name}/{split}: {missing}", stacklevel=3)
+            continue
+        found[language] = _load(params, name, split, language)
     if not found:
         raise StudyError(f"{name}/{split}: none of the languages {', '.join(params['languages'])} is there")
     return tasks.align(found) if tasks.SETS[name].task in ALIGNED else found
+
+
+def in_languages(name: str, split: str, languages: Sequence[str]) -> list[str]:
+    """Those of the languages in which a split was published, and of a set that the hub has in part those that
+    are there, where no folder is named."""
+    part = tasks.SETS[name].hub_languages and not real_data.folder()
+    there = [x for x in languages if x in tasks.SETS[name].counts[split]]
+    return [x for x in there if tasks.on_hub(name, x)] if part else there
 
 
 def _missing(name: str, split: str, language: str) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "hub_rows",
     "load",
     "missing_gold",
+    "on_hub",
 ]
 
 Record = PairExample | SpanExample | ChoiceExample | TaggedSentence | SentencePair
@@ -158,10 +159,15 @@ def _of_language(rows: list[Row], task_set: TaskSet, language: str) -> list[Row]
     return rows
 
 
+def on_hub(name: str, language: str) -> bool:
+    """Whether the hub has a set in a language, as far as the table knows."""
+    return SETS[name].hub is not None and language in (SETS[name].hub_languages or [language])
+
+
 def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
     """Return the repository, configuration and split in which the hub has one split of one language."""
     task_set = _find(name, split, language)
-    if task_set.hub is None or language not in (task_set.hub_languages or [language]):
+    if not on_hub(name, language):
         what = f"{name} in {language!r}" if task_set.hub else name
         raise StudyError(f"{what} is not read from the hub; download {task_set.source} and pass its folder")
     repo, pattern = (task_set.hub_elsewhere or {}).get(language, task_set.hub)
