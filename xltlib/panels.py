@@ -11,10 +11,10 @@ from matplotlib.ticker import NullLocator
 
 Data = Mapping[str, Any]
 
-# Okabe and Ito's colours, told apart by colour-blind readers; markers and lines differ too, for print
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))
+# Okabe and Ito's colours, and Tol's wine: the colour-blind tell them apart; markers and lines differ too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2, 2, 2)))
 GREY = "#666666"
 STATES = {"supported": ("#009E73", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#000000", "s")}
 
@@ -62,7 +62,7 @@ def look_of(k: int) -> dict[str, Any]:
 
 
 def groups(data: Data) -> Figure:
-    """`panels` [{name, y_label, limits, levels [{name, y}], marks [{name, values}], series}] over
+    """`panels` [{name, y_label, limits, levels [{name, y}], marks [{name, values, line}], series}] over
     `categories`, series [{name, points}]; a point is {seeds, mean, low, high} or null."""
     figure, axes = panels(data, data.get("width", 3.6), 3.2)
     names = data["categories"]
@@ -73,6 +73,7 @@ def groups(data: Data) -> Figure:
             at = np.arange(len(names)) - 0.4 + step * (k + 0.5)
             _points(ax, at, series, k, step)
         for mark, line in zip(panel.get("marks", []), ("-", "--", ":", "-."), strict=False):
+            line = mark.get("line", line)
             there = [(x, y) for x, y in enumerate(mark["values"]) if y is not None]
             for x, y in there:
                 label = mark["name"] if x == there[0][0] else None

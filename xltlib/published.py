@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-PERCENT = 100
+PERCENT, LINE = 100, "-."
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def beside(test_set: str, languages: tuple[str, ...]) -> tuple[list[dict[str, An
     levels = (
         []
         if anchor.mean is None
-        else [{"name": anchor.name, "y": round(anchor.mean / PERCENT, 4), "line": "-."}]
+        else [{"name": anchor.name, "y": round(anchor.mean / PERCENT, 4), "line": LINE}]
     )
     values = [anchor.scores.get(x) for x in languages]
     shares = [None if value is None else round(value / PERCENT, 4) for value in values]
-    return levels, [{"name": anchor.name, "values": shares}] if any(shares) else []
+    return levels, [{"name": anchor.name, "values": shares, "line": LINE}] if any(shares) else []
