@@ -11,7 +11,10 @@ from xltlib.params import StudyError
 from xltlib.results import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-PARAMS = {"source": "en", "languages": ["en", "es"], "official_counts": False, "labels": {"seed": 0}}
+PARAMS = {
+    "source": "en", "languages": ["en", "es"], "official_counts": False, "labels": {"seed": 0},
+    "probes": ["retrieval", "alignment"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,9 @@ def test_the_same_sentences_are_found_and_words_are_linked_by_layer(inputs, stud
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLT_DATA", str(tmp_path / "copy"))
         (tmp_path / "copy/tatoeba_laser/tatoeba.spa-eng.spa").write_text(english, "utf-8")
-        same = tinydata.run(probing.build_probe, PARAMS | {"sets": ["retrieval"]}, inputs, tmp_path / "same")
+        same = tinydata.run(
+            probing.build_probe, PARAMS | {"probes": ["retrieval"]}, inputs, tmp_path / "same"
+        )
     assert min(same.values["by_layer"]["es"]["sentences"]) > 0.85  # sentences of the same words are as near
 
 

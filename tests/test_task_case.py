@@ -161,9 +161,9 @@ def test_an_encoder_for_each_language_keeps_the_sources_mean(start, tmp_path):
     assert set(told["means"]) == set(scores)
 
 
-@pytest.mark.parametrize("method", ["translate_train", "rs_da", "code_switch", "intermediate"])
-def test_methods_that_need_a_synthetic_language_are_refused(start, tmp_path, method):
-    with pytest.raises(StudyError, match=f"{method} needs .* works: standard, adversarial, rs_rp, salt"):
+@pytest.mark.parametrize(("method", "name"), [("rs_da", "neighbour_lists"), ("code_switch", "dictionaries")])
+def test_methods_that_need_a_file_are_refused_without(start, tmp_path, method, name):
+    with pytest.raises(StudyError, match=f"{method} on real languages needs a file: .* parameter {name}"):
         transfer(start, tmp_path, "nli", method)
 
 

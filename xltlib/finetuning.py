@@ -32,9 +32,9 @@ VERSIONS = {
 }  # fmt: skip
 METHODS = tuple(VERSIONS)
 COMMON = ("select",)
-SYNTHETIC_ONLY = {  # what only synthetic languages have, by the method or the task that needs it
-    "lexicon": "the true translations of words",
-}
+SYNTHETIC_ONLY = {
+    "lexicon": "the true translations of words"
+}  # what real ones lack, by the task that needs it
 FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
 _KNOWN = {  # the options that change a method
     "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
@@ -94,14 +94,10 @@ def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
 
     Something is known of synthetic ones alone, or the parameters that are `given` name no file of it.
     """
-    needed = task if task in SYNTHETIC_ONLY else method
-    if not given.get(FILES.get(method, ""), True):
+    if method in FILES and not given.get(FILES[method]):
         raise StudyError(f"{method} on real languages needs a file: name it by the parameter {FILES[method]}")
-    if needed in SYNTHETIC_ONLY:
-        works = ", ".join(name for name in METHODS if name not in SYNTHETIC_ONLY)
-        raise StudyError(
-            f"{needed} needs {SYNTHETIC_ONLY[needed]}: real languages have none here; what works: {works}"
-        )
+    if task in SYNTHETIC_ONLY:
+        raise StudyError(f"{task} needs {SYNTHETIC_ONLY[task]}: real languages have none here")
 
 
 def first_task(chosen: Options, task: str) -> str:
