@@ -67,6 +67,11 @@ def test_figures_show_real_languages_beside_baselines(made):
     tags = figure_data.tagging(records, chosen, cheap)["panels"]
     assert [panel["name"] for panel in tags] == ["tags", "dependency labels"]
     assert [series["name"] for series in tags[0]["series"]] == ["none", "weam", "mixed"]
+    gains = figure_data.probe_gains(records, chosen, "none")
+    assert list(gains.index) == ["weam", "mixed"]
+    assert set(gains.columns) == {"tags", "dependency labels", "sentence retrieval"}
+    assert all(text.count("[") == 1 for text in gains.to_numpy().ravel())
+    assert set(figure_data.probe_gains(records, chosen).to_numpy().ravel()) == {""}  # mlm was not run
     probes = [r for r in results if r.kind == "probe"]
     linked = next(r for r in results if r.kind == "links")
     panels = figure_data.by_layer(probes, chosen, linked, cheap)["panels"]

@@ -16,6 +16,7 @@ from xltlib.records import LABELS
 from xltlib.results import Result
 from xltlib.runs import Runs
 from xltlib.selection import Selection, select
+from xltlib.significance import difference
 from xltlib.store import Store
 from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.tokenization import load as load_tokenizer
@@ -277,6 +278,25 @@ def tagging(records: Records, params: Params, cheap_ones: Mapping[str, dict]) ->
         "alt": "Accuracy of tags and of dependency labels by language and objective, with cheap baselines.",
         "claims": PROBE_CLAIMS, "panels": panels, "categories": list(params.languages), "width": 5.2,
     }  # fmt: skip
+
+
+def probe_gains(records: Records, params: Params, over: str = "mlm") -> pd.DataFrame:
+    """Gains of each objective over another in what frozen encoders are probed for, in points with intervals.
+
+    Means over the target languages; empty where a language or a seed is missing.
+    """
+    measures = {"tags": ("tagging", ""), "dependency labels": ("tagging", "#deprel"),
+                "sentence retrieval": ("retrieval", "")}  # fmt: skip
+    rows: dict[str, dict[str, str]] = {}
+    for objective in (o for o in (*params.objectives, *params.further_objectives) if o != over):
+        for name, (task, suffix) in measures.items():
+            pair = [chosen(records, task, o, [x + suffix for x in params.targets]) for o in (objective, over)]
+            told = ""
+            if not any(one.missing for one in pair) and pair[0].seeds == pair[1].seeds:
+                e = difference(*(list(one.scores) for one in pair), alpha=params.alpha)
+                told = f"{100 * e.estimate:+.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+            rows.setdefault(objective, {})[name] = told
+    return pd.DataFrame(rows).T.rename_axis(f"gain over {over}, points")
 
 
 def score_table(data: Mapping) -> pd.DataFrame:
