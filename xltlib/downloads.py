@@ -92,10 +92,16 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
+def _methods(params: Params) -> set[str]:
+    """The methods of the profile, without their options."""
+    return {entry.partition(":")[0] for entry in params.methods}
+
+
 def _translating(params: Params) -> bool:
     """Whether training examples are read in other languages than the source."""
-    methods = {entry.partition(":")[0] for entry in params.methods}
-    asked = methods & {"translate_train", "intermediate"} or params.statement_runs or params.control_runs
+    asked = (
+        _methods(params) & {"translate_train", "intermediate"} or params.statement_runs or params.control_runs
+    )
     return bool(asked) or 4 in params.questions
 
 
@@ -148,9 +154,9 @@ def _absent(params: Params, folder: Path) -> list[str]:
     if "captions" in params.probes:
         told = _targets(params, "multi30k")
         asked += [lambda x=x: corpora.files_of("multi30k", params.source, x, folder, "test") for x in told]
-    if any(entry.partition(":")[0] == "rs_da" for entry in params.methods):
+    if "rs_da" in _methods(params):
         asked.append(lambda: real_data.neighbour_lists(params.neighbour_lists))
-    if any(entry.partition(":")[0] == "code_switch" for entry in params.methods):
+    if "code_switch" in _methods(params):
         asked.append(lambda: real_data.dictionaries(params.dictionaries, params.source, params.targets))
     found = []
     for ask in asked:

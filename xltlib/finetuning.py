@@ -32,9 +32,8 @@ VERSIONS = {
 }  # fmt: skip
 METHODS = tuple(VERSIONS)
 COMMON = ("select",)
-SYNTHETIC_ONLY = {
-    "lexicon": "the true translations of words"
-}  # what real ones lack, by the task that needs it
+# what real languages lack, by the task that needs it
+SYNTHETIC_ONLY = {"lexicon": "the true translations of words"}
 FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
 _KNOWN = {  # the options that change a method
     "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),

@@ -138,9 +138,15 @@ class Case:
         return {name: documents[name]["documents"] for name in self._trained(task)}
 
     def _trained(self, task: str) -> dict[str, list]:
-        """All real training examples of a task in the case's languages that have some."""
-        found = task_data.examples(self.params, task, "train", sys.maxsize, translations=True)
-        return {name: found[name] for name in self.languages if name in found}
+        """All real training examples of a task in the case's languages that have some; read once."""
+        if task not in self._read:
+            found = task_data.examples(self.params, task, "train", sys.maxsize, translations=True)
+            self._read[task] = {name: found[name] for name in self.languages if name in found}
+        return self._read[task]
+
+    @cached_property
+    def _read(self) -> dict[str, dict[str, list]]:
+        return {}
 
     def drawn(self, task: str, counts: Mapping[str, int]) -> list:
         """Training examples of a task, so many in each language, not parallel."""
