@@ -1,7 +1,9 @@
 """What the page shows of the evidence: plots by hand-worked coordinates, numbers as text, groupings."""
 
 import pytest
+from sample_evidence import sample_claim, write_ledger, write_profile
 
+from xltlib import report
 from xltlib import report_views as views
 from xltlib.verdicts import robustness
 
@@ -82,3 +84,27 @@ def test_a_question_is_answered_by_an_effect():
     assert views.answered({"status": "answered", "effect": effect})
     assert not views.answered({"status": "not run", "reason": "no runs"})
     assert not views.answered({"question": "And size?"})
+
+
+def test_the_page_of_one_profile_tells_what_the_others_say(tmp_path, root):
+    """Of three other profiles one has no test of the claim, and one had another ledger."""
+    ledger = write_ledger(tmp_path / "params", root)
+    claim, untested = sample_claim(0), {**sample_claim(0), "verdict": "not run", "tests": []}
+    wider = {**claim, "verdict": "contradicted", "scale": "reduced"}
+    for name, found in {"quick": claim, "real": wider, "other": untested, "old": wider}.items():
+        write_profile(tmp_path / "figures" / name, [found], ledger)
+    stale = tmp_path / "figures/old/claims.json"
+    stale.write_text(stale.read_text().replace('"ledger_digest": "', '"ledger_digest": "x'))
+
+    evidence = report.read_evidence(tmp_path / "figures/quick", ledger, tmp_path)
+    told = {"profile": "real", "verdict": "reduced contradicted", "effect": "+0.060 [+0.030, +0.090]"}
+    assert views.elsewhere(claim, evidence.beside) == [{**told, "seeds": 3}]
+    counted = [(row[""], row["seeds"], row["supported"], row["not run"]) for row in views.profiles(evidence)]
+    assert counted == [("quick", 3, 1, 0), ("other", None, 0, 1), ("real", 3, 0, 0)]
+    made = report.pages(evidence, [])
+    assert "reduced contradicted" in made["report-0"][1][1].fragment
+    assert "all published profiles" in made["index"][1][0].fragment
+
+    write_profile(tmp_path / "alone/quick", [claim], ledger)
+    evidence = report.read_evidence(tmp_path / "alone/quick", ledger, tmp_path)
+    assert views.profiles(evidence) == views.elsewhere(claim, evidence.beside) == []

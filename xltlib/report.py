@@ -83,6 +83,7 @@ def _renderer(evidence: Evidence, notebooks: list[str]):
         effect_plot=views.effect_plot,
         specification_plot=views.specification_plot,
         not_run=views.not_run(claims),
+        profiles=views.profiles(evidence),
     )
     return lambda template, **values: env.get_template(template).render(values).strip() + "\n"
 

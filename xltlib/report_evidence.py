@@ -63,6 +63,14 @@ class Evidence:
         """What the ledger tells of each report (title, question, references), by its number."""
         return {r["id"]: r for r in self.ledger.reports} if self.ledger else {}
 
+    @cached_property
+    def beside(self) -> list[dict]:
+        """claims.json of the other published profiles, as far as the same ledger decides in them."""
+        digest = self.claims_file.get("ledger_digest")
+        files = sorted(self.profile_dir.parent.glob("*/claims.json"))
+        others = [_mapping(file) for file in files if file.parent.name != self.profile_dir.name]
+        return [other for other in others if digest and other.get("ledger_digest") == digest]
+
     def has(self, name: str) -> bool:
         """Whether the profile publishes this file."""
         return (self.profile_dir / name).is_file()

@@ -133,6 +133,35 @@ def not_run(claims: list[dict]) -> list[tuple[str, list[str]]]:
     return sorted(ids.items(), key=lambda item: -len(item[1]))
 
 
+def profiles(evidence: Any) -> list[dict]:
+    """What the runs of each published profile decide, as rows of counts; none where there is one profile."""
+    files = [evidence.claims_file, *evidence.beside] if evidence.beside else []
+    rows = []
+    for file in files:
+        counts = Counter(c["verdict"] for c in file["claims"])
+        row = {"": file["profile"], "scale": file["scale"], "seeds": _seeds(file["claims"])}
+        rows.append(row | {v: counts[v] for v in (*TESTED, NOT_RUN)})
+    return rows
+
+
+def _seeds(claims: list[dict]) -> int | None:
+    """The most seeds that a test of these claims rests on."""
+    effects = [t.get("effect") or {} for c in claims for t in c.get("tests") or []]
+    return max((e["seeds"] for e in effects if finite(e.get("seeds"))), default=None)
+
+
+def elsewhere(claim: dict, beside: list[dict]) -> list[dict]:
+    """What the runs of other published profiles say of a claim, a row for each that tested it."""
+    rows = []
+    for file in beside:
+        for c in file["claims"]:
+            if c["id"] == claim["id"] and c["verdict"] in TESTED:
+                effect = main_effect(c) or {}
+                row = {"profile": file["profile"], "verdict": shown_verdict(c)}
+                rows.append(row | {"effect": interval(effect), "seeds": effect.get("seeds")})
+    return rows
+
+
 def few_seeds(claims: list[dict], enough: int = 6) -> int:
     """How many claims rest on a test with fewer than `enough` seeds."""
     seeds = [[(t.get("effect") or {}).get("seeds") for t in c.get("tests") or []] for c in claims]
@@ -318,7 +347,7 @@ FILTERS = {  # what templates may call on a value
     "num": number, "p": p_value,
     **{f.__name__: f for f in (
         plain, interval, slug, words, finite, level, source_facts, main_effect, shown_verdict, facet_values,
-        answered, few_seeds, robustness, robust_claims, columns, is_records, is_flat, is_grid, grid, rest,
-        run_summary,
+        answered, few_seeds, elsewhere, robustness, robust_claims, columns, is_records, is_flat, is_grid,
+        grid, rest, run_summary,
     )},
 }  # fmt: skip
