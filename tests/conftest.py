@@ -8,8 +8,17 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads on few cores lose, and sums depend on their number
 
+import numpy as np
 import pytest
 import torch
+from simulated import two_systems
+from tiny import params
+
+from xltlib.builders import compute
+from xltlib.results import Result
+from xltlib.runs import Runs
+from xltlib.store import Store
+from xltlib.text_builders import tokenizer_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +51,33 @@ def data_dir() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"no real data: XLT_DATA should name its folder, and {REAL} is not one")
     return REAL
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator that draws the same in every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def scores(rng) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (R, S, N) of two systems."""
+    return two_systems(rng)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    """A store without runs, for the tests of one file."""
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def text(store) -> Result:
+    """The text of the small study, computed in the store."""
+    return compute(Runs(params()).text, store)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(text):
+    """The tokenizer that was trained on the text."""
+    return tokenizer_of(text)

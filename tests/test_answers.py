@@ -9,34 +9,17 @@ from tiny import params
 
 from xltlib import models, seq2seq, seq2seq_builders
 from xltlib.batching import stacked
-from xltlib.builders import compute
 from xltlib.evaluation import qa_scores
 from xltlib.records import SpanExample
-from xltlib.results import Result, Spec
+from xltlib.results import Spec
 from xltlib.runs import Runs
 from xltlib.seq2seq import IGNORED
 from xltlib.seq2seq_builders import answer_scores, build_answers, build_seq2seq, encode
-from xltlib.store import Store
 from xltlib.task_builders import TYPO_RATES
 from xltlib.task_case import Case
-from xltlib.text_builders import tokenizer_of, world_of
+from xltlib.text_builders import world_of
 from xltlib.tokenization import PAD, SEP, SPECIAL
 from xltlib.training import Optimization, fit
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def text(store) -> Result:
-    return compute(Runs(params()).text, store)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(text):
-    return tokenizer_of(text)
 
 
 @pytest.fixture(scope="module")

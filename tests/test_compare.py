@@ -14,11 +14,6 @@ from xltlib.resampling import mcnemar
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def write(path, scores, **fields):
     record = {"task": "nli", "language": "near", "metric": "accuracy", "scores": scores, **fields}
     path.write_text(json.dumps(record), encoding="utf-8")

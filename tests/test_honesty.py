@@ -13,11 +13,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 WORLD = {"examples": 300, "settings": 2, "sd_seed": 0.1, "sd_item": 0.5, "base": 0.7}
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def test_power_without_item_noise_is_that_of_the_t_test():
     components = Components(seed=0.02, item=0.0, noise=0.0)
     reference = stats.nct.sf(stats.t.isf(0.025, 5), 5, 0.03 * np.sqrt(6) / 0.02)

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy import stats
+from simulated import by_seed
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from xltlib.honesty import simulate
 from xltlib.params import StudyError
 from xltlib.resampling import (
     aso,
@@ -20,22 +20,6 @@ from xltlib.resampling import (
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def scores(rng):
-    a, b = simulate(6, 200, 3, 0.05, 0.1, 0.5, 0.6, rng)
-    return a[0].astype(float), b[0].astype(float)
-
-
-def by_seed(means, items=5):
-    """Scores (R, 1, items) without any variance between items."""
-    return np.repeat(np.asarray(means, dtype=float)[:, None, None], items, axis=2)
 
 
 def test_bootstrap_means_agree_with_a_loop(rng):

@@ -3,37 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from tiny import params
 
 from xltlib import models, seq2seq
 from xltlib.batching import stacked
-from xltlib.builders import compute
 from xltlib.params import StudyError
 from xltlib.pretraining import Recipe
-from xltlib.results import Result
-from xltlib.runs import Runs
 from xltlib.seq2seq import IGNORED, SENTINELS, Options, source_of, span_mask, target_of
-from xltlib.store import Store
-from xltlib.text_builders import keyboard_of, tokenizer_of, world_of
+from xltlib.text_builders import keyboard_of, world_of
 from xltlib.tokenization import SPECIAL, WordEncoder
 from xltlib.training import Optimization, Pool, fit
 
 END = 100
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def text(store) -> Result:
-    return compute(Runs(params()).text, store)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(text):
-    return tokenizer_of(text)
 
 
 @pytest.fixture(scope="module")

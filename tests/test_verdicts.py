@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
-from xltlib.honesty import simulate
 from xltlib.params import StudyError
 from xltlib.significance import difference, equivalence
 from xltlib.verdicts import (
@@ -19,22 +19,6 @@ from xltlib.verdicts import (
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def scores(rng):
-    a, b = simulate(6, 200, 3, 0.05, 0.1, 0.5, 0.6, rng)
-    return a[0].astype(float), b[0].astype(float)
-
-
-def by_seed(means, items=5):
-    """Scores (R, 1, items) without any variance between items."""
-    return np.repeat(np.asarray(means, dtype=float)[:, None, None], items, axis=2)
 
 
 def test_holm_and_benjamini_hochberg_by_hand_on_shuffled_input():
