@@ -15,7 +15,6 @@ from xltlib.encoder_builders import gold_lexicon, linked_lexicon, mixed_texts, p
 from xltlib.params import StudyError
 from xltlib.pretraining import OBJECTIVES, Options, Recipe, extended, kept_pairs, objective_loss, options
 from xltlib.runs import Runs
-from xltlib.store import Store
 from xltlib.synthetic import World
 from xltlib.tokenization import MASK
 from xltlib.training import Optimization, fit
@@ -144,11 +143,6 @@ def test_only_languages_with_little_text_keep_a_share():
 
 
 # Whole runs
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

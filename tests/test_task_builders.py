@@ -24,11 +24,6 @@ def runs():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return Store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
 def text(runs, store):
     return computed([runs.text], store)[0]
 
