@@ -5,7 +5,7 @@ import pytest
 from tiny import params
 
 from xltlib import figures, open_questions, sweep_data
-from xltlib.open_questions import BUDGETS, NOISES, QUESTIONS, SHARES, SIZES, TYPO_RATES
+from xltlib.open_questions import BUDGETS, NOISE_NAMES, QUESTIONS, SHARES, SIZES, TYPO_RATES
 from xltlib.params import StudyError
 from xltlib.reading import Reader, curve, ratio_effect, sentence
 from xltlib.runs import Runs
@@ -40,7 +40,7 @@ def planted():
     """Records for all questions: noise helps, mixing helps, size does not matter, subwords hurt, n helps."""
     made = []
     for seed in range(SEEDS):
-        for noise, mean in zip(NOISES, (0.5, 0.6, 0.5), strict=True):
+        for noise, mean in zip(NOISE_NAMES, (0.5, 0.6, 0.5), strict=True):
             made.append(
                 record(
                     "qa", seed, everywhere(mean, 0.3), objective="span_corruption", objective_options=noise
@@ -99,6 +99,21 @@ def test_planted_answers_are_found(number, outcome, sign):
     assert told["sentence"].startswith(
         {"supported": "Yes", "contradicted": "No", "inconclusive": "Open"}[outcome]
     )
+
+
+def test_question_0_tells_a_higher_score_from_a_smaller_loss():
+    """Typing errors in pre-training were planted to lift all scores, replaced tokens to halve the loss."""
+    halved = [
+        record(
+            "qa", seed, everywhere(0.5, 0.15), objective="span_corruption", objective_options="noise=token"
+        )
+        for seed in range(SEEDS)
+    ]
+    kept = [r for r in RECORDS if r["labels"]["objective_options"] != "noise=token"]
+    effects = open_questions.answer(0, kept + halved, SMALL)["effects"]
+    yes, open_ = "supported", "inconclusive"
+    assert [e["outcome"] for e in effects] == [yes, yes, yes, open_, open_, yes]  # noisy, clean, loss
+    assert effects[-1]["estimate"] == pytest.approx(0.2 * 0.15, abs=0.02)
 
 
 def test_equal_samplings_are_not_told_apart():
