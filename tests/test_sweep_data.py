@@ -95,11 +95,20 @@ def test_trends_of_the_ledger_are_drawn(tmp_path):
         "margin": 0.0, "reason": "r",
         "words": "It falls.", "unit": "accuracy",
     }  # fmt: skip
-    ledger = load_ledger(small_ledger(tmp_path, trend, defaults={"links": "estimated"}))
-    data = sweep_data.sweeps(ledger, RECORDS, SMALL)
-    (panel,) = data["panels"]
-    assert panel["name"] == "nli: links"
-    assert [c["x"] for c in panel["series"][0]["curves"]] == [[0, 0.2, 1]] * SEEDS
+    beside = trend | {"points": {f"links={x},predicted=equal": x for x in range(3)}}
+    low = {"over": "method_options", "points": {f"low={x}": x for x in range(3)}}
+    other = trend | low | {"a": {"objective": "none"}}
+    made = [record(seed, 0.5, method_options=f"low={x}") for seed in range(SEEDS) for x in range(3)]
+    for option in beside["points"]:
+        made += [record(s, 0.6, objective="weam", objective_options=option) for s in range(SEEDS)]
+    ledger = load_ledger(small_ledger(tmp_path, trend, [beside, other], defaults={"links": "estimated"}))
+    data = sweep_data.sweeps(ledger, RECORDS + made, SMALL)
+    assert data["claims"] == ["S0-1", "S0-2"]
+    links, low = data["panels"]
+    assert (links["name"], low["name"]) == ("nli: links", "nli: low")
+    assert [series["name"] for series in links["series"]] == ["weam", "weam, predicted=equal"]
+    assert [c["x"] for c in links["series"][0]["curves"]] == [[0, 0.2, 1]] * SEEDS
+    assert [s["look"] for panel in data["panels"] for s in panel["series"]] == [0, 1, 2]  # by name
     assert sweep_data.sweeps(ledger, [], SMALL)["panels"] == []
 
 

@@ -66,22 +66,27 @@ def link_quality(records: Records, linked: Mapping[str, Result], params: Params)
 
 def sweeps(ledger: Ledger, records: Records, params: Params) -> dict[str, Any]:
     """What the ledger's trends vary: the mean over targets at each level, for those that were run."""
-    r, panels, claims = Reader(records, params, World.of(ledger, params).defaults), [], []
+    r = Reader(records, params, World.of(ledger, params).defaults)
+    panels: dict[str, dict[str, Any]] = {}
+    claims, looks = [], {}
     for claim in ledger.claims:
         for test in claim.tests:
             if test.type != "trend" or test.test_of or test.task not in params.tasks:
                 continue
-            option = next(iter(test.points)).partition("=")[0]
-            levels = dict(sorted((x, name) for name, x in test.points.items()))
+            varied, _, beside = next(iter(test.points)).partition(",")
+            option, name = varied.partition("=")[0], ", ".join(filter(None, (label(test.a), beside)))
+            levels = dict(sorted((x, point) for point, x in test.points.items()))
             at = partial(_level, r, test.task, test.a, test.over, levels)
-            series = line(label(test.a), list(levels), at, params.alpha)
+            series = line(name, list(levels), at, params.alpha)
             if series["curves"]:
                 claims.append(claim.id)
-                panel = {"name": f"{test.task}: {option}", "x_label": X_NAMES.get(option, option)}
-                panel |= {"y_label": "accuracy, mean over targets", "series": [series]}
-                panels.append(panel)
+                axes = {"x_label": X_NAMES.get(option, option), "y_label": "accuracy, mean over targets"}
+                title = f"{test.task}: {option}"
+                panel = panels.setdefault(title, {"name": title, **axes, "series": []})
+                panel["series"].append(series | {"look": looks.setdefault(name, len(looks))})
     return {
-        "title": "Options varied one at a time", "claims": claims, "panels": panels, "columns": 3,
+        "title": "Options varied one at a time", "claims": list(dict.fromkeys(claims)),
+        "panels": list(panels.values()), "columns": 3,
         "caption": caption(r, "Mean accuracy in the target languages by one option, all else equal."),
         "alt": "A panel for each option with the mean accuracy over target languages at each of its levels.",
     }  # fmt: skip
