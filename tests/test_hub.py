@@ -1,5 +1,6 @@
 """The hub: rows of pinned commits are the records of the official files; what is missing is told at once."""
 
+import threading
 import time
 
 import hubs
@@ -179,14 +180,18 @@ def test_with_a_network_what_is_missing_is_fetched_and_an_error_told(cache, monk
 
 
 def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
+    over = threading.Event()
+
     def hangs(address, timeout):
-        time.sleep(30)
+        over.wait(30)
+        raise TimeoutError
 
     monkeypatch.setattr(hub.socket, "create_connection", hangs)
     monkeypatch.setattr(hub, "PATIENCE", 0.1)
     start = time.monotonic()
     assert not hub._reachable("hub.invalid", 443)
     assert time.monotonic() - start < 5
+    over.set()
     assert not hub.online()  # the tests forbid all questions to the hub
 
 
