@@ -125,6 +125,18 @@ def test_one_seed_gives_no_verdict(tmp_path):
     assert "one seed" in result["claims"][0]["tests"][0]["effect"]["note"]
 
 
+@pytest.mark.parametrize(("floor", "decided"), [(0.0, True), (1.0, False)])
+def test_systems_below_the_cheap_baselines_give_no_verdict(tmp_path, floor, decided):
+    path, records = planted(tmp_path)
+    floors = {setting: floor for r in records for setting in r["scores"]}
+    result = evaluate(load_ledger(path), [r | {"floors": floors} for r in records], PARAMS)
+    before = evaluate(load_ledger(path), records, PARAMS)
+    assert "supported" in outcomes(before)
+    assert outcomes(result) == (outcomes(before) if decided else ["inconclusive"] * len(outcomes(before)))
+    told = ["nothing was learnt that could be compared" in c["reason"] for c in result["claims"]]
+    assert told == [not decided] * len(told)
+
+
 def test_missing_runs_are_named(tmp_path):
     path = small_ledger(tmp_path, [better("tlm", "none"), better("weam", "none")], better("weam", "tlm"))
     result = evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +14,15 @@ from xltlib.corpora import simple_tokenize
 from xltlib.params import StudyError
 
 PENALTY = 3e-4  # L2 on the weights, against the mean loss: the held-out best for MultiNLI hypotheses
+
+
+def best_of(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The best score of each setting, from scores by baseline and setting."""
+    best: dict[str, float] = {}
+    for scores in baselines.values():
+        for setting, score in scores.items():
+            best[setting] = max(score, best.get(setting, score))
+    return best
 
 
 def majority_accuracy(train_labels: Sequence[int], test_labels: Sequence[int]) -> float:

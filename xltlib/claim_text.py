@@ -42,6 +42,8 @@ def evidence_sentence(test: Mapping) -> str:
         f"{effect['estimate']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}] against {test['margin']:g}"
     )
     text += f", p = {effect['p_holm']:.2g} after Holm, {effect['seeds']} seeds"
+    if test.get("unlearnt"):
+        return f"{text}; {test['unlearnt']}."
     if test["outcome"] == "inconclusive":
         text += f"; this run could have seen {effect['smallest_detectable']:.3f}"
     return text + "."

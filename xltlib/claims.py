@@ -168,10 +168,11 @@ def evaluate(
         p = [measured[key].result.p for key in family]
         adjusted |= dict(zip(family, holm(p).tolist() if p else [], strict=True))
         others |= {key: p[:i] + p[i + 1 :] for i, key in enumerate(family)}
-    told = {}
+    told, floors = {}, _floors(records, params)
     for key, test in tests.items():
         curve = others.get(key) if specification_curves and key in deciding else None
-        told[key] = _told(test, measured[key], adjusted.get(key), curve, params.alpha)
+        unlearnt = _unlearnt(test, measured[key], floors)
+        told[key] = _told(test, measured[key], adjusted.get(key), curve, params.alpha, unlearnt)
     claims = [_claim_result(claim, told, ledger, world, params) for claim in ledger.claims]
     verdicts = [c["verdict"] for c in claims]
     ours = {c["id"]: c["verdict"] for c in claims}
@@ -204,18 +205,45 @@ def _question(report: Mapping[str, Any], records: Sequence[Mapping], params: Par
         return told | {"status": NOT_RUN, "reason": str(error.args[0])}
 
 
+def _floors(records: Sequence[Mapping], params: Params) -> dict[tuple[str, str], float]:
+    """The best cheap baseline of each fine-tuned task and setting, as far as the runs tell one."""
+    told = ((r["labels"]["task"], r.get("floors", {})) for r in records)
+    return {(task, s): x for task, floors in told if task in params.tasks for s, x in floors.items()}
+
+
+def _unlearnt(test: Test, found: Measured, floors: Mapping[tuple[str, str], float]) -> str:
+    """Why a test cannot decide: none of its systems beats the cheap baselines; "" where one does."""
+    below = [floors.get((test.task, setting)) for setting in found.settings]
+    if found.result is None or None in below:
+        return ""
+    systems = found.scores[: 2 if test.settings2 else len(queries(test))]
+    best, floor = max(np.mean([x.mean() for x in arrays]) for arrays in systems), np.mean(below)
+    told = f"none of the systems ({best:.3f} at best) beats the cheap baselines ({floor:.3f})"
+    return "" if best > floor else f"{told}: nothing was learnt that could be compared"
+
+
 def _told(
-    test: Test, found: Measured, p_holm: float | None, others: list[float] | None, alpha: float
+    test: Test,
+    found: Measured,
+    p_holm: float | None,
+    others: list[float] | None,
+    alpha: float,
+    unlearnt: str = "",
 ) -> dict[str, Any]:
-    """What is known of a measured test after the correction: outcome, effect, runs, or why it was not run."""
+    """What is known of a measured test after the correction: outcome, effect, runs, or why it was not run.
+
+    A test of systems that have learnt nothing is inconclusive: the interval is narrow because all fail alike.
+    """
     if found.result is None:
         return {"outcome": NOT_RUN, "effect": None, "runs": [], "reason_not_run": found.reason,
                 "missing": [dict(q) for q in found.missing]}  # fmt: skip
     outcome = VERDICTS[test.type](found.result, test.margin, p_holm, alpha)
-    if found.effect.seeds < MIN_SEEDS:
+    if found.effect.seeds < MIN_SEEDS or unlearnt:
         outcome = "inconclusive"
     told = {"outcome": outcome, "effect": _effect(test, found, p_holm, alpha), "runs": list(found.digests)}
-    if others is not None:
+    if unlearnt:
+        told["unlearnt"] = unlearnt
+    elif others is not None:
         told["specifications"] = _specifications(test, found, others, outcome, alpha)
     return told
 

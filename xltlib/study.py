@@ -15,6 +15,7 @@ from typing import Any
 import filelock
 
 from xltlib import claims, downloads, notebooks, report, wanted
+from xltlib.baselines import best_of
 from xltlib.files import canonical, read_json, sha256_file, write_json
 from xltlib.ledger_file import load_ledger
 from xltlib.machine import gpus
@@ -85,14 +86,17 @@ class Session:
         """Those runs whose scores can be compared, as `claims.evaluate` takes them.
 
         What was scored apart from a fine-tuned model joins the scores of that model. Clusters of examples
-        come with the baselines, which are computed on them once.
+        and the best cheap score of each setting (`floors`) come with the baselines.
         """
         kept: dict[str, dict[str, Any]] = {}
         results = list(results)
         clusters = {k: v for r in results for k, v in r.values.get("clusters", {}).items()}
+        cheap = {k: v for r in results for k, v in r.values.get("baselines", {}).items()}
         for r in sorted((r for r in results if r.kind in RECORDED), key=lambda r: r.kind == "evaluation"):
             key = canonical(r.labels).decode()
-            told = {"digest": r.digest, "labels": r.labels, "clusters": clusters.get(r.labels["task"], {})}
+            task = r.labels["task"]
+            told = {"digest": r.digest, "labels": r.labels, "clusters": clusters.get(task, {})}
+            told["floors"] = best_of(cheap.get(task, {}))
             record = kept.setdefault(key, told | {"scores": {}})
             record["scores"] = {**record["scores"], **r.scores}
         return list(kept.values())
