@@ -91,12 +91,12 @@ class Session:
         kept: dict[str, dict[str, Any]] = {}
         results = list(results)
         clusters = {k: v for r in results for k, v in r.values.get("clusters", {}).items()}
-        cheap = {k: v for r in results for k, v in r.values.get("baselines", {}).items()}
+        floors = {k: best_of(v) for r in results for k, v in r.values.get("baselines", {}).items()}
         for r in sorted((r for r in results if r.kind in RECORDED), key=lambda r: r.kind == "evaluation"):
             key = canonical(r.labels).decode()
             task = r.labels["task"]
-            told = {"digest": r.digest, "labels": r.labels, "clusters": clusters.get(task, {})}
-            told["floors"] = best_of(cheap.get(task, {}))
+            told = {"digest": r.digest, "labels": r.labels}
+            told |= {"clusters": clusters.get(task, {}), "floors": floors.get(task, {})}
             record = kept.setdefault(key, told | {"scores": {}})
             record["scores"] = {**record["scores"], **r.scores}
         return list(kept.values())
