@@ -104,19 +104,30 @@ def weam_loss(
 
     Source: arXiv 2106.01732, Figure 1; which term lambda weighs is not readable there: here the cross-lingual
     one, so that 0 is TLM. Unaligned positions predict from their own vector in both terms, as in the figure,
-    or take no part in the second. `crossed_logits`: the head of the second term; None: that of the first.
+    or take no part in the second. `crossed_logits`: the head of the second term; None: that of the first, of
+    which unaligned positions then have the same loss in both terms, computed once.
     """
-    own = prediction_loss(logits, gather(states, batch.positions), batch.targets)
+    positions, targets = batch.positions, batch.targets
     if weight == 0:
+        own = prediction_loss(logits, gather(states, positions), targets)
         return {"loss": own, "own": own.detach()}
     # the same as gather(exchange(states, partner), positions), without moving what is not predicted
-    come_from, targets = partner.gather(1, batch.positions), batch.targets
-    crossed = gather(states, come_from)
-    if not keep_unaligned:
-        aligned = come_from != batch.positions
-        crossed, targets = crossed[aligned], targets[aligned]
-    other = prediction_loss(crossed_logits or logits, crossed, targets)
-    return {"loss": own + weight * other, "own": own.detach(), "crossed": other.detach()}
+    come_from = partner.gather(1, positions)
+    aligned, shared = come_from != positions, crossed_logits is None
+    rows, columns = (aligned | (keep_unaligned and not shared)).nonzero(as_tuple=True)
+    at_home, moved = gather(states, positions).flatten(0, 1), states[rows, come_from[rows, columns]]
+    if shared:
+        scores = logits(torch.cat([at_home, moved]))
+    else:
+        scores = torch.cat([logits(at_home), crossed_logits(moved)])
+    words = torch.cat([targets.flatten(), targets[rows, columns]])
+    first, second = F.cross_entropy(scores, words, reduction="none").split([targets.numel(), len(rows)])
+    crossed = second.sum()
+    if shared and keep_unaligned:
+        crossed = crossed + (first * ~aligned.flatten()).sum()
+    own = first.mean()
+    crossed = crossed / max(1, targets.numel() if keep_unaligned else len(rows))
+    return {"loss": own + weight * crossed, "own": own.detach(), "crossed": crossed.detach()}
 
 
 def unless_both_masked(partner: Tensor, positions: Tensor) -> Tensor:
