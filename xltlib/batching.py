@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xltlib.encoding import Encoded
+from xltlib.models import to_device
 from xltlib.objectives import pad
 from xltlib.params import StudyError
 from xltlib.tokenization import PAD
@@ -59,20 +60,30 @@ class Plan:
         return self._batches[batch]
 
 
-def stacked(sequences: Sequence[np.ndarray], filler: int = PAD) -> tuple[Tensor, Tensor | None]:
-    """Ids (B, T), shorter sequences filled up, and 1 where they are real: None where all of them are."""
-    if len({len(sequence) for sequence in sequences}) == 1:
+def stacked(
+    sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """Ids (B, T), shorter sequences filled up, and 1 where they are real: None where all of them are.
+
+    T is the length of the longest, or the next `multiple` of so many.
+    """
+    lengths = {len(sequence) for sequence in sequences}
+    if len(lengths) == 1 and not max(lengths) % multiple:
         return torch.from_numpy(np.stack(sequences)), None
-    return pad(sequences, filler)
+    return pad(sequences, filler, multiple)
 
 
 def inputs(data: Encoded, rows: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Ids (B, T) of some rows, and what a `TaskModel` is told beside them: mask and second segment."""
-    ids, mask = stacked([data.ids[row] for row in rows], data.special.pad)
-    told = {} if mask is None else {"attention_mask": mask.to(device)}
+    """Ids (B, T) of some rows, and what a `TaskModel` is told beside them: mask and second segment.
+
+    On a GPU, padded sequences have multiples of 8 subwords, as its matrix units do.
+    """
+    multiple = 8 if device.type == "cuda" and data.padded else 1
+    ids, mask = stacked([data.ids[row] for row in rows], data.special.pad, multiple)
+    told = {} if mask is None else {"attention_mask": to_device(mask, device)}
     if data.second is not None:
-        told["second"] = torch.from_numpy(data.second[rows]).to(device)
-    return ids.to(device), told
+        told["second"] = to_device(torch.from_numpy(data.second[rows]), device)
+    return to_device(ids, device), told
 
 
 def segments(second: Tensor, length: int) -> Tensor:

@@ -186,6 +186,8 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
         )
         steps, lr = params["continue_steps"], params["continue_lr"]
     name = f"encoder {objective}, seed {params['seed']}"
+    if params.get("compile"):
+        models.compiled(trained)
     opt = Optimization(steps, lr, precision=params.get("precision", "float32"), seed=params["seed"])
     history = fit(trained, loss, opt, directory, progress, name)
     encoder.cpu().save(directory)

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xltlib import models, robust, salt
 from xltlib.batching import Plan, device_of, inputs, stacked
 from xltlib.encoding import Encoded
+from xltlib.models import to_device
 from xltlib.params import StudyError
 from xltlib.prediction import majority, predict
 from xltlib.records import LABELS
@@ -181,7 +183,10 @@ def _mixup_loss(
     chosen: Options, seed: int, twins: Sequence[np.ndarray], special: Specials, model: TaskModel,
     batch: Batch,
 ) -> dict[str, Tensor]:  # fmt: skip
-    other = stacked([twins[row] for row in batch.rows], special.pad)[0].to(batch.ids.device)
+    other, _ = stacked([twins[row] for row in batch.rows], special.pad)
+    # a GPU's batches may be longer than their longest sequence
+    other = F.pad(other, (0, batch.ids.shape[1] - other.shape[1]), value=special.pad)
+    other = to_device(other, batch.ids.device)
     if chosen.mix == "none":
         return standard_loss(model, batch._replace(ids=other))
     table, shape = model.encoder.embeddings(), (*batch.ids.shape, model.encoder.hidden_size)
@@ -210,7 +215,7 @@ def finetune(
     Batches come to where the model is. `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
     """
     device, plan = device_of(model), Plan(data, batch_size, seed)
-    targets = torch.from_numpy(data.targets).to(device)
+    targets = torch.from_numpy(data.targets)
     kept = {opt.steps * k // points: k for k in range(1, points + 1)}
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -218,7 +223,10 @@ def finetune(
             save_file(_trained(model), point(directory, kept[step]))
         rows = plan.rows(step)
         ids, told = inputs(data, rows, device)
-        wanted, rng = targets[torch.from_numpy(rows).to(device)], np.random.default_rng([seed, 11, step])
+        wanted, rng = (
+            to_device(targets[torch.from_numpy(rows)], device),
+            np.random.default_rng([seed, 11, step]),
+        )
         return batch_loss(model, Batch(ids, wanted, rows, rng, told))
 
     history = fit(model, loss, opt, directory, progress, name)

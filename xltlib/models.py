@@ -188,6 +188,22 @@ def device(name: str) -> torch.device:
     return found
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; a GPU fetches it by itself, while the processor goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def compiled(encoder: Encoder) -> Encoder:
+    """The encoder, where it is, with the operations of each layer fused by torch.compile.
+
+    One compilation serves all layers, which differ in their weights alone, and all lengths of a batch.
+    """
+    layers = next(part for part in encoder.lm.base_model.modules() if isinstance(part, nn.ModuleList))
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return encoder
+
+
 def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> Encoder:
     """A new encoder (ModernBERT). The seed fixes its weights; the global generator is left as it was."""
     config = ModernBertConfig(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xltlib.models import to_device
 from xltlib.params import StudyError
 from xltlib.tokenization import OWN, PAD, Specials
 
@@ -25,7 +26,7 @@ class Masked(NamedTuple):
     targets: Tensor
 
     def to(self, device: torch.device) -> "Masked":
-        return Masked(*(part.to(device) for part in self))
+        return Masked(*(to_device(part, device) for part in self))
 
 
 def mask_tokens(
@@ -180,10 +181,10 @@ def span_means(states: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Te
     return (sums[rows, ends] - sums[rows, starts]) / (ends - starts).unsqueeze(1)
 
 
-def pad(sequences: Sequence[np.ndarray], filler: int = PAD) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones."""
+def pad(sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones; T is a `multiple`."""
     sizes = np.array([len(sequence) for sequence in sequences])
-    real = np.arange(sizes.max()) < sizes[:, None]
+    real = np.arange(-(-sizes.max() // multiple) * multiple) < sizes[:, None]
     ids = np.full(real.shape, filler, dtype=np.int64)
     ids[real] = np.concatenate(sequences)
     return torch.from_numpy(ids), torch.from_numpy(real).long()

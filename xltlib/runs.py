@@ -76,7 +76,7 @@ class Runs:
         chosen = chosen or pretraining.Options()
         shape = {name: getattr(chosen, name) or getattr(self.params, name) for name in pretraining.SHAPE}
         taken = shape | self._take("pretrain_steps", "batch_size", "mask_rate", "pretrain_lr")
-        taken |= self._further("batch_tokens", "model", "device", "precision")
+        taken |= self._further("batch_tokens", "model", "device", "precision", "compile")
         return Spec(
             "encoder", taken | {"objective": "base", "seed": seed}, pretraining.VERSIONS["base"], (self.text,)
         )
@@ -93,7 +93,7 @@ class Runs:
         if objective == "mixed" and self.real:  # no other lexicon is there
             chosen = replace(chosen, lexicon="estimated")
         taken = self._take("batch_size", "mask_rate", "continue_lr", "document_share")
-        taken |= self._further("batch_tokens", "device", "precision")
+        taken |= self._further("batch_tokens", "device", "precision", "compile")
         steps = self.params.continue_steps * chosen.epochs / (len(self.params.targets) if target else 1)
         if chosen.mask_rate:
             taken["mask_rate"] = chosen.mask_rate
@@ -122,7 +122,7 @@ class Runs:
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
-        taken |= self._real_tasks() | self._further("device", "precision")
+        taken |= self._real_tasks() | self._further("device", "precision", "compile")
         if self.real:
             taken |= self._take(*filter(None, [finetuning.FILES.get(method)]))
             finetuning.check_real(task, method, taken)

@@ -86,6 +86,8 @@ class Case:
     def encoder(self, directory: Path) -> Encoder:
         """A pre-trained encoder, where the study wants it; StudyError where sequences are too long for it."""
         encoder, limit = models.load(directory).to(self.device), self.limit(self.task)
+        if self.params.get("compile"):
+            models.compiled(encoder)
         if limit and encoder.longest and limit > encoder.longest:
             name = "question_length" if self.task == "qa" else "max_length"
             raise StudyError(f"{name} {limit}: the encoder reads at most {encoder.longest} subwords")

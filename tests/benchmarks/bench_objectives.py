@@ -23,8 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     DataCollatorForLanguageModeling,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -91,14 +95,20 @@ class Clock(TrainerCallback):
 
 
 def new_encoder(args) -> Counted:
-    if args.shape == "tiny":
-        made = models.tiny(args.vocab, args.hidden, args.layers, args.heads, seed=0)
-    else:
-        shape = models.config("mbert")
-        shape.vocab_size, shape.hidden_size, shape.num_hidden_layers = args.vocab, args.hidden, args.layers
-        shape.num_attention_heads, shape.intermediate_size = args.heads, 4 * args.hidden
-        made = models.from_config(shape, seed=0)
-    return Counted(made.lm).to(models.device(args.device))
+    with models.device(args.device):
+        if args.shape == "tiny":
+            made = models.tiny(args.vocab, args.hidden, args.layers, args.heads, seed=0)
+        else:
+            made = models.from_config(mbert(args), seed=0)
+    return Counted(made.lm)
+
+
+def mbert(args) -> PretrainedConfig:
+    """The shape of mBERT, with the sizes that were asked for."""
+    found = models.config("mbert")
+    found.vocab_size, found.hidden_size, found.num_hidden_layers = args.vocab, args.hidden, args.layers
+    found.num_attention_heads, found.intermediate_size = args.heads, 4 * args.hidden
+    return found
 
 
 def now(args) -> float:
@@ -113,7 +123,7 @@ def ours(name: str, text: ParallelText, args) -> Measured:
     """The study's loop."""
     encoder = new_encoder(args)
     if args.compile:
-        encoder.lm.base_model.compile()
+        models.compiled(encoder)
     loss = objective_loss(name, encoder, [text], Recipe(args.batch, args.rate, seed=0))
     precision = "float32" if args.device == "cpu" else "bfloat16"
 
@@ -132,8 +142,10 @@ class Collator:
 
     def __init__(self, name: str, rate: float, vocab: int) -> None:
         self.name, self.tokens = name, 0
-        tokenizer = tokenization.train(["a"], 20)
-        tokenizer.add_tokens([f"w{i}" for i in range(vocab - len(tokenizer))])
+        names = [*tokenization.SPECIAL, *(f"w{i}" for i in range(vocab - len(tokenization.SPECIAL)))]
+        words = Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, "[UNK]"))
+        special = {f"{name.strip('[]').lower()}_token": name for name in tokenization.SPECIAL}
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
         self.mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=rate)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,150 @@
+"""Speed of fine-tuning and prediction on pairs as long as XNLI's: the study's loop against the Trainer.
+
+The same model, examples, batch size, loss, optimiser and precision. The Trainer pads each batch to its longest
+pair, as transformers' scripts do; the loop draws batches of nearly equal length. Pairs are counted; the best
+of the rounds counts. Their lengths are drawn from a log-normal distribution with the mean and the deviation of
+XNLI's English test pairs, at a quarter more subwords than words. Seconds are the processor's on a CPU, and of
+the wall on a GPU.
+
+`--shape mbert` is for a GPU: 12 layers of 768 in bf16, embeddings trained too. Beside the speed stands the
+share that the loop reaches of the rate of large matrix products, measured there too, without what padding
+takes. Then predictions of as many pairs as XNLI's test has in 15 languages.
+
+Run: python tests/benchmarks/bench_xnli.py
+     python tests/benchmarks/bench_xnli.py --shape mbert --device cuda --compile
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from bench_objectives import Clock, matrix_rate, mbert, now
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from xltlib import models
+from xltlib.encoding import Encoded
+from xltlib.finetuning import finetune
+from xltlib.objectives import pad
+from xltlib.prediction import predict
+from xltlib.task_model import TaskModel, task_loss
+from xltlib.training import Optimization
+
+SHAPES = {  # hidden, layers, heads, subwords, training pairs, updates, pairs to predict
+    "tiny": (64, 3, 2, 900, 4000, 100, 5010),
+    "mbert": (768, 12, 12, 119_547, 40_000, 1000, 15 * 5010),
+}
+SIZES = ("hidden", "layers", "heads", "vocab", "pairs", "updates", "predicted")
+LENGTHS = 3.70, 0.34  # mean and standard deviation of the logarithm of a pair's subwords
+SHORTEST, LONGEST = 8, 128
+
+
+def examples(count: int, args) -> Encoded:
+    """Random pairs with random labels."""
+    rng = np.random.default_rng(count)
+    lengths = np.clip(rng.lognormal(*LENGTHS, count).round(), SHORTEST, LONGEST).astype(int)
+    ids = [rng.integers(5, args.vocab, n) for n in lengths]
+    return Encoded(ids, rng.integers(0, 3, count), lengths * 2 // 3, padded=True)
+
+
+def new_model(args) -> TaskModel:
+    with models.device(args.device):
+        return TaskModel(models.from_config(mbert(args), seed=0), "nli", 0, "cls", freeze_embeddings=False)
+
+
+def seconds(action: Callable[[], object], args) -> float:
+    start = now(args)
+    action()
+    return now(args) - start
+
+
+class PairTrainer(Trainer):
+    """The Trainer with the loss of the study's model."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return task_loss(model(inputs["ids"], inputs["mask"], None, inputs["second"]), inputs["labels"])
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    ids, mask = pad([row["ids"] for row in rows])
+    rest = {name: torch.tensor([row[name] for row in rows]) for name in ("second", "labels")}
+    return {"ids": ids, "mask": mask} | rest
+
+
+def trainers(data: Encoded, model: TaskModel, updates: int, args) -> float:
+    """Seconds of the Trainer, its preparations not counted."""
+    columns = zip(data.ids, data.second.tolist(), data.targets.tolist(), strict=True)
+    rows = [{"ids": ids, "second": second, "labels": label} for ids, second, label in columns]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, max_steps=updates, per_device_train_batch_size=args.batch, learning_rate=2e-5,
+            report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            use_cpu=args.device == "cpu", bf16=args.device != "cpu", remove_unused_columns=False,
+            dataloader_pin_memory=args.device != "cpu", dataloader_num_workers=args.workers,
+        )  # fmt: skip
+        trainer, clock = PairTrainer(model, arguments, train_dataset=rows, data_collator=collate), Clock(args)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(clock)
+        trainer.train()
+        return clock.end - clock.begin
+
+
+def operations(model: TaskModel, data: Encoded, args) -> float:
+    """Floating-point operations of one pair in training: 6 for each subword and weight of a matrix."""
+    body = sum(p.numel() for p in model.encoder.lm.base_model.parameters() if p.ndim > 1)
+    body -= sum(m.weight.numel() for m in model.encoder.lm.modules() if isinstance(m, torch.nn.Embedding))
+    lengths = np.array(data.lengths)
+    return float(6 * (lengths * (body + 2 * args.layers * lengths * args.hidden)).mean())
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="defaults of all sizes below")
+    for size in SIZES:
+        parser.add_argument(f"--{size}", type=int)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="processes that collate the Trainer's batches")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the encoder of the study's loop")
+    args = parser.parse_args()
+    for size, default in zip(SIZES, SHAPES[args.shape], strict=True):
+        setattr(args, size, getattr(args, size) or default)
+    return args
+
+
+def main() -> None:
+    """Print the speed of both, their ratio, and the seconds of prediction."""
+    args = read_arguments()
+    torch.set_num_threads(1)
+    precision = "float32" if args.device == "cpu" else "bfloat16"
+    data, test = examples(args.pairs, args), examples(args.predicted, args)
+    rate, model, other = matrix_rate(args), new_model(args), new_model(args)
+    if args.compile:
+        models.compiled(model.encoder)
+
+    def ours(updates: int) -> None:
+        finetune(model, data, Optimization(updates, 2e-5, precision=precision), args.batch, 0)
+
+    warm = len(data.ids) // args.batch if args.compile else 20  # every length comes by
+    print(f"warm: {seconds(lambda: ours(min(warm, args.updates)), args):.1f} s", flush=True)
+    trainers(data, other, min(20, args.updates), args)
+    best = [float("inf")] * 2
+    for _ in range(args.rounds):
+        found = seconds(lambda: ours(args.updates), args), trainers(data, other, args.updates, args)
+        best = [min(pair) for pair in zip(best, found, strict=True)]
+    speeds = [args.updates * args.batch / each for each in best]
+    share = operations(model, data, args) * speeds[0] / rate
+    print(f"{args.shape} on {args.device}: large matrix products at {rate / 1e12:.3f} TFLOP/s")
+    print(
+        f"training: {speeds[0]:,.0f} pairs/s, {share:.1%} of the rate; Trainer {speeds[1]:,.0f} pairs/s, ",
+        end="",
+    )
+    print(f"ratio {speeds[0] / speeds[1]:.2f}", flush=True)
+    passed = [seconds(lambda: predict(model, test, precision=precision), args) for _ in range(args.rounds)]
+    print(f"prediction of {args.predicted:,} pairs: {min(passed):.2f} s (at first {passed[0]:.2f})")
+
+
+if __name__ == "__main__":
+    main()
