@@ -55,10 +55,22 @@ def test_stacked_by_hand():
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     same, none = stacked([np.array([5, 6]), np.array([7, 8])], filler=1)
     assert (same.tolist(), none) == ([[5, 6], [7, 8]], None)
+    assert stacked([np.array([5, 6])], multiple=2)[1] is None
+    longer, mask = stacked([np.array([5, 6])], filler=1, multiple=3)
+    assert (longer.tolist(), mask.tolist()) == ([[5, 6, 1]], [[1, 1, 0]])
 
 
 def test_segments_by_hand():
     assert batching.segments(torch.tensor([2, 3]), 4).tolist() == [[0, 0, 1, 1], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(("padded", "length"), [(True, 8), (False, 3)])
+def test_a_gpu_reads_padded_sequences_of_multiples_of_8(monkeypatch, padded, length):
+    monkeypatch.setattr(batching, "to_device", lambda tensor, device: tensor)
+    data = data_of([3, 3], padded=padded)
+    ids, told = batching.inputs(data, np.array([0, 1]), torch.device("cuda"))
+    assert ids.shape == (2, length)
+    assert ("attention_mask" in told) == padded
 
 
 @pytest.mark.parametrize("told", [True, False])

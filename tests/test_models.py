@@ -1,5 +1,7 @@
 """Encoders: seeded, the global generator left alone; saved and loaded in silence, refused when damaged."""
 
+import shutil
+
 import hubs
 import pytest
 import torch
@@ -167,6 +169,29 @@ def test_a_device_that_is_not_there_is_refused_at_once(monkeypatch):
         models.device("cuda")
     with pytest.raises(StudyError, match="'gpu' is not known: cpu or cuda"):
         models.device("gpu")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["mbert", "xlmr-base"])
+def test_compiled_layers_compute_the_same_and_share_one_compilation(name):
+    shape = small(name)
+    shape.num_hidden_layers = 3
+    plain, fused = models.from_config(shape, 0).eval(), models.from_config(shape, 0).eval()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert models.compiled(fused) is fused
+    for length in (6, 9, 12):  # a length of its own may be compiled apart only when it is the first
+        ids = torch.randint(5, VOCAB, (2, length), generator=torch.Generator().manual_seed(length))
+        grads = []
+        for model in (plain, fused):
+            model.zero_grad()
+            states = model.states(ids)
+            (states * torch.arange(16)).sum().backward()
+            grads.append(model.embeddings().weight.grad)
+        assert torch.allclose(*grads, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert fused.lm.state_dict().keys() == plain.lm.state_dict().keys()
 
 
 def test_the_encoder_is_taken_out_of_a_whole_mt5(tmp_path):

@@ -1,10 +1,10 @@
 """Speed of fine-tuning and prediction on pairs as long as XNLI's: the study's loop against the Trainer.
 
-The same model, examples, batch size, loss, optimiser and precision. The Trainer pads each batch to its longest
-pair, as transformers' scripts do; the loop draws batches of nearly equal length. Pairs are counted; the best
-of the rounds counts. Their lengths are drawn from a log-normal distribution with the mean and the deviation of
-XNLI's English test pairs, at a quarter more subwords than words. Seconds are the processor's on a CPU, and of
-the wall on a GPU.
+The same model, examples, batch size, loss, optimiser and precision. The Trainer pads each batch to its
+longest pair, as transformers' scripts do; the loop draws batches of nearly equal length. The best of the
+rounds counts. Lengths are drawn from a log-normal distribution with the mean and the deviation of XNLI's
+English test pairs, at a quarter more subwords than words. Seconds are the processor's on a CPU, and of the
+wall on a GPU.
 
 `--shape mbert` is for a GPU: 12 layers of 768 in bf16, embeddings trained too. Beside the speed stands the
 share that the loop reaches of the rate of large matrix products, measured there too, without what padding
