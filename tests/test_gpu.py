@@ -1,0 +1,136 @@
+"""Training on a GPU: the numbers of a CPU, an exact resume, runs side by side, a whole study by papermill.
+
+The same tests run on the CPU, so that they are known to work before they meet a GPU:
+
+    python -m pytest tests/test_gpu.py --slow
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import tinystudy
+import torch
+import yaml
+
+from xltlib import machine, models, pretraining, study
+from xltlib.encoding import Encoded
+from xltlib.finetuning import finetune, loss_of, options
+from xltlib.pool import compute_all
+from xltlib.prediction import predict
+from xltlib.runs import Runs
+from xltlib.store import Store
+from xltlib.task_model import TaskModel
+from xltlib.tokenization import join
+from xltlib.training import Optimization, fit
+
+GPU = torch.cuda.is_available()
+OPT = Optimization(12, 2e-3, log_every=3, checkpoint_seconds=0)
+RECIPE = pretraining.Recipe(8, 0.3, seed=0)
+VOCAB = 60
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="no GPU"))])
+def device(request) -> str:
+    return request.param
+
+
+def encoder(device: str = "cpu") -> models.Encoder:
+    return models.tiny(VOCAB, 32, 2, 2, seed=0).to(models.device(device))
+
+
+def parallel_text() -> pretraining.ParallelText:
+    """Pairs of sentences of 5 and 6 words, every second word linked."""
+    rng = np.random.default_rng(0)
+    source, target = ([rng.integers(5, VOCAB, n) for _ in range(64)] for n in (5, 6))
+    return pretraining.ParallelText(source, target, [np.array([[0, 1], [2, 2], [4, 5]])] * 64)
+
+
+def pairs(padded: bool) -> Encoded:
+    """Pairs with a label; where they are not padded all are of one length."""
+    rng = np.random.default_rng(1)
+    sides = [[rng.integers(5, VOCAB, 3 + padded * (i % 4)) for i in range(64)] for _ in range(2)]
+    second = np.array([2 + len(first) for first in sides[0]])
+    ids = [join(*both) for both in zip(*sides, strict=True)]
+    return Encoded(ids, rng.integers(0, 3, 64), second, padded=padded)
+
+
+def trained(objective: str, device: str, opt: Optimization = OPT, directory=None, stop=None):
+    """History and weights after an objective; KeyboardInterrupt before the update `stop`."""
+    model = encoder(device)
+    inner = pretraining.objective_loss(objective, model, [parallel_text()], RECIPE)
+
+    def loss(step: int):
+        if step == stop:
+            raise KeyboardInterrupt
+        return inner(step)
+
+    return fit(model, loss, opt, directory), {name: p.cpu() for name, p in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("objective", ["mlm", "tlm", "weam", "word_aligned"])
+def test_objectives_take_the_course_that_they_take_on_a_cpu(device, objective):
+    history, _ = trained(objective, device)
+    for found, wanted in zip(history, trained(objective, "cpu")[0], strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("objective", ["tlm", "weam", "word_aligned"])
+def test_a_resume_is_exact(tmp_path, device, objective, precision):
+    opt = replace(OPT, precision=precision)
+    wanted = trained(objective, device, opt)
+    with pytest.raises(KeyboardInterrupt):
+        trained(objective, device, opt, tmp_path, stop=7)
+    history, weights = trained(objective, device, opt, tmp_path)
+    assert history == wanted[0]
+    assert all(torch.equal(weights[name], wanted[1][name]) for name in weights)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("method", ["standard", "adversarial", "rs_rp", "salt"])
+def test_methods_learn_what_they_learn_on_a_cpu(device, method, padded):
+    data, found = pairs(padded), []
+    twins = [np.where(ids > 5, ids - 1, ids) for ids in data.ids]
+    for where in (device, "cpu"):
+        model = TaskModel(encoder(), "nli", 0).to(models.device(where))
+        loss = loss_of(method, options(method), 0, twins, data.special)
+        history = finetune(model, data, OPT, 8, 0, loss)
+        found.append(([point["loss"] for point in history], predict(model, data)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    assert (found[0][1] == found[1][1]).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_runs_side_by_side(tmp_path, device):
+    """Four processes share what there is; each run has the numbers that it has alone."""
+    given = tiny.params(device=device, precision="bfloat16", seeds=4)
+    specs = [Runs(given).transfer("nli", "weam", seed) for seed in range(4)]
+    many = compute_all(specs, Store(tmp_path / "many"), jobs=4)
+    alone = compute_all(specs[:1], Store(tmp_path / "alone"))
+    assert tiny.equal(many[0], alone[0])
+    assert [result.record["environment"]["gpu"] is not None for result in many] == [device == "cuda"] * 4
+    assert ("gpu" in many[0].record["memory_mb"]) == (device == "cuda")
+
+
+@pytest.mark.slow
+def test_a_compiled_study_by_papermill(tmp_path, monkeypatch, device):
+    """From parameters to verdicts: runs on the device, notebooks by papermill, evidence published."""
+    profile = tinystudy.make(tmp_path, tinystudy.WORKS)
+    changed = tinystudy.SMALL | {"device": device, "precision": "bfloat16", "compile": device == "cuda"}
+    profile.write_text(yaml.safe_dump(changed), encoding="utf-8")
+    for stage in study.STAGES:
+        path = tmp_path / "notebooks" / f"{stage}.ipynb"
+        tinystudy.write_notebook(path, tinystudy.WORKS.format(name=stage), names=tuple(changed))
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    session = study.run(profile, jobs=2, tell=lambda line: None)
+    claims = json.loads((session.published / "claims.json").read_bytes())
+    assert claims["claims"][0]["verdict"]
+    published = json.loads((session.published / "runs.json").read_bytes())
+    assert {spec.digest for spec in session.specs("06_claims")} <= published.keys()
+
+
+def test_the_gpus_are_those_that_torch_sees():
+    assert len(machine.gpus()) == torch.cuda.device_count()
