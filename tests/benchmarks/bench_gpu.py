@@ -39,17 +39,20 @@ class Whole(nn.Module):
 class Classifier(nn.Module):
     """An encoder that tells one of three labels of a pair."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fused: bool) -> None:
         super().__init__()
-        self.task = TaskModel(models.from_config(name, 0), "nli", 0, "cls", freeze_embeddings=False)
+        encoder = models.from_config(name, 0)
+        encoder = models.compiled(encoder) if fused else encoder
+        self.task = TaskModel(encoder, "nli", 0, "cls", freeze_embeddings=False)
 
     def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(self.task(ids).float(), labels)
 
 
-def measure(name: str, device: torch.device, batch: int, length: int, updates: int) -> dict:
+def measure(name: str, device: torch.device, batch: int, length: int, updates: int, fused: bool) -> dict:
     """Sequences a second in training and in prediction, and the memory that training takes."""
-    model = (Whole(name) if name.startswith("mt5") else Classifier(name)).to(device)
+    with device:  # weights are drawn there
+        model = Whole(name) if name.startswith("mt5") else Classifier(name, fused)
     ids = torch.randint(5, models.config(name).vocab_size, (batch, length), device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
 
@@ -68,7 +71,7 @@ def measure(name: str, device: torch.device, batch: int, length: int, updates: i
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     return {
         "sequences_per_second": round(rates[0], 1), "predicted_per_second": round(rates[1], 1),
-        "batch": batch, "length": length, "memory_mib": round(memory / 2**20),
+        "compiled": fused, "batch": batch, "length": length, "memory_mib": round(memory / 2**20),
         "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip
 
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the layers of encoders (not of mT5)")
     parser.add_argument("--out", type=Path, default=Path("figures") / THROUGHPUT)
     args = parser.parse_args()
     device = models.device(args.device)
@@ -98,7 +102,7 @@ def main() -> None:
     told = told if told.get("gpu") == name else {"gpu": name, "models": {}}
     told |= {"date": datetime.date.today().isoformat(), "torch": torch.__version__}
     for model in args.models:
-        told["models"][model] = measure(model, device, args.batch, args.length, args.updates)
+        told["models"][model] = measure(model, device, args.batch, args.length, args.updates, args.compile)
         print(model, told["models"][model], flush=True)
         write_json(args.out, told)
         if device.type == "cuda":
