@@ -103,6 +103,16 @@ def test_methods_learn_what_they_learn_on_a_cpu(device, method, padded):
     assert (found[0][1] == found[1][1]).mean() > 0.95
 
 
+def test_encoders_are_compiled_where_that_is_asked_for(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(models, "compiled", lambda encoder: seen.append(encoder) or encoder)
+    for asked in (False, True):
+        specs = [Runs(tiny.params(compile=asked)).transfer("nli", "tlm", 0)]
+        tiny.computed(specs, Store(tmp_path))
+        assert len(seen) == 3 * asked  # pre-training, going on with TLM, fine-tuning
+        assert specs[0].params.get("compile", False) == asked
+
+
 @pytest.mark.slow
 def test_runs_side_by_side(tmp_path, device):
     """Four processes share what there is; each run has the numbers that it has alone."""

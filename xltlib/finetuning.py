@@ -223,10 +223,8 @@ def finetune(
             save_file(_trained(model), point(directory, kept[step]))
         rows = plan.rows(step)
         ids, told = inputs(data, rows, device)
-        wanted, rng = (
-            to_device(targets[torch.from_numpy(rows)], device),
-            np.random.default_rng([seed, 11, step]),
-        )
+        wanted = to_device(targets[torch.from_numpy(rows)], device)
+        rng = np.random.default_rng([seed, 11, step])
         return batch_loss(model, Batch(ids, wanted, rows, rng, told))
 
     history = fit(model, loss, opt, directory, progress, name)

@@ -65,7 +65,7 @@ class Params:
     question_length: int = par(384, "the same for a question with a window of its passage", unit="subwords", low=16, high=8192)
     device: str = par("cpu", "where encoders are trained and used", choices=("cpu", "cuda"))
     precision: str = par("float32", "of matrix products in training and prediction; weights stay float32", choices=("float32", "bfloat16"))
-    compile: bool = par(False, "fuse the encoder's operations (torch.compile): for large models on a GPU, where it takes a minute at the start of each run")
+    compile: bool = par(False, "fuse the operations of each layer of the encoder (torch.compile), which takes a while at the start of each run: for large models on a GPU")
     mask_rate: float = par(0.3, "share of the subwords masked in MLM and TLM", low=0.01, high=0.9)
     pretrain_lr: float = par(3e-3, "highest learning rate of pre-training (Adam, tiny encoders)", low=1e-7, high=1.0)
     continue_lr: float = par(2e-3, "highest learning rate of the compared objectives", low=1e-7, high=1.0)

@@ -304,9 +304,8 @@ def _paired_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe
         states = _states_of_pairs(encoder, batch.inputs, recipe, number, rows >= len(texts[number].source))
         if not exchanged:
             return recipe.counted(mlm_loss(encoder.logits, states, batch), ids.size)
-        partner = to_device(
-            torch.from_numpy(np.stack([partners[number][row] for row in rows])), states.device
-        )
+        partner = torch.from_numpy(np.stack([partners[number][row] for row in rows]))
+        partner = to_device(partner, states.device)
         if not chosen.both_masked:
             partner = unless_both_masked(partner, batch.positions)
         second = encoder.second_logits if chosen.head == "own" else None

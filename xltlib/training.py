@@ -84,8 +84,6 @@ def fit(
     meter, saved, pause = _Meter(progress, name, opt.steps, step), time.monotonic(), opt.checkpoint_seconds
     model.train()
     while step < opt.steps:
-        if device.type == "cuda":  # what CUDA graphs of the last step hold may be written over
-            torch.compiler.cudagraph_mark_step_begin()
         with _forward(device, opt, step):
             parts = loss(step)
         for group in optimizer.param_groups:
