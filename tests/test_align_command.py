@@ -37,6 +37,13 @@ def test_command_one_direction(xlt):
     assert xlt(BOOKS, "-v", "-T", "4")[0] == xlt(BOOKS, "-d", "-v")[0]  # -T implies -d
 
 
+@pytest.mark.parametrize("text", ["", "a b ||| \n ||| c\n"])
+@pytest.mark.parametrize("options", [(), ("--symmetrize", "union")])
+def test_nothing_to_learn_from_is_said(xlt, text, options):
+    with pytest.raises(StudyError, match="pairs: no pair has words on both sides"):
+        xlt(text, *options)
+
+
 def test_command_round_trip_through_a_model(xlt, tmp_path):
     model = str(tmp_path / "model")
     for options in (["-dov"], ["-dovr"], ["-dov", "--symmetrize", "grow-diag-final"]):

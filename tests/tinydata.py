@@ -105,7 +105,7 @@ def make(folder: Path) -> Path:
 def conllu(number: int, sentence: str) -> str:
     """Nouns, verbs and others; the first word is the root's."""
     english = {spanish: word for word, spanish in SPANISH.items()}
-    lines = [f"# sent_id = {number}", f"# text = {sentence}"]
+    lines = [f"# sent_id = n{number // 3:05}{number % 1000:03}", f"# text = {sentence}"]
     for place, word in enumerate(sentence.split(), start=1):
         plain = english.get(word, word)
         tag = "NOUN" if plain in NOUNS else "VERB" if plain in VERBS else "PUNCT"

@@ -342,6 +342,8 @@ def _learn(args: Namespace, both: bool) -> Sequence[Model]:
     )
 
     def report(way: Aligner, number: int, state: Iteration) -> None:
+        if math.isnan(state.cross_entropy):
+            raise StudyError(f"{args.pairs}: no pair has words on both sides: there is nothing to learn from")
         print(
             f"{'reverse' if way.reverse else 'forward'} iteration {number}: "
             f"cross entropy {state.cross_entropy:.6g} perplexity {state.perplexity:.6g} "

@@ -41,7 +41,10 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
         task: {name: {x: round(float(y), 5) for x, y in scores.items()} for name, scores in each.items()}
         for task, each in found.items()
     }
-    return {"baselines": rounded, "clusters": {task: _clusters(params, task) for task in params["tasks"]}}
+    clusters = {task: _clusters(params, task) for task in params["tasks"]}
+    if "tagging" in found:
+        clusters["tagging"] = {"": numbered(probing.documents(params))}
+    return {"baselines": rounded, "clusters": clusters}
 
 
 def _clusters(params: Mapping, task: str) -> dict[str, list[int]]:

@@ -152,6 +152,11 @@ def pud(params: Mapping) -> dict[str, list[TaggedSentence]]:
     return tasks.align(found)
 
 
+def documents(params: Mapping) -> list[str]:
+    """The document of each test sentence of PUD: its id without the last three digits, as in n03001007."""
+    return [sentence.id[:-3] for sentence in pud(params)[params["source"]][TESTED]]
+
+
 def tag_sets(sentence: TaggedSentence) -> dict[str, tuple[str, ...]]:
     """What is told of each word: by "" its tag, by "#deprel" the universal part of its dependency label."""
     return {"": sentence.tags, "#deprel": tuple(label.partition(":")[0] for label in sentence.deprels)}
