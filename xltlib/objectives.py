@@ -106,28 +106,33 @@ def weam_loss(
     Source: arXiv 2106.01732, Figure 1; which term lambda weighs is not readable there: here the cross-lingual
     one, so that 0 is TLM. Unaligned positions predict from their own vector in both terms, as in the figure,
     or take no part in the second. `crossed_logits`: the head of the second term; None: that of the first, of
-    which unaligned positions then have the same loss in both terms, computed once.
+    which unaligned positions then have the same loss in both terms, computed once. Where states are on a GPU,
+    batch and partner stay on the CPU, which can tell how many positions are aligned without waiting.
     """
-    positions, targets = batch.positions, batch.targets
     if weight == 0:
-        own = prediction_loss(logits, gather(states, positions), targets)
-        return {"loss": own, "own": own.detach()}
+        only = mlm_loss(logits, states, batch.to(states.device))["loss"]
+        return {"loss": only, "own": only.detach()}
+    positions, targets, length = batch.positions, batch.targets, states.shape[1]
     # the same as gather(exchange(states, partner), positions), without moving what is not predicted
     come_from = partner.gather(1, positions)
     aligned, shared = come_from != positions, crossed_logits is None
-    rows, columns = (aligned | (keep_unaligned and not shared)).nonzero(as_tuple=True)
-    at_home, moved = gather(states, positions).flatten(0, 1), states[rows, come_from[rows, columns]]
+    again = aligned | (keep_unaligned and not shared)  # predicted once more after the exchange
+    rows = length * torch.arange(len(positions)).unsqueeze(1)
+    read = torch.cat([(rows + positions).flatten(), (rows + come_from)[again]])
+    words = torch.cat([targets.flatten(), targets[again]])
+    read, words, alone = (to_device(x, states.device) for x in (read, words, ~aligned.flatten()))
+    vectors, counts = states.flatten(0, 1)[read], [targets.numel(), len(read) - targets.numel()]
     if shared:
-        scores = logits(torch.cat([at_home, moved]))
+        scores = logits(vectors)
     else:
+        at_home, moved = vectors.split(counts)
         scores = torch.cat([logits(at_home), crossed_logits(moved)])
-    words = torch.cat([targets.flatten(), targets[rows, columns]])
-    first, second = F.cross_entropy(scores, words, reduction="none").split([targets.numel(), len(rows)])
+    first, second = F.cross_entropy(scores, words, reduction="none").split(counts)
     crossed = second.sum()
     if shared and keep_unaligned:
-        crossed = crossed + (first * ~aligned.flatten()).sum()
+        crossed = crossed + (first * alone).sum()
     own = first.mean()
-    crossed = crossed / max(1, targets.numel() if keep_unaligned else len(rows))
+    crossed = crossed / max(1, counts[0] if keep_unaligned else counts[1])
     return {"loss": own + weight * crossed, "own": own.detach(), "crossed": crossed.detach()}
 
 

@@ -199,11 +199,9 @@ class Recipe:
         return np.random.default_rng([self.seed, step])
 
     def masked(self, ids: np.ndarray, encoder: Encoder, rng: np.random.Generator) -> Masked:
-        """The ids (B, T) with hidden positions, where the encoder is."""
+        """The ids (B, T) with hidden positions, on the CPU."""
         shares = (0.1, 0.1) if self.options.corruption == "standard" else (0.0, 0.0)
-        return mask_tokens(ids, self.mask_rate, encoder.vocab_size, rng, *shares, self.special).to(
-            encoder.device
-        )
+        return mask_tokens(ids, self.mask_rate, encoder.vocab_size, rng, *shares, self.special)
 
     def draw(self, pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The sequences of one update (B, T), and their numbers (B,)."""
@@ -245,7 +243,7 @@ def _masked_words(encoder: Encoder, pools: Sequence[Pool], p: np.ndarray | None,
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
         ids, _ = recipe.draw(pools[rng.choice(len(pools), p=p)], rng)
-        batch = recipe.masked(ids, encoder, rng)
+        batch = recipe.masked(ids, encoder, rng).to(encoder.device)
         states = encoder.states(batch.inputs, **_segments(encoder, batch.inputs, recipe))
         return recipe.counted(mlm_loss(encoder.logits, states, batch), ids.size)
 
@@ -300,17 +298,17 @@ def _paired_loss(encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe
         rng = recipe.rng(step)
         number = rng.integers(len(pools))
         ids, rows = recipe.draw(pools[number], rng)
-        batch = recipe.masked(ids, encoder, rng)
+        drawn = recipe.masked(ids, encoder, rng)
+        batch = drawn.to(encoder.device)
         states = _states_of_pairs(encoder, batch.inputs, recipe, number, rows >= len(texts[number].source))
         if not exchanged:
             return recipe.counted(mlm_loss(encoder.logits, states, batch), ids.size)
         partner = torch.from_numpy(np.stack([partners[number][row] for row in rows]))
-        partner = to_device(partner, states.device)
         if not chosen.both_masked:
-            partner = unless_both_masked(partner, batch.positions)
+            partner = unless_both_masked(partner, drawn.positions)
         second = encoder.second_logits if chosen.head == "own" else None
         parts = weam_loss(
-            encoder.logits, states, batch, partner, chosen.lambda_, chosen.unaligned == "keep", second
+            encoder.logits, states, drawn, partner, chosen.lambda_, chosen.unaligned == "keep", second
         )
         return recipe.counted(parts, ids.size)
 
