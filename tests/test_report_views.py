@@ -108,3 +108,17 @@ def test_the_page_of_one_profile_tells_what_the_others_say(tmp_path, root):
     write_profile(tmp_path / "alone/quick", [claim], ledger)
     evidence = report.read_evidence(tmp_path / "alone/quick", ledger, tmp_path)
     assert views.profiles(evidence) == views.elsewhere(claim, evidence.beside) == []
+
+
+def test_runs_by_kind_say_what_they_compare():
+    base = {"kind": "encoder", "params": {"batch_size": 8, "objective": "base", "seed": 1}}
+    weam = {"kind": "encoder", "params": {"objective": "weam", "options": {"lambda_": 0.5}, "seed": 0}}
+    scored = {"kind": "transfer", "labels": {"objective": "tlm", "method": "salt", "task": "qa", "seed": 2}}
+    runs = {"c": scored, "d": {"kind": "new"}, "b": weam, "a": base, "e": {"kind": "text", "params": None}}
+    found = views.by_kind(runs)
+    assert {kind: [digest for digest, _ in each] for kind, each in found.items()} == {
+        "text": ["e"], "encoder": ["a", "b"], "transfer": ["c"], "new": ["d"],
+    }  # fmt: skip
+    told = [views.run_summary(run) for run in (base, weam, scored)]
+    assert told[:2] == ["encoder, base, seed 1, batch_size 8", "encoder, weam(lambda_=0.5), seed 0"]
+    assert told[2].endswith("qa, seed 2")

@@ -17,6 +17,10 @@ FAMILIES = {  # verdict families in the order of the first screen
     "Checked against the source": ("confirmed by source", "contradicted by source", "not found"),
     "Arithmetic": ("possible", "impossible"),
 }
+KINDS = (  # of runs, in the order in which they build on one another
+    "text", "pairs", "links", "baselines", "encoder", "probe", "tagging", "lexicon", "transfer", "evaluation",
+    "seq2seq", "answers",
+)  # fmt: skip
 FACETS = ("report", "method", "task", "verdict", "scale", "their verdict")
 WIDTH, LEFT, RIGHT = 360, 16, 344  # plot units; narrow, so that its text stays readable on a phone
 
@@ -338,9 +342,21 @@ def run_summary(run: dict) -> str:
     if labels:
         seed = f"seed {labels['seed']}" if "seed" in labels else ""
         return ", ".join(x for x in (kind, label(labels), str(labels.get("task", "")), seed) if x)
-    params = (run.get("params") or {}).items()
-    simple = [f"{k} {plain(v)}" for k, v in params if not isinstance(v, (dict, list)) and v != ""]
-    return ", ".join([kind, *simple[:6]])
+    params = dict(run.get("params") or {})
+    options = ", ".join(f"{k}={plain(v)}" for k, v in dict(params.pop("options", None) or {}).items())
+    first = [f"{params.pop('objective')}{options and f'({options})'}"] if "objective" in params else []
+    first += [f"seed {params.pop('seed')}"] if "seed" in params else []
+    simple = [f"{k} {plain(v)}" for k, v in params.items() if not isinstance(v, (dict, list)) and v != ""]
+    return ", ".join([kind, *first, *simple[: 6 - len(first)]])
+
+
+def by_kind(runs: dict[str, dict]) -> dict[str, list[tuple[str, dict]]]:
+    """Runs (digest and run) by kind, inputs before what builds on them; of a kind by what they compare."""
+    found: dict[str, list[tuple[str, dict]]] = {}
+    for digest, run in sorted(runs.items(), key=lambda each: (run_summary(each[1]), each[0])):
+        found.setdefault(str(run.get("kind", "run")), []).append((digest, run))
+    known = [kind for kind in KINDS if kind in found]
+    return {kind: found[kind] for kind in [*known, *sorted(found.keys() - set(KINDS))]}
 
 
 FILTERS = {  # what templates may call on a value
@@ -348,6 +364,6 @@ FILTERS = {  # what templates may call on a value
     **{f.__name__: f for f in (
         plain, interval, slug, words, finite, level, source_facts, main_effect, shown_verdict, facet_values,
         answered, few_seeds, elsewhere, robustness, robust_claims, columns, is_records, is_flat, is_grid,
-        grid, rest, run_summary,
+        grid, rest, run_summary, by_kind,
     )},
 }  # fmt: skip
