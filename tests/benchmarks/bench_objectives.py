@@ -40,10 +40,12 @@ from xltlib.objectives import exchange, pad, pulling_loss
 from xltlib.pretraining import ParallelText, Recipe, objective_loss
 from xltlib.training import Optimization, fit
 
-SHAPES = {  # hidden, layers, heads, subwords, tokens a pair at least and at most, pairs, batch, updates
-    "tiny": (64, 3, 2, 900, 16, 32, 2000, 32, 100),
-    "mbert": (768, 12, 12, 119_547, 128, 128, 4000, 256, 40),
-}
+SHAPES = {  # shortest and longest: tokens of a pair
+    "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "shortest": 16, "longest": 32,
+             "pairs": 2000, "batch": 32, "updates": 100},
+    "mbert": {"hidden": 768, "layers": 12, "heads": 12, "vocab": 119_547, "shortest": 128, "longest": 128,
+              "pairs": 4000, "batch": 256, "updates": 40},
+}  # fmt: skip
 OBJECTIVES = ("mlm", "tlm", "weam", "word_aligned")  # the others run the same losses on other texts
 
 
@@ -232,13 +234,17 @@ def trainers(name: str, text: ParallelText, args) -> Measured:
 
 def operations(name: str, encoder: models.Encoder, measured: Measured, args) -> float:
     """Floating-point operations of all updates: 6 for each token and weight of a matrix it passes."""
-    body = sum(p.numel() for p in encoder.lm.base_model.parameters() if p.ndim > 1)
-    body -= sum(m.weight.numel() for m in encoder.lm.modules() if isinstance(m, torch.nn.Embedding))
     length = measured.tokens / args.updates / args.batch / (2 if name == "word_aligned" else 1)
-    passed = body + 2 * args.layers * length * args.hidden  # weights, and as many for attention
+    passed = matrices(encoder) + 2 * args.layers * length * args.hidden  # weights, and as many for attention
     head = args.hidden * (args.vocab + args.hidden)
     frozen = 1 / 6 if name == "word_aligned" else 0  # one side of two, forward only: a third of half
     return 6 * (measured.tokens * passed * (1 + frozen) + measured.predictions * head)
+
+
+def matrices(encoder: models.Encoder) -> int:
+    """The weights of the matrices that each token passes, the head's left out."""
+    found = sum(p.numel() for p in encoder.lm.base_model.parameters() if p.ndim > 1)
+    return found - sum(m.weight.numel() for m in encoder.lm.modules() if isinstance(m, torch.nn.Embedding))
 
 
 def matrix_rate(args) -> float:
@@ -254,26 +260,26 @@ def matrix_rate(args) -> float:
     return best
 
 
-def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="defaults of all sizes below")
-    sizes = ("hidden", "layers", "heads", "vocab", "shortest", "longest", "pairs", "batch", "updates")
-    for size in sizes:
+def read_arguments(parser: argparse.ArgumentParser, shapes: dict[str, dict[str, int]]) -> argparse.Namespace:
+    """The arguments, with the sizes of the chosen shape where none are given."""
+    parser.add_argument("--shape", choices=shapes, default="tiny", help="defaults of all sizes below")
+    for size in shapes["tiny"]:
         parser.add_argument(f"--{size}", type=int)
-    parser.add_argument("--rate", type=float, default=0.3, help="share of the subwords masked")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="compile the encoder of the study's loop")
     args = parser.parse_args()
-    for size, default in zip(sizes, SHAPES[args.shape], strict=True):
+    for size, default in shapes[args.shape].items():
         setattr(args, size, getattr(args, size) or default)
     return args
 
 
 def main() -> None:
     """Print one row per objective."""
-    args = read_arguments()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rate", type=float, default=0.3, help="share of the subwords masked")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
+    args = read_arguments(parser, SHAPES)
     torch.set_num_threads(1)
     text, best = parallel_text(args), {}
     for _ in range(args.rounds):

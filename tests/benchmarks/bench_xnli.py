@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bench_objectives import Clock, matrix_rate, mbert, now
+from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from xltlib import models
@@ -31,11 +31,12 @@ from xltlib.prediction import predict
 from xltlib.task_model import TaskModel, task_loss
 from xltlib.training import Optimization
 
-SHAPES = {  # hidden, layers, heads, subwords, training pairs, updates, pairs to predict
-    "tiny": (64, 3, 2, 900, 4000, 100, 5010),
-    "mbert": (768, 12, 12, 119_547, 40_000, 1000, 15 * 5010),
-}
-SIZES = ("hidden", "layers", "heads", "vocab", "pairs", "updates", "predicted")
+SHAPES = {
+    "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "pairs": 4000, "batch": 32, "updates": 100,
+             "predicted": 5010},
+    "mbert": {"hidden": 768, "layers": 12, "heads": 12, "vocab": 119_547, "pairs": 40_000, "batch": 32,
+              "updates": 1000, "predicted": 15 * 5010},
+}  # fmt: skip
 LENGTHS = 3.70, 0.34  # mean and standard deviation of the logarithm of a pair's subwords
 SHORTEST, LONGEST = 8, 128
 
@@ -92,31 +93,15 @@ def trainers(data: Encoded, model: TaskModel, updates: int, args) -> float:
 
 def operations(model: TaskModel, data: Encoded, args) -> float:
     """Floating-point operations of one pair in training: 6 for each subword and weight of a matrix."""
-    body = sum(p.numel() for p in model.encoder.lm.base_model.parameters() if p.ndim > 1)
-    body -= sum(m.weight.numel() for m in model.encoder.lm.modules() if isinstance(m, torch.nn.Embedding))
     lengths = np.array(data.lengths)
-    return float(6 * (lengths * (body + 2 * args.layers * lengths * args.hidden)).mean())
-
-
-def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="defaults of all sizes below")
-    for size in SIZES:
-        parser.add_argument(f"--{size}", type=int)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=0, help="processes that collate the Trainer's batches")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--compile", action="store_true", help="compile the encoder of the study's loop")
-    args = parser.parse_args()
-    for size, default in zip(SIZES, SHAPES[args.shape], strict=True):
-        setattr(args, size, getattr(args, size) or default)
-    return args
+    return float(6 * (lengths * (matrices(model.encoder) + 2 * args.layers * lengths * args.hidden)).mean())
 
 
 def main() -> None:
     """Print the speed of both, their ratio, and the seconds of prediction."""
-    args = read_arguments()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, default=0, help="processes that collate the Trainer's batches")
+    args = read_arguments(parser, SHAPES)
     torch.set_num_threads(1)
     precision = "float32" if args.device == "cpu" else "bfloat16"
     data, test = examples(args.pairs, args), examples(args.predicted, args)
