@@ -181,7 +181,7 @@ def test_compiled_layers_compute_the_same_and_share_one_compilation(name):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     assert models.compiled(fused) is fused
-    for length in (6, 9, 12):  # a length of its own may be compiled apart only when it is the first
+    for length in (6, 9, 12):
         ids = torch.randint(5, VOCAB, (2, length), generator=torch.Generator().manual_seed(length))
         grads = []
         for model in (plain, fused):

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -183,9 +182,9 @@ def _mixup_loss(
     chosen: Options, seed: int, twins: Sequence[np.ndarray], special: Specials, model: TaskModel,
     batch: Batch,
 ) -> dict[str, Tensor]:  # fmt: skip
-    other, _ = stacked([twins[row] for row in batch.rows], special.pad)
-    # a GPU's batches may be longer than their longest sequence
-    other = F.pad(other, (0, batch.ids.shape[1] - other.shape[1]), value=special.pad)
+    other, _ = stacked(
+        [twins[row] for row in batch.rows], special.pad, batch.ids.shape[1]
+    )  # as long as these
     other = to_device(other, batch.ids.device)
     if chosen.mix == "none":
         return standard_loss(model, batch._replace(ids=other))

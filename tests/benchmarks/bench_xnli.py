@@ -122,11 +122,8 @@ def main() -> None:
     speeds = [args.updates * args.batch / each for each in best]
     share = operations(model, data, args) * speeds[0] / rate
     print(f"{args.shape} on {args.device}: large matrix products at {rate / 1e12:.3f} TFLOP/s")
-    print(
-        f"training: {speeds[0]:,.0f} pairs/s, {share:.1%} of the rate; Trainer {speeds[1]:,.0f} pairs/s, ",
-        end="",
-    )
-    print(f"ratio {speeds[0] / speeds[1]:.2f}", flush=True)
+    print(f"training: {speeds[0]:,.0f} pairs/s, {share:.1%} of the rate")
+    print(f"Trainer: {speeds[1]:,.0f} pairs/s, ratio {speeds[0] / speeds[1]:.2f}", flush=True)
     passed = [seconds(lambda: predict(model, test, precision=precision), args) for _ in range(args.rounds)]
     print(f"prediction of {args.predicted:,} pairs: {min(passed):.2f} s (at first {passed[0]:.2f})")
 
