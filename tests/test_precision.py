@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from test_training import OPT, Toy, same, toy_loss, unbroken, weights
 
-from xltlib import training
+from xltlib import machine, models, training
 from xltlib.params import StudyError
 from xltlib.training import fit
 
@@ -62,6 +62,34 @@ def test_16_bits_are_those_of_matrix_products_alone():
     assert history[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=0.05)
     with pytest.raises(StudyError, match="precision 'float16' is not known: float32 or bfloat16"):
         replace(OPT, precision="float16")
+
+
+def test_attention_on_a_cpu_stays_in_32_bits(monkeypatch):
+    """Its gradient is slow there in 16, whatever the processor."""
+    seen, attention = [], F.scaled_dot_product_attention
+    told = lambda q, *rest, **options: seen.append(q.dtype) or attention(q, *rest, **options)  # noqa: E731
+    model, ids = models.tiny(40, 16, 2, 2, seed=0), torch.arange(5, 35).reshape(3, 10)
+    wanted = model.states(ids)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", told)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model.states(ids)
+        assert model.logits(states).dtype == torch.bfloat16
+    assert seen == [torch.float32] * 2
+    assert torch.allclose(states.float(), wanted, atol=0.05)
+    model.lm.set_attn_implementation("sdpa")
+    assert torch.equal(model.states(ids), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.states(ids)
+    assert seen[-1] == torch.bfloat16
+
+
+@pytest.mark.parametrize("flags", ["fpu sse avx512_bf16", "amx_tile amx_bf16", "fp asimd bf16 i8mm"])
+def test_what_the_processor_says_of_16_bits(monkeypatch, flags):
+    assert machine.fast_in_16_bits() in (True, False)
+    monkeypatch.setattr(machine, "_cpuinfo", lambda *names: flags)
+    assert machine.fast_in_16_bits()
+    monkeypatch.setattr(machine, "_cpuinfo", lambda *names: "fpu sse avx512f")
+    assert not machine.fast_in_16_bits()
 
 
 def test_without_waiting_the_history_is_the_same_and_divergence_names_its_step(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import psutil
 import pytest
+import torch
 from tiny import computed, equal, params
 
 from xltlib import pool
@@ -20,6 +21,7 @@ from xltlib.pool import compute_all, describe
 from xltlib.results import Spec, publish
 from xltlib.runs import STAGES, Runs, closure
 from xltlib.store import Store
+from xltlib.wanted import stage_specs
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,19 @@ def test_translate_train_gets_as_many_updates(store):
     assert found.values["updates"] == store.result(runs.transfer("nli", "none", 0)).values["updates"]
 
 
+def test_a_replication_has_seeds_of_its_own(root):
+    ledger = root / "params" / "claims.yaml"
+    asked = {"seeds": 2, "link_kinds": ("gold",), "questions": (0, 4), "statement_runs": ("S0-1", "S2")}
+    first, again = (
+        {spec for stage in STAGES for spec in stage_specs(params(first_seed=n, **asked), ledger, stage)}
+        for n in (0, 2)
+    )
+    told = [{s.params["labels"]["seed"] for s in specs if "labels" in s.params} for specs in (first, again)]
+    assert told == [{0, 1}, {2, 3}]
+    assert len(first) == len(again)
+    assert {spec.kind for spec in first & again} == {"links"}  # what rests on no seed is shared
+
+
 # Several processes
 
 
@@ -279,6 +294,20 @@ def test_a_failing_run_is_named_and_stops_only_what_builds_on_it(store, threads)
     assert any(line.startswith("failed: links none") for line in lines)
     assert store.status(runs.links("gold")) == "done"
     assert store.status(runs.links("none")) == "failed"
+
+
+def test_what_the_machine_lacks_is_told_before_any_run(store, tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    other, lines = Store(tmp_path), []
+    with pytest.raises(StudyError, match="device cuda: torch finds no GPU here"):
+        compute_all([Runs(params(device="cuda")).encoder("none", 0)], other)
+    assert not list(other.root.glob("*/*"))
+    spec = Spec("links", {"precision": "bfloat16", "kind": "gold"}, 1, ())
+    for fast, told in ((True, 0), (False, 1)):
+        monkeypatch.setattr(pool, "fast_in_16_bits", lambda fast=fast: fast)
+        with pytest.raises(StudyError, match="1 of 1 runs failed"):
+            compute_all([spec], other, tell=lines.append)
+        assert sum("float32 would be faster" in line for line in lines) == told
 
 
 STUDY = """

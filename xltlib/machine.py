@@ -39,6 +39,11 @@ def gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
+def fast_in_16_bits() -> bool:
+    """Whether the processor says that it multiplies bfloat16 matrices (by AVX-512, AMX, or Arm)."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
+
+
 def peak_memory() -> dict[str, int]:
     """The most memory that this process has held so far, MiB: `cpu`, and `gpu` where torch has used one."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -74,8 +79,14 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def _cpu() -> str:
+    return _cpuinfo("model name") or platform.processor() or "unknown"
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first value under one of these names in what the kernel tells of the processor; none: empty."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+            name, _, value = line.partition(":")
+            if name.strip() in names:
+                return value.strip()
+    return ""

@@ -79,7 +79,7 @@ def _grid(runs: Runs, tasks: Sequence[str], variants: Sequence[Mapping[str, str]
             variant.get("objective_options", ""),
             variant.get("method_options", ""),
         )
-        for seed in range(runs.params.seeds)
+        for seed in runs.params.every_seed
         for variant in variants
         for task in tasks
         if task in runs.params.tasks
@@ -90,7 +90,7 @@ def _grid(runs: Runs, tasks: Sequence[str], variants: Sequence[Mapping[str, str]
 
 
 def _q0_runs(runs: Runs) -> list[Spec]:
-    return [runs.answers(seed, noise) for seed in range(runs.params.seeds) for noise in NOISE_NAMES]
+    return [runs.answers(seed, noise) for seed in runs.params.every_seed for noise in NOISE_NAMES]
 
 
 def _q0_scores(r: Reader, noise: str, rate: float) -> list[np.ndarray]:

@@ -35,6 +35,7 @@ class Params:
     data: str = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub", choices=("synthetic", "real"))
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
     seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
+    first_seed: int = par(0, "the first of their seeds; a replication takes those that no other profile has had", low=0, high=1_000_000)
     languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
     source: str = par("src", "the language that has labelled training data", pattern=NAME)
     corpora: tuple[str, ...] = par(("opus100",), "real parallel text: for each language what has it with the source", pattern=r"[a-z0-9_]+")
@@ -86,6 +87,11 @@ class Params:
     def __post_init__(self) -> None:
         for name, value in _complete(vars(self), {}, "Params").items():
             object.__setattr__(self, name, value)
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds of the pre-trainings."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def targets(self) -> tuple[str, ...]:

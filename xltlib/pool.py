@@ -14,13 +14,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from xltlib.machine import gpus
+from xltlib.machine import fast_in_16_bits, gpus
 from xltlib.params import StudyError
 from xltlib.results import Result, Spec
 from xltlib.runs import closure
 from xltlib.store import Store
 
 Tell = Callable[[str], None]
+
+SETTINGS = {  # of a new process, which reads them once, when it begins
+    "OMP_NUM_THREADS": "1",
+    # for glibc: blocks up to 4 GiB come from memory that was freed; by default those over 32 MiB, such as
+    # the logits of WEAM's two losses, would be mapped anew, and zeroed, in every update
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
 
 
 def compute_all(
@@ -52,9 +60,11 @@ def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
 
 
 def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when a new process imports its libraries
+    _require(todo, tell)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-    turns = gpus() if any(spec.params.get("device") == "cuda" for spec in todo) else []
+    turns = gpus() if any(_device(spec) == "cuda" for spec in todo) else []
     begin = (os.getpid(), context.Value("i"), turns)
     with ProcessPoolExecutor(jobs, context, _begin, begin) as executor:
         try:
@@ -69,6 +79,21 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell)
         first = next(iter(failed.values()))
         names = ", ".join(map(describe, failed))
         raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
+
+
+def _require(todo: list[Spec], tell: Tell) -> None:
+    """StudyError, before any run begins, where this machine lacks its device; a word where it is slow."""
+    from xltlib import models  # not in a new process before `_begin` has said whether the hub may be asked
+
+    for name in {_device(spec) for spec in todo}:
+        models.device(name)
+    halved = [s for s in todo if _device(s) == "cpu" and s.params.get("precision") == "bfloat16"]
+    if halved and not fast_in_16_bits():
+        tell("precision bfloat16: this processor has no instructions for it, float32 would be faster")
+
+
+def _device(spec: Spec) -> str:
+    return spec.params.get("device", "cpu")
 
 
 def _run(

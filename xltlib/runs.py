@@ -203,7 +203,7 @@ class Runs:
 
     def stage(self, name: str) -> list[Spec]:
         """The runs whose results a notebook shows; what they build on is found from them."""
-        params, seeds = self.params, range(self.params.seeds)
+        params, seeds = self.params, self.params.every_seed
         if name == "01_alignment":
             shown = []
             if params.link_kinds:

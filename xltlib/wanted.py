@@ -69,7 +69,7 @@ def _made_for(runs: Runs, labels: Mapping[str, str], settings: Iterable[str]) ->
     asked = dict(labels)
     task = asked.pop("task")
     try:
-        seeds, objective = range(runs.params.seeds), asked["objective"]
+        seeds, objective = runs.params.every_seed, asked["objective"]
         if task == "retrieval" and asked["method"] == "standard":
             return [runs.probe(objective, seed, asked["objective_options"]) for seed in seeds]
         if task == "lexicon" and asked["method"] == "salt" and not asked["objective_options"]:
