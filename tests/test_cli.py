@@ -176,11 +176,25 @@ def test_a_profile_that_cannot_be_read_keeps_prune_from_removing(tiny, capsys):
 def test_claim_shows_statement_test_evidence_and_verdict(tiny, capsys):
     assert cli.main(["claim", "S0-1", str(tiny)]) == 0
     text = capsys.readouterr().out
-    for part in ("S0-1  Statement", "a beats b", "by seed:", "Verdict: mechanism", "Again: xlt claim S0-1"):
+    for part in ("S0-1  Statement", "a beats b", "by seed:", "Verdict: mechanism"):
         assert part in text
+    assert text.rstrip().endswith("Again: xlt claim S0-1 params/tiny.yaml")
     assert "runs of the study are missing" not in text
     claims = study.evidence(load(tiny), study.open(load(tiny)).store)
     assert claims["claims"][0]["reason"] in " ".join(text.split())
+
+
+def test_claim_with_other_values_says_so_in_its_command(tiny, capsys):
+    said = []
+    for given in ([], ["--set", "alpha=0.4", "--set", "languages=[src, near]"]):
+        assert cli.main(["claim", "S0-1", str(tiny), *given]) == 0
+        said.append(capsys.readouterr().out.splitlines())
+    plain, other = said
+    assert other[-1] == "Again: xlt claim S0-1 params/tiny.yaml --set alpha=0.4 --set 'languages=[src, near]'"
+    changed = [line for line in plain if line not in other]
+    assert any("against 0, p" in line for line in changed), "the interval is as wide as before"
+    assert cli.main(["claim", "S0-1", str(tiny), "--set", "alpha"]) == 2
+    assert "expected name=value" in capsys.readouterr().err
 
 
 def test_claim_says_that_others_are_missing(tiny, tmp_path, capsys):

@@ -145,6 +145,18 @@ def test_published_evidence_stands_for_the_runs(tiny, told, tmp_path):
     assert {name for name in before if before[name] != after[name]} == set()
 
 
+def test_what_another_profile_has_published_stands_for_runs_too(tiny, told, tmp_path):
+    specs = study.open(load(run(tiny, told).root / tiny)).specs("06_claims")
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    other = tiny.with_name("again.yaml")
+    other.write_text(tiny.read_text("utf-8").replace("profile: tiny", "profile: again"), "utf-8")
+    session = study.open(load(other))
+    assert {session.store.status(spec) for spec in specs} == {"published"}
+    assert run(other, told).published.name == "again"
+    session = study.open(load(other), fresh=True)
+    assert {session.store.status(spec) for spec in specs} == {"missing"}
+
+
 def test_a_fresh_run_passes_over_published_evidence(tiny, told, tmp_path, monkeypatch):
     run(tiny, told)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")

@@ -322,7 +322,7 @@ def _claim_result(
         },
         "combine": claim.combine, "tests": tests, "verdict": verdict, "scale": params.scale,
         "reason": reason(verdict, deciding, claim.source), "limits": claim.limits,
-        "command": f"xlt claim {claim.id}",
+        "command": f"xlt claim {claim.id} params/{params.profile}.yaml",
     }  # fmt: skip
 
 

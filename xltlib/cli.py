@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -74,9 +75,9 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("run", help="run the study", description=text)
     _add_profile(parser)
     _add_jobs(parser)
+    _add_set(parser)
     add = parser.add_argument
     add("--only", nargs="+", default=[], metavar="NN", help="these notebooks only; nothing is published")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="another value; may be repeated")
     add("--fresh", action="store_true", help="compute what is published but not in the store")
     parser.set_defaults(func=_run)
 
@@ -93,6 +94,7 @@ def _add_claim(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("id", help="such as S0-1")
     _add_profile(parser)
     _add_jobs(parser)
+    _add_set(parser)
     parser.set_defaults(func=_claim)
 
 
@@ -102,6 +104,7 @@ def _add_question(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4")
     _add_profile(parser)
     _add_jobs(parser)
+    _add_set(parser)
     parser.set_defaults(func=_question)
 
 
@@ -113,22 +116,31 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-j", "--jobs", type=_count, metavar="N", help="processes [XLT_JOBS, or 2]")
 
 
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    told = "another value of a parameter; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=told)
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
     return int(text)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _overrides(args: argparse.Namespace) -> dict[str, str]:
     overrides = {}
     for text in args.set:
         name, found, value = text.partition("=")
         if not found:
             raise StudyError(f"--set {text}: expected name=value, such as --set seeds=8")
         overrides[name.strip()] = value
+    return overrides
+
+
+def _run(args: argparse.Namespace) -> int:
     from xltlib import study
 
-    study.run(args.params, args.only, overrides, args.jobs, args.fresh)
+    study.run(args.params, args.only, _overrides(args), args.jobs, args.fresh)
     return 0
 
 
@@ -144,7 +156,7 @@ def _claim(args: argparse.Namespace) -> int:
     from xltlib.params import load
     from xltlib.pool import compute_all
 
-    session = study.open(load(args.params), jobs=args.jobs)
+    session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
     ledger = claims.load_ledger(session.ledger)
     specs, absent = wanted.claim_runs(ledger, session.params, args.id)
     for name in absent:
@@ -155,7 +167,9 @@ def _claim(args: argparse.Namespace) -> int:
     found = claims.evaluate(
         ledger, session.records(results), session.params, specification_curves=False
     )  # fmt: skip
-    print(claims.render_text(claims.claim_result(found, ledger, args.id)))
+    told = claims.claim_result(found, ledger, args.id)
+    told["command"] += "".join(f" --set {shlex.quote(text)}" for text in args.set)
+    print(claims.render_text(told))
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
         print(f"{missing} runs of the study are missing: with their tests, Holm will correct for more.")
@@ -167,7 +181,7 @@ def _question(args: argparse.Namespace) -> int:
     from xltlib.params import load
     from xltlib.pool import compute_all
 
-    session = study.open(load(args.params), jobs=args.jobs)
+    session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
     asked = open_questions.QUESTIONS[args.number]
     results = compute_all(asked.runs(session.runs), session.store, session.jobs)
     found = open_questions.answer(args.number, session.records(results), session.params)

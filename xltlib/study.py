@@ -21,7 +21,7 @@ from xltlib.ledger_file import load_ledger
 from xltlib.machine import gpus
 from xltlib.params import Params, StudyError, load, to_dict
 from xltlib.pool import compute_all
-from xltlib.results import Result, Spec, publish
+from xltlib.results import RUNS, Result, Spec, publish
 from xltlib.runs import STAGES, Runs, closure
 from xltlib.settings import read_mapping
 from xltlib.store import Store
@@ -46,8 +46,9 @@ class Session:
 
     @cached_property
     def store(self) -> Store:
-        """Runs under runs/, and behind them those that the profile has published."""
-        return Store(self.root / "runs", [] if self.fresh else [self.published])
+        """Runs under runs/, and behind them those that are published, by the profile before others."""
+        others = sorted(file.parent for file in self.published.parent.glob(f"*/{RUNS}"))
+        return Store(self.root / "runs", [] if self.fresh else [self.published, *others])
 
     @cached_property
     def runs(self) -> Runs:
