@@ -101,13 +101,20 @@ def test_the_page_of_one_profile_tells_what_the_others_say(tmp_path, root):
     assert views.elsewhere(claim, evidence.beside) == [{**told, "seeds": 3}]
     counted = [(row[""], row["seeds"], row["supported"], row["not run"]) for row in views.profiles(evidence)]
     assert counted == [("quick", 3, 1, 0), ("other", None, 0, 1), ("real", 3, 0, 0)]
+    effect = "+0.060 [+0.030, +0.090]"
+    (repeated,) = views.repeated(evidence)
+    assert repeated["statement"] == claim["id"]
+    assert [repeated[name] for name in ("quick", "other", "real")] == [effect, "–", effect]
     made = report.pages(evidence, [])
     assert "reduced contradicted" in made["report-0"][1][1].fragment
     assert "all published profiles" in made["index"][1][0].fragment
+    assert effect in made["profiles"][1][0].fragment
 
     write_profile(tmp_path / "alone/quick", [claim], ledger)
     evidence = report.read_evidence(tmp_path / "alone/quick", ledger, tmp_path)
     assert views.profiles(evidence) == views.elsewhere(claim, evidence.beside) == []
+    assert views.repeated(evidence) == []
+    assert "profiles" not in report.pages(evidence, [])
 
 
 def test_runs_by_kind_say_what_they_compare():

@@ -46,6 +46,8 @@ def pages(evidence: Evidence, notebooks: list[str]) -> dict[str, tuple[str, list
         sections = [Section("", render("report.html", report=report, own=own))]
         sections += [Section(c["id"], render("claim.html", claim=c)) for c in own]
         made[f"report-{report}"] = (f"Report {report}", sections)
+    if evidence.beside:
+        made["profiles"] = ("Other profiles", [Section("", render("profiles.html"))])
     made["originals"] = ("Differences found in the originals", [Section("", render("originals.html"))])
     figures = [Section(f["title"], render("figure.html", f=f)) for f in evidence.figures]
     made["figures"] = ("Figures", [Section("", render("figures.html")), *figures])
@@ -84,6 +86,7 @@ def _renderer(evidence: Evidence, notebooks: list[str]):
         specification_plot=views.specification_plot,
         not_run=views.not_run(claims),
         profiles=views.profiles(evidence),
+        repeated=views.repeated(evidence),
     )
     return lambda template, **values: env.get_template(template).render(values).strip() + "\n"
 

@@ -166,6 +166,26 @@ def elsewhere(claim: dict, beside: list[dict]) -> list[dict]:
     return rows
 
 
+def repeated(evidence: Any) -> list[dict]:
+    """Each deciding test of the profile that has an effect in another one too: a row of all their effects."""
+    files = [evidence.claims_file, *evidence.beside]
+    effects = [{(c["id"], n): t.get("effect") or {} for c, n, t in _tests(file)} for file in files]
+    rows = []
+    for claim, number, test in _tests(evidence.claims_file):
+        found = [of_file.get((claim["id"], number), {}) for of_file in effects]
+        there = [finite(effect.get("estimate")) for effect in found]
+        if test.get("role", "decides") == "decides" and there[0] and sum(there) > 1:
+            told = {"statement": claim["id"], "test": test.get("words"), "task": test.get("task")}
+            shown = [interval(effect) if ok else "–" for effect, ok in zip(found, there, strict=True)]
+            rows.append(told | {file["profile"]: text for file, text in zip(files, shown, strict=True)})
+    return rows
+
+
+def _tests(file: dict) -> list[tuple[dict, int, dict]]:
+    """Every test of a claims file, with its claim and its number there."""
+    return [(claim, n, test) for claim in file["claims"] for n, test in enumerate(claim.get("tests") or [])]
+
+
 def few_seeds(claims: list[dict], enough: int = 6) -> int:
     """How many claims rest on a test with fewer than `enough` seeds."""
     seeds = [[(t.get("effect") or {}).get("seeds") for t in c.get("tests") or []] for c in claims]
