@@ -6,6 +6,7 @@ logits at masked positions only. Tokens are counted without padding, seconds are
 machine disturbs them less), without the Trainer's preparations; the best of the rounds counts.
 
 Run: python tests/benchmarks/bench_training.py --updates 200
+     python tests/benchmarks/bench_training.py --hidden 128 --vocab 8000 --precision bfloat16
 """
 
 import argparse
@@ -19,7 +20,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 from xltlib import models, synthetic_tasks, tokenization
 from xltlib.pretraining import Recipe, document_loss
 from xltlib.synthetic import World
-from xltlib.training import Optimization, Pool, fit
+from xltlib.training import PRECISIONS, Optimization, Pool, fit
 
 
 def sequences(kind: str, count: int, vocab_size: int) -> tuple:
@@ -36,7 +37,9 @@ def sequences(kind: str, count: int, vocab_size: int) -> tuple:
     return tokenizer, [tokenization.join(encode(a)[0], encode(b)[0]) for a, b in drawn]
 
 
-def ours(encoder: models.Encoder, ids: list, updates: int, batch_size: int, rate: float) -> tuple[int, float]:
+def ours(
+    encoder: models.Encoder, ids: list, updates: int, batch_size: int, rate: float, precision: str
+) -> tuple[int, float]:
     """Tokens seen and seconds of the study's loop."""
     seen = 0
 
@@ -48,9 +51,9 @@ def ours(encoder: models.Encoder, ids: list, updates: int, batch_size: int, rate
             return batch, rows
 
     loss = document_loss(encoder, [Counted(ids)], [1.0], Recipe(batch_size, rate, seed=0))
-    fit(encoder, loss, Optimization(10, 1e-3))  # warm
+    fit(encoder, loss, Optimization(10, 1e-3, precision=precision))  # warm
     seen, start = 0, time.process_time()
-    fit(encoder, loss, Optimization(updates, 1e-3))
+    fit(encoder, loss, Optimization(updates, 1e-3, precision=precision))
     return seen, time.process_time() - start
 
 
@@ -65,7 +68,7 @@ class Clock(TrainerCallback):
 
 
 def trainers(
-    encoder: models.Encoder, tokenizer, ids: list, updates: int, batch_size: int, rate: float
+    encoder: models.Encoder, tokenizer, ids: list, updates: int, batch_size: int, rate: float, precision: str
 ) -> tuple[int, float]:
     """Real tokens seen (without padding) and seconds of the Trainer."""
     seen = 0
@@ -84,7 +87,7 @@ def trainers(
             arguments = TrainingArguments(
                 folder, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=1e-3,
                 report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True,
-                remove_unused_columns=False,
+                remove_unused_columns=False, bf16=precision == "bfloat16",
             )  # fmt: skip
             trainer = Trainer(encoder.lm, arguments, train_dataset=rows, data_collator=counted)
             clock = Clock()
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=900)
     parser.add_argument("--text", choices=("sentences", "documents"), default="sentences")
     parser.add_argument("--count", type=int, default=1000, help="texts of each language")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -117,7 +121,7 @@ def main() -> None:
     lengths = [len(x) for x in ids]
     print(f"{len(ids)} sequences of {min(lengths)} to {max(lengths)} tokens, {len(tokenizer)} subwords")
     shape = (len(tokenizer), args.hidden, args.layers, args.heads)
-    settings = (ids, args.updates, args.batch, args.rate)
+    settings = (ids, args.updates, args.batch, args.rate, args.precision)
     best = {"ours": (0.0, 0, 0.0), "Trainer": (0.0, 0, 0.0)}
     for _ in range(args.rounds):
         for name in best:
