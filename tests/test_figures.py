@@ -4,10 +4,14 @@ import copy
 
 import numpy as np
 import pytest
+import tiny
 
 from xltlib import figure_data, figures, language_data, text_data, verdict_data
 from xltlib.files import read_json, write_json
 from xltlib.params import Params, StudyError
+from xltlib.results import publish
+from xltlib.runs import Runs
+from xltlib.store import Store
 
 PARAMS = Params(
     seeds=2, languages=("src", "near", "far"), tasks=("nli", "qa"), objectives=("none", "tlm"),
@@ -57,7 +61,8 @@ EXAMPLES = {
     "word_map": {
         "source_language": "src", "target_language": "far",
         "source_words": ["a", "b"], "target_words": ["бо"], "links": [[1, 0]],
-        "panels": [{"name": "none", "source": [[0.0, 1.0], [1.0, 0.0]], "target": [[0.5, 0.5]]}],
+        "panels": [{"name": "none", "source": [[0.0, 1.0], [1.0, 0.0]], "target": [[0.5, 0.5]]},
+                   {"name": "tlm (published without weights)", "source": [], "target": []}],
     },
     "confidence": {
         "categories": ["report 0", "report 1"], "threshold": 0.15, "x_label": "confidence",
@@ -243,6 +248,21 @@ def test_main_components_keep_distances():
     flat = np.array([[0.0, 0.0], [3.0, 4.0], [1.0, -1.0]])
     plane = np.array(figure_data._plane(np.hstack([flat, np.zeros((3, 5))])))
     assert np.linalg.norm(plane[0] - plane[1]) == pytest.approx(5, abs=1e-3)
+
+
+def test_the_map_of_words_is_of_the_first_seed_and_does_without_weights(tmp_path):
+    runs, store = Runs(tiny.params(objectives=("none", "tlm"), first_seed=3)), Store(tmp_path / "store")
+    found = tiny.computed([runs.encoder("none", 3), runs.encoder("tlm", 3)], store)
+    drawn = figure_data.word_map(runs, store, "far", tmp_path)
+    assert "seed 3" in drawn["caption"]
+    assert all(panel["source"] and panel["target"] for panel in drawn["panels"])
+    publish([*found, store.result(runs.text)], tmp_path / "figures")
+    other = Store(tmp_path / "other", [tmp_path / "figures"])
+    empty = figure_data.word_map(runs, other, "far", tmp_path)
+    assert [panel["source"] for panel in empty["panels"]] == [[], []]
+    assert empty["panels"][1]["name"] == "tlm (published without weights)"
+    write_json(tmp_path / "word_map.json", drawn)
+    assert figure_data.word_map(runs, other, "far", tmp_path) == read_json(tmp_path / "word_map.json")
 
 
 def test_saved_data_are_what_was_given(tmp_path):

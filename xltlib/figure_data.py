@@ -143,12 +143,13 @@ def probe_table(probes: Sequence[Result], params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows).T.sort_index(kind="stable")
 
 
-def word_map(runs: Runs, store: Store, language: str, folder: Path, seed: int = 0) -> dict:
+def word_map(runs: Runs, store: Store, language: str, folder: Path) -> dict:
     """Last-layer word vectors of one sentence pair under each objective, on their two main components.
 
-    Where encoders were published without their weights, the map is the published one, from `folder`.
+    Encoders of published evidence have no weights: the map is then the published one, from `folder`, and
+    where that has none (they are of another profile) their panels stay empty.
     """
-    params, published = runs.params, Path(folder) / "word_map.json"
+    params, published, seed = runs.params, Path(folder) / "word_map.json", runs.params.first_seed
     encoders = {o: store.result(runs.encoder(o, seed)) for o in params.objectives}
     if any(run.directory is None for run in encoders.values()) and published.is_file():
         return read_json(published)
@@ -156,6 +157,9 @@ def word_map(runs: Runs, store: Store, language: str, folder: Path, seed: int = 
     row = int(np.argmin([abs(n + m - WORDS_SHOWN) for n, m in pair.lengths]))
     encode, panels = WordEncoder(tokenizer(runs, store)), []
     for objective, run in encoders.items():
+        if run.directory is None:
+            panels.append({"name": f"{objective} (published without weights)", "source": [], "target": []})
+            continue
         encoder = models.load(run.file("config.json").parent)
         sides = [_vectors(encoder, encode, words) for words in pair.words[row]]
         flat = _plane(np.concatenate(sides))

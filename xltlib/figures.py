@@ -230,10 +230,11 @@ def word_map(data: Data) -> Figure:
     figure, axes = panels(data, 3.9, 3.4)
     for ax, panel in zip(axes, data["panels"], strict=False):
         first, second = (np.array(panel[side]).reshape(-1, 2) for side in ("source", "target"))
-        for i, j in data["links"]:
+        known = len(first) > 0
+        for i, j in data["links"] if known else ():
             ax.plot(*zip(first[i], second[j], strict=True), color=GREY, linewidth=0.9, zorder=1)
         sides = (("source", first, 0, (4, 4)), ("target", second, 1, (4, -9)))
-        for side, points, k, offset in sides:
+        for side, points, k, offset in sides if known else ():
             ax.plot(*points.T, linestyle="", markersize=6, label=data[f"{side}_language"], **look_of(k))
             for word, point in zip(data[f"{side}_words"], points, strict=True):
                 ax.annotate(word, point, offset, textcoords="offset points", fontsize=7, color=COLOURS[k])
