@@ -92,6 +92,8 @@ def _add_claim(commands: argparse._SubParsersAction) -> None:
     text = "compute the runs that a statement needs, then show its tests, evidence and verdict"
     parser = commands.add_parser("claim", help="one statement, its evidence and verdict", description=text)
     parser.add_argument("id", help="such as S0-1")
+    told = "compute the runs of its deciding tests alone, not those of controls and ablations"
+    parser.add_argument("--deciding", action="store_true", help=told)
     _add_profile(parser)
     _add_jobs(parser)
     _add_set(parser)
@@ -158,7 +160,7 @@ def _claim(args: argparse.Namespace) -> int:
 
     session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
     ledger = claims.load_ledger(session.ledger)
-    specs, absent = wanted.claim_runs(ledger, session.params, args.id)
+    specs, absent = wanted.claim_runs(ledger, session.params, args.id, args.deciding)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
     compute_all(specs, session.store, session.jobs)
