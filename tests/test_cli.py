@@ -218,6 +218,13 @@ def test_claim_computes_only_what_it_needs(tiny, tmp_path, monkeypatch):
     assert set(asked) == set(study.open(load(tiny)).runs.stage("03_finetuning"))
 
 
+def test_claim_may_do_without_controls(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr("xltlib.wanted.claim_runs", lambda *given: (asked.append(given[3]) or [], []))
+    assert cli.main(["claim", "S0-1", str(tiny)]) == cli.main(["claim", "S0-1", str(tiny), "--deciding"]) == 0
+    assert asked == [False, True]
+
+
 def test_a_wrong_id_names_the_nearest(tiny, capsys):
     assert cli.main(["claim", "S0-l", str(tiny)]) == 2
     assert "S0-1" in capsys.readouterr().err

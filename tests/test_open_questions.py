@@ -133,6 +133,20 @@ def test_missing_runs_leave_a_question_open(number):
 
 
 @pytest.mark.parametrize("number", QUESTIONS)
+def test_seeds_that_lack_a_run_or_a_setting_are_left_out(number):
+    """As where a study is half done: one variant lacks seed 5, and another has seed 4 in the source alone."""
+    whole = [r for r in RECORDS if r["labels"]["seed"] < 4]
+    asked = [spec.params["labels"] for spec in QUESTIONS[number].runs(Runs(SMALL))]
+    last, other = (
+        next(r for r in RECORDS if r["labels"] in asked and r["labels"]["seed"] == seed) for seed in (5, 4)
+    )
+    kept = [r for r in RECORDS if r is not last and r is not other]
+    source = {name: x for name, x in other["scores"].items() if name.startswith("src")}
+    kept.append(other | {"scores": source})
+    assert open_questions.answer(number, kept, SMALL) == open_questions.answer(number, whole, SMALL)
+
+
+@pytest.mark.parametrize("number", QUESTIONS)
 def test_figures_are_drawn_from_plain_data(number, tmp_path):
     draw = figures.accuracy_by_language if number == 1 else figures.sweep
     drawn = figures.save("q", open_questions.figure(number, RECORDS, SMALL), draw, tmp_path)

@@ -13,7 +13,18 @@ import numpy as np
 
 from xltlib import pretraining
 from xltlib.params import Params
-from xltlib.reading import CHANCE, Reader, Records, Told, caption, line, point, ratio_effect, sentence
+from xltlib.reading import (
+    CHANCE,
+    Reader,
+    Records,
+    Told,
+    caption,
+    line,
+    of_shared_seeds,
+    point,
+    ratio_effect,
+    sentence,
+)
 from xltlib.results import Spec
 from xltlib.runs import Runs
 from xltlib.significance import difference, interaction, trend
@@ -46,7 +57,7 @@ class Question:
 def answer(number: int, records: Records, params: Params) -> dict[str, Any]:
     """A question's answer as plain data; LookupError where its runs are missing."""
     asked = QUESTIONS[number]
-    effects = [told.plain() for told in asked.effects(Reader(records, params))]
+    effects = [told.plain() for told in asked.effects(_reader(asked, records, params))]
     return {
         "status": "answered",
         "sentence": sentence(effects[0]),
@@ -59,13 +70,19 @@ def answer(number: int, records: Records, params: Params) -> dict[str, Any]:
 
 def figure(number: int, records: Records, params: Params) -> dict[str, Any]:
     """The data of a question's figure; a panel without runs stays empty."""
-    reader = Reader(records, params)
+    reader = _reader(QUESTIONS[number], records, params)
     return {
         "title": f"Question {number}: {QUESTIONS[number].asks}",
         "claims": [],
         "alt": "Lines with seeds as dots and intervals as bands.",
         **QUESTIONS[number].figure(reader),
     }
+
+
+def _reader(asked: Question, records: Records, params: Params) -> Reader:
+    """The scores of the question's runs, for the seeds that have all of them."""
+    labels = (spec.params["labels"] for spec in asked.runs(Runs(params)) if "labels" in spec.params)
+    return Reader(of_shared_seeds(records, labels), params)
 
 
 def _grid(runs: Runs, tasks: Sequence[str], variants: Sequence[Mapping[str, str]]) -> list[Spec]:
@@ -147,13 +164,8 @@ def _q1_effects(r: Reader) -> list[Told]:
                 ("none", "no further pre-training"),
             ):
                 found = difference(mixed, r.scores(task, r.targets, objective=other), alpha=r.params.alpha)
-                told.append(
-                    Told(
-                        f"gain of mixed-language pre-training over {name}, zero-shot {task}",
-                        found,
-                        "accuracy",
-                    )
-                )
+                words = f"gain of mixed-language pre-training over {name}, zero-shot {task}"
+                told.append(Told(words, found, "accuracy"))
     return told
 
 

@@ -1,7 +1,7 @@
 """Scores of runs by label, told as effects in words and as lines with seeds and intervals."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,28 @@ class Reader:
     def has(self, task: str) -> bool:
         """Whether the profile has this task."""
         return task in self.params.tasks
+
+
+def of_shared_seeds(records: Records, variants: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records with the labels of these variants, of the seeds that are complete in all of them.
+
+    Where runs are missing, variants have different seeds, or some seeds were scored in fewer settings.
+    """
+    named = {_without_seed(labels) for labels in variants}
+    found: dict[tuple, dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        if (name := _without_seed(record["labels"])) in named:
+            found.setdefault(name, {})[record["labels"]["seed"]] = record
+    complete = []
+    for by_seed in found.values():
+        settings = set().union(*(record["scores"] for record in by_seed.values()))
+        complete.append({seed for seed, record in by_seed.items() if set(record["scores"]) == settings})
+    seeds = set.intersection(*complete) if complete else set()
+    return [record for by_seed in found.values() for seed, record in by_seed.items() if seed in seeds]
+
+
+def _without_seed(labels: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((name, value) for name, value in labels.items() if name != "seed"))
 
 
 def sentence(effect: Mapping[str, Any]) -> str:
