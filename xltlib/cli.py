@@ -171,6 +171,7 @@ def _claim(args: argparse.Namespace) -> int:
     )  # fmt: skip
     told = claims.claim_result(found, ledger, args.id)
     told["command"] += "".join(f" --set {shlex.quote(text)}" for text in args.set)
+    told["command"] += " --deciding" if args.deciding else ""
     print(claims.render_text(told))
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
