@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from xltlib.params import Params
-from xltlib.selection import Selection
+from xltlib.selection import Selection, canonical
 from xltlib.selection import select as select_runs
 from xltlib.significance import ROUNDING, Components, Effect, difference
 from xltlib.verdicts import outcome
@@ -78,10 +78,10 @@ def of_shared_seeds(records: Records, variants: Iterable[Mapping[str, Any]]) -> 
 
     Where runs are missing, variants have different seeds, or some seeds were scored in fewer settings.
     """
-    named = {_without_seed(labels) for labels in variants}
-    found: dict[tuple, dict[int, Mapping[str, Any]]] = {}
+    named = {_variant(labels) for labels in variants}
+    found: dict[frozenset, dict[int, Mapping[str, Any]]] = {}
     for record in records:
-        if (name := _without_seed(record["labels"])) in named:
+        if (name := _variant(record["labels"])) in named:
             found.setdefault(name, {})[record["labels"]["seed"]] = record
     complete = []
     for by_seed in found.values():
@@ -91,8 +91,8 @@ def of_shared_seeds(records: Records, variants: Iterable[Mapping[str, Any]]) -> 
     return [record for by_seed in found.values() for seed, record in by_seed.items() if seed in seeds]
 
 
-def _without_seed(labels: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((name, value) for name, value in labels.items() if name != "seed"))
+def _variant(labels: Mapping[str, Any]) -> frozenset:
+    return frozenset(canonical(labels, {}).items())
 
 
 def sentence(effect: Mapping[str, Any]) -> str:

@@ -47,7 +47,8 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """Runs under runs/, and behind them those that are published, by the profile before others."""
-        others = sorted(file.parent for file in self.published.parent.glob(f"*/{RUNS}"))
+        found = sorted(file.parent for file in self.published.parent.glob(f"*/{RUNS}"))
+        others = [folder for folder in found if folder != self.published]
         return Store(self.root / "runs", [] if self.fresh else [self.published, *others])
 
     @cached_property
