@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from xltlib import models
-from xltlib.pretraining import ParallelText
-from xltlib.tokenization import SPECIAL
+from xltlib.data.tokenization import SPECIAL
+from xltlib.pretraining import models
+from xltlib.pretraining.options import ParallelText
 
 VOCAB = 40
 FIRST = len(SPECIAL)

@@ -15,10 +15,10 @@ from simulated import two_systems
 from tiny import params
 
 from xltlib.builders import compute
+from xltlib.data.text_builders import tokenizer_of
 from xltlib.results import Result
 from xltlib.runs import Runs
 from xltlib.store import Store
-from xltlib.text_builders import tokenizer_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

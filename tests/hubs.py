@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from xltlib import hub
+from xltlib.data import hub
 
 
 def fill(cache: Path, repo: str, tables: dict, revision: str = "") -> Path:

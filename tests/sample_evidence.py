@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nbformat
 
+from xltlib.claims.ledger_file import load_ledger
 from xltlib.files import sha256_file, write_json
-from xltlib.ledger_file import load_ledger
 from xltlib.report_views import FAMILIES, TESTED
 
 NASTY = [

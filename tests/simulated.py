@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xltlib.honesty import simulate
+from xltlib.significance.honesty import simulate
 
 
 def two_systems(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

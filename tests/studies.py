@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import yaml
 
-from xltlib.ledger import label
+from xltlib.claims.ledger import label
+from xltlib.claims.selection import World
 from xltlib.params import Params
-from xltlib.selection import World
 
 PARAMS = Params(languages=("src", "near", "far"), mask_rate=0.25)
 EXAMPLES = 400

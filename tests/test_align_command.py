@@ -7,10 +7,10 @@ import math
 import pytest
 from test_alignment import BOOKS, pharaoh, split, table
 
-from xltlib import alignment
-from xltlib.alignment import train
-from xltlib.em import Aligner
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.alignment import aligner
+from xltlib.alignment.aligner import train
+from xltlib.alignment.em import Aligner
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def xlt(tmp_path, capsys):
     def run(text: str | bytes, *options: str) -> tuple[str, str]:
         (tmp_path / "pairs").write_bytes(text if isinstance(text, bytes) else text.encode())
         parser = argparse.ArgumentParser()
-        alignment.register(parser.add_subparsers())
+        aligner.register(parser.add_subparsers())
         args = parser.parse_args(["align", str(tmp_path / "pairs"), *options])
         assert args.func(args) == 0
         return tuple(capsys.readouterr())
@@ -71,7 +71,7 @@ def test_command_table_of_probabilities(xlt, tmp_path):
 
 def test_command_reads_standard_input_tabs_and_empty_sides(xlt, monkeypatch, capsys):
     parser = argparse.ArgumentParser()
-    alignment.register(parser.add_subparsers())
+    aligner.register(parser.add_subparsers())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a b\tx y\r\n||| x\na |||\na ||| x\n")))
     args = parser.parse_args(["align", "-", "-d"])
     assert args.func(args) == 0

@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy.special import digamma
 
-from xltlib import alignment, cooccurrence, em
-from xltlib.alignment import RECOMMENDED, align_both, load_models, save_models, train, train_both
-from xltlib.em import Aligner
-from xltlib.links import read_gold, symmetrize
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.alignment import aligner, cooccurrence, em
+from xltlib.alignment.aligner import RECOMMENDED, align_both, load_models, save_models, train, train_both
+from xltlib.alignment.em import Aligner
+from xltlib.alignment.links import read_gold, symmetrize
 
 BOOKS = """\
 the house ||| das haus
@@ -290,8 +290,8 @@ def test_aer_falls_with_the_size_of_the_corpus():
 
     drawn = [pair() for _ in range(900)]
     pairs, sure = [d[:2] for d in drawn], [d[2] for d in drawn[:40]]
-    gold = alignment.Gold(sure, sure, 0, 0, ())
-    small, large = alignment.aer_by_size(pairs[:40], gold, pairs[40:], [0, 860])
+    gold = aligner.Gold(sure, sure, 0, 0, ())
+    small, large = aligner.aer_by_size(pairs[:40], gold, pairs[40:], [0, 860])
     assert large.aer < 0.1 < 0.3 < small.aer
     assert large.sure == 240
 
@@ -344,5 +344,5 @@ def test_aer_on_gold(data_dir, pair, expected):
     pairs = split(text)
     gold = read_gold(folder / f"{pair}.gold", [(len(e), len(f)) for e, f in pairs])
     assert gold.index_base == 1
-    score = alignment.aer(align_both(pairs), gold.sure, gold.possible)
+    score = aligner.aer(align_both(pairs), gold.sure, gold.possible)
     assert score.aer == pytest.approx(expected, abs=0.002)

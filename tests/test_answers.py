@@ -7,19 +7,19 @@ import pytest
 import torch
 from tiny import params
 
-from xltlib import models, seq2seq, seq2seq_builders
-from xltlib.batching import stacked
+from xltlib.data.records import SpanExample
+from xltlib.data.text_builders import world_of
+from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores
-from xltlib.records import SpanExample
+from xltlib.finetuning.batching import stacked
+from xltlib.finetuning.task_builders import TYPO_RATES
+from xltlib.finetuning.task_case import Case
+from xltlib.pretraining import models, seq2seq, seq2seq_builders
+from xltlib.pretraining.seq2seq import IGNORED
+from xltlib.pretraining.seq2seq_builders import answer_scores, build_answers, build_seq2seq, encode
+from xltlib.pretraining.training import Optimization, fit
 from xltlib.results import Spec
 from xltlib.runs import Runs
-from xltlib.seq2seq import IGNORED
-from xltlib.seq2seq_builders import answer_scores, build_answers, build_seq2seq, encode
-from xltlib.task_builders import TYPO_RATES
-from xltlib.task_case import Case
-from xltlib.text_builders import world_of
-from xltlib.tokenization import PAD, SEP, SPECIAL
-from xltlib.training import Optimization, fit
 
 
 @pytest.fixture(scope="module")

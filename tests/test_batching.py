@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from xltlib import batching
-from xltlib.batching import Plan, near_batches, stacked
-from xltlib.encoding import Encoded
-from xltlib.training import epoch_batches
+from xltlib.finetuning import batching
+from xltlib.finetuning.batching import Plan, near_batches, stacked
+from xltlib.finetuning.encoding import Encoded
+from xltlib.pretraining.training import epoch_batches
 
 
 def data_of(lengths, **changes):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from studies import EXAMPLES, PARAMS, better, planted, runs, small_ledger
 
-from xltlib import claims
-from xltlib.claims import evaluate, load_ledger, needed, render_text, select
-from xltlib.params import StudyError
-from xltlib.selection import World
+from xltlib import StudyError
+from xltlib.claims import evaluate as claims
+from xltlib.claims.evaluate import evaluate, load_ledger, needed, render_text, select
+from xltlib.claims.selection import World
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +221,8 @@ def test_properties_of_the_code_are_called_by_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(claims, "check_planted", lambda: True, raising=False)
     monkeypatch.setattr(claims, "check_broken", lambda: False, raising=False)
-    names = ("claims:check_planted", "claims:check_broken", "claims:check_none", "nowhere:check")
-    path = small_ledger(tmp_path, *(check(f"xltlib.{name}") for name in names))
+    names = [f"claims.evaluate:check_{name}" for name in ("planted", "broken", "none")]
+    path = small_ledger(tmp_path, *(check(f"xltlib.{name}") for name in (*names, "nowhere:check")))
     result = evaluate(load_ledger(path), [], PARAMS)
     assert outcomes(result) == ["supported", "contradicted", "not run", "not run"]
     assert result["claims"][3]["reason"] == "Not run: there is no xltlib.nowhere:check."

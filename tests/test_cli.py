@@ -14,8 +14,8 @@ import tinystudy
 import yaml
 
 import xltlib
-from xltlib import cli, study
-from xltlib.params import StudyError, load
+from xltlib import StudyError, cli, study
+from xltlib.params import load
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from xltlib.clusters import Clustered, by_cluster, numbered
-from xltlib.honesty import simulate
-from xltlib.params import StudyError
-from xltlib.resampling import second_opinions
-from xltlib.selection import select
-from xltlib.significance import by_setting, difference, interaction
+from xltlib import StudyError
+from xltlib.claims.selection import select
+from xltlib.claims.verdicts import specifications
+from xltlib.significance.clusters import Clustered, by_cluster, numbered
+from xltlib.significance.honesty import simulate
+from xltlib.significance.resampling import second_opinions
+from xltlib.significance.tests import by_setting, difference, interaction
 from xltlib.study import Session
-from xltlib.verdicts import specifications
 
 
 def test_clusters_by_hand():

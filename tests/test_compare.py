@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xltlib import compare
-from xltlib.params import StudyError
-from xltlib.resampling import mcnemar
+from xltlib import StudyError
+from xltlib.significance import compare
+from xltlib.significance.resampling import mcnemar
 
 pytestmark = pytest.mark.filterwarnings("error")
 

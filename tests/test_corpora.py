@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from xltlib.corpora import (
+from xltlib import StudyError
+from xltlib.data.corpora import (
     CORPORA,
     clean,
     corpora_with,
@@ -18,7 +19,6 @@ from xltlib.corpora import (
     simple_tokenize,
     token_spans,
 )
-from xltlib.params import StudyError
 
 
 def write(path, content: bytes | str):

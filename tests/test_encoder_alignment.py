@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from xltlib import encoder_alignment as E
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.alignment import encoder_alignment as E
 
 HAND = np.array(
     [

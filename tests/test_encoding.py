@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from test_tokenization import published
 
-from xltlib import tasks, tokenization
-from xltlib.encoding import QUESTION, encode, shortened, windows
+from xltlib import StudyError
+from xltlib.data import tasks, tokenization
+from xltlib.data.records import PairExample, SpanExample
+from xltlib.data.synthetic import World
+from xltlib.data.synthetic_tasks import task_set
+from xltlib.data.tokenization import CLS, SEP, encode_texts
 from xltlib.evaluation import normalize_answer
-from xltlib.params import StudyError
-from xltlib.prediction import scores as scores_of
-from xltlib.records import PairExample, SpanExample
-from xltlib.synthetic import World
-from xltlib.synthetic_tasks import task_set
-from xltlib.tokenization import CLS, SEP, encode_texts
+from xltlib.finetuning.encoding import QUESTION, encode, shortened, windows
+from xltlib.finetuning.prediction import scores as scores_of
 
 
 @pytest.fixture(scope="module")

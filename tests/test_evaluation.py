@@ -8,7 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from xltlib import evaluation
+from xltlib import StudyError, evaluation
+from xltlib.data.records import SpanExample
+from xltlib.data.tasks import SETS, load
 from xltlib.evaluation import (
     accuracy_scores,
     confusion,
@@ -26,9 +28,6 @@ from xltlib.evaluation import (
     tagging_scores,
     xtreme_scores,
 )
-from xltlib.params import StudyError
-from xltlib.records import SpanExample
-from xltlib.tasks import SETS, load
 
 MLQA_LANGUAGES = ["ar", "de", "en", "es", "hi", "vi", "zh"]
 

@@ -4,8 +4,7 @@ import nbformat
 import pytest
 import tinystudy
 
-from xltlib import notebooks
-from xltlib.params import StudyError
+from xltlib import StudyError, notebooks
 
 
 def test_a_notebooks_parameters_cell_is_read_as_code(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from xltlib import figure_data, figures, language_data, text_data, verdict_data
+from xltlib import StudyError, figure_data, figures, language_data, text_data, verdict_data
 from xltlib.files import read_json, write_json
-from xltlib.params import Params, StudyError
+from xltlib.params import Params
 from xltlib.results import publish
 from xltlib.runs import Runs
 from xltlib.store import Store

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from xltlib import StudyError
 from xltlib.files import load_scores, plain, save_scores, write_json
-from xltlib.params import StudyError
 
 
 def test_json_is_the_same_bytes_for_the_same_content(tmp_path):

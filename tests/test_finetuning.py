@@ -10,18 +10,21 @@ import torch.nn.functional as F
 from test_models import small
 from test_tokenization import published
 
-from xltlib import finetuning, models, prediction, robust, tokenization
-from xltlib.batching import Plan, stacked
-from xltlib.encoding import Encoded, encode
-from xltlib.finetuning import Options, finetune, loss_of, steps_for
-from xltlib.params import StudyError
-from xltlib.prediction import predict, scores
-from xltlib.records import PairExample
-from xltlib.synthetic import World
-from xltlib.synthetic_tasks import task_set
-from xltlib.task_model import TaskModel, task_loss
-from xltlib.tokenization import CLS, OWN, SEP
-from xltlib.training import Optimization
+from xltlib import StudyError
+from xltlib.data import tokenization
+from xltlib.data.records import PairExample
+from xltlib.data.synthetic import World
+from xltlib.data.synthetic_tasks import task_set
+from xltlib.data.tokenization import CLS, OWN, SEP
+from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning import prediction, robust
+from xltlib.finetuning.batching import Plan, stacked
+from xltlib.finetuning.encoding import Encoded, encode
+from xltlib.finetuning.methods import Options, finetune, loss_of, steps_for
+from xltlib.finetuning.prediction import predict, scores
+from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.pretraining import models
+from xltlib.pretraining.training import Optimization
 
 
 @pytest.fixture(scope="module")

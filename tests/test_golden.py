@@ -17,7 +17,10 @@ import tinydata
 from safetensors.torch import load_file
 from tiny import computed, params
 
-from xltlib import finetuning, pretraining, runs, seq2seq
+from xltlib import runs
+from xltlib.finetuning import methods as finetuning
+from xltlib.pretraining import options as pretraining
+from xltlib.pretraining import seq2seq
 from xltlib.runs import Runs
 from xltlib.store import Store
 

@@ -15,16 +15,18 @@ import tinystudy
 import torch
 import yaml
 
-from xltlib import machine, models, pretraining, study
-from xltlib.encoding import Encoded
-from xltlib.finetuning import finetune, loss_of, options
+from xltlib import machine, study
+from xltlib.data.tokenization import join
+from xltlib.finetuning.encoding import Encoded
+from xltlib.finetuning.methods import finetune, loss_of, options
+from xltlib.finetuning.prediction import predict
+from xltlib.finetuning.task_model import TaskModel
 from xltlib.pool import compute_all
-from xltlib.prediction import predict
+from xltlib.pretraining import models
+from xltlib.pretraining import options as pretraining
+from xltlib.pretraining.training import Optimization, fit
 from xltlib.runs import Runs
 from xltlib.store import Store
-from xltlib.task_model import TaskModel
-from xltlib.tokenization import join
-from xltlib.training import Optimization, fit
 
 GPU = torch.cuda.is_available()
 OPT = Optimization(12, 2e-3, log_every=3, checkpoint_seconds=0)

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xltlib.honesty import GROUPED, coverage, error_rates, power_at, simulate, smallest_detectable
-from xltlib.significance import Components, difference
-from xltlib.verdicts import verdict_superiority
+from xltlib.claims.verdicts import verdict_superiority
+from xltlib.significance.honesty import (
+    GROUPED,
+    coverage,
+    error_rates,
+    power_at,
+    simulate,
+    smallest_detectable,
+)
+from xltlib.significance.tests import Components, difference
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -7,9 +7,9 @@ import hubs
 import pytest
 from test_tasks import squad, write
 
-from xltlib import corpora, hub, tasks
-from xltlib.params import StudyError
-from xltlib.records import ChoiceExample, PairExample, SentencePair
+from xltlib import StudyError
+from xltlib.data import corpora, hub, tasks
+from xltlib.data.records import ChoiceExample, PairExample, SentencePair
 
 datasets = pytest.importorskip("datasets")
 

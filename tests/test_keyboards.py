@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import regex
 
-from xltlib import keyboards
-from xltlib.keyboards import keyboard_for, keyboard_languages, layout
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.noise import keyboards
+from xltlib.noise.keyboards import keyboard_for, keyboard_languages, layout
 
 STUDY = {"ar", "bg", "de", "el", "en", "es", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "ur", "vi", "zh"}
 

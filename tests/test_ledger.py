@@ -4,10 +4,10 @@ import pytest
 import yaml
 from studies import better, planted, small_ledger
 
-from xltlib import ledger_file
-from xltlib.ledger import MARKS, find
-from xltlib.ledger_file import load_ledger
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.claims import ledger_file
+from xltlib.claims.ledger import MARKS, find
+from xltlib.claims.ledger_file import load_ledger
 
 
 @pytest.fixture(scope="module")

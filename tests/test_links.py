@@ -5,9 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from xltlib import links as L
-from xltlib.links import aer, corrupt_links, random_links, read_gold, read_pharaoh, symmetrize, write_pharaoh
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.alignment import links as L
+from xltlib.alignment.links import (
+    aer,
+    corrupt_links,
+    random_links,
+    read_gold,
+    read_pharaoh,
+    symmetrize,
+    write_pharaoh,
+)
 
 
 def array(*pairs: tuple[int, int]) -> np.ndarray:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from xltlib.params import StudyError
-from xltlib.pretraining import mask_tokens
-from xltlib.tokenization import CLS, MASK, OWN, SEP, SPECIAL, Specials, join
+from xltlib import StudyError
+from xltlib.data.tokenization import CLS, MASK, OWN, SEP, SPECIAL, Specials, join
+from xltlib.pretraining.options import mask_tokens
 
 VOCAB = 40
 FIRST = len(SPECIAL)

@@ -6,9 +6,10 @@ import hubs
 import pytest
 import torch
 
-from xltlib import hub, models
-from xltlib.params import StudyError
-from xltlib.tokenization import CLS, SEP
+from xltlib import StudyError
+from xltlib.data import hub
+from xltlib.data.tokenization import CLS, SEP
+from xltlib.pretraining import models
 
 VOCAB = 40
 

@@ -12,9 +12,9 @@ import pytest
 import regex
 from scipy.stats import chisquare
 
-from xltlib import noise
-from xltlib.noise import Edit, noisy_span, typo, typo_edits, typo_many
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.noise import typing as noise
+from xltlib.noise.typing import Edit, noisy_span, typo, typo_edits, typo_many
 
 NTREX = {"en": "src.eng", "de": "ref.deu", "es": "ref.spa", "fr": "ref.fra", "ru": "ref.rus", "ar": "ref.arb"}
 NTREX |= {

@@ -12,12 +12,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from xltlib.ledger_file import load_ledger
+from xltlib.claims.ledger_file import load_ledger
 from xltlib.params import Params, notebook_cell
 from xltlib.runs import STAGES
 from xltlib.settings import read_mapping
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"xltlib", *(f"xltlib.{p.parent.name}" for p in (ROOT / "xltlib").glob("*/__init__.py"))}
 CLAIM = re.compile(r"\bS[0-4]-\d+\b")
 CELLS, LINES = 15, 110
 
@@ -100,8 +101,10 @@ def test_names_only_what_the_library_has(stage):
     tree = ast.parse("\n".join(code_cells(stage)))
     modules = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "xltlib":
-            modules |= {a.asname or a.name: importlib.import_module(f"xltlib.{a.name}") for a in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
+            modules |= {
+                a.asname or a.name: importlib.import_module(f"{node.module}.{a.name}") for a in node.names
+            }
     assert "study" in modules
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:

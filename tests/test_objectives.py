@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from xltlib.objectives import (
+from xltlib.data.tokenization import CLS, SEP, Specials, join
+from xltlib.pretraining.objectives import (
     Masked,
     exchange,
     gather,
@@ -24,7 +25,6 @@ from xltlib.objectives import (
     weam_loss,
     word_spans,
 )
-from xltlib.tokenization import CLS, SEP, Specials, join
 
 
 def rng(seed=0):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tiny import params
 
-from xltlib import figures, open_questions, sweep_data
-from xltlib.open_questions import BUDGETS, NOISE_NAMES, QUESTIONS, SHARES, SIZES, TYPO_RATES
-from xltlib.params import StudyError
-from xltlib.reading import Reader, curve, ratio_effect, sentence
+from xltlib import StudyError, figures, sweep_data
+from xltlib.claims.reading import Reader, curve, ratio_effect, sentence
+from xltlib.noise import questions
+from xltlib.noise.questions import BUDGETS, NOISE_NAMES, QUESTIONS, SHARES, SIZES, TYPO_RATES
 from xltlib.runs import Runs
 
 N, SEEDS = 400, 6
@@ -55,7 +55,7 @@ def planted():
             made += [
                 record(task, seed, everywhere(0.7, 0.5), objective_options=size) for task in ("nli", "qa")
             ]
-        for word, subword in open_questions.LEVELS.values():
+        for word, subword in questions.LEVELS.values():
             for share in SHARES:
                 option = "" if share == 1 else f"pairs={share:g}"
                 for objective, mean in ((word, 0.6), (subword, 0.5)):
@@ -86,7 +86,7 @@ RECORDS = planted()
     ],
 )
 def test_planted_answers_are_found(number, outcome, sign):
-    told = open_questions.answer(number, RECORDS, SMALL)
+    told = questions.answer(number, RECORDS, SMALL)
     assert told["status"] == "answered"
     assert told["figure"] == f"question_{number}"
     effect = told["effect"]
@@ -110,14 +110,14 @@ def test_question_0_tells_a_higher_score_from_a_smaller_loss():
         for seed in range(SEEDS)
     ]
     kept = [r for r in RECORDS if r["labels"]["objective_options"] != "noise=token"]
-    effects = open_questions.answer(0, kept + halved, SMALL)["effects"]
+    effects = questions.answer(0, kept + halved, SMALL)["effects"]
     yes, open_ = "supported", "inconclusive"
     assert [e["outcome"] for e in effects] == [yes, yes, yes, open_, open_, yes]  # noisy, clean, loss
     assert effects[-1]["estimate"] == pytest.approx(0.2 * 0.15, abs=0.02)
 
 
 def test_equal_samplings_are_not_told_apart():
-    balanced_minus_random = open_questions.answer(4, RECORDS, SMALL)["effects"][1]
+    balanced_minus_random = questions.answer(4, RECORDS, SMALL)["effects"][1]
     assert balanced_minus_random["outcome"] == "inconclusive"
     assert balanced_minus_random["estimate"] == pytest.approx(0.0)
 
@@ -125,8 +125,8 @@ def test_equal_samplings_are_not_told_apart():
 @pytest.mark.parametrize("number", QUESTIONS)
 def test_missing_runs_leave_a_question_open(number):
     with pytest.raises(LookupError, match="no run of"):
-        open_questions.answer(number, [], SMALL)
-    data = open_questions.figure(number, [], SMALL)
+        questions.answer(number, [], SMALL)
+    data = questions.figure(number, [], SMALL)
     assert data["panels"]
     draw = figures.accuracy_by_language if number == 1 else figures.sweep
     draw(data)  # empty panels say so
@@ -143,13 +143,13 @@ def test_seeds_that_lack_a_run_or_a_setting_are_left_out(number):
     kept = [r for r in RECORDS if r is not last and r is not other]
     source = {name: x for name, x in other["scores"].items() if name.startswith("src")}
     kept.append(other | {"scores": source})
-    assert open_questions.answer(number, kept, SMALL) == open_questions.answer(number, whole, SMALL)
+    assert questions.answer(number, kept, SMALL) == questions.answer(number, whole, SMALL)
 
 
 @pytest.mark.parametrize("number", QUESTIONS)
 def test_figures_are_drawn_from_plain_data(number, tmp_path):
     draw = figures.accuracy_by_language if number == 1 else figures.sweep
-    drawn = figures.save("q", open_questions.figure(number, RECORDS, SMALL), draw, tmp_path)
+    drawn = figures.save("q", questions.figure(number, RECORDS, SMALL), draw, tmp_path)
     assert (tmp_path / "q.png").stat().st_size > 1000
     assert str(SEEDS) in drawn.data["caption"]
 
@@ -170,7 +170,7 @@ def test_a_table_tells_what_is_missing():
 def test_relative_drop_by_hand():
     r = Reader(RECORDS, SMALL)
     # .7 - .15 = .55 at 30 %: (.7 - .55) / (.7 - 1/3) = .41
-    assert open_questions.relative_drop(r, "nli", SIZES[0], 0.3).mean() == pytest.approx(
+    assert questions.relative_drop(r, "nli", SIZES[0], 0.3).mean() == pytest.approx(
         0.15 / (0.7 - 1 / 3), abs=0.08
     )
 
@@ -191,7 +191,7 @@ def test_a_curve_has_a_dot_for_each_seed_and_a_band():
 
 
 def test_weights_grow_by_an_order_of_magnitude():
-    counts = [open_questions.weights(size, params(hidden_size=64, num_layers=3)) for size in SIZES]
+    counts = [questions.weights(size, params(hidden_size=64, num_layers=3)) for size in SIZES]
     assert counts == sorted(counts)
     assert counts[-1] / counts[0] > 10
 

@@ -1,9 +1,12 @@
 """The repository as a whole: installable as written, imports in one direction, no trace of one machine."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import tomllib
+from collections.abc import Container, Iterator
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -13,73 +16,36 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-# Each module imports only from those before it; a new module takes its place here.
-STAGES = [
-    ["settings", "params", "machine", "files", "results", "store", "hub"],
-    ["records", "clusters", "synthetic", "synthetic_tasks", "corpora", "task_files", "task_sets", "tasks"],
-    [
-        "tokenization",
-        "links",
-        "cooccurrence",
-        "em",
-        "alignment",
-        "encoder_alignment",
-        "real_data",
-        "task_data",
-    ],
-    ["keyboards", "substitution", "noise"],
-    [
-        "baselines",
-        "evaluation",
-        "models",
-        "downloads",
-        "training",
-        "objectives",
-        "pretraining",
-        "encoding",
-        "batching",
-        "robust",
-        "salt",
-        "task_model",
-        "prediction",
-        "finetuning",
-        "seq2seq",
-        "runs",
-        "text_builders",
-        "real_builders",
-        "encoder_builders",
-        "probing",
-        "baseline_builders",
-        "task_case",
-        "task_builders",
-        "seq2seq_builders",
-        "builders",
-        "pool",
-    ],
-    ["significance", "verdicts", "resampling", "honesty", "compare"],
-    [
-        "ledger",
-        "ledger_file",
-        "reportcheck",
-        "selection",
-        "reading",
-        "open_questions",
-        "claim_text",
-        "claims",
-    ],
-    [
-        "panels",
-        "published",
-        "language_data",
-        "text_data",
-        "figure_data",
-        "sweep_data",
-        "verdict_data",
-        "figures",
-    ],
-    ["wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid", "cli"],
-]
-ORDER = [module for stage in STAGES for module in stage]
+# The order in which the rooms, and the modules beside them, build on each other: what everything may use;
+# texts, links, noise and tests; encoders; predictions; the study's runs; verdicts; what draws them and what
+# tells of them; and what a user starts. Within a layer any direction will do that makes no circle of modules.
+LAYERS = (
+    {"", "settings", "params", "machine", "files", "results", "store"},
+    {"data", "alignment", "noise", "significance", "baselines", "evaluation"},
+    {"pretraining"},
+    {"finetuning"},
+    {"runs", "builders", "pool"},
+    {"claims", "noise.questions"},
+    {"panels", "language_data", "text_data", "figure_data", "sweep_data", "verdict_data", "figures"},
+    {"wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid"},
+    {"cli", "__main__"},
+)
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+# Imports that still run against that order; each one that goes is taken out, and none is added.
+UPWARD = {
+    ("data.downloads", "pretraining.models"),
+    ("data.real_builders", "pretraining.models"),
+    ("data.real_builders", "pretraining.options"),
+    ("data.real_builders", "pretraining.training"),
+    ("data.text_builders", "pretraining.options"),
+    ("data.text_builders", "pretraining.training"),
+    ("pretraining.seq2seq", "finetuning.batching"),
+    ("pretraining.seq2seq_builders", "finetuning.encoding"),
+    ("pretraining.seq2seq_builders", "finetuning.methods"),
+    ("pretraining.seq2seq_builders", "finetuning.task_builders"),
+    ("pretraining.seq2seq_builders", "finetuning.task_case"),
+}
+LONGEST = 60  # lines of a function
 
 
 @pytest.fixture(scope="module")
@@ -139,33 +105,80 @@ def test_what_pyproject_names_is_there(root, project):
     assert (root / ".ci/run").stat().st_mode & 0o100
 
 
-def test_modules_import_only_from_those_above_them(root):
-    wrong = []
-    for path in sorted((root / "xltlib").glob("[!_]*.py")):
-        if path.stem not in ORDER:
-            wrong.append(f"{path.name} has no place in STAGES")
-            continue
-        above = ORDER[: ORDER.index(path.stem)]
-        wrong += [f"{path.name} imports {name}" for name in sorted(set(imported(path)) - set(above))]
-    assert not wrong
+def test_pyproject_names_every_room_and_the_data_files_in_it(root):
+    setuptools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = [path.parent.relative_to(root) for path in sorted((root / "xltlib").rglob("__init__.py"))]
+    assert setuptools["packages"] == [".".join(folder.parts) for folder in folders]
+    named = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in root.joinpath(*package.split(".")).glob(pattern)
+    }
+    others = {path for path in (root / "xltlib").rglob("*.*") if path.suffix not in {".py", ".pyc"}}
+    assert others <= named
 
 
-def imported(path):
-    """The package's modules that a file imports, anywhere in it."""
+def test_imports_between_rooms_flow_one_way(imports):
+    upward = {
+        (module, other)
+        for module, others in imports.items()
+        for other in others
+        if level(other) > level(module)
+    }
+    assert not upward - UPWARD
+    assert not UPWARD - upward, "these are gone: take them out of UPWARD"
+
+
+def test_no_modules_import_each_other_in_a_circle(imports):
+    graphlib.TopologicalSorter(imports).prepare()
+
+
+def test_no_function_is_longer_than_a_screen(root):
+    lengths = {
+        f"{path.relative_to(root)}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in (root / "xltlib").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
+
+
+@pytest.fixture(scope="module")
+def imports(root) -> dict[str, set[str]]:
+    """What each module of the package imports of the others, anywhere in it: names below `xltlib`."""
+    paths = {
+        module_name(path.relative_to(root / "xltlib")): path
+        for path in (root / "xltlib").rglob("*.py")
+        if path.parent.name != "page"
+    }
+    return {name: set(imported(path, paths)) - {name} for name, path in paths.items()}
+
+
+def module_name(path: Path) -> str:
+    """`data/links.py` as `data.links`, `data/__init__.py` as `data`."""
+    return ".".join(path.with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def level(module: str) -> int:
+    """The layer of a module: its own where it has one, else its room's."""
+    return LEVELS[module] if module in LEVELS else LEVELS[module.partition(".")[0]]
+
+
+def imported(path: Path, known: Container[str]) -> Iterator[str]:
+    """The package's modules that a file imports; `from xltlib.data import tasks` imports `data.tasks`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            module = f"xltlib.{node.module}" if node.level and node.module else node.module or "xltlib"
-            names = [f"{module}.{alias.name}" for alias in node.names]
+            assert not node.level, f"{path}: an import relative to its place"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name.split(".")[1] for name in names if name.startswith("xltlib."))
-
-
-def test_no_module_is_longer_than_400_lines(tracked):
-    lengths = {path.name: len(path.read_text().splitlines()) for path in tracked if path.suffix == ".py"}
-    assert not {name: length for name, length in lengths.items() if length > 400}
+        for name in names:
+            package, _, below = name.partition(".")
+            if package == "xltlib":
+                yield below if below in known else below.rpartition(".")[0]
 
 
 def test_no_file_names_a_place_of_one_machine(tracked, root):

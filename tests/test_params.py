@@ -7,8 +7,9 @@ import re
 import pytest
 import yaml
 
+from xltlib import StudyError
 from xltlib import params as P
-from xltlib.params import Params, StudyError
+from xltlib.params import Params
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import downloads, hub, models, plan, study
+from xltlib import StudyError, plan, study
+from xltlib.data import downloads, hub
 from xltlib.files import write_json
-from xltlib.params import Params, StudyError, load
+from xltlib.params import Params, load
+from xltlib.pretraining import models
 from xltlib.runs import Runs, closure
 
 PLAIN = {"seeds": 1, "objectives": ["none", "tlm"], "methods": ["standard"], "noise_tasks": []}

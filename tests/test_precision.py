@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from test_training import OPT, Toy, same, toy_loss, unbroken, weights
 
-from xltlib import machine, models, training
-from xltlib.params import StudyError
-from xltlib.training import fit
+from xltlib import StudyError, machine
+from xltlib.pretraining import models, training
+from xltlib.pretraining.training import fit
 
 
 def noisy_loss(model):

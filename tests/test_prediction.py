@@ -9,11 +9,12 @@ from test_models import small
 from test_tokenization import published
 from torch import nn
 
-from xltlib import models, prediction
-from xltlib.encoding import Encoded, encode
-from xltlib.prediction import LONGEST_ANSWER, best_spans, predict, scores
-from xltlib.records import PairExample, SpanExample
-from xltlib.task_model import TaskModel, task_loss
+from xltlib.data.records import PairExample, SpanExample
+from xltlib.finetuning import prediction
+from xltlib.finetuning.encoding import Encoded, encode
+from xltlib.finetuning.prediction import LONGEST_ANSWER, best_spans, predict, scores
+from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.pretraining import models
 
 SENTENCE = "the cat sat on a mat , and some dogs ran to it from there . who was where ? nobody knew them"
 WORDS = SENTENCE.split()
@@ -177,7 +178,7 @@ def test_padding_changes_no_answers_and_no_loss(tokenizer, questions):
     data = encode(tokenizer, "qa", questions, 96, training=True)
     one_by_one = predict(model, replace(data, padded=False), batch_size=1)
     assert predict(model, data, batch_size=8).tolist() == one_by_one.tolist()
-    from xltlib.batching import inputs
+    from xltlib.finetuning.batching import inputs
 
     rows = np.array([0, len(data.ids) - 1])
     assert len({len(data.ids[row]) for row in rows}) == 2

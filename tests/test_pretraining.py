@@ -7,9 +7,10 @@ import pytest
 import torch
 from cipher import FIRST, SHIFT, VOCAB, Watched, encoder, text
 
-from xltlib import pretraining
-from xltlib.params import StudyError
-from xltlib.pretraining import (
+from xltlib import StudyError
+from xltlib.data.tokenization import CLS, PAD, SEP, Specials, join
+from xltlib.pretraining import options as pretraining
+from xltlib.pretraining.options import (
     ParallelText,
     Recipe,
     document_loss,
@@ -18,8 +19,7 @@ from xltlib.pretraining import (
     objective_loss,
     options,
 )
-from xltlib.tokenization import CLS, PAD, SEP, Specials, join
-from xltlib.training import Optimization, Pool, fit
+from xltlib.pretraining.training import Optimization, Pool, fit
 
 # Texts
 

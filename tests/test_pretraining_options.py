@@ -10,14 +10,30 @@ from safetensors.torch import load_file
 from tiny import computed, params
 from transformers import XLMRobertaTokenizer
 
-from xltlib import models, pretraining, tokenization
-from xltlib.encoder_builders import gold_lexicon, linked_lexicon, mixed_texts, parallel_texts, punctuation_ids
-from xltlib.params import StudyError
-from xltlib.pretraining import OBJECTIVES, Options, Recipe, extended, kept_pairs, objective_loss, options
+from xltlib import StudyError
+from xltlib.data import tokenization
+from xltlib.data.synthetic import World
+from xltlib.data.tokenization import MASK
+from xltlib.pretraining import models
+from xltlib.pretraining import options as pretraining
+from xltlib.pretraining.encoder_builders import (
+    gold_lexicon,
+    linked_lexicon,
+    mixed_texts,
+    parallel_texts,
+    punctuation_ids,
+)
+from xltlib.pretraining.options import (
+    OBJECTIVES,
+    Options,
+    Recipe,
+    extended,
+    kept_pairs,
+    objective_loss,
+    options,
+)
+from xltlib.pretraining.training import Optimization, fit
 from xltlib.runs import Runs
-from xltlib.synthetic import World
-from xltlib.tokenization import MASK
-from xltlib.training import Optimization, fit
 
 BILINGUAL = OBJECTIVES[1:]
 

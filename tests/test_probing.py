@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tinydata
 
-from xltlib import models, probing, real_builders
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.data import real_builders
+from xltlib.pretraining import models, probing
 from xltlib.results import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

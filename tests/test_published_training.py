@@ -10,15 +10,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import XLMRobertaTokenizer
 
-from xltlib import encoder_builders, models, pretraining, text_builders
-from xltlib.encoder_builders import build_encoder
-from xltlib.objectives import mask_tokens, subword_links
-from xltlib.params import StudyError
-from xltlib.pretraining import ParallelText, Recipe, extended, objective_loss, options
+from xltlib import StudyError
+from xltlib.data import text_builders
+from xltlib.data.text_builders import tokenizer_of
+from xltlib.data.tokenization import WordEncoder, join, pack, specials
+from xltlib.pretraining import encoder_builders, models
+from xltlib.pretraining import options as pretraining
+from xltlib.pretraining.encoder_builders import build_encoder
+from xltlib.pretraining.objectives import mask_tokens, subword_links
+from xltlib.pretraining.options import ParallelText, Recipe, extended, objective_loss, options
+from xltlib.pretraining.training import Optimization, fit
 from xltlib.results import Spec
-from xltlib.text_builders import tokenizer_of
-from xltlib.tokenization import WordEncoder, join, pack, specials
-from xltlib.training import Optimization, fit
 
 SOURCE = ["the cat sat on the mat .", "a dog and a cat sat ."]
 TARGET = ["кот сидел на ковре .", "пёс и кот сидели ."]

@@ -7,10 +7,12 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
-from xltlib import corpora, encoder_builders, pretraining, real_builders, real_data, tokenization
-from xltlib.baseline_builders import build_baselines, window
-from xltlib.params import StudyError
-from xltlib.records import SpanExample
+from xltlib import StudyError
+from xltlib.data import corpora, real_builders, real_data, tokenization
+from xltlib.data.records import SpanExample
+from xltlib.finetuning.baseline_builders import build_baselines, window
+from xltlib.pretraining import encoder_builders
+from xltlib.pretraining import options as pretraining
 from xltlib.results import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

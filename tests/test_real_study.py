@@ -7,12 +7,12 @@ import pytest
 import tinydata
 from tiny import computed, params
 
-from xltlib import downloads, figure_data, language_data, text_data
-from xltlib.params import StudyError
+from xltlib import StudyError, figure_data, language_data, text_data
+from xltlib.data import downloads
+from xltlib.finetuning.task_case import Case
 from xltlib.runs import Runs, split_method
 from xltlib.store import Store
 from xltlib.study import Session
-from xltlib.task_case import Case
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(officially|not translated)")
 

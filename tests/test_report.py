@@ -13,11 +13,11 @@ from itertools import pairwise
 import pytest
 from sample_evidence import sample_claim, write_ledger, write_notebook, write_profile
 
-from xltlib import report, report_views
-from xltlib.claims import evaluate
+from xltlib import StudyError, report, report_views
+from xltlib.claims.evaluate import evaluate
+from xltlib.claims.ledger_file import load_ledger
 from xltlib.files import write_json
-from xltlib.ledger_file import load_ledger
-from xltlib.params import Params, StudyError
+from xltlib.params import Params
 
 pytest.importorskip("sphinx_book_theme", reason="the page extra is not installed")
 

@@ -5,7 +5,7 @@ from sample_evidence import sample_claim, write_ledger, write_profile
 
 from xltlib import report
 from xltlib import report_views as views
-from xltlib.verdicts import robustness
+from xltlib.claims.verdicts import robustness
 
 
 def test_plot_geometry_by_hand():

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 from studies import PARAMS, small_ledger
 
-from xltlib import claims, reportcheck
-from xltlib.claims import evaluate, find, load_ledger
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.claims import evaluate as claims
+from xltlib.claims import reports
+from xltlib.claims.evaluate import evaluate, find, load_ledger
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +19,13 @@ def test_statements_are_those_of_the_reports(real, data_dir):
     if not folder.is_dir():
         pytest.skip(f"no reports at {folder}")
     texts = {r["id"]: (folder / r["file"]).read_text(encoding="utf-8") for r in real.reports}
-    assert reportcheck.compare_texts(texts, real) == []
+    assert reports.compare_texts(texts, real) == []
     texts[2] = texts[2].replace("2.1 points", "2.2 points")
-    assert reportcheck.compare_texts(texts, real)[0].startswith("S2-1: ")
+    assert reports.compare_texts(texts, real)[0].startswith("S2-1: ")
 
 
 def test_the_reports_against_themselves(real):
-    checks = reportcheck.report_checks(None, real)
+    checks = reports.report_checks(None, real)
     rule = checks["confidence_rule"]
     assert rule["holds"]
     assert (rule["lowest_verified"], rule["highest_not_verified"]) == (0.15, 0.15)
@@ -43,11 +44,11 @@ def test_the_reports_against_themselves(real):
 
 def test_impossible_numbers_are_computed_from_the_statements(real):
     english, gain = find(real, "S3-9").tests
-    found = reportcheck.arithmetic(english, real)
+    found = reports.arithmetic(english, real)
     assert found["outcome"] == "impossible"
     assert found["numbers"]["SALT"] == {"implied": 111.8, "low": 110.35, "high": 113.25}
     assert found["numbers"]["mBERT"] == {"implied": 101.4, "low": 99.95, "high": 102.85}
-    assert reportcheck.arithmetic(gain, real)["numbers"] == {
+    assert reports.arithmetic(gain, real)["numbers"] == {
         "stated_gain": 1.4,
         "gain": 2.0,
         "rounding": 0.15,
@@ -55,12 +56,12 @@ def test_impossible_numbers_are_computed_from_the_statements(real):
     changed = tuple(
         replace(c, statement=c.statement.replace("66.8", "69.1").replace("65.4", "67.0")) for c in real.claims
     )
-    found = reportcheck.arithmetic(english, replace(real, claims=changed))
+    found = reports.arithmetic(english, replace(real, claims=changed))
     assert found["outcome"] == "possible"
     assert found["numbers"]["SALT"]["implied"] == pytest.approx(15 * 69.8 - 14 * 69.1)
     wordless = tuple(replace(c, statement=c.statement.replace("without English", "")) for c in real.claims)
     with pytest.raises(StudyError, match="S3-9, S3-10: expected"):
-        reportcheck.arithmetic(english, replace(real, claims=wordless))
+        reports.arithmetic(english, replace(real, claims=wordless))
 
 
 def test_agreement_and_calibration_by_hand(tmp_path):
@@ -74,17 +75,17 @@ def test_agreement_and_calibration_by_hand(tmp_path):
     rows[1] = replace(rows[1], duplicates=("S0-5",))
     found = ("supported", "contradicted", "impossible", "not run", "contradicted")
     ours = {c.id: verdict for c, verdict in zip(rows, found, strict=True)}
-    table = reportcheck.verdict_table(rows, ours)
+    table = reports.verdict_table(rows, ours)
     assert (table["decided"], table["agree"], table["open"]) == (3, 2, ["S0-4"])
     assert table["interval"] == [0.2077, 0.9385]  # Wilson's interval of 2 in 3
     assert table["table"]["verified"] == {"supported": 1, "contradicted": 2, "not run": 1}
-    told = reportcheck.calibration(rows, ours)
+    told = reports.calibration(rows, ours)
     assert told["holds"] == {"n": 1, "mean_confidence": 0.3}
     assert told["does not hold"] == {"n": 2, "mean_confidence": 0.15}
     assert told["auc"] == 1.0
-    nothing = reportcheck.verdict_table(rows, dict.fromkeys(ours, "not run"))
+    nothing = reports.verdict_table(rows, dict.fromkeys(ours, "not run"))
     assert (nothing["decided"], nothing["interval"]) == (0, None)
-    assert "auc" not in reportcheck.calibration(rows, dict.fromkeys(ours, "not run"))
+    assert "auc" not in reports.calibration(rows, dict.fromkeys(ours, "not run"))
 
 
 def test_agreement_reads_what_evaluate_wrote(real):

@@ -8,8 +8,8 @@ from scipy import stats
 from simulated import by_seed
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from xltlib.params import StudyError
-from xltlib.resampling import (
+from xltlib import StudyError
+from xltlib.significance.resampling import (
     aso,
     bootstrap_means,
     hierarchical_bootstrap,

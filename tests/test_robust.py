@@ -6,12 +6,12 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from xltlib import robust
-from xltlib.params import StudyError
-from xltlib.records import PairExample, SpanExample
-from xltlib.substitution import without_foreign
-from xltlib.synthetic import World
-from xltlib.tokenization import CLS, MASK, PAD, SEP, UNK, Specials
+from xltlib import StudyError
+from xltlib.data.records import PairExample, SpanExample
+from xltlib.data.synthetic import World
+from xltlib.data.tokenization import CLS, MASK, PAD, SEP, UNK, Specials
+from xltlib.finetuning import robust
+from xltlib.noise.substitution import without_foreign
 
 IDS = torch.tensor([[CLS, 7, 8, SEP, 9, SEP], [CLS, 5, SEP, 6, SEP, PAD]])
 MOVED = [[0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0]]

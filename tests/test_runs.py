@@ -14,9 +14,8 @@ import pytest
 import torch
 from tiny import computed, equal, params
 
-from xltlib import pool
+from xltlib import StudyError, pool
 from xltlib.builders import BUILDERS, compute
-from xltlib.params import StudyError
 from xltlib.pool import compute_all, describe
 from xltlib.results import Spec, publish
 from xltlib.runs import STAGES, Runs, closure

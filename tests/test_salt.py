@@ -8,10 +8,12 @@ from test_models import small
 from test_tokenization import published
 from torch import nn
 
-from xltlib import models, salt, tokenization
-from xltlib.params import StudyError
-from xltlib.salt import Augmentation, Places
-from xltlib.tokenization import CLS, MASK, OWN, SEP, join
+from xltlib import StudyError
+from xltlib.data import tokenization
+from xltlib.data.tokenization import CLS, MASK, OWN, SEP, join
+from xltlib.finetuning import salt
+from xltlib.finetuning.salt import Augmentation, Places
+from xltlib.pretraining import models
 
 # ids of the toy tokenizer's words
 TEXT = ["tok tik tak .", "mana mono mini"]

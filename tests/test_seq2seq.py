@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from xltlib import models, seq2seq
-from xltlib.batching import stacked
-from xltlib.params import StudyError
-from xltlib.pretraining import Recipe
-from xltlib.seq2seq import IGNORED, SENTINELS, Options, source_of, span_mask, target_of
-from xltlib.text_builders import keyboard_of, world_of
-from xltlib.tokenization import SPECIAL, WordEncoder
-from xltlib.training import Optimization, Pool, fit
+from xltlib import StudyError
+from xltlib.data.text_builders import keyboard_of, world_of
+from xltlib.data.tokenization import SPECIAL, WordEncoder
+from xltlib.finetuning.batching import stacked
+from xltlib.pretraining import models, seq2seq
+from xltlib.pretraining.options import Recipe
+from xltlib.pretraining.seq2seq import IGNORED, SENTINELS, Options, source_of, span_mask, target_of
+from xltlib.pretraining.training import Optimization, Pool, fit
 
 END = 100
 

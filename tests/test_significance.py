@@ -6,8 +6,9 @@ from scipy import stats
 from simulated import by_seed
 from statsmodels.stats.weightstats import ttost_paired
 
-from xltlib.params import StudyError
-from xltlib.significance import (
+from xltlib import StudyError
+from xltlib.claims.verdicts import verdict_equivalence
+from xltlib.significance.tests import (
     Variances,
     crossed_variances,
     difference,
@@ -16,7 +17,6 @@ from xltlib.significance import (
     interaction,
     trend,
 )
-from xltlib.verdicts import verdict_equivalence
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -12,9 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from xltlib import results
+from xltlib import StudyError, results
 from xltlib.files import read_json
-from xltlib.params import StudyError
 from xltlib.store import (
     Spec,
     Store,

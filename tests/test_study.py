@@ -12,10 +12,10 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import notebooks, report, study, wanted
+from xltlib import StudyError, notebooks, report, study, wanted
+from xltlib.claims.ledger_file import load_ledger
 from xltlib.files import write_bytes
-from xltlib.ledger_file import load_ledger
-from xltlib.params import Params, StudyError, load
+from xltlib.params import Params, load
 from xltlib.runs import STAGES
 
 

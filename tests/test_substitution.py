@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from xltlib.noise import code_switch, corrupt_ids, rs_da, rs_da_copies, without_foreign
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.noise.typing import code_switch, corrupt_ids, rs_da, rs_da_copies, without_foreign
 
 NEIGHBOURS = {"good": ["fine", "buena", "nice"], "man": ["hombre"], "empty": []}
 

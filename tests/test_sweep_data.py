@@ -7,9 +7,11 @@ import pytest
 from studies import small_ledger
 from tiny import params
 
-from xltlib import figures, finetuning, pretraining, sweep_data
-from xltlib.ledger_file import load_ledger
-from xltlib.task_builders import TYPO_RATES
+from xltlib import figures, sweep_data
+from xltlib.claims.ledger_file import load_ledger
+from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning.task_builders import TYPO_RATES
+from xltlib.pretraining import options as pretraining
 
 N, SEEDS = 300, 4
 SMALL = params(

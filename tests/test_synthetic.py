@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from xltlib.params import StudyError
-from xltlib.synthetic import (
+from xltlib import StudyError
+from xltlib.data.synthetic import (
     ABSENT,
     AGENT,
     AGENT_QUALITY,
@@ -254,7 +254,7 @@ def test_qualities_follow_their_nouns():
 
 def test_another_process_renders_the_same_text(world):
     code = (
-        "import numpy as np; from xltlib.synthetic import World, clauses; "
+        "import numpy as np; from xltlib.data.synthetic import World, clauses; "
         "world = World(); rng = np.random.default_rng(7); batch = clauses(world.events(50, rng), rng); "
         "print('\\n'.join(s.text for name in world.languages for s in world.render(batch, name)))"
     )

@@ -7,11 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from xltlib import synthetic_tasks
-from xltlib.evaluation import one_sentence_accuracy
-from xltlib.params import StudyError
-from xltlib.records import LABELS
-from xltlib.synthetic import (
+from xltlib import StudyError
+from xltlib.data import synthetic_tasks
+from xltlib.data.records import LABELS
+from xltlib.data.synthetic import (
     ABSENT,
     AGENT,
     AGENT_QUALITY,
@@ -23,8 +22,9 @@ from xltlib.synthetic import (
     World,
     in_split,
 )
-from xltlib.synthetic import SLOT_CATEGORY as CATEGORY_OF
-from xltlib.synthetic_tasks import CONTRADICTION, ENTAILMENT, NEUTRAL, PARAPHRASE, PASSAGE, task_set
+from xltlib.data.synthetic import SLOT_CATEGORY as CATEGORY_OF
+from xltlib.data.synthetic_tasks import CONTRADICTION, ENTAILMENT, NEUTRAL, PARAPHRASE, PASSAGE, task_set
+from xltlib.evaluation import one_sentence_accuracy
 
 TASKS = ("nli", "paraphrase", "qa")
 
@@ -263,7 +263,8 @@ def digest(examples):
 
 def test_another_process_makes_the_same_examples(world):
     code = (
-        "import hashlib; from xltlib.synthetic import World; from xltlib.synthetic_tasks import task_set\n"
+        "import hashlib; from xltlib.data.synthetic import World\n"
+        "from xltlib.data.synthetic_tasks import task_set\n"
         f"for task in {TASKS}:\n"
         "    examples = task_set(World(), task, 40, 'train', 3).examples\n"
         "    print(hashlib.sha256(repr(examples).encode()).hexdigest())"

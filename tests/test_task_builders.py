@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from tiny import computed, equal, params
 
-from xltlib import finetuning, robust, salt, synthetic_tasks
-from xltlib.encoding import encode
-from xltlib.finetuning import Options, steps_for
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.data import synthetic_tasks
+from xltlib.data.synthetic import World
+from xltlib.data.text_builders import tokenizer_of, world_of
+from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning import robust, salt
+from xltlib.finetuning.encoding import encode
+from xltlib.finetuning.methods import Options, steps_for
+from xltlib.finetuning.task_builders import _budget
+from xltlib.finetuning.task_case import Case
 from xltlib.runs import Runs
 from xltlib.store import Store
-from xltlib.synthetic import World
-from xltlib.task_builders import _budget
-from xltlib.task_case import Case
-from xltlib.text_builders import tokenizer_of, world_of
 
 
 @pytest.fixture(scope="module")

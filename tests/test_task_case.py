@@ -12,13 +12,15 @@ from test_models import small
 from test_tasks import write
 from test_tokenization import published
 
-from xltlib import models, salt, task_builders, tokenization
+from xltlib import StudyError
+from xltlib.data import tokenization
+from xltlib.data.records import LABELS
 from xltlib.files import load_scores
-from xltlib.noise import keyboard_for
-from xltlib.params import StudyError
-from xltlib.records import LABELS
-from xltlib.task_builders import build_evaluation, build_transfer, typo_settings
-from xltlib.task_case import Case
+from xltlib.finetuning import salt, task_builders
+from xltlib.finetuning.task_builders import build_evaluation, build_transfer, typo_settings
+from xltlib.finetuning.task_case import Case
+from xltlib.noise.typing import keyboard_for
+from xltlib.pretraining import models
 
 LANGUAGES = ("en", "de", "zh")
 TEXT = {

@@ -3,9 +3,9 @@
 import pytest
 import tinydata
 
-from xltlib import synthetic_tasks, task_data
-from xltlib.params import StudyError
-from xltlib.synthetic import World
+from xltlib import StudyError
+from xltlib.data import synthetic_tasks, task_data
+from xltlib.data.synthetic import World
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

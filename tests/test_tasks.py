@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from xltlib.params import StudyError
-from xltlib.records import ChoiceExample, PairExample, SentencePair, SpanExample, TaggedSentence
-from xltlib.tasks import LABELS, SETS, align, cross, load
+from xltlib import StudyError
+from xltlib.data.records import ChoiceExample, PairExample, SentencePair, SpanExample, TaggedSentence
+from xltlib.data.tasks import LABELS, SETS, align, cross, load
 
 
 def write(folder, name, content):

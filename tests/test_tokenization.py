@@ -12,9 +12,9 @@ import pytest
 import tokenizers
 from transformers import BertConfig, BertTokenizer, T5Tokenizer, XLMRobertaConfig, XLMRobertaTokenizer
 
-from xltlib import tasks, tokenization
-from xltlib.params import StudyError
-from xltlib.tokenization import (
+from xltlib import StudyError
+from xltlib.data import tasks, tokenization
+from xltlib.data.tokenization import (
     CLS,
     MASK,
     PAD,

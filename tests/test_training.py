@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xltlib import training
-from xltlib.params import StudyError
-from xltlib.training import Optimization, Pool, epoch_batches, fit, learning_rate
+from xltlib import StudyError
+from xltlib.pretraining import training
+from xltlib.pretraining.training import Optimization, Pool, epoch_batches, fit, learning_rate
 
 OPT = Optimization(steps=12, lr=0.05, log_every=5, checkpoint_seconds=0)  # a checkpoint after each update
 

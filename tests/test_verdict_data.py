@@ -5,8 +5,8 @@ import pytest
 from studies import PARAMS, planted, runs
 
 from xltlib import figures, verdict_data
-from xltlib.claims import evaluate
-from xltlib.ledger_file import load_ledger
+from xltlib.claims.evaluate import evaluate
+from xltlib.claims.ledger_file import load_ledger
 from xltlib.params import Params
 
 SMALL = Params(

@@ -7,9 +7,8 @@ import pytest
 from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
-from xltlib.params import StudyError
-from xltlib.significance import difference, equivalence
-from xltlib.verdicts import (
+from xltlib import StudyError
+from xltlib.claims.verdicts import (
     benjamini_hochberg,
     holm,
     specifications,
@@ -17,6 +16,7 @@ from xltlib.verdicts import (
     verdict_superiority,
     verdict_trend,
 )
+from xltlib.significance.tests import difference, equivalence
 
 pytestmark = pytest.mark.filterwarnings("error")
 

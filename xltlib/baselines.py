@@ -10,8 +10,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from xltlib.corpora import simple_tokenize
-from xltlib.params import StudyError
+from xltlib import StudyError
+from xltlib.data.corpora import simple_tokenize
 
 PENALTY = 3e-4  # L2 on the weights, against the mean loss: the held-out best for MultiNLI hypotheses
 

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from xltlib import encoder_builders, probing, real_builders, text_builders
-from xltlib.baseline_builders import build_baselines
-from xltlib.encoder_builders import build_encoder
+from xltlib.data import real_builders, text_builders
+from xltlib.finetuning.baseline_builders import build_baselines
+from xltlib.finetuning.task_builders import build_evaluation, build_lexicon, build_transfer
+from xltlib.pretraining import encoder_builders, probing
+from xltlib.pretraining.encoder_builders import build_encoder
+from xltlib.pretraining.seq2seq_builders import build_answers, build_seq2seq
+from xltlib.pretraining.training import Progress
 from xltlib.results import Result, Spec
 from xltlib.runs import closure
-from xltlib.seq2seq_builders import build_answers, build_seq2seq
 from xltlib.store import Store
-from xltlib.task_builders import build_evaluation, build_lexicon, build_transfer
-from xltlib.training import Progress
 
 
 def compute(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from xltlib.settings import StudyError
+from xltlib import StudyError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most commands do without
     from xltlib.results import Result, Spec
@@ -20,11 +20,11 @@ PROFILE = "params/quick.yaml"
 ELSEWHERE = {  # command -> module that registers it when it is called, and what it does
     "check": ("report", "tell where page, evidence and ledger disagree"),
     "page": ("report", "build the reviewer's page from published evidence"),
-    "align": ("alignment", "word alignment with the fast_align model"),
+    "align": ("alignment.aligner", "word alignment with the fast_align model"),
     "score": ("evaluation", "score predictions in an official format"),
     "plan": ("plan", "runs, hours, disk and downloads of a profile"),
     "slice": ("grid", "compute a part of a study"),
-    "compare": ("compare", "test two systems' per-example scores against each other"),
+    "compare": ("significance.compare", "test two systems' per-example scores against each other"),
 }
 RESUMES = "run the same command again: it resumes"
 
@@ -154,7 +154,8 @@ def _params(args: argparse.Namespace) -> int:
 
 
 def _claim(args: argparse.Namespace) -> int:
-    from xltlib import claims, study, wanted
+    from xltlib import study, wanted
+    from xltlib.claims import evaluate as claims
     from xltlib.params import load
     from xltlib.pool import compute_all
 
@@ -180,17 +181,18 @@ def _claim(args: argparse.Namespace) -> int:
 
 
 def _question(args: argparse.Namespace) -> int:
-    from xltlib import open_questions, study
+    from xltlib import study
+    from xltlib.noise import questions
     from xltlib.params import load
     from xltlib.pool import compute_all
 
     session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
-    asked = open_questions.QUESTIONS[args.number]
+    asked = questions.QUESTIONS[args.number]
     results = compute_all(asked.runs(session.runs), session.store, session.jobs)
-    found = open_questions.answer(args.number, session.records(results), session.params)
+    found = questions.answer(args.number, session.records(results), session.params)
     print(f"Question {args.number}: {asked.asks}\n{found['sentence']}\n")
     for effect in found["effects"]:
-        print(open_questions.sentence(effect))
+        print(questions.sentence(effect))
     print(f"\nScale: {session.params.scale}. Limits: {asked.limits}")
     return 0
 

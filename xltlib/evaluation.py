@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from xltlib import StudyError
 from xltlib.baselines import majority_accuracy, ngram_predictions, one_sentence_accuracy
-from xltlib.corpora import read_lines, read_text
-from xltlib.params import StudyError
-from xltlib.records import SpanExample
-from xltlib.task_files import jsonl_rows, squad_rows
-from xltlib.tasks import SETS
+from xltlib.data.corpora import read_lines, read_text
+from xltlib.data.records import SpanExample
+from xltlib.data.task_files import jsonl_rows, squad_rows
+from xltlib.data.tasks import SETS
 
 __all__ = [
     "accuracy_scores",

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import builders, encoder_alignment, language_data, models
+from xltlib import builders, language_data
+from xltlib.alignment import encoder_alignment
+from xltlib.claims.reading import point
+from xltlib.claims.selection import Selection, select
+from xltlib.data.records import LABELS
+from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
+from xltlib.data.tokenization import load as load_tokenizer
 from xltlib.files import read_json
 from xltlib.params import Params
-from xltlib.pretraining import OBJECTIVES
-from xltlib.reading import point
-from xltlib.records import LABELS
+from xltlib.pretraining import models
+from xltlib.pretraining.options import OBJECTIVES
 from xltlib.results import Result
 from xltlib.runs import Runs
-from xltlib.selection import Selection, select
-from xltlib.significance import difference
+from xltlib.significance.tests import difference
 from xltlib.store import Store
-from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder, join
-from xltlib.tokenization import load as load_tokenizer
 
 METRIC = {"qa": "f1"}  # what a task is judged by; accuracy elsewhere
 OBJECTIVE_CLAIMS = ["S0-1", "S0-2", "S0-3", "S1-7", "S1-18", "S1-22", "S1-23"]

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xltlib import StudyError
 from xltlib.files import plain, read_json, write_bytes, write_json
 from xltlib.panels import (
     COLOURS,
@@ -25,7 +26,6 @@ from xltlib.panels import (
     nothing,
     panels,
 )
-from xltlib.params import StudyError
 
 Draw = Callable[[Data], Figure]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from xltlib.params import StudyError
+from xltlib import StudyError
 
 _INDEX = "lengths.json"  # member of a score file: how many examples each packed array holds
 

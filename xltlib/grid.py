@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from xltlib import downloads, study
-from xltlib.params import StudyError, load
+from xltlib import StudyError, study
+from xltlib.data import downloads
+from xltlib.params import load
 from xltlib.pool import describe
 from xltlib.results import Spec
 from xltlib.runs import STAGES, closure

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import baselines, keyboards, links, published, real_data, synthetic, synthetic_tasks, task_data
-from xltlib.corpora import simple_tokenize
-from xltlib.encoder_alignment import word_links
-from xltlib.params import Params, StudyError, to_dict
-from xltlib.real_data import WordPairs
-from xltlib.records import LABELS
+from xltlib import StudyError, baselines
+from xltlib.alignment import links
+from xltlib.alignment.encoder_alignment import word_links
+from xltlib.data import real_data, synthetic, synthetic_tasks, task_data
+from xltlib.data.corpora import simple_tokenize
+from xltlib.data.real_data import WordPairs
+from xltlib.data.records import LABELS
+from xltlib.data.text_builders import keyboard_of
+from xltlib.finetuning import published
+from xltlib.noise import keyboards
+from xltlib.params import Params, to_dict
 from xltlib.results import Result
-from xltlib.text_builders import keyboard_of
 
 STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
 CHANCE = "majority label (qa: a random word)"

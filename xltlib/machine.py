@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xltlib.params import StudyError
+from xltlib import StudyError
 
 
 def environment() -> dict[str, Any]:

@@ -5,20 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from xltlib.settings import (
-    NAME,
-    StudyError,
-    allowed,
-    check,
-    literal,
-    par,
-    read_mapping,
-    read_value,
-    type_name,
-    unknown,
-)
+from xltlib import StudyError
+from xltlib.settings import NAME, allowed, check, literal, par, read_mapping, read_value, type_name, unknown
 
-__all__ = ["Params", "StudyError", "describe", "from_notebook", "load", "notebook_cell", "to_dict"]
+__all__ = ["Params", "describe", "from_notebook", "load", "notebook_cell", "to_dict"]
 
 
 SET = r"[a-z0-9_]+/[a-z]+"

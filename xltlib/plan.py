@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from xltlib import pool
-from xltlib.downloads import downloads
+from xltlib.data.downloads import downloads
 from xltlib.files import canonical, read_json
 from xltlib.params import Params, load
 from xltlib.results import RUNS, Result, Spec, read_published
@@ -68,7 +68,7 @@ class Plan:
 
     def claims(self) -> dict[str, tuple[Cost, int]]:
         """For each statement that needs runs, what these cost alone, and how many cannot be made yet."""
-        from xltlib.ledger_file import load_ledger
+        from xltlib.claims.ledger_file import load_ledger
         from xltlib.wanted import claim_runs
 
         ledger, found = load_ledger(self.session.ledger), {}
@@ -158,7 +158,7 @@ def weights(digest: str, records: Records) -> int:
 def _weights(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int) -> int:
     import torch
 
-    from xltlib import models
+    from xltlib.pretraining import models
 
     with torch.device("meta"):  # shapes without memory
         return models.parameter_count(models.tiny(vocab_size, hidden_size, num_layers, num_heads, 0))

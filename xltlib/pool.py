@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
+from xltlib import StudyError
 from xltlib.machine import fast_in_16_bits, gpus
-from xltlib.params import StudyError
 from xltlib.results import Result, Spec
 from xltlib.runs import closure
 from xltlib.store import Store
@@ -83,7 +83,8 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell)
 
 def _require(todo: list[Spec], tell: Tell) -> None:
     """StudyError, before any run begins, where this machine lacks its device; a word where it is slow."""
-    from xltlib import models  # not in a new process before `_begin` has said whether the hub may be asked
+    # not in a new process before `_begin` has said whether the hub may be asked
+    from xltlib.pretraining import models
 
     for name in {_device(spec) for spec in todo}:
         models.device(name)

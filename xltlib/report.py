@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xltlib import StudyError
 from xltlib import report_views as views
 from xltlib.files import read_json, sha256_file, write_json
-from xltlib.params import StudyError
 from xltlib.report_evidence import EVIDENCE, Evidence, read_evidence
 
 PAGE = Path(__file__).parent / "page"

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from xltlib import StudyError
 from xltlib import report_views as views
+from xltlib.claims.ledger import Ledger
+from xltlib.claims.ledger_file import load_ledger
 from xltlib.files import read_json, sha256_file
-from xltlib.ledger import Ledger
-from xltlib.ledger_file import load_ledger
-from xltlib.params import StudyError
 
 EVIDENCE = (
     "claims.json",

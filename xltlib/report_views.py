@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from xltlib.claim_text import NOT_RUN, TESTED, shown_verdict
-from xltlib.ledger import label
-from xltlib.verdicts import robustness
+from xltlib.claims.claim_text import NOT_RUN, TESTED, shown_verdict
+from xltlib.claims.ledger import label
+from xltlib.claims.verdicts import robustness
 
 FAMILIES = {  # verdict families in the order of the first screen
     "Tested": TESTED,

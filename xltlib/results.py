@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from xltlib import StudyError
 from xltlib.files import canonical, load_scores, plain, read_json, save_scores, sha256_file, write_json
-from xltlib.params import StudyError
 
 RECORD, SCORES, RUNS = "result.json", "scores.npz", "runs.json"
 

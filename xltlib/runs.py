@@ -5,8 +5,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from xltlib import finetuning, pretraining, seq2seq, task_data
-from xltlib.params import Params, StudyError
+from xltlib import StudyError
+from xltlib.data import task_data
+from xltlib.finetuning import methods as finetuning
+from xltlib.params import Params
+from xltlib.pretraining import options as pretraining
+from xltlib.pretraining import seq2seq
 from xltlib.results import Spec
 from xltlib.settings import changed, in_order
 

@@ -12,11 +12,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from xltlib import StudyError
+
 T = TypeVar("T")
-
-
-class StudyError(Exception):
-    """An input that the study cannot use: the message names the place, what was found and how to mend it."""
 
 
 NAME = r"[a-z][a-z0-9_-]*"  # becomes a folder or a part of "src|near", so it holds no separator

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import filelock
 
+from xltlib import StudyError
 from xltlib.files import canonical, load_scores, plain, read_json, save_scores, sha256_file, write_json
 from xltlib.machine import disk_errors, environment, peak_memory
-from xltlib.params import StudyError
 from xltlib.results import RECORD, RUNS, Result, Spec, publish, read_published
 
 __all__ = [

@@ -14,12 +14,14 @@ from typing import Any
 
 import filelock
 
-from xltlib import claims, downloads, notebooks, report, wanted
+from xltlib import StudyError, notebooks, report, wanted
 from xltlib.baselines import best_of
+from xltlib.claims import evaluate as claims
+from xltlib.claims.ledger_file import load_ledger
+from xltlib.data import downloads
 from xltlib.files import canonical, read_json, sha256_file, write_json
-from xltlib.ledger_file import load_ledger
 from xltlib.machine import gpus
-from xltlib.params import Params, StudyError, load, to_dict
+from xltlib.params import Params, load, to_dict
 from xltlib.pool import compute_all
 from xltlib.results import RUNS, Result, Spec, publish
 from xltlib.runs import STAGES, Runs, closure
@@ -231,9 +233,11 @@ def job(session: Session, stage: str, names: Sequence[str], changed: bool = Fals
     """A notebook with the session's parameters, and the digest of all that its executed copy depends on."""
     source, values = _source(session, stage), to_dict(session.params)
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
-    code = [p for p in Path(__file__).parent.glob("*.*") if p.suffix in (".py", ".json")]
+    package = Path(__file__).parent
+    code = [p for p in package.rglob("*.*") if p.suffix in (".py", ".json")]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml")]
-    files = {p.name: sha256_file(p) for p in sorted([source, *code, *filter(Path.is_file, ledger)])}
+    files = {str(p.relative_to(package)): sha256_file(p) for p in sorted(code)}
+    files |= {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
     digest = sha256(canonical({"params": values, "runs": runs, "files": files})).hexdigest()
     copy = _made(session, "notebooks", changed) / source.name
     figures = _made(session, "figures", changed) / stage

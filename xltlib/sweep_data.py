@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import open_questions
-from xltlib.finetuning import METHODS
-from xltlib.ledger import Ledger, label
+from xltlib.claims.ledger import Ledger, label
+from xltlib.claims.reading import CHANCE, Reader, Records, Told, caption, curve, line
+from xltlib.claims.selection import World
+from xltlib.claims.verdicts import decide
+from xltlib.finetuning.methods import METHODS
+from xltlib.finetuning.task_builders import TYPO_RATES
+from xltlib.noise import questions
 from xltlib.params import Params
-from xltlib.reading import CHANCE, Reader, Records, Told, caption, curve, line
 from xltlib.results import Result
 from xltlib.runs import split_method
-from xltlib.selection import World
 from xltlib.settings import allowed, literal, type_name
-from xltlib.significance import Effect, difference, interaction
-from xltlib.task_builders import TYPO_RATES
-from xltlib.verdicts import decide
+from xltlib.significance.tests import Effect, difference, interaction
 
 X_NAMES = {"mask_rate": "share of subwords masked", "lambda": "weight of the second loss, λ",
            "epochs": "updates, in units of the profile's", "links": "share of links that are wrong",
@@ -166,11 +166,11 @@ def noise_lines(records: Records, params: Params) -> dict[str, Any]:
         for language in params.languages:
             series = []
             for name, labels in _systems(params):
-                at = partial(open_questions.typed, r, task, language, labels)
+                at = partial(questions.typed, r, task, language, labels)
                 found = line(name, (0.0, *TYPO_RATES), at, params.alpha)
                 series.append(found)
             panels.append({
-                "name": f"{task}, {language}", "x_label": open_questions.TYPED, "series": series,
+                "name": f"{task}, {language}", "x_label": questions.TYPED, "series": series,
                 "y_label": "F1" if task == "qa" else "accuracy",
                 "levels": [{"name": "chance", "y": CHANCE[task], "line": ":"}],
             })  # fmt: skip
@@ -226,7 +226,7 @@ def question_table(records: Records, params: Params) -> pd.DataFrame:
     rows = []
     for number in params.questions:
         try:
-            effects = open_questions.answer(number, records, params)["effects"]
+            effects = questions.answer(number, records, params)["effects"]
             rows += [{"question": number, **effect} for effect in effects]
         except LookupError as error:
             rows.append({"question": number, "words": f"not run: {error.args[0]}"})

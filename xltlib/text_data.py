@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from xltlib import alignment, language_data, links, noise
+from xltlib import language_data
+from xltlib.alignment import aligner, links
+from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder
 from xltlib.language_data import Sample
+from xltlib.noise import typing as noise
 from xltlib.params import Params
-from xltlib.resampling import resampling_weights
 from xltlib.results import Result
-from xltlib.tokenization import PreTrainedTokenizerFast, WordEncoder
+from xltlib.significance.resampling import resampling_weights
 
 DRAWS = 3  # training texts drawn for each size, noise drawn for each rate
 WORDS_SHOWN = 30  # of both sides of a sentence pair: more would not be read
@@ -73,7 +75,7 @@ def aer_by_symmetrisation(params: Params, tests: Sequence[Sample], train: int = 
     points: dict[str, list] = {}
     for test in tests:
         text = language_data.of(params).sample(test.language, train, "train").pairs
-        forward, backward = (m.align(test.pairs) for m in alignment.train_both(text))
+        forward, backward = (m.align(test.pairs) for m in aligner.train_both(text))
         found = {"forward": forward, "backward": backward}
         found |= {name: links.symmetrize(forward, backward, name) for name in links.HEURISTICS}
         for name, made in found.items():
@@ -99,7 +101,7 @@ def aer_by_size(params: Params, tests: Sequence[Sample], sizes: Sequence[int]) -
             text = known.sample(test.language, max(sizes), "train", draw).pairs
             errors = []
             for size in sizes:
-                forward, backward = (m.align(test.pairs) for m in alignment.train_both(text[:size]))
+                forward, backward = (m.align(test.pairs) for m in aligner.train_both(text[:size]))
                 found = test.of_words(links.symmetrize(forward, backward, "intersect"))
                 errors.append(round(links.aer(found, test.gold.sure, test.gold.possible).aer, 5))
             curves.append({"x": list(sizes), "y": errors})
@@ -148,7 +150,7 @@ def link_matrices(params: Params, test: Sample, train: int = 2000) -> dict:
     row = int(np.argmax([n if n <= WORDS_SHOWN else -n for n in words]))
     text = language_data.of(params).sample(test.language, train, "train").pairs
     one = test.only(row)
-    forward, backward = (m.align(one.pairs) for m in alignment.train_both(text))
+    forward, backward = (m.align(one.pairs) for m in aligner.train_both(text))
     found = {"forward": forward, "backward": backward}
     found |= {
         name: links.symmetrize(forward, backward, name) for name in ("intersect", "grow-diag-final-and")

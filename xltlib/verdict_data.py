@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from xltlib import honesty
-from xltlib.claim_text import render_text, shown_verdict
-from xltlib.claims import needed
+from xltlib import StudyError
+from xltlib.claims.claim_text import render_text, shown_verdict
+from xltlib.claims.evaluate import needed
+from xltlib.claims.ledger import Ledger
+from xltlib.claims.verdicts import decide, robustness
 from xltlib.figure_data import OBJECTIVE_CLAIMS, Records, chosen, rounded, short
-from xltlib.ledger import Ledger
-from xltlib.params import Params, StudyError
-from xltlib.resampling import second_opinions
-from xltlib.significance import Effect, difference
-from xltlib.verdicts import decide, robustness
+from xltlib.params import Params
+from xltlib.significance import honesty
+from xltlib.significance.resampling import second_opinions
+from xltlib.significance.tests import Effect, difference
 
 SEEDS = (2, 3, 4, 6, 9, 12)  # numbers of seeds of simulated studies
 EQUAL = 0.02  # two points: the difference whose power is shown, and the margin of equivalence

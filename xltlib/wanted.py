@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from xltlib import claims, open_questions
-from xltlib.ledger import Ledger
-from xltlib.ledger_file import load_ledger
-from xltlib.params import Params, StudyError, load
+from xltlib import StudyError
+from xltlib.claims import evaluate as claims
+from xltlib.claims.ledger import Ledger
+from xltlib.claims.ledger_file import load_ledger
+from xltlib.noise import questions
+from xltlib.params import Params, load
 from xltlib.results import Spec
 from xltlib.runs import STAGES, Runs, closure
 from xltlib.settings import read_mapping
@@ -26,9 +28,7 @@ def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
     if stage >= "02":
         asked = _statement_specs(params, ledger)
     if stage >= "04":
-        answers = [
-            spec for number in params.questions for spec in open_questions.QUESTIONS[number].runs(runs)
-        ]
+        answers = [spec for number in params.questions for spec in questions.QUESTIONS[number].runs(runs)]
     if stage in STAGE_KINDS:
         asked = [spec for spec in asked if spec.kind in STAGE_KINDS[stage]]
     return list(dict.fromkeys([*specs, *asked, *answers]))

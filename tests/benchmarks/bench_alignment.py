@@ -15,10 +15,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from xltlib import alignment, corpora
-from xltlib.alignment import RECOMMENDED, train
-from xltlib.em import Aligner
-from xltlib.links import aer, read_gold, read_pharaoh, symmetrize
+from xltlib.alignment import aligner
+from xltlib.alignment.aligner import RECOMMENDED, train
+from xltlib.alignment.em import Aligner
+from xltlib.alignment.links import aer, read_gold, read_pharaoh, symmetrize
+from xltlib.data import corpora
 
 GROW = "grow-diag-final-and"
 SETTINGS = {
@@ -139,7 +140,7 @@ def same_aer(name: str, pairs: Text, gold, folder: Path) -> None:
     (folder / "r").write_text(cpp(path, "-d -o -v -r")[0])
     (folder / "s").write_text(atools(folder / "f", folder / "r"))
     size = len(gold.sure)
-    forward, backward = alignment.train_both(pairs)
+    forward, backward = aligner.train_both(pairs)
     both = {
         "forward": (forward.links, folder / "f"),
         GROW: (symmetrize(forward.links, backward.links), folder / "s"),
@@ -199,7 +200,7 @@ def speed(pairs: Text, folder: Path) -> None:
 def on_cuda(pairs: Text) -> None:
     for device in ("cuda", "cuda", "cpu"):  # the first one includes starting the device
         start = time.perf_counter()
-        links = alignment.align_both(pairs, device=device)
+        links = aligner.align_both(pairs, device=device)
         print(f"{device:12s}{time.perf_counter() - start:9.1f} s, {sum(map(len, links))} links")
 
 

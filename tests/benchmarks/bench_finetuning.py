@@ -16,12 +16,15 @@ from functools import partial
 import numpy as np
 import torch
 
-from xltlib import finetuning, models, prediction, synthetic_tasks, tokenization
-from xltlib.encoding import Encoded, encode
-from xltlib.finetuning import Options, loss_of
-from xltlib.synthetic import World
-from xltlib.task_model import TaskModel, task_loss
-from xltlib.training import Optimization, fit
+from xltlib.data import synthetic_tasks, tokenization
+from xltlib.data.synthetic import World
+from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning import prediction
+from xltlib.finetuning.encoding import Encoded, encode
+from xltlib.finetuning.methods import Options, loss_of
+from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.pretraining import models
+from xltlib.pretraining.training import Optimization, fit
 
 FIXED = 128  # subwords: --max_seq_length of the released scripts
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from transformers import MT5ForConditionalGeneration
 
-from xltlib import models
 from xltlib.files import read_json, write_json
-from xltlib.finetuning import TaskModel
+from xltlib.finetuning.methods import TaskModel
 from xltlib.plan import THROUGHPUT
-from xltlib.training import Optimization, fit
+from xltlib.pretraining import models
+from xltlib.pretraining.training import Optimization, fit
 
 CLASSES, ANSWER = 3, 16  # labels of NLI; subwords of an answer
 

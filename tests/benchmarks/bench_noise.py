@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xltlib import noise
+from xltlib.noise import typing as noise
 
 FILES = {"en": "src.eng", "de": "ref.deu", "ru": "ref.rus", "hi": "ref.hin", "ko": "ref.kor", "th": "ref.tha"}
 FILES |= {"zh": "ref.zho-CN"}

@@ -35,10 +35,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from xltlib import models, tokenization
-from xltlib.objectives import exchange, pad, pulling_loss
-from xltlib.pretraining import ParallelText, Recipe, objective_loss
-from xltlib.training import Optimization, fit
+from xltlib.data import tokenization
+from xltlib.pretraining import models
+from xltlib.pretraining.objectives import exchange, pad, pulling_loss
+from xltlib.pretraining.options import ParallelText, Recipe, objective_loss
+from xltlib.pretraining.training import Optimization, fit
 
 SHAPES = {  # shortest and longest: tokens of a pair
     "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "shortest": 16, "longest": 32,

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from xltlib.honesty import GROUPED, WORLDS, coverage, error_rates
+from xltlib.significance.honesty import GROUPED, WORLDS, coverage, error_rates
 
 
 def main() -> None:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
-from xltlib import models, synthetic_tasks, tokenization
-from xltlib.pretraining import Recipe, document_loss
-from xltlib.synthetic import World
-from xltlib.training import PRECISIONS, Optimization, Pool, fit
+from xltlib.data import synthetic_tasks, tokenization
+from xltlib.data.synthetic import World
+from xltlib.pretraining import models
+from xltlib.pretraining.options import Recipe, document_loss
+from xltlib.pretraining.training import PRECISIONS, Optimization, Pool, fit
 
 
 def sequences(kind: str, count: int, vocab_size: int) -> tuple:

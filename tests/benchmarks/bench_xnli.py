@@ -23,13 +23,13 @@ import torch
 from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from xltlib import models
-from xltlib.encoding import Encoded
-from xltlib.finetuning import finetune
-from xltlib.objectives import pad
-from xltlib.prediction import predict
-from xltlib.task_model import TaskModel, task_loss
-from xltlib.training import Optimization
+from xltlib.finetuning.encoding import Encoded
+from xltlib.finetuning.methods import finetune
+from xltlib.finetuning.prediction import predict
+from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.pretraining import models
+from xltlib.pretraining.objectives import pad
+from xltlib.pretraining.training import Optimization
 
 SHAPES = {
     "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "pairs": 4000, "batch": 32, "updates": 100,

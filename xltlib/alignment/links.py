@@ -1,0 +1,350 @@
+"""Word links: Pharaoh files, gold standards and AER, symmetrisation of two directions, deliberate corruption.
+
+Links of a corpus are a list with one int32 array of shape (L, 2) per sentence pair: (source word, target
+word), counted from 0.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+
+from xltlib import StudyError
+
+Links = list[np.ndarray]
+Lengths = Sequence[tuple[int, int]]  # (source words, target words) of each sentence pair
+
+HEURISTICS = ("intersect", "union", "grow-diag", "grow-diag-final", "grow-diag-final-and")
+_TOKEN = re.compile(r"(\d+)([-p])(\d+)", re.ASCII)
+_BLOCK = 1 << 15  # sentence pairs symmetrised at once: bounds the memory of their grids (about 30 MiB)
+
+
+def split_links(flat: np.ndarray, counts: np.ndarray) -> Links:
+    """Cut a (T, 2) array into one view per sentence pair, `counts[s]` rows each."""
+    ends = np.cumsum(counts).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def join_links(links: Links) -> tuple[np.ndarray, np.ndarray]:
+    """All links below each other: (sentence number of each link (T,), links (T, 2) int64)."""
+    counts = np.fromiter(map(len, links), np.int64, len(links))
+    flat = np.concatenate(links) if len(links) else np.zeros((0, 2), np.int64)
+    return np.repeat(np.arange(len(links)), counts), flat.reshape(-1, 2).astype(np.int64)
+
+
+# Files
+
+
+def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text without line end) of a UTF-8 file, as it is read; `-` is standard input."""
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        with sys.stdin.buffer if str(path) == "-" else open(path, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                yield number, line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        found = error.object[error.start]
+        raise StudyError(f"{name}:{number}: byte 0x{found:02x} is not UTF-8; convert it to UTF-8") from None
+    except OSError as error:
+        raise StudyError(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def _parse(lines: Iterable[tuple[int, str]], name: str, typed: bool) -> list[list[tuple[int, int, bool]]]:
+    """(source, target, sure) of every token, as written."""
+    parsed = []
+    for number, line in lines:
+        found = [_TOKEN.fullmatch(token) for token in line.split()]
+        for token, match in zip(line.split(), found, strict=True):
+            if match is None or (match[2] == "p" and not typed):
+                expected = "i-j (sure) or ipj (possible)" if typed else "i-j"
+                raise StudyError(
+                    f"{name}:{number}: {token!r} is not a link; expected {expected}, such as 3-4"
+                )
+        parsed.append([(int(match[1]), int(match[3]), match[2] == "-") for match in found])
+    return parsed
+
+
+def _find_base(parsed: list, lengths: Lengths | None, index_base: int | None, name: str) -> int:
+    """The index base, proved by the file or given; a given base that the file disproves is an error."""
+    if index_base not in (None, 0, 1):
+        raise StudyError(f"index_base: {index_base!r} found, 0 or 1 expected")
+    zero = next((k for k, line in enumerate(parsed, 1) if any(0 in link[:2] for link in line)), None)
+    if zero is not None:
+        if index_base == 1:
+            raise StudyError(
+                f"{name}:{zero}: a link with index 0, but the base is said to be 1; give index base 0"
+            )
+        return 0
+    full = None
+    if lengths is not None:
+        sized = enumerate(zip(parsed, lengths, strict=True), 1)
+        full = next((k for k, (line, (n, m)) in sized if any(i == n or j == m for i, j, _ in line)), None)
+    if full is not None:
+        if index_base == 0:
+            raise StudyError(
+                f"{name}:{full}: a link to the word numbered as the sentence is long, and no index 0 in the "
+                "file: it counts from 1; give index base 1"
+            )
+        return 1
+    if index_base is None and any(parsed):
+        raise StudyError(
+            f"{name}: no link proves whether words are counted from 0 or from 1 (no index 0, no index equal "
+            "to a sentence's length); give the index base"
+        )
+    return index_base or 0
+
+
+def _check_count(parsed: list, lengths: Lengths | None, name: str) -> None:
+    if lengths is not None and len(parsed) != len(lengths):
+        raise StudyError(
+            f"{name}: {len(parsed)} lines found, {len(lengths)} sentence pairs expected; one line a pair"
+        )
+
+
+def _array(pairs: Iterable[tuple[int, int]], base: int) -> np.ndarray:
+    return np.array(sorted(set(pairs)), np.int32).reshape(-1, 2) - np.int32(base)
+
+
+def read_pharaoh(path: str | Path, index_base: int | None = None, lengths: Lengths | None = None) -> Links:
+    """Links of a Pharaoh file (`i-j` tokens, a sentence pair a line), from 0 whatever the file counts from.
+
+    Without `index_base` the base must follow from the file: an index 0 proves 0, an index equal to a
+    sentence's length (needs `lengths`) proves 1. With `lengths`, a link outside its sentence is an error.
+    """
+    parsed = _parse(stream_lines(path), str(path), typed=False)
+    _check_count(parsed, lengths, str(path))
+    base = _find_base(parsed, lengths, index_base, str(path))
+    for number, (line, (n, m)) in enumerate(zip(parsed, lengths or [], strict=False), 1):
+        for i, j, _ in line:
+            if i - base >= n or j - base >= m:
+                raise StudyError(
+                    f"{path}:{number}: link {i}-{j} outside a pair of {n} and {m} words (index base {base})"
+                )
+    return [_array(((i, j) for i, j, _ in line), base) for line in parsed]
+
+
+def write_pharaoh(target: str | Path | TextIO, links: Links, index_base: int = 0) -> None:
+    """Write links, given from 0, as Pharaoh lines that count from `index_base`; no links, an empty line."""
+    if isinstance(target, (str, Path)):
+        with open(target, "w", encoding="utf-8", newline="\n") as stream:
+            return write_pharaoh(stream, links, index_base)
+    for pair in links:
+        if index_base:
+            pair = pair + index_base
+        target.write(" ".join([f"{i}-{j}" for i, j in pair.tolist()]) + "\n")
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Gold links from 0: `sure`, `possible` (it contains `sure`), and what was left out as out of range."""
+
+    sure: Links
+    possible: Links
+    index_base: int  # of the file
+    out_of_range: int  # links left out
+    out_of_range_pairs: tuple[int, ...]  # numbers, from 1, of the sentence pairs that had them
+
+
+def read_gold(path: str | Path, lengths: Lengths, index_base: int | None = None, column: int = 0) -> Gold:
+    """Gold links of a file, or a tab-separated column of it: sure ones written `i-j`, possible ones `ipj`.
+
+    The base is found as in `read_pharaoh`. Links outside their sentence are counted and left out, not fatal.
+    """
+    name = str(path)
+    rows = [(number, line.split("\t")) for number, line in stream_lines(path)]
+    short = next((number for number, row in rows if len(row) <= column), None)
+    if short is not None:
+        raise StudyError(f"{name}:{short}: no tab-separated column {column + 1}")
+    parsed = _parse(((number, row[column]) for number, row in rows), name, typed=True)
+    _check_count(parsed, lengths, name)
+    base = _find_base(parsed, lengths, index_base, name)
+    sizes = [(n + base, m + base) for n, m in lengths]
+    kept = [[k for k in line if k[0] < n and k[1] < m] for line, (n, m) in zip(parsed, sizes, strict=True)]
+    lost = [len(line) - len(inside) for line, inside in zip(parsed, kept, strict=True)]
+    return Gold(
+        sure=[_array(((i, j) for i, j, sure in line if sure), base) for line in kept],
+        possible=[_array(((i, j) for i, j, _ in line), base) for line in kept],
+        index_base=base,
+        out_of_range=sum(lost),
+        out_of_range_pairs=tuple(number for number, count in enumerate(lost, 1) if count),
+    )
+
+
+# Scores
+
+
+class AlignmentScore(NamedTuple):
+    """AER (lower is better), precision and recall (higher is better) in [0, 1], and the numbers of links."""
+
+    aer: float
+    precision: float
+    recall: float
+    links: int
+    sure: int
+
+
+def _keys(links: Links) -> np.ndarray:
+    """Each link of a corpus as one sorted, unique int64 (21 bits a word index)."""
+    sentence, flat = join_links(links)
+    return np.unique(sentence << 42 | flat[:, 0] << 21 | flat[:, 1])
+
+
+def aer(links: Links, sure: Links, possible: Links | None = None) -> AlignmentScore:
+    """Alignment error rate 1 - (|A & S| + |A & P|) / (|A| + |S|) (Och and Ney 2003).
+
+    `possible` need not repeat `sure`; without it all gold links are sure. A score whose denominator is zero
+    is nan.
+    """
+    for name, other in (("sure", sure), ("possible", possible)):
+        if other is not None and len(other) != len(links):
+            raise StudyError(
+                f"AER: {len(links)} sentence pairs in the links, {len(other)} in the {name} gold links"
+            )
+    a, s = _keys(links), _keys(sure)
+    p = s if possible is None else np.union1d(s, _keys(possible))
+    in_sure, in_possible = (len(np.intersect1d(a, gold, assume_unique=True)) for gold in (s, p))
+
+    def share(part: int, whole: int) -> float:
+        return part / whole if whole else float("nan")
+
+    error = 1 - share(in_sure + in_possible, len(a) + len(s))
+    return AlignmentScore(error, share(in_possible, len(a)), share(in_sure, len(s)), len(a), len(s))
+
+
+# Symmetrisation
+
+
+class _Grids:
+    """The link matrices of many sentence pairs, each with an empty border, as one flat array of cells.
+
+    `votes` has bit 1 for a forward, bit 2 for a backward link; cells are numbered by (pair, source, target).
+    """
+
+    def __init__(self, forward: Links, backward: Links):
+        sides = [join_links(forward), join_links(backward)]
+        pair = np.concatenate([side[0] for side in sides])
+        size = np.zeros((len(forward), 2), np.int64)
+        np.maximum.at(size, pair, np.concatenate([side[1] for side in sides]) + 1)
+        self.width = size[:, 1] + 2
+        self.ends = np.cumsum((size[:, 0] + 2) * self.width)
+        self.base = np.concatenate([[0], self.ends[:-1]]) if len(forward) else self.ends
+        self.votes = np.zeros(self.ends[-1] if len(forward) else 0, np.uint8)
+        for bit, (number, flat) in zip((1, 2), sides, strict=True):
+            self.votes[self.base[number] + (flat[:, 0] + 1) * self.width[number] + flat[:, 1] + 1] |= bit
+        self.cells = np.flatnonzero(self.votes)
+        self.pair = np.searchsorted(self.ends, self.cells, side="right")
+        self.row, self.column = np.divmod(self.cells - self.base[self.pair], self.width[self.pair])
+        # the border never holds a link, so its cells are free to stand for their whole row or column
+        self.row_key = self.cells - self.column
+        self.column_key = self.base[self.pair] + self.column
+        self.linked = self.votes == 3
+        self.used = np.zeros(len(self.votes), bool)
+        self._use(np.flatnonzero(self.linked[self.cells]))
+
+    def _use(self, k: np.ndarray) -> None:
+        self.linked[self.cells[k]] = True
+        self.used[self.row_key[k]] = True
+        self.used[self.column_key[k]] = True
+
+    def _near(self, k: np.ndarray) -> np.ndarray:
+        """Whether one of the eight neighbours is linked."""
+        cell, width = self.cells[k], self.width[self.pair[k]]
+        near = self.linked[cell - 1] | self.linked[cell + 1]
+        for row in (cell - width, cell + width):
+            near |= self.linked[row - 1] | self.linked[row] | self.linked[row + 1]
+        return near
+
+    def sweep(self, k: np.ndarray, rule: str) -> np.ndarray:
+        """Go once through candidate cells k (ascending), link those that `rule` allows, and return them.
+
+        A cell sees the links made before it, so each pair is gone through in order: step t takes the t-th
+        candidate of every pair at once.
+        """
+        first = np.searchsorted(self.pair[k], self.pair[k])
+        turn = np.arange(len(k)) - first
+        order = np.argsort(turn, kind="stable")
+        added = []
+        for now in np.split(k[order], np.cumsum(np.bincount(turn))[:-1]) if len(k) else []:
+            row, column = self.used[self.row_key[now]], self.used[self.column_key[now]]
+            allowed = ~(row | column) if rule == "neither" else ~(row & column)
+            now = now[allowed]
+            if rule == "grow":
+                now = now[self._near(now)]
+            self._use(now)
+            added.append(now)
+        return np.concatenate(added) if added else k
+
+    def grow(self) -> None:
+        """Repeat the sweep over the union until nothing is added."""
+        k = np.flatnonzero(~self.linked[self.cells])
+        while len(k):
+            changed = np.zeros(len(self.base), bool)
+            changed[self.pair[self.sweep(k, "grow")]] = True
+            k = k[changed[self.pair[k]] & ~self.linked[self.cells[k]]]
+
+    def final(self, rule: str) -> None:
+        """Sweep once over the forward and once over the backward links."""
+        for bit in (1, 2):
+            open_cells = (self.votes[self.cells] & bit > 0) & ~self.linked[self.cells]
+            self.sweep(np.flatnonzero(open_cells), rule)
+
+    def links(self, kept: np.ndarray) -> Links:
+        flat = np.stack([self.row[kept] - 1, self.column[kept] - 1], axis=1).astype(np.int32)
+        return split_links(flat, np.bincount(self.pair[kept], minlength=len(self.base)))
+
+
+def symmetrize(forward: Links, backward: Links, heuristic: str = "grow-diag-final-and") -> Links:
+    """Combine two directions, both given as (source, target), by one of `HEURISTICS` (Koehn et al. 2003).
+
+    The order in which cells are tried is that of fast_align's `atools`: by source, then target word, each
+    addition seen by the next cell; growing repeats until nothing changes; the final step goes once through
+    the forward, then the backward links. Links come back sorted by source, then target word.
+    """
+    if heuristic not in HEURISTICS:
+        raise StudyError(f"symmetrisation {heuristic!r} unknown; one of {', '.join(HEURISTICS)} expected")
+    if len(forward) != len(backward):
+        raise StudyError(f"symmetrisation: {len(forward)} sentence pairs forward, {len(backward)} backward")
+    result = []
+    for start in range(0, len(forward), _BLOCK):
+        grids = _Grids(forward[start : start + _BLOCK], backward[start : start + _BLOCK])
+        if heuristic.startswith("grow"):
+            grids.grow()
+        if heuristic.endswith(("final", "final-and")):
+            grids.final("neither" if heuristic.endswith("and") else "either")
+        kept = np.ones(len(grids.cells), bool) if heuristic == "union" else grids.linked[grids.cells]
+        result += grids.links(kept)
+    return result
+
+
+# Controls: links that are wrong by a known amount
+
+
+def corrupt_links(links: Links, lengths: Lengths, share: float, generator: np.random.Generator) -> Links:
+    """Move the target end of a random `share` (0 to 1) of all links to another word of the same sentence.
+
+    A link of a one-word target sentence cannot move; two links that meet become one.
+    """
+    if not 0 <= share <= 1:
+        raise StudyError(f"share of corrupted links: {share} found, a number from 0 to 1 expected")
+    number, flat = join_links(links)
+    chosen = generator.permutation(len(flat))[: round(share * len(flat))]
+    m = np.array([m for _, m in lengths], np.int64)[number[chosen]]
+    shift = 1 + np.floor(generator.random(len(chosen)) * np.maximum(m - 1, 0)).astype(np.int64)
+    flat[chosen, 1] = (flat[chosen, 1] + np.where(m > 1, shift, 0)) % m
+    moved = split_links(flat, np.bincount(number, minlength=len(links)))
+    return [np.unique(pair, axis=0).astype(np.int32) for pair in moved]
+
+
+def random_links(lengths: Lengths, counts: Sequence[int], generator: np.random.Generator) -> Links:
+    """`counts[s]` different links per sentence pair, each cell as likely as any other (at most all cells)."""
+    result = []
+    for (n, m), count in zip(lengths, counts, strict=True):
+        cells = (
+            np.sort(generator.choice(n * m, min(count, n * m), replace=False)) if n * m else np.zeros(0, int)
+        )
+        result.append(np.stack(np.divmod(cells, max(m, 1)), axis=1).astype(np.int32))
+    return result

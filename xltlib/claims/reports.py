@@ -1,0 +1,321 @@
+"""The five reports as data: verdicts against confidences, counts, copies, citations, impossible numbers."""
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from xltlib import StudyError
+from xltlib.claims.ledger import Claim, Ledger, Test, find
+
+POSSIBLE, IMPOSSIBLE = "possible", "impossible"
+THRESHOLD = 0.15  # the confidence that parts "verified" from the rest; both sides have a row at it
+TRUTH = {  # what a verdict or a source status says of a statement; all others leave it open
+    "supported": True,
+    "confirmed": True,
+    "confirmed by source": True,
+    "contradicted": False,
+    "contradicted by source": False,
+    IMPOSSIBLE: False,
+}
+
+
+def report_checks(texts: Mapping[int, str] | None, ledger: Ledger) -> dict:
+    """What the reports say against what they say, as plain data, from the ledger alone.
+
+    `texts` (report -> its text) adds a comparison of the ledger with the files, row by row.
+    """
+    checks = {
+        "confidence_rule": confidence_rule(ledger.claims),
+        "header_counts": [_header(report, ledger.claims) for report in ledger.reports],
+        "opposite_verdicts": opposite_verdicts(ledger),
+        "duplicates": duplicates(ledger.claims),
+        "truncated": [{"id": c.id, "ends": c.statement[-40:]} for c in ledger.claims if c.truncated],
+        "references": _references(ledger.reports),
+        "arithmetic": [arithmetic(t, ledger) for t in _arithmetic_tests(ledger.claims)],
+        "copied_report": _copied_report(ledger.claims),
+        "their_verdict_and_source": verdict_table(
+            ledger.claims, {c.id: c.source["status"] for c in ledger.claims}
+        ),
+        "calibration": calibration(ledger.claims, {c.id: c.source["status"] for c in ledger.claims}),
+    }
+    if texts is not None:
+        checks["text_differs"] = compare_texts(texts, ledger)
+    return checks
+
+
+def confidence_rule(claims: Sequence[Claim]) -> dict:
+    """Whether one threshold on the confidence explains all the reports' verdicts, and the rows at it."""
+    verified = [c.report_confidence for c in claims if c.report_verdict == "verified"]
+    others = [c.report_confidence for c in claims if c.report_verdict != "verified"]
+    wrong = [
+        c.id
+        for c in claims
+        if (
+            c.report_confidence < THRESHOLD
+            if c.report_verdict == "verified"
+            else c.report_confidence > THRESHOLD
+        )
+    ]
+    return {
+        "threshold": THRESHOLD,
+        "holds": not wrong,
+        "exceptions": wrong,
+        "lowest_verified": min(verified, default=None),
+        "highest_not_verified": max(others, default=None),
+        "highest": max([*verified, *others], default=None),
+        "at_threshold": {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD},
+    }
+
+
+def opposite_verdicts(ledger: Ledger) -> list[dict]:
+    """Pairs of statements of the same fact, or of whole and part, on which the reports' verdicts differ."""
+    found = {}
+    for claim in ledger.claims:
+        pairs = [(o, "same fact") for o in claim.duplicates] + [(o, "whole and part") for o in claim.parts]
+        pairs += [(r["id"], r["how"]) for r in claim.related if "sentence" in r["how"]]
+        for other_id, how in pairs:
+            other = find(ledger, other_id)
+            if other.report_verdict != claim.report_verdict:
+                verdicts = {claim.id: claim.report_verdict, other.id: other.report_verdict}
+                found.setdefault(frozenset(verdicts), {"how": how, "verdicts": verdicts})
+    return list(found.values())
+
+
+def duplicates(claims: Sequence[Claim]) -> list[dict]:
+    """Each group of statements of the same fact once, with whether words and confidences are the same."""
+    groups, known = [], {c.id: c for c in claims}
+    for claim in claims:
+        if claim.duplicates and not any(claim.id in group["ids"] for group in groups):
+            members = [claim, *(known[o] for o in claim.duplicates)]
+            groups.append({
+                "ids": [c.id for c in members],
+                "same_words": len({c.statement for c in members}) == 1,
+                "confidences": [c.report_confidence for c in members],
+            })  # fmt: skip
+    return groups
+
+
+def _header(report: dict, claims: Sequence[Claim]) -> dict:
+    """The counts in a report's header against its rows."""
+    rows = [c for c in claims if c.report == report["id"]]
+    verified = sum(c.report_verdict == "verified" for c in rows)
+    said = (report["claims_extracted"], report["claims_verified"])
+    return {
+        "report": report["id"], "says_extracted": said[0], "rows": len(rows),
+        "says_verified": said[1], "rows_verified": verified, "agrees": said == (len(rows), verified),
+    }  # fmt: skip
+
+
+def _references(reports: Sequence[dict]) -> dict:
+    """How many cited papers bear on the report that cites them, and those that do not."""
+    cited = [{"report": r["id"], **reference} for r in reports for reference in r["references"]]
+    counts = {level: sum(c["relevant"] == level for c in cited) for level in ("yes", "partly", "weak", "no")}
+    off_topic = [
+        {k: c[k] for k in ("report", "arxiv", "title", "why")} for c in cited if c["relevant"] == "no"
+    ]
+    retrieved = {str(r["id"]): [r["papers_retrieved"], len(r["references"])] for r in reports}
+    return {"cited": len(cited), "relevant": counts, "off_topic": off_topic, "retrieved_and_cited": retrieved}
+
+
+def _arithmetic_tests(claims: Sequence[Claim]) -> list[Test]:
+    """Every arithmetic test once, however many statements refer to it."""
+    return list({t.key: t for c in claims for t in c.tests if t.type == "arithmetic"}.values())
+
+
+def _copied_report(claims: Sequence[Claim]) -> dict:
+    """Reports 3 and 4 row by row: the same sentences, and where words or confidences differ."""
+    pairs = [
+        (a, b) for a in claims for b in claims if (a.report, b.report) == (3, 4) and b.id in a.duplicates
+    ]
+    changed = [
+        (a, b) for a, b in pairs if (a.statement, a.report_confidence) != (b.statement, b.report_confidence)
+    ]
+    return {
+        "rows": len(pairs),
+        "same_words": sum(a.statement == b.statement for a, b in pairs),
+        "same_confidence": sum(a.report_confidence == b.report_confidence for a, b in pairs),
+        "changed": [
+            {
+                "ids": [a.id, b.id],
+                "confidences": [a.report_confidence, b.report_confidence],
+                "statements": [a.statement, b.statement],
+            }
+            for a, b in changed
+        ],
+    }
+
+
+def verdict_table(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
+    """The reports' verdicts against `ours` (id -> verdict or source status), and the share that agrees.
+
+    Agreement counts the statements on which ours is decided, a fact that stands in several of them once, with
+    Wilson's 95 % interval; "verified" agrees with what holds, all else with what does not.
+    """
+    table: dict[str, dict[str, int]] = {}
+    for c in claims:
+        row = table.setdefault(c.report_verdict, {})
+        row[ours[c.id]] = row.get(ours[c.id], 0) + 1
+    decided = [c for c in _distinct(claims) if ours[c.id] in TRUTH]
+    agree = sum(TRUTH[ours[c.id]] == (c.report_verdict == "verified") for c in decided)
+    interval = _wilson(agree, len(decided))
+    return {"table": table, "decided": len(decided), "agree": agree, "interval": interval, "open": [
+        c.id for c in claims if ours[c.id] not in TRUTH
+    ]}  # fmt: skip
+
+
+def calibration(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
+    """The reports' mean confidence in statements that hold, that do not, and that are open (facts once).
+
+    `auc` is the chance that a statement that holds got the higher confidence of two, with the p-value of the
+    Mann-Whitney test; `none` where one side is empty.
+    """
+    groups: dict[str, list[float]] = {"holds": [], "does not hold": [], "open": []}
+    for c in _distinct(claims):
+        truth = TRUTH.get(ours[c.id])
+        groups["open" if truth is None else "holds" if truth else "does not hold"].append(c.report_confidence)
+    right, wrong = groups["holds"], groups["does not hold"]
+    result: dict[str, Any] = {
+        name: {"n": len(values), "mean_confidence": round(sum(values) / len(values), 4) if values else None}
+        for name, values in groups.items()
+    }
+    if right and wrong:
+        test = stats.mannwhitneyu(right, wrong, alternative="two-sided")
+        result["auc"] = round(float(test.statistic) / (len(right) * len(wrong)), 4)
+        result["p"] = round(float(test.pvalue), 6)
+        share = len(right) / (len(right) + len(wrong))
+        mean = sum(right + wrong) / len(right + wrong)
+        result["share_that_holds"], result["mean_confidence"] = round(share, 4), round(mean, 4)
+    few = f"{len(right)} statements hold and {len(wrong)} do not"
+    result["word"] = (
+        f"{few}: too few to say how well the confidence is calibrated, only in which direction it errs."
+    )
+    return result
+
+
+def arithmetic(test: Test, ledger: Ledger) -> dict:
+    """Whether the numbers of two statements can be right together, from their own words.
+
+    Every number counts as rounded to its last digit. Returns the outcome, the sentence that shows it, and the
+    numbers.
+    """
+    first, second = (find(ledger, claim_id) for claim_id in test.claims)
+    result = _CHECKS[test.check](first, second)
+    return {"check": test.check, "claims": list(test.claims), **result}
+
+
+def _same_gain(first: Claim, second: Claim) -> dict:
+    """A stated gain against the difference of two stated averages."""
+    stated = re.search(r"(\d+\.\d+)\s*% improvement on \d+ languages of XNLI", first.statement)
+    if not stated:
+        raise StudyError(
+            f"{first.id}: states no gain on XNLI such as `1.4% improvement on 15 languages of XNLI`"
+        )
+    gain, (system, baseline) = Decimal(stated[1]), _averages(second)
+    off = abs(gain - (system - baseline))
+    slack = _half_unit(gain) + _half_unit(system) + _half_unit(baseline)
+    outcome = POSSIBLE if off <= slack else IMPOSSIBLE
+    sentence = f"{system} - {baseline} = {system - baseline}, against {gain} in {first.id}"
+    return {
+        "outcome": outcome,
+        "sentence": f"{sentence}: rounding explains at most {slack}.",
+        "numbers": {"stated_gain": float(gain), "gain": float(system - baseline), "rounding": float(slack)},
+    }
+
+
+def _implied_language(first: Claim, second: Claim) -> dict:
+    """The score of the language left out, from the averages with it (first) and without it (second)."""
+    languages = re.search(r"(\d+) languages", first.statement)
+    left_out = re.search(r"without (\w+)", second.statement)
+    if not languages or not left_out:
+        raise StudyError(
+            f"{first.id}, {second.id}: expected `15 languages` in the one and `without English` in the other"
+        )
+    n, numbers, impossible = int(languages[1]), {}, False
+    for system, whole, rest in zip(("SALT", "mBERT"), _averages(first), _averages(second), strict=True):
+        implied, slack = n * whole - (n - 1) * rest, n * _half_unit(whole) + (n - 1) * _half_unit(rest)
+        low, high = implied - slack, implied + slack
+        impossible |= low > 100 or high < 0
+        numbers[system] = {"implied": float(implied), "low": float(low), "high": float(high)}
+    told = [
+        f"{v['implied']:g} % for {k} ({v['low']:g} to {v['high']:g} with rounding)"
+        for k, v in numbers.items()
+    ]
+    whole = f"{left_out[1]} would be {n} times {first.id}'s average less {n - 1} times {second.id}'s"
+    outcome = IMPOSSIBLE if impossible else POSSIBLE
+    return {"outcome": outcome, "sentence": f"{whole}: {', '.join(told)}.", "numbers": numbers}
+
+
+_CHECKS = {"same_gain": _same_gain, "implied_language": _implied_language}
+
+
+def _averages(claim: Claim) -> tuple[Decimal, Decimal]:
+    """The two averages that a statement compares: the system's and the baseline's."""
+    found = [Decimal(x) for x in re.findall(r"\d+\.\d+", claim.statement)]
+    if len(found) != 2:
+        raise StudyError(
+            f"{claim.id}: expected two averages with a decimal in the statement, found {len(found)}"
+        )
+    return found[0], found[1]
+
+
+def _half_unit(number: Decimal) -> Decimal:
+    return Decimal((0, (5,), number.as_tuple().exponent - 1))
+
+
+def _distinct(claims: Sequence[Claim]) -> list[Claim]:
+    """One statement of each fact: copies are not independent."""
+    seen: set[str] = set()
+    kept = []
+    for c in claims:
+        if c.id not in seen:
+            kept.append(c)
+            seen.update(c.duplicates)
+    return kept
+
+
+def _wilson(successes: int, n: int) -> list[float] | None:
+    if n == 0:
+        return None
+    return [round(float(end), 4) for end in proportion_confint(successes, n, alpha=0.05, method="wilson")]
+
+
+def read_report(text: str) -> dict:
+    """The header counts and the table of claims in a report's text: statement, verdict and confidence."""
+    header = re.search(r"(\d+) papers retrieved\. (\d+) claims extracted; (\d+) independently verified", text)
+    rows = re.findall(r"^(.*)\t([✓×])\t(\d+\.\d+)$", text, flags=re.M)
+    verdicts = {"✓": "verified", "×": "not verified"}
+    return {
+        "counts": tuple(int(x) for x in header.groups()) if header else None,
+        "rows": [(statement, verdicts[mark], float(confidence)) for statement, mark, confidence in rows],
+        "references": re.findall(r"arxiv\.org/abs/([\w.]+)", text),
+    }
+
+
+def compare_texts(texts: Mapping[int, str], ledger: Ledger) -> list[str]:
+    """Where the ledger and the texts of the reports differ, a sentence each; empty where they agree."""
+    problems = []
+    for report in ledger.reports:
+        if report["id"] not in texts:
+            problems.append(f"report {report['id']}: there is no text of it")
+            continue
+        text, number = texts[report["id"]], report["id"]
+        found = read_report(text)
+        ours = [
+            (c.statement, c.report_verdict, c.report_confidence) for c in ledger.claims if c.report == number
+        ]
+        rows = zip(ours, found["rows"], strict=False)
+        problems += [f"S{number}-{i}: {a} is not {b}" for i, (a, b) in enumerate(rows, 1) if a != b]
+        counts = tuple(report[k] for k in ("papers_retrieved", "claims_extracted", "claims_verified"))
+        pairs = [("rows", len(ours), len(found["rows"])), ("counts", counts, found["counts"])]
+        pairs += [("references", [r["arxiv"] for r in report["references"]], found["references"])]
+        problems += [f"report {number}: {what}: {a} is not {b}" for what, a, b in pairs if a != b]
+        problems += [
+            f"report {number}: its {k} is not in the text"
+            for k in ("title", "question")
+            if report[k] not in text
+        ]
+    return problems

@@ -1,0 +1,169 @@
+"""What a study on real languages needs from outside, where that comes from, and whether it is here."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xltlib import StudyError
+from xltlib.data import corpora, hub, real_data, task_data, tasks
+from xltlib.data.corpora import CORPORA
+from xltlib.data.tasks import SETS
+from xltlib.params import Params
+from xltlib.pretraining import models
+
+PROBE_SETS = {"retrieval": "tatoeba/test", "tagging": "pud/test"}
+MEGABYTES = {  # as the hub's pages give them: a model's weights, a table, a pair of languages
+    "google-bert/bert-base-multilingual-cased": 714,
+    "FacebookAI/xlm-roberta-large": 2240,
+    "datasets/Helsinki-NLP/opus-100": 116,
+}
+
+
+@dataclass(frozen=True)
+class Download:
+    """Files of one repository at its pinned commit; `megabytes` is 0 where the size is not known."""
+
+    what: str
+    repo: str
+    patterns: tuple[str, ...]
+    megabytes: int
+    licence: str
+
+    @property
+    def here(self) -> bool:
+        """Whether all of them are in the hub's cache."""
+        return hub.cached(self.repo, self.patterns)
+
+    @property
+    def command(self) -> str:
+        """What fetches them where there is a network."""
+        return hub.command(self.repo, self.patterns)
+
+
+def downloads(params: Params) -> list[Download]:
+    """What the hub is asked for: nothing where the languages are synthetic or all text is in a folder."""
+    if params.data == "synthetic":
+        return []
+    found = []
+    if params.model in models.PUBLISHED:
+        published = models.PUBLISHED[params.model]
+        size = MEGABYTES.get(published.repo, 0)
+        found.append(Download(f"model {params.model}", published.repo, models.FILES, size, published.licence))
+    return found if real_data.folder() else [*found, *_parallel(params), *_task_sets(params)]
+
+
+def _parallel(params: Params) -> Iterator[Download]:
+    for name in params.corpora:
+        corpus = CORPORA[name]
+        pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]
+        repo = f"datasets/{corpus.hub}"
+        patterns = ("README.md", *(hub.usual_files(pair, "train") for pair in pairs))
+        what = f"parallel text {name}, {len(pairs)} pairs of languages"
+        yield Download(what, repo, patterns, MEGABYTES.get(repo, 0) * len(pairs), corpus.licence)
+
+
+def _targets(params: Params, corpus: str) -> list[str]:
+    """The languages that a corpus has with the source."""
+    if corpus not in CORPORA:
+        raise StudyError(f"corpora: {corpus!r} is not known; known are {', '.join(CORPORA)}")
+    known = CORPORA[corpus].languages
+    return [x for x in params.languages if x in known and x != params.source and params.source in known]
+
+
+def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
+    """(set, split, language) of all examples that the study reads; StudyError for a task without a set."""
+    named = [
+        *params.train_sets,
+        *params.test_sets,
+        *(PROBE_SETS[x] for x in params.probes if x in PROBE_SETS),
+    ]
+    found = []
+    for text in named:
+        name, _, split = text.partition("/")
+        if name not in SETS or split not in SETS[name].counts:
+            splits = ", ".join(f"{x}/{s}" for x in SETS for s in SETS[x].counts)
+            raise StudyError(f"{text!r} is not a set and its split; known are {splits}")
+        alone = text in params.train_sets and not _translating(params)
+        languages = (params.source,) if alone else params.languages
+        if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
+            found += [(name, split, x) for x in task_data.in_languages(name, split, languages)]
+    for task in params.tasks:
+        for kind, sets in (("train_sets", params.train_sets), ("test_sets", params.test_sets)):
+            if not any(SETS[text.partition("/")[0]].task == task for text in sets):
+                raise StudyError(f"{kind} names no set of the task {task}")
+    return list(dict.fromkeys(found))
+
+
+def _methods(params: Params) -> set[str]:
+    """The methods of the profile, without their options."""
+    return {entry.partition(":")[0] for entry in params.methods}
+
+
+def _translating(params: Params) -> bool:
+    """Whether training examples are read in other languages than the source."""
+    asked = (
+        _methods(params) & {"translate_train", "intermediate"} or params.statement_runs or params.control_runs
+    )
+    return bool(asked) or 4 in params.questions
+
+
+def _task_sets(params: Params) -> Iterator[Download]:
+    """The sets of each task: training text of the source, test sets of every language."""
+    wanted = wanted_sets(params)
+    for name in dict.fromkeys(name for name, _, _ in wanted):
+        splits = list(dict.fromkeys(split for x, split, _ in wanted if x == name))
+        files = [tasks.hub_place(*one) for one in wanted if one[0] == name]
+        for repo in dict.fromkeys(repo for repo, _, _ in files):
+            patterns = [hub.usual_files(config, split) for r, config, split in files if r == repo]
+            what, size = f"{name} ({', '.join(splits)})", MEGABYTES.get(repo, 0)
+            yield Download(what, repo, ("README.md", *dict.fromkeys(patterns)), size, SETS[name].licence)
+
+
+def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
+    """Fetch what is missing, or name all of it in one StudyError, before any work on real languages."""
+    if params.data == "synthetic":
+        return
+    folder = real_data.folder()
+    if not folder and "captions" in params.probes:
+        raise StudyError("probes: captions are not read from the hub; name Multi30k's folder in XLT_DATA")
+    if folder and (absent := _absent(params, folder)):
+        raise StudyError(
+            f"profile {params.profile}: {len(absent)} files are missing.\n  " + "\n  ".join(absent)
+        )
+    missing = [each for each in downloads(params) if not each.here]
+    if missing and not hub.online():
+        told = [f"{each.what}: {each.command}" for each in missing]
+        raise StudyError(
+            f"profile {params.profile} reads real languages from the hub, which is out of reach. Name a "
+            "folder that holds the publishers' files in the environment variable XLT_DATA; or fetch what is "
+            f"missing where there is a network, and copy the hub's cache to {hub.cache_folder()}:\n  "
+            + "\n  ".join(told)
+        )
+    for each in missing:
+        if tell:
+            tell(f"fetching {each.what}")
+        hub.snapshot(each.repo, each.patterns)
+
+
+def _absent(params: Params, folder: Path) -> list[str]:
+    """What the folder lacks, a message each."""
+    asked = [lambda one=one: tasks.file_of(*one, folder) for one in wanted_sets(params)]
+    asked += [
+        lambda name=name, x=x: corpora.files_of(name, params.source, x, folder)
+        for name in params.corpora
+        for x in _targets(params, name)
+    ]
+    if "captions" in params.probes:
+        told = _targets(params, "multi30k")
+        asked += [lambda x=x: corpora.files_of("multi30k", params.source, x, folder, "test") for x in told]
+    if "rs_da" in _methods(params):
+        asked.append(lambda: real_data.neighbour_lists(params.neighbour_lists))
+    if "code_switch" in _methods(params):
+        asked.append(lambda: real_data.dictionaries(params.dictionaries, params.source, params.targets))
+    found = []
+    for ask in asked:
+        try:
+            ask()
+        except StudyError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))

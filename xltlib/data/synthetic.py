@@ -1,0 +1,363 @@
+"""Parallel synthetic languages: one grammar over an interlingua, with gold word alignments.
+
+A *clause* is a row of seven slots (agent, its quality, verb, patient, its quality, place, time), each filled
+by a concept of a small taxonomy. A language turns clauses into words by its own lexicon, word order and
+morphology, so that every text exists in every language and every word knows the slot that it came from.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from xltlib import StudyError
+
+SLOTS = ("agent", "agent_quality", "verb", "patient", "patient_quality", "place", "time")
+AGENT, AGENT_QUALITY, VERB, PATIENT, PATIENT_QUALITY, PLACE, TIME = range(7)
+CORE, OPTIONAL = (AGENT, VERB, PATIENT), (AGENT_QUALITY, PATIENT_QUALITY, PLACE, TIME)
+ABSENT = -1
+
+# classes x members of each category; every member has two synonymous words, every class one word of its own
+CATEGORIES = {"entity": (3, 4), "quality": (2, 4), "action": (3, 4), "place": (2, 4), "time": (2, 3)}
+SLOT_CATEGORY = ("entity", "quality", "action", "entity", "quality", "place", "time")
+SYNONYMS = 2
+SAME_WORD = 0.5  # how often a second mention repeats the first one's word without choosing among the synonyms
+
+# a word's part in its slot: links between parts of different kinds are "possible", not "sure"
+HEAD, FUNCTION = 0, 1
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a language differs from the source; each field is one axis of distance."""
+
+    name: str
+    order: str = "SVO"  # order of agent, verb, patient
+    cognates: float = 1.0  # share of stems identical with the source's
+    script: str = "latin"
+    adjective_first: bool = True
+    article: bool = False  # a separate word before each noun phrase
+    adposition: str = "before"  # place and time: a word "before" or "after", or a "suffix"
+    case: bool = False  # suffixes mark agent and patient
+    agreement: bool = False  # the verb carries the class of its agent
+    particle: bool = False  # the verb is two words (fertility 2)
+    text_share: float = 1.0  # pre-training text relative to the other languages
+
+
+LANGUAGES = {
+    "src": Language("src", article=True),
+    "near": Language("near", cognates=0.85, article=True, agreement=True),
+    "mid": Language("mid", cognates=0.6, adjective_first=False, particle=True, agreement=True),
+    "far": Language("far", "SOV", 0.3, "cyrillic", adposition="suffix", case=True, agreement=True),
+    "low": Language(
+        "low", cognates=0.3, adjective_first=False, adposition="after", case=True, text_share=0.1
+    ),
+}
+_CONSONANTS = {
+    "src": "ptkbdgmnslr",
+    "near": "ptkvzgmnflr",
+    "mid": "bdgmnshjlw",
+    "far": "пткбдмнсрхв",
+    "low": "tkqnmyrwhg",
+}
+_VOWELS = {"src": "aeiou", "near": "aeio", "mid": "aiuo", "far": "аеиоу", "low": "aeu"}
+
+
+def _concepts(category: str) -> int:
+    classes, members = CATEGORIES[category]
+    return classes * members
+
+
+def class_of(category: str, concept: np.ndarray) -> np.ndarray:
+    """Class of each concept, 0-based; a class-level concept is its own class."""
+    classes, members = CATEGORIES[category]
+    return np.where(concept >= classes * members, concept - classes * members, concept // members)
+
+
+def class_word(category: str, concept: np.ndarray) -> np.ndarray:
+    """The class-level concept (hypernym) of each concept."""
+    return _concepts(category) + class_of(category, concept)
+
+
+@dataclass(frozen=True)
+class Clauses:
+    """A batch of n clauses. ``concept``: (n, 7), -1 where a slot is empty; ``synonym``: (n, 7) in {0, 1};
+    ``fronted``: (n,) bool, place before the rest; ``asked``: (n,) slot replaced by a question word, or -1."""
+
+    concept: np.ndarray
+    synonym: np.ndarray
+    fronted: np.ndarray
+    asked: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.concept)
+
+
+def clauses(
+    concept: np.ndarray,
+    rng: np.random.Generator,
+    like: Clauses | None = None,
+    asked: np.ndarray | None = None,
+) -> Clauses:
+    """Clauses with these concepts (n, 7); wording drawn at random, or mostly that of the clauses ``like``."""
+    n = len(concept)
+    synonym = rng.integers(0, SYNONYMS, concept.shape)
+    if like is not None:
+        synonym = np.where(rng.random(concept.shape) < SAME_WORD, like.synonym, synonym)
+    fronted = (rng.random(n) < 0.3) & (concept[:, PLACE] != ABSENT)
+    return Clauses(concept, synonym, fronted, np.full(n, ABSENT) if asked is None else asked)
+
+
+class World:
+    """The interlingua with its languages. ``seed`` fixes lexicons and selectional preferences."""
+
+    def __init__(self, languages: tuple[str, ...] = tuple(LANGUAGES), seed: int = 0):
+        unknown = [name for name in languages if name not in LANGUAGES]
+        if unknown:
+            raise StudyError(f"unknown synthetic language {unknown[0]!r}; known: {', '.join(LANGUAGES)}")
+        self.languages, self.seed = languages, seed
+        self._offsets, total = {}, 0
+        for category in CATEGORIES:
+            self._offsets[category] = total
+            total += _concepts(category) * SYNONYMS + CATEGORIES[category][0]
+        self.lexemes = total
+        rng = np.random.default_rng([seed, 1])
+        self._preferences = {slot: self._preference(rng, *slots) for slot, slots in _GIVEN.items()}
+        self._grammars: dict[str, _Grammar] = {}
+
+    @staticmethod
+    def _preference(rng: np.random.Generator, given: int, slot: int) -> np.ndarray:
+        """P(concept of slot | concept of given): sharp enough to tell members apart, and never zero."""
+        rows, columns = _concepts(SLOT_CATEGORY[given]), _concepts(SLOT_CATEGORY[slot])
+        return 0.9 * rng.dirichlet(np.full(columns, 0.25), rows) + 0.1 / columns
+
+    def stem(self, slot: int, concept: np.ndarray, synonym: np.ndarray) -> np.ndarray:
+        """Index of the stem for each concept and synonym; -1 stays -1."""
+        category = SLOT_CATEGORY[slot]
+        members = _concepts(category)
+        within = np.where(
+            concept < members, concept * SYNONYMS + synonym, members * SYNONYMS + concept - members
+        )
+        return np.where(concept == ABSENT, ABSENT, self._offsets[category] + within)
+
+    def grammar(self, language: str) -> "_Grammar":
+        if language not in self.languages:
+            raise StudyError(
+                f"language {language!r} is not in this world; it has {', '.join(self.languages)}"
+            )
+        if language not in self._grammars:
+            self._grammars[language] = _Grammar(self, LANGUAGES[language])
+        return self._grammars[language]
+
+    @cached_property
+    def grammar_of_source(self) -> "_Grammar":
+        """The language that the others have their cognates from, whether or not it is in the world."""
+        return _Grammar(self, LANGUAGES["src"])
+
+    def render(self, batch: Clauses, language: str) -> list["Sentence"]:
+        """The clauses in one language."""
+        return self.grammar(language).render(batch)
+
+    def events(self, n: int, rng: np.random.Generator, splits: str = "text") -> np.ndarray:
+        """Concepts (n, 7) drawn by the world's preferences, of meanings that belong to the split."""
+        rows = np.empty((0, 7), dtype=np.int64)
+        while len(rows) < n:
+            more = self._draw_events(2 * n, rng)
+            rows = np.concatenate([rows, more[in_split(more, splits)]])
+        return rows[:n]
+
+    def _draw_events(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        out = np.full((n, 7), ABSENT)
+        out[:, AGENT] = rng.integers(0, _concepts("entity"), n)
+        for slot, (given, _) in _GIVEN.items():
+            rows = self._preferences[slot][out[:, given]].cumsum(1)
+            out[:, slot] = (rng.random((n, 1)) > rows[:, :-1]).sum(1)
+        for slot in OPTIONAL:
+            out[rng.random(n) < 0.6, slot] = ABSENT
+        return out
+
+
+# each slot is drawn given another one: slot -> (given, slot), in the order of drawing
+_GIVEN = {
+    VERB: (AGENT, VERB), PATIENT: (VERB, PATIENT), AGENT_QUALITY: (AGENT, AGENT_QUALITY),
+    PATIENT_QUALITY: (PATIENT, PATIENT_QUALITY), PLACE: (VERB, PLACE), TIME: (PLACE, TIME),
+}  # fmt: skip
+
+
+def in_split(concept: np.ndarray, split: str) -> np.ndarray:
+    """Whether each meaning (n, 7) belongs to "test", "dev", "train" or "text" (train and text share theirs).
+
+    The split is a hash of the meaning itself, so no meaning can be in two splits, whatever is generated when.
+    """
+    weights = np.array([7919, 104729, 1299709, 15485863, 179424673, 2038074743, 22801763489], dtype=np.uint64)
+    mixed = ((concept + 1).astype(np.uint64) * weights).sum(1, dtype=np.uint64)
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    bucket = (mixed ^ (mixed >> np.uint64(32))) % np.uint64(10)
+    return {"test": bucket < 2, "dev": bucket == 2, "train": bucket > 2, "text": bucket > 2}[split]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Words of one clause; ``slots`` and ``parts`` say for each word where it came from."""
+
+    words: tuple[str, ...]
+    slots: tuple[int, ...]
+    parts: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def span(self, slot: int) -> tuple[int, str]:
+        """Character offset and text of the slot's head word."""
+        index = list(zip(self.slots, self.parts, strict=True)).index((slot, HEAD))
+        return len(" ".join(self.words[:index])) + (index > 0), self.words[index]
+
+
+def gold_links(source: Sentence, target: Sentence) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Sure and possible links, 0-based (source word, target word).
+
+    Heads of the same slot are sure; a function word (article, adposition, particle) is linked for sure with
+    the same kind of word in the other language, else only possibly with the head that carries its meaning.
+    """
+    sure, possible = [], []
+    for i, (slot, part) in enumerate(zip(source.slots, source.parts, strict=True)):
+        for j, (slot_j, part_j) in enumerate(zip(target.slots, target.parts, strict=True)):
+            if slot == slot_j:
+                (sure if part == part_j else possible).append((i, j))
+    return sure, sure + possible
+
+
+class _Grammar:
+    """Word forms and word order of one language, as tables: rendering is then a look-up."""
+
+    def __init__(self, world: World, language: Language):
+        self.language = language
+        self.world = world
+        self._stems = _stems(world, language)
+        self.function = _function_words(world, language)
+
+    @cached_property
+    def _plan(self) -> list[tuple[int, str]]:
+        """The pieces of a clause in this language's order: (slot, kind of word)."""
+        pieces = {"S": AGENT, "V": VERB, "O": PATIENT}
+        plan: list[tuple[int, str]] = []
+        for letter in self.language.order:
+            slot = pieces[letter]
+            plan += self._verb() if slot == VERB else self._noun_phrase(slot)
+        return plan + self._adverbial(PLACE) + self._adverbial(TIME)
+
+    def _verb(self) -> list[tuple[int, str]]:
+        return [(VERB, "head")] + [(VERB, "particle")] * self.language.particle
+
+    def _noun_phrase(self, slot: int) -> list[tuple[int, str]]:
+        quality = [(slot + 1, "head")]
+        noun = [(slot, "head")]
+        article = [(slot, "article")] * self.language.article
+        return article + (quality + noun if self.language.adjective_first else noun + quality)
+
+    def _adverbial(self, slot: int) -> list[tuple[int, str]]:
+        adposition, head = [(slot, "adposition")], [(slot, "head")]
+        return {"before": adposition + head, "after": head + adposition, "suffix": head}[
+            self.language.adposition
+        ]
+
+    def _form(self, slot: int, stem: int, agent_class: int) -> str:
+        language, function = self.language, self.function
+        word = self._stems[stem]
+        if slot == VERB and language.agreement:
+            return word + function["agreement"][agent_class]
+        if slot in (AGENT, PATIENT) and language.case:
+            return word + function["case"][slot == PATIENT]
+        if slot in (PLACE, TIME) and language.adposition == "suffix":
+            return word + function["adverbial"][slot == TIME]
+        return word
+
+    def render(self, batch: Clauses) -> list[Sentence]:
+        stems = np.stack(
+            [self.world.stem(s, batch.concept[:, s], batch.synonym[:, s]) for s in range(7)], 1
+        ).tolist()
+        agent_class = class_of("entity", np.maximum(batch.concept[:, AGENT], 0)).tolist()
+        forms: dict[tuple[int, int, int], str] = {}
+        out = []
+        fronted_plan = self._adverbial(PLACE) + [p for p in self._plan if p[0] != PLACE]
+        rows = zip(stems, agent_class, batch.fronted.tolist(), batch.asked.tolist(), strict=True)
+        for row, klass, front, asked in rows:
+            words, slots, parts = [], [], []
+            for slot, kind in fronted_plan if front else self._plan:
+                if slot == asked:
+                    if kind != "head":
+                        continue
+                    word = self.function["question"][slot]
+                elif row[slot] == ABSENT:
+                    continue
+                elif kind == "head":
+                    key = (slot, row[slot], klass if slot == VERB else 0)
+                    word = forms.get(key)
+                    if word is None:
+                        word = forms[key] = self._form(slot, row[slot], klass)
+                else:
+                    word = self.function[kind][slot]
+                words.append(word)
+                slots.append(slot)
+                parts.append(HEAD if kind == "head" else FUNCTION)
+            out.append(Sentence(tuple(words), tuple(slots), tuple(parts)))
+        return out
+
+    def lexicon(self) -> list[list[str]]:
+        """All word forms of each stem, in the order of stem indices."""
+        forms = [[] for _ in range(self.world.lexemes)]
+        for slot in range(7):
+            category = SLOT_CATEGORY[slot]
+            first = self.world._offsets[category]
+            for stem in range(first, first + _concepts(category) * SYNONYMS + CATEGORIES[category][0]):
+                for klass in range(CATEGORIES["entity"][0] if slot == VERB else 1):
+                    form = self._form(slot, stem, klass)
+                    if form not in forms[stem]:
+                        forms[stem].append(form)
+        return forms
+
+
+def _word(rng: np.random.Generator, name: str, syllables: int) -> str:
+    consonants, vowels = _CONSONANTS[name], _VOWELS[name]
+    return "".join(rng.choice(list(consonants)) + rng.choice(list(vowels)) for _ in range(syllables))
+
+
+def _fresh(rng: np.random.Generator, name: str, syllables: int, taken: set[str]) -> str:
+    while True:
+        word = _word(rng, name, syllables)
+        if word not in taken:
+            taken.add(word)
+            return word
+
+
+def _stems(world: World, language: Language) -> list[str]:
+    """One stem per lexeme; a cognate is the source's stem, letter by letter, whatever the script."""
+    source_rng = np.random.default_rng([world.seed, 2])
+    taken: set[str] = set()
+    source = [_fresh(source_rng, "src", 3, taken) for _ in range(world.lexemes)]
+    if language.name == "src":
+        return source
+    rng = np.random.default_rng([world.seed, 3, *language.name.encode()])
+    is_cognate = rng.random(world.lexemes) < language.cognates
+    own = [_fresh(rng, language.name, 3, taken) for _ in range(world.lexemes)]
+    return [source[i] if is_cognate[i] else own[i] for i in range(world.lexemes)]
+
+
+def _function_words(world: World, language: Language) -> dict[str, list[str]]:
+    """Short words and suffixes, by slot where a kind has several; words, not suffixes, may be cognates."""
+    rng = np.random.default_rng([world.seed, 4, *language.name.encode()])
+    taken: set[str] = set()
+    short = [_fresh(rng, language.name, 1, taken) for _ in range(16)]
+    question = [short[4] + short[n] for n in (5, 6, 7, 8)]
+    words = [*short[:4], *question]  # article, particle, two adpositions; who, whom, where, and a spare one
+    if language.name != "src":
+        both = list(zip(world.grammar_of_source.function["words"], words, strict=True))
+        words = [a if rng.random() < language.cognates and a not in words else b for a, b in both]
+    article, particle, place, time, who, whom, where, _ = words
+    return {
+        "words": words, "article": [article] * 7, "particle": [particle] * 7,
+        "adposition": [place] * 6 + [time], "question": [who, "", "", whom, "", where, ""],
+        "case": short[9:11], "adverbial": short[11:13], "agreement": (short[13:16] + short[:1]),
+    }  # fmt: skip

@@ -1,0 +1,162 @@
+"""The examples of a task by setting: made for synthetic languages, or read from published sets."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from xltlib import StudyError
+from xltlib.data import real_data, synthetic_tasks, tasks
+from xltlib.data.synthetic import World
+
+DEV_OF = {"xquad": "mlqa"}  # a test set without development examples -> the set that has them instead
+ALIGNED = ("nli", "paraphrase")  # tasks whose test sets have the same examples in every language
+
+
+def examples(
+    params: Mapping, task: str, split: str, count: int, translations: bool = False
+) -> dict[str, list]:
+    """At most `count` examples of a task by setting: a language, or "de@mlqa" for a further test set.
+
+    Parameters
+    ----------
+    params
+        Of a study: `languages`, `world_seed`; for real languages `source`, `train_sets`, `test_sets` and
+        `official_counts`.
+    split
+        "train": the source's alone where languages are real, or with `translations` those of all languages
+        that the set has. "test": of all test sets of the task. "dev": of the first test set; an error where
+        it has none, or where it is trained or tested on.
+
+    Real examples are in an order shuffled once, so that a smaller count takes some of a larger one's, and the
+    same ids in every language that has them. Languages that a set does not have are left out, and with
+    `official_counts` false also those whose file is absent, which a warning tells.
+    """
+    if params.get("data", "synthetic") == "synthetic":
+        world = World(tuple(params["languages"]), params["world_seed"])
+        return synthetic_tasks.task_set(world, task, count, split, 0).examples
+    if split == "train":
+        name, of = _first(params, task, "train_sets")
+        source = params["source"]
+        found = _chosen({source: _load(params, name, of, source)}, count)
+        return _translated(params, name, of, found) if translations else found
+    name, of = _first(params, task, "test_sets")
+    if split == "dev":
+        return _chosen(_languages(params, _development(params, name), "dev"), count)
+    if split != "test":
+        raise StudyError(f"{task} has no split {split!r}; expected train, dev or test")
+    found = _chosen(_languages(params, name, of), count)
+    for name, of in sets(params, task, "test_sets")[1:]:
+        further = _chosen(_languages(params, name, of), count)
+        repeated = [f"{language}@{name}" for language in further if f"{language}@{name}" in found]
+        if repeated:
+            raise StudyError(f"test_sets: {repeated[0]} would be two sets; name each further set once")
+        found |= {f"{language}@{name}": records for language, records in further.items()}
+    return found
+
+
+def _translated(params: Mapping, name: str, split: str, own: Mapping[str, list]) -> dict[str, list]:
+    """The source's examples, and those of the same ids in every language that the set has."""
+    ((source, records),) = own.items()
+    labels = {record.id: getattr(record, "label", None) for record in records}
+    others = {**params, "languages": [x for x in params["languages"] if x != source]}
+    found = dict(own)
+    for language, theirs in _languages(others, name, split).items():
+        found[language] = [record for record in theirs if record.id in labels]
+        wrong = [x.id for x in found[language] if getattr(x, "label", None) != labels[x.id]]
+        if wrong:
+            raise StudyError(
+                f"{name}/{split}: example {wrong[0]!r} has another label in {language} than in {source}, so "
+                "the two files are no translations of each other: take both from one release"
+            )
+    return found
+
+
+def check_translations(params: Mapping, task: str) -> None:
+    """StudyError where no training examples of a task were published in another language of the study."""
+    name, split = _first(params, task, "train_sets")
+    if not set(in_languages(name, split, params["languages"])) - {params["source"]}:
+        where = "the folder" if real_data.folder() else "the hub"
+        raise StudyError(f"{name}/{split}: {where} has it in none of the other languages: name another set")
+
+
+def language_of(setting: str) -> str:
+    """The language of a setting: "de" of "de@mlqa" (a further test set) and of "de#f1" (a further metric)."""
+    return setting.partition("@")[0].partition("#")[0]
+
+
+def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
+    """The (set, split) of a task that a parameter names, in its order."""
+    named = [tuple(entry.split("/")) for entry in params[key]]
+    unknown = [name for name, _ in named if name not in tasks.SETS]
+    if unknown:
+        raise StudyError(f"{key}: set {unknown[0]!r} is not known; known are {', '.join(tasks.SETS)}")
+    return [(name, split) for name, split in named if tasks.SETS[name].task == task]
+
+
+def _first(params: Mapping, task: str, key: str) -> tuple[str, str]:
+    found = sets(params, task, key)
+    if not found:
+        known = ", ".join(name for name, each in tasks.SETS.items() if each.task == task)
+        raise StudyError(f"{key} = {list(params[key])}: no set of {task}; add one of {known}, as set/split")
+    return found[0]
+
+
+def _development(params: Mapping, name: str) -> str:
+    """The set whose development examples stand for those of a test set."""
+    name = DEV_OF.get(name, name)
+    used = [key for key in ("train_sets", "test_sets") if f"{name}/dev" in params[key]]
+    if used or "dev" not in tasks.SETS[name].counts:
+        reason = f"{name}/dev is one of {used[0]}" if used else f"{name} has none"
+        raise StudyError(f"no development examples to select by: {reason}")
+    return name
+
+
+def _languages(params: Mapping, name: str, split: str) -> dict[str, list]:
+    """The records of the study's languages that a split of a set has."""
+    counts = tasks.SETS[name].counts
+    if split not in counts:
+        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(counts)}")
+    found = {}
+    for language in in_languages(name, split, params["languages"]):
+        if not params["official_counts"] and (missing := _missing(name, split, language)):
+            warnings.warn(f"{language} is left out of {name}/{split}: {missing}", stacklevel=3)
+            continue
+        found[language] = _load(params, name, split, language)
+    if not found:
+        raise StudyError(f"{name}/{split}: none of the languages {', '.join(params['languages'])} is there")
+    return tasks.align(found) if tasks.SETS[name].task in ALIGNED else found
+
+
+def in_languages(name: str, split: str, languages: Sequence[str]) -> list[str]:
+    """Those of the languages in which a split was published, and of a set that the hub has in part those that
+    are there, where no folder is named."""
+    part = tasks.SETS[name].hub_languages and not real_data.folder()
+    there = [x for x in languages if x in tasks.SETS[name].counts[split]]
+    return [x for x in there if tasks.on_hub(name, x)] if part else there
+
+
+def _missing(name: str, split: str, language: str) -> str:
+    """Why a folder lacks a file; empty where it has it, and where data come from the hub."""
+    folder = real_data.folder()
+    try:
+        if folder:
+            tasks.file_of(name, split, language, folder)
+    except StudyError as error:
+        return str(error)
+    return ""
+
+
+def _load(params: Mapping, name: str, split: str, language: str) -> list:
+    return tasks.load(name, split, language, real_data.folder(), strict=params["official_counts"])
+
+
+def _chosen(found: Mapping[str, Sequence], count: int) -> dict[str, list]:
+    """The first `count` records of each language in an order of all ids that is shuffled once."""
+    ids = sorted({record.id for records in found.values() for record in records})
+    shuffled = np.random.default_rng([0, 61]).permutation(len(ids))
+    place = dict(zip(ids, shuffled.tolist(), strict=True))
+    return {
+        language: sorted(records, key=lambda record: place[record.id])[:count]
+        for language, records in found.items()
+    }

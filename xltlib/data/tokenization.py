@@ -1,0 +1,212 @@
+"""Joint subword tokenizers: training, loading, and the maps between words, subwords and characters."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from xltlib import StudyError
+from xltlib.data.corpora import token_spans
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+
+Span = tuple[int, int]  # characters (start, end) of a text, end not included
+
+
+@dataclass(frozen=True, slots=True)
+class Specials:
+    """Special tokens by their ids: what fills up and hides, and what stands around segments of a sequence."""
+
+    pad: int
+    mask: int | None  # None: the tokenizer of a model that predicts no masked words
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    ids: frozenset[int]  # all of them, the unknown word's included
+
+    def ordinary(self, ids: np.ndarray) -> np.ndarray:
+        """Which of the ids are no special tokens, in the shape of `ids`."""
+        return ~np.isin(ids, sorted(self.ids))
+
+
+OWN = Specials(PAD, MASK, (CLS,), (SEP,), (SEP,), frozenset(range(len(SPECIAL))))
+
+
+def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
+    """The special tokens of a tokenizer, and where it puts them: `<s> a </s></s> b </s>` in XLM-R.
+
+    One that puts none anywhere, as those of `train`, gets [CLS] a [SEP] b [SEP].
+    """
+    coded = tokenizer("a", "a", return_special_tokens_mask=True)
+    runs = [
+        (bool(special), tuple(token for token, _ in run))
+        for special, run in groupby(
+            zip(coded["input_ids"], coded["special_tokens_mask"], strict=True), key=lambda pair: pair[1]
+        )
+    ]
+    if not any(special for special, _ in runs):
+        if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+            raise StudyError(
+                f"{type(tokenizer).__name__}: it has no token to begin or to end a sequence with"
+            )
+        around = ((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), (tokenizer.sep_token_id,))
+    else:
+        before = runs.pop(0)[1] if runs[0][0] else ()
+        after = runs.pop()[1] if runs[-1][0] else ()
+        around = (before, runs[1][1] if len(runs) == 3 else (), after)
+    return Specials(
+        tokenizer.pad_token_id, tokenizer.mask_token_id, *around, frozenset(tokenizer.all_special_ids)
+    )
+
+
+def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer of at most `vocab_size` subwords (special tokens and single characters included).
+
+    The same texts give the same tokenizer: the trainer meets characters in the order of a hash map, so all of
+    them and their continuing forms are handed to it, sorted, as if they were special tokens.
+    """
+    texts = list(texts)
+    alphabet = sorted({c for text in texts for c in normalize("NFKC", text) if not c.isspace()})
+    seeded = [*SPECIAL, *alphabet, *("##" + c for c in alphabet)]
+    if len(seeded) > vocab_size:
+        raise StudyError(
+            f"vocab_size {vocab_size} is too small: the characters alone need {len(seeded)} subwords"
+        )
+    learner = _tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=seeded, continuing_subword_prefix="##", show_progress=False
+    )
+    learner.train_from_iterator(texts, trainer)
+    # a fresh model from the vocabulary: in the learner, characters would still be matched as special tokens
+    model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="##")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(model), **dict(zip(_NAMES, SPECIAL, strict=True))
+    )
+
+
+def _tokenizer(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def load(directory: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer that `save_pretrained` wrote, or the one beside a published model."""
+    directory = Path(directory)
+    if not (directory / "tokenizer.json").is_file():
+        raise StudyError(f"{directory}: no tokenizer there (tokenizer.json is missing)")
+    # a published tokenizer has the names of its special tokens from its model's architecture
+    kind = AutoTokenizer if (directory / "config.json").is_file() else PreTrainedTokenizerFast
+    try:
+        return kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # those of the tokenizers library share no class
+        raise StudyError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
+
+
+class WordEncoder:
+    """Subwords of words that are already apart; each distinct word is looked up once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
+
+    def __call__(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Subword ids, and for each subword the index of its word."""
+        ids, owners = [], []
+        for index, word in enumerate(words):
+            pieces = self._known.get(word)
+            if pieces is None:
+                pieces = self._known[word] = self.tokenizer.encode(word, add_special_tokens=False)
+            ids += pieces
+            owners += [index] * len(pieces)
+        return ids, owners
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> tuple[list[list[int]], list[list[Span]]]:
+    """Subword ids of each text, without special tokens, and their character spans, white space left out."""
+    if not texts:
+        return [], []
+    out = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = [
+        [_trimmed(text, start, end) for start, end in found]
+        for text, found in zip(texts, out["offset_mapping"], strict=True)
+    ]
+    return out["input_ids"], spans
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    """A span without the blanks before its word, which SentencePiece takes for a part of it."""
+    while start < end and text[start].isspace():
+        start += 1
+    return start, end
+
+
+class Coded(NamedTuple):
+    """A text in words and subwords: ids, spans of subwords and of words, and the subwords of each word."""
+
+    ids: list[int]
+    spans: list[Span]
+    words: list[Span]
+    pieces: np.ndarray  # (W, 2) first subword of each word and the one after its last
+
+
+def encode_words(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Coded]:
+    """Words and subwords of whole texts, for WordPiece and SentencePiece alike.
+
+    A text is cut into subwords as a whole: SentencePiece cuts a word differently after a blank and without
+    one. Where a subword spans several words, as in Chinese, it is one of each of them.
+    """
+    found = []
+    for text, ids, spans in zip(texts, *encode_texts(tokenizer, texts), strict=True):
+        words = token_spans(text)
+        found.append(Coded(ids, spans, words, overlaps(words, spans)))
+    return found
+
+
+def overlaps(spans: Sequence[Span], others: Sequence[Span]) -> np.ndarray:
+    """For each span the first of `others` that shares a character with it, and the one after the last (N, 2).
+
+    Both are in the order of the text. The two numbers are equal where no other span shares a character.
+    """
+    if not len(spans) or not len(others):
+        return np.zeros((len(spans), 2), dtype=np.int64)
+    starts, ends = np.array(others).T
+    # normalisation may change the order of combining marks, and with it that of some subwords
+    starts, ends = np.minimum.accumulate(starts[::-1])[::-1], np.maximum.accumulate(ends)
+    begin, stop = np.array(spans).T
+    first = np.searchsorted(ends, begin, side="right")
+    return np.stack([first, np.maximum(first, np.searchsorted(starts, stop, side="left"))], axis=1)
+
+
+def join(*segments: Sequence[int], special: Specials = OWN) -> np.ndarray:
+    """[CLS] a [SEP] b [SEP] ... as one array of ids, or as another tokenizer's special tokens have it."""
+    ids = list(special.before)
+    for index, segment in enumerate(segments):
+        ids += [*(special.between if index else ()), *segment]
+    return np.array([*ids, *(special.after if segments else ())], dtype=np.int64)
+
+
+def pack(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Sequences of different lengths as two arrays: all values in a row, and where each sequence ends."""
+    flat = (
+        np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences])
+        if sequences
+        else np.empty(0, np.int32)
+    )
+    return {"values": flat, "ends": np.cumsum([len(s) for s in sequences], dtype=np.int64)}
+
+
+def unpack(values: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+    """The sequences that `pack` took."""
+    return np.split(values.astype(np.int64), ends[:-1]) if len(ends) else []

@@ -1,0 +1,303 @@
+"""Fine-tuning on the source language: the methods, their options, and what each one's loss is.
+
+Shapes: B batch, T tokens, H hidden, N examples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xltlib import StudyError
+from xltlib.data.records import LABELS
+from xltlib.data.tokenization import OWN, Specials, join
+from xltlib.finetuning import robust, salt
+from xltlib.finetuning.batching import Plan, device_of, inputs, stacked
+from xltlib.finetuning.encoding import Encoded
+from xltlib.finetuning.prediction import majority, predict
+from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.pretraining import models
+from xltlib.pretraining.models import to_device
+from xltlib.pretraining.training import Optimization, Progress, fit
+from xltlib.settings import changed, par, parse_options
+
+# a result is reused only where the version of its method is the same: raise it when the numbers change
+VERSIONS = {
+    "standard": 1, "translate_train": 1, "adversarial": 1, "rs_rp": 1, "rs_da": 1, "salt": 1,
+    "code_switch": 1, "intermediate": 1,
+}  # fmt: skip
+METHODS = tuple(VERSIONS)
+COMMON = ("select",)
+# what real languages lack, by the task that needs it
+SYNTHETIC_ONLY = {"lexicon": "the true translations of words"}
+FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
+_KNOWN = {  # the options that change a method
+    "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
+    "rs_rp": ("size", "distribution", "vote"),
+    "rs_da": ("copies", "updates", "neighbours", "foreign", "vote"),
+    "salt": ("threshold", "synonym_threshold", "synonyms", "restrict", "hide", "rate", "mix", "draw"),
+    "code_switch": ("ratio", "cross"),
+    "intermediate": ("first", "n", "sampling"),
+}
+
+
+# fmt: off
+@dataclass(frozen=True)
+class Options:
+    """What may differ between two runs of one method; a run's label names what is not the default."""
+
+    select: str = par("last", "weights that are scored: the last ones, the best of four points on development examples of the source, or (an oracle) on those of each language", choices=("last", "source", "oracle"))
+    norm: str = par("l2", "ball of a token's perturbation; linf: the cube within it", choices=("l2", "linf"))
+    epsilon: float = par(0.01, "radius of the ball, relative to the mean length of the embeddings; the largest of 0.003, 0.01, 0.02, 0.05 that cost no point of source accuracy on development examples of nli (0.02: 26)", low=0.0, high=10.0)
+    steps: int = par(2, "projected gradient steps; an update costs at most 1 + steps", low=1, high=100)
+    step_size: float = par(0.75, "length of such a step, relative to the radius: two of them reach the border", low=0.0, high=10.0)
+    clean_weight: float = par(0.5, "weight of the loss without perturbation; on the other alone, training collapses", low=0.0, high=1.0)
+    size: float = par(0.3, "root mean square length of the random perturbation, relative to the mean length of the embeddings; the largest of 0.1, 0.3, 1 that cost no point of source accuracy on development examples of nli (1: 44)", low=0.0, high=10.0)
+    distribution: str = par("normal", "of the numbers of a random perturbation", choices=("normal", "uniform"))
+    vote: int = par(0, "perturbed copies that a label is voted on at prediction; 0, as released: none", low=0, high=1000)
+    copies: int = par(0, "perturbed copies of the training examples; 0, as released: 10 for paraphrase, 3 for others", low=0, high=1000)
+    updates: str = par("released", "released: passes over all copies, so copies times the updates of standard; equal: as many as standard", choices=("released", "equal"))
+    neighbours: str = par("all", "no_foreign: lists without the foreign words that got into them by accident", choices=("all", "no_foreign"))
+    foreign: float = par(robust.FOREIGN, "share of concepts of which a foreign word stands in the lists: 22 of 79 words tried in the released ones", low=0.0, high=1.0)
+    threshold: float = par(0.5, "probability that a word of the target language must pass to be a substitution: more than all others together (source accuracy on development examples of nli at 0.3, 0.5, 0.7, 0.9: .89 .96 .94 .97)", low=0.0, high=1.0)
+    synonym_threshold: float = par(0.7, "the same for synonyms in the source language", low=0.0, high=1.0)
+    synonyms: bool = par(True, "synonyms in the source language are substitutions too")
+    restrict: bool = par(True, "only words of the target language's text; false: words of any language")
+    hide: bool = par(False, "mask the words to be replaced, all at once; by default the encoder sees them")
+    rate: float = par(0.5, "share of the words for which substitutions are looked for", low=0.0, high=1.0)
+    mix: str = par("vector", "r of the mixture: a random vector, a random number, 0.5, 0 or 1 by word; none: substitutions as they are", choices=salt.MIXES)
+    draw: str = par("step", "r drawn anew in each step, or once for each example", choices=("step", "once"))
+    ratio: float = par(1.0, "share of the sentences that are code-switched (CoSDA-ML: 1)", low=0.0, high=1.0)
+    cross: float = par(0.4, "share of their words (CoSDA-ML: 0.4 to 0.9)", low=0.0, high=1.0)
+    first: str = par("auto", "intermediate task; auto: paraphrase, and before paraphrase nli", choices=("auto", "nli", "paraphrase", "qa"))
+    n: int = par(1000, "intermediate examples for each language, in balanced sampling", low=1, high=10_000_000)
+    sampling: str = par("balanced", "random: as many in all, drawn from languages in proportion to their text", choices=("balanced", "random"))
+# fmt: on
+
+
+def options(method: str, text: str = "") -> Options:
+    """The options of a method, written "threshold=0.7,synonyms=false"; StudyError for one that it lacks."""
+    chosen = parse_options(Options, text, f"method {method}")
+    foreign = sorted(set(changed(chosen)) - {*COMMON, *_KNOWN.get(method, ())})
+    if foreign:
+        raise StudyError(f"method {method} has no option {', '.join(foreign)}, found {text!r}")
+    return chosen
+
+
+def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
+    """StudyError for what cannot be done on real languages.
+
+    Something is known of synthetic ones alone, or the parameters that are `given` name no file of it.
+    """
+    if method in FILES and not given.get(FILES[method]):
+        raise StudyError(f"{method} on real languages needs a file: name it by the parameter {FILES[method]}")
+    if task in SYNTHETIC_ONLY:
+        raise StudyError(f"{task} needs {SYNTHETIC_ONLY[task]}: real languages have none here")
+
+
+def first_task(chosen: Options, task: str) -> str:
+    """The intermediate task before a task."""
+    return ("nli" if task == "paraphrase" else "paraphrase") if chosen.first == "auto" else chosen.first
+
+
+def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list:
+    """Translate-train: each of the source's examples in a language drawn at random; as many as there were.
+
+    Translations are perfect in the synthetic languages. An example that has none in the language drawn for it
+    stays as it is.
+    """
+    tables = [{example.id: example for example in theirs} for theirs in examples.values()]
+    drawn = np.random.default_rng([seed, 13]).integers(len(tables), size=len(examples[source]))
+    return [tables[at].get(own.id, own) for own, at in zip(examples[source], drawn, strict=True)]
+
+
+class Batch(NamedTuple):
+    """Examples of one update: ids (B, T), what is to be predicted, their rows (B,), and a generator; `told` is
+    what a `TaskModel` wants to know beside ids."""
+
+    ids: Tensor
+    targets: Tensor
+    rows: np.ndarray
+    rng: np.random.Generator
+    told: Mapping[str, Any] = {}
+
+
+BatchLoss = Callable[[TaskModel, Batch], dict[str, Tensor]]
+
+
+def standard_loss(model: TaskModel, batch: Batch) -> dict[str, Tensor]:
+    """The loss on the examples as they are."""
+    return {"loss": task_loss(model(batch.ids, **batch.told), batch.targets)}
+
+
+def loss_of(
+    method: str, chosen: Options, seed: int = 0, twins: Sequence[np.ndarray] = (), special: Specials = OWN
+) -> BatchLoss:
+    """The loss of a method; `twins`: for SALT, the code-switched twin of each training example.
+
+    `special`: the tokens that stay where they are when the others are perturbed.
+    """
+    if method == "adversarial":
+        return partial(_adversarial_loss, chosen, special)
+    if method == "rs_rp":
+        return partial(_random_loss, chosen, special)
+    if method == "salt":
+        return partial(_mixup_loss, chosen, seed, twins, special)
+    return standard_loss
+
+
+def _adversarial_loss(
+    chosen: Options, special: Specials, model: TaskModel, batch: Batch
+) -> dict[str, Tensor]:
+    return robust.adversarial_loss(
+        lambda embeds: _loss_at(embeds, model, batch),
+        partial(model.encoder.embeddings(), batch.ids), robust.movable(batch.ids, special),
+        chosen.epsilon, chosen.norm, chosen.steps, chosen.step_size, chosen.clean_weight,
+    )  # fmt: skip
+
+
+def _loss_at(embeds: Tensor, model: TaskModel, batch: Batch) -> Tensor:
+    """The loss where the batch's ids have these embeddings (B, T, H)."""
+    return task_loss(model(None, inputs_embeds=embeds, **batch.told), batch.targets)
+
+
+def _randomly_moved(
+    chosen: Options, special: Specials, model: TaskModel, ids: Tensor, rng: np.random.Generator
+) -> Tensor:
+    embeds, moved = model.encoder.embeddings()(ids), robust.movable(ids, special)
+    return robust.randomly_moved(embeds, moved, chosen.size, chosen.distribution, rng)
+
+
+def _random_loss(chosen: Options, special: Specials, model: TaskModel, batch: Batch) -> dict[str, Tensor]:
+    embeds = _randomly_moved(chosen, special, model, batch.ids, batch.rng)
+    return {"loss": _loss_at(embeds, model, batch)}
+
+
+def _mixup_loss(
+    chosen: Options, seed: int, twins: Sequence[np.ndarray], special: Specials, model: TaskModel,
+    batch: Batch,
+) -> dict[str, Tensor]:  # fmt: skip
+    other, _ = stacked(
+        [twins[row] for row in batch.rows], special.pad, batch.ids.shape[1]
+    )  # as long as these
+    other = to_device(other, batch.ids.device)
+    if chosen.mix == "none":
+        return standard_loss(model, batch._replace(ids=other))
+    table, shape = model.encoder.embeddings(), (*batch.ids.shape, model.encoder.hidden_size)
+    if chosen.draw == "step":
+        r = salt.mixing(chosen.mix, shape, batch.rng)
+    else:
+        rngs = (np.random.default_rng([seed, 17, row]) for row in batch.rows)
+        r = torch.cat([salt.mixing(chosen.mix, (1, *shape[1:]), rng) for rng in rngs])
+    return {"loss": _loss_at(salt.mixed(table(batch.ids), table(other), r), model, batch)}
+
+
+def finetune(
+    model: TaskModel,
+    data: Encoded,
+    opt: Optimization,
+    batch_size: int,
+    seed: int,
+    batch_loss: BatchLoss = standard_loss,
+    directory: Path | None = None,
+    progress: Progress | None = None,
+    name: str = "fine-tuning",
+    points: int = 0,
+) -> list[dict[str, float]]:
+    """Train on all examples again and again for `opt.steps` updates; the history of the loss.
+
+    Batches come to where the model is. `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
+    """
+    device, plan = device_of(model), Plan(data, batch_size, seed)
+    targets = torch.from_numpy(data.targets)
+    kept = {opt.steps * k // points: k for k in range(1, points + 1)}
+
+    def loss(step: int) -> dict[str, Tensor]:
+        if step in kept:
+            save_file(_trained(model), point(directory, kept[step]))
+        rows = plan.rows(step)
+        ids, told = inputs(data, rows, device)
+        wanted = to_device(targets[torch.from_numpy(rows)], device)
+        rng = np.random.default_rng([seed, 11, step])
+        return batch_loss(model, Batch(ids, wanted, rows, rng, told))
+
+    history = fit(model, loss, opt, directory, progress, name)
+    if points:
+        save_file(_trained(model), point(directory, points))
+    return history
+
+
+def point(directory: Path, number: int) -> Path:
+    """Where weights kept on the way lie."""
+    return Path(directory) / f"point-{number}.safetensors"
+
+
+def return_to(model: TaskModel, path: Path) -> None:
+    """Give the model the weights that `finetune` kept."""
+    with torch.no_grad():
+        for name, weights in load_file(path).items():
+            model.get_parameter(name).copy_(weights)
+
+
+def _trained(model: TaskModel) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def steps_for(data: Encoded, batch_size: int, epochs: int) -> int:
+    """Updates in so many passes over the examples."""
+    return epochs * Plan(data, batch_size, 0).per_epoch
+
+
+def predict_by_vote(
+    model: TaskModel, data: Encoded, chosen: Options, rng: np.random.Generator,
+    copies: Sequence[Encoded] = (), precision: str = "float32",
+) -> np.ndarray:  # fmt: skip
+    """Labels (N,) by majority over `copies` of the data (RS-DA), or over random perturbations (RS-RP)."""
+    if copies:
+        votes = [predict(model, copy, precision=precision) for copy in copies]
+    else:
+        perturb = partial(_randomly_moved, chosen, data.special, model, rng=rng)
+        votes = [predict(model, data, perturb=perturb, precision=precision) for _ in range(chosen.vote)]
+    return majority(np.stack(votes), len(LABELS[model.task]))
+
+
+def check_restriction() -> bool:
+    """Whether SALT proposes words of the target language alone, and nothing where it has none.
+
+    A new encoder of 40 subwords, the even ones from 10 on being the words of the target language. Lifting
+    the restriction must let others through, or the test would say nothing (an `implementation` test).
+    """
+    encoder, rng = models.tiny(40, 16, 1, 2, seed=0), np.random.default_rng(0)
+    sequences = [join(rng.integers(5, 40, 8)) for _ in range(20)]
+    place = [(i, at, 1) for i in range(20) for at in range(1, 9)]
+    places = salt.Places(*np.array(place).T)
+    target, others = np.arange(10, 40, 2)[:, None], np.arange(11, 40, 2)[:, None]
+    own = np.array([sequences[i][at] for i, at, _ in place])
+    proposed = salt.propose(encoder, sequences, places, {1: target})
+    words = target[proposed.choice, 0]
+    free = salt.union([{1: target}, {1: others}])
+    anything = free[1][salt.propose(encoder, sequences, places, free).choice, 0]
+    nothing = salt.propose(encoder, sequences, places, {})
+    return bool(
+        (words % 2 == 0).all() and (words >= 10).all() and (words != own).all()
+        and (anything % 2 == 1).any() and (nothing.choice == -1).all()
+    )  # fmt: skip
+
+
+def check_mixup() -> bool:
+    """Whether the mixture is the formula, by hand, and with r = 1 standard training to the last bit."""
+    one, other, r = (torch.tensor([[x]]) for x in ([1.0, 2.0], [3.0, 6.0], [0.25, 0.75]))
+    model = TaskModel(models.tiny(40, 16, 1, 2, seed=0), "nli", 0, freeze_embeddings=False)
+    ids, twin = torch.tensor([[2, 7, 8, 3]]), torch.tensor([[2, 9, 10, 3]])
+    table, weights, found = model.encoder.embeddings(), [p for p in model.parameters() if p.requires_grad], []
+    for embeds in (None, salt.mixed(table(ids), table(twin), torch.ones(1, 1, 16))):
+        loss = task_loss(model(ids, inputs_embeds=embeds), torch.tensor([1]))
+        found.append([loss, *torch.autograd.grad(loss, weights)])
+    same = all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    return same and torch.equal(salt.mixed(one, other, r), torch.tensor([[[2.5, 3.0]]]))

@@ -1,0 +1,15 @@
+"""Encoders before any task: their shapes, the training loop, the objectives, and probes of the result.
+
+Read `objectives` first (each loss as a function of tensors), then `training` (the loop) and `options`.
+"""
+
+from importlib import import_module
+
+_CHECKS = ("check_exchange",)  # properties of the code that the ledger calls by these names
+
+
+def __getattr__(name: str):
+    """A check from `options`, whose import takes seconds, when it is asked for."""
+    if name in _CHECKS:
+        return getattr(import_module("xltlib.pretraining.options"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,319 @@
+"""Encoders with a masked-language-model head: tiny ones, and published ones by name, folder or shape."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    MT5Config,
+    MT5EncoderModel,
+    PretrainedConfig,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import logging
+
+from xltlib import StudyError
+from xltlib.data import hub
+from xltlib.files import read_json
+
+CLASSES = {  # what a config calls its architecture -> the encoder's class
+    "modernbert": ModernBertForMaskedLM,
+    "bert": BertForMaskedLM,
+    "xlm-roberta": XLMRobertaForMaskedLM,
+    "mt5": MT5EncoderModel,
+}
+FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
+ATTENTION = "sdpa_32_bits_on_cpu"
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options
+) -> tuple[Tensor, None]:
+    """torch's fused attention; on a CPU in 32 bits: in 16 its gradient takes up to five times as long."""
+    if query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    with torch.autocast("cpu", enabled=False):
+        found = query.float(), key.float(), value.float()
+        return sdpa_attention_forward(module, *found, attention_mask, **options)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published model: its repository on the hub, and the shape that its config gives."""
+
+    repo: str
+    config: type[PretrainedConfig]
+    shape: dict[str, Any]
+    licence: str
+
+
+def _xlmr(hidden_size: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 250_002, "hidden_size": hidden_size, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "intermediate_size": 4 * hidden_size, "max_position_embeddings": 514,
+        "type_vocab_size": 1, "layer_norm_eps": 1e-5, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+
+
+def _mt5(d_model: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
+    return {"vocab_size": 250_112, "d_model": d_model, "d_kv": 64, "d_ff": d_ff, "num_layers": layers,
+            "num_heads": heads}  # fmt: skip
+
+
+PUBLISHED = {
+    "mbert": Published(
+        "google-bert/bert-base-multilingual-cased", BertConfig, {"vocab_size": 119_547}, "Apache 2.0"
+    ),
+    "xlmr-base": Published("FacebookAI/xlm-roberta-base", XLMRobertaConfig, _xlmr(768, 12, 12), "MIT"),
+    "xlmr-large": Published("FacebookAI/xlm-roberta-large", XLMRobertaConfig, _xlmr(1024, 24, 16), "MIT"),
+    "mt5-small": Published("google/mt5-small", MT5Config, _mt5(512, 1024, 8, 6), "Apache 2.0"),
+    "mt5-base": Published("google/mt5-base", MT5Config, _mt5(768, 2048, 12, 12), "Apache 2.0"),
+    "mt5-large": Published("google/mt5-large", MT5Config, _mt5(1024, 2816, 24, 16), "Apache 2.0"),
+}
+
+
+class Encoder(nn.Module):
+    """A transformers masked language model, split where the study needs it: states, then words."""
+
+    def __init__(self, lm: nn.Module) -> None:
+        super().__init__()
+        self.lm = lm
+        self._head = _heads(lm)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.lm.config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.lm.config.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and what is read has to be."""
+        return self.embeddings().weight.device
+
+    @property
+    def two_segments(self) -> bool:
+        """Whether it is told the first segment of a sequence from the second (token types), as mBERT is."""
+        return getattr(self.lm.config, "type_vocab_size", 1) > 1
+
+    @property
+    def first_position(self) -> int:
+        """The position of a sequence's first subword: XLM-R counts from its padding's id plus 1."""
+        return self.lm.config.pad_token_id + 1 if "roberta" in self.lm.config.model_type else 0
+
+    @property
+    def longest(self) -> int | None:
+        """The most subwords of a sequence; None where positions are relative without a limit (mT5)."""
+        places = getattr(self.lm.config, "max_position_embeddings", None)
+        return places and places - self.first_position
+
+    def states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Last-layer vectors (B, T, H) of token ids (B, T) or of their embeddings (B, T, H).
+
+        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two;
+        `position_ids` (B, T) are in the model's own numbering, from `first_position`.
+        """
+        given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        if token_type_ids is not None and self.two_segments:
+            given["token_type_ids"] = token_type_ids
+        if position_ids is not None:
+            given["position_ids"] = position_ids
+        return self.lm.base_model(**given, attention_mask=attention_mask).last_hidden_state
+
+    def layers(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Vectors of all layers, the embeddings first: (layers + 1, B, T, H)."""
+        out = self.lm.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        )
+        return torch.stack(out.hidden_states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores of all words (..., V) for vectors (..., H); call it on predicted positions only."""
+        return self._head(states)
+
+    def embeddings(self) -> nn.Embedding:
+        return self.lm.get_input_embeddings()
+
+    def save(self, directory: Path) -> None:
+        """Write config and weights (safetensors)."""
+        with _no_bars():
+            self.lm.save_pretrained(directory)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars: reading takes a moment, and a log should not fill with them."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _heads(lm: nn.Module):
+    """The function from states to logits, for each architecture that the study knows."""
+    if hasattr(lm, "decoder") and hasattr(lm, "head"):  # ModernBERT
+        return lambda states: lm.decoder(lm.head(states))
+    for name in ("cls", "lm_head"):  # BERT; RoBERTa, XLM-R
+        if hasattr(lm, name):
+            return getattr(lm, name)
+    if isinstance(lm, MT5EncoderModel):
+        return _no_head
+    raise StudyError(
+        f"{type(lm).__name__}: its output head is not known; known: ModernBERT, BERT, RoBERTa, XLM-R"
+    )
+
+
+def _no_head(states: Tensor) -> Tensor:
+    raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
+
+
+def device(name: str) -> torch.device:
+    """The device of a name, "cpu" or "cuda"; StudyError at once where this machine has none such."""
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise StudyError(f"device {name!r} is not known: cpu or cuda") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise StudyError(f"device {name}: torch finds no GPU here: take device: cpu, or a machine with one")
+    return found
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; a GPU fetches it by itself, while the processor goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def compiled(encoder: Encoder) -> Encoder:
+    """The encoder, where it is, with the operations of each layer fused by torch.compile.
+
+    One compilation serves all layers, which differ in their weights alone, and all lengths of a batch.
+    """
+    layers = next(part for part in encoder.lm.base_model.modules() if isinstance(part, nn.ModuleList))
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return encoder
+
+
+def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> Encoder:
+    """A new encoder (ModernBERT). The seed fixes its weights; the global generator is left as it was."""
+    config = ModernBertConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        intermediate_size=2 * hidden_size,  # gated units: as many weights as 3 x hidden without gates
+        max_position_embeddings=512,
+        global_attn_every_n_layers=1,  # sentences are short: every layer sees all of them
+        pad_token_id=0, cls_token_id=2, bos_token_id=2, sep_token_id=3, eos_token_id=3,
+        attn_implementation=ATTENTION,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lm = ModernBertForMaskedLM(config)
+        # a tied head sees words by their embeddings: at the usual width of 0.02 a tiny model starts slowly
+        nn.init.normal_(lm.get_input_embeddings().weight, std=0.05)
+    return Encoder(lm)
+
+
+def config(name: str) -> PretrainedConfig:
+    """The shape of a published model."""
+    if name not in PUBLISHED:
+        raise StudyError(f"model {name!r} is not known; known are {', '.join(PUBLISHED)}")
+    return PUBLISHED[name].config(**PUBLISHED[name].shape)
+
+
+def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
+    """A new encoder with the shape of a published model, or of a config: for dry runs, and from scratch.
+
+    Within `torch.device("meta")` it takes no memory.
+    """
+    found = config(shape) if isinstance(shape, str) else shape
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Encoder(
+            _class(found.model_type, type(found).__name__)._from_config(found, attn_implementation=ATTENTION)
+        )
+
+
+def find(model: str, revision: str | None = None) -> Path:
+    """The folder with the weights (safetensors) and the tokenizer of a model.
+
+    `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit or at
+    `revision`, or a folder. StudyError says at once what is missing, what to fetch, and where to put it.
+    """
+    if model in PUBLISHED:
+        repo, folder = PUBLISHED[model].repo, f"name a folder that holds {', '.join(FILES)}"
+        if revision is None and repo not in hub.PINNED:
+            raise StudyError(
+                f"model {model}: the main branch of {repo} has pickled weights only, which are not read: "
+                f"name the commit of a branch with safetensors (mt5-base: of refs/pr/5), or {folder}"
+            )
+        return hub.snapshot(repo, FILES, revision, f"Or {folder}.")
+    if not Path(model).is_dir():
+        raise StudyError(
+            f"model {model!r}: there is no such folder, and published are {', '.join(PUBLISHED)}"
+        )
+    return Path(model)
+
+
+def load(directory: Path) -> Encoder:
+    """An encoder that `save` wrote, or of a folder that `find` has found. StudyError where there is none."""
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise StudyError(f"{directory}: no encoder there (config.json is missing)")
+    try:
+        kind = _class(read_json(directory / "config.json").get("model_type", "none"), str(directory))
+        if not any(directory.glob("*.safetensors")):
+            there = ", ".join(sorted(path.name for path in directory.glob("*.bin"))) or "none"
+            raise StudyError(f"weights in safetensors are missing; pickled ones are not read, found: {there}")
+        with _no_bars():
+            lm, found = kind.from_pretrained(
+                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, dtype=torch.float32, attn_implementation=ATTENTION,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError, StudyError) as error:
+        raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
+    if found["missing_keys"]:  # transformers would go on with random weights there
+        raise StudyError(f"{directory}: weights are missing: {', '.join(sorted(found['missing_keys']))}")
+    return Encoder(lm)
+
+
+def _class(model_type: str, where: str) -> type[nn.Module]:
+    if model_type not in CLASSES:
+        raise StudyError(f"{where}: architecture {model_type!r} is not known; known are {', '.join(CLASSES)}")
+    return CLASSES[model_type]
+
+
+def parameter_count(encoder: Encoder) -> int:
+    """Number of weights, the tied embedding counted once."""
+    return sum(p.numel() for p in encoder.parameters())

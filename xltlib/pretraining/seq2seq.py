@@ -1,0 +1,327 @@
+"""An encoder-decoder in the manner of mT5: span corruption, noise in what it reads, answers it writes.
+
+Shapes: B batch, T tokens of a document, S of a source, U of a target, H hidden, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from xltlib import StudyError
+from xltlib.data.tokenization import PAD, SPECIAL, PreTrainedTokenizerFast, WordEncoder
+from xltlib.finetuning.batching import device_of, stacked
+from xltlib.noise import typing as noise
+from xltlib.noise.substitution import corrupt_ids
+from xltlib.pretraining import models
+from xltlib.pretraining.options import Loss, Recipe
+from xltlib.pretraining.training import Pool
+from xltlib.settings import par, parse_options
+
+# a result is reused only where the version of what made it is the same: raise one when its numbers change
+VERSIONS = {"span_corruption": 1, "answers": 1}
+SENTINELS = 32  # as many masked spans a document may have (T5 has 100, for documents of 512 subwords)
+LONGEST_TARGET = 128  # subwords and sentinels
+LONGEST_ANSWER = 16  # subwords and end written at most, or as many as the longest training answer has
+IGNORED = -100  # a target that no loss counts
+DECODER = "decoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may differ between two span corruptions; a run's label names what is not the default."""
+
+    noise: str = par(
+        "none",
+        "what the encoder's input suffers: typing errors in words, or subwords replaced by others",
+        choices=("none", "typo", "token"),
+    )
+    rate: float = par(0.1, "share of the words (typo) or subwords (token) that it hits", low=0.0, high=1.0)
+    mask_rate: float = par(0.15, "share of the subwords masked, as mT5", low=0.01, high=0.9)
+    mean_span: float = par(3.0, "mean length of a masked span, as mT5", unit="subwords", low=1.0, high=100.0)
+
+
+def options(text: str = "") -> Options:
+    """The options of span corruption, written "noise=typo,rate=0.2"; StudyError for one that it lacks."""
+    return parse_options(Options, text, "objective span_corruption")
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder, and a decoder that shares its embeddings and its output layer.
+
+    The vocabulary goes on after the tokenizer's: `end`, which ends sources and targets, then the sentinels.
+    The encoder is the one that all other objectives have: at this size mT5's own (attention unscaled, a bias
+    for each distance) is several times slower to learn how to compare words across sentences.
+    """
+
+    def __init__(self, encoder: models.Encoder, num_layers: int) -> None:
+        super().__init__()
+        hidden, heads = encoder.hidden_size, encoder.lm.config.num_attention_heads
+        layer = nn.TransformerDecoderLayer(
+            hidden, heads, 2 * hidden, 0.0, "gelu", batch_first=True, norm_first=True, bias=False
+        )  # fmt: skip
+        self.encoder = encoder
+        self.decoder = nn.ModuleDict({
+            "positions": nn.Embedding(LONGEST_TARGET, hidden),
+            "norm": nn.LayerNorm(hidden, bias=False),
+            "layers": nn.TransformerDecoder(layer, num_layers, nn.LayerNorm(hidden, bias=False)),
+        })  # fmt: skip
+        nn.init.normal_(self.decoder["positions"].weight, std=0.05)
+
+    @property
+    def end(self) -> int:
+        """The id that ends sources and targets; the first sentinel is the next one."""
+        return self.encoder.vocab_size - 1 - SENTINELS
+
+    def decode(self, states: Tensor, mask: Tensor | None, before: Tensor) -> Tensor:
+        """Vectors (B, U, H) for what follows each token of `before` (B, U), given states (B, S, H)."""
+        length = before.shape[1]
+        if length > LONGEST_TARGET:
+            raise StudyError(
+                f"a target of {length} tokens; at most {LONGEST_TARGET}: mask less of the documents"
+            )
+        embedded = (
+            self.decoder["norm"](self.encoder.embeddings()(before))
+            + self.decoder["positions"].weight[:length]
+        )
+        later = torch.ones(length, length, dtype=torch.bool, device=states.device).triu(1)
+        hidden = None if mask is None else mask == 0
+        return self.decoder["layers"](
+            embedded, states, later, memory_key_padding_mask=hidden, tgt_is_causal=True
+        )
+
+    def forward(self, source: Tensor, mask: Tensor | None, target: Tensor) -> Tensor:
+        """Scores (B, U, V) of each token of the targets (B, U), given a source (B, S) and those before it."""
+        before = F.pad(target[:, :-1].clamp(min=PAD), (1, 0), value=PAD)
+        return self.encoder.logits(self.decode(self.encoder.states(source, mask), mask, before))
+
+    def save(self, directory: Path) -> None:
+        """Write the encoder, and the decoder beside it (safetensors); `models.load` reads the encoder."""
+        self.encoder.save(directory)
+        save_file(self.decoder.state_dict(), Path(directory) / DECODER)
+
+
+def tiny(words: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> EncoderDecoder:
+    """A new encoder-decoder for a tokenizer of so many subwords, with one layer in the decoder.
+
+    The seed fixes its weights; the global generator is left as it was.
+    """
+    encoder = models.tiny(words + 1 + SENTINELS, hidden_size, num_layers, num_heads, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return EncoderDecoder(encoder, 1)
+
+
+def load(directory: Path) -> EncoderDecoder:
+    """An encoder-decoder that `save` wrote. StudyError where the folder does not hold one."""
+    encoder = models.load(directory)
+    try:
+        weights = load_file(Path(directory) / DECODER)
+        layers = {name.split(".")[2] for name in weights if name.startswith("layers.layers.")}
+        model = EncoderDecoder(encoder, len(layers))
+        model.decoder.load_state_dict(weights)
+    except (OSError, SafetensorError, RuntimeError, IndexError) as error:
+        raise StudyError(f"{directory}: the decoder cannot be loaded: {error}") from error
+    return model
+
+
+def target_loss(
+    model: EncoderDecoder, source: Tensor, mask: Tensor | None, target: Tensor
+) -> dict[str, Tensor]:
+    """Mean cross-entropy of the targets (B, U), but where they are IGNORED."""
+    scores = model(source, mask, target)
+    return {"loss": F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=IGNORED)}
+
+
+# Span corruption
+
+
+def span_mask(length: int, rate: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
+    """Which of `length` tokens are masked (T,) bool: seen and masked spans in turn, a seen one first.
+
+    round(length x rate) tokens in round(that / mean_span) spans, whatever is drawn: documents of one length
+    have sources of one length, and targets too. The last token is always masked.
+    Source: `random_spans_noise_mask` as released with T5 (arXiv 1910.10683), without its optional roll.
+    """
+    if length < 2:
+        raise StudyError(f"span corruption: a document of {length} subwords; it takes at least two")
+    masked = min(max(round(length * rate), 1), length - 1)
+    spans = min(max(round(masked / mean_span), 1), length - masked)
+    lengths = np.stack([_segments(length - masked, spans, rng), _segments(masked, spans, rng)], 1)
+    return np.repeat(np.tile([False, True], spans), lengths.ravel())
+
+
+def _segments(items: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Lengths (parts,) of a random division of the items, each at least 1."""
+    cuts = np.sort(rng.choice(items - 1, parts - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], cuts, [items]]))
+
+
+def source_of(ids: np.ndarray, masked: np.ndarray, end: int) -> np.ndarray:
+    """What the encoder reads (S,): ids (T,) with one sentinel for each masked span, then `end`.
+
+    The sentinels are end + 1, end + 2, ... from left to right.
+    """
+    first, sentinels = _first(masked, end)
+    return np.append(np.where(first, sentinels, ids)[~masked | first], end)
+
+
+def target_of(ids: np.ndarray, masked: np.ndarray, end: int) -> np.ndarray:
+    """What the decoder writes (U,): each masked span of ids (T,) after its sentinel, then `end`."""
+    first, sentinels = _first(masked, end)
+    return np.append(np.stack([sentinels, ids], 1)[np.stack([first, masked], 1)], end)
+
+
+def _first(masked: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a masked span begins (T,), and the sentinel of the last one begun (T,)."""
+    first = masked & ~np.concatenate([[False], masked[:-1]])
+    if first.sum() > SENTINELS:
+        raise StudyError(
+            f"span corruption: {first.sum()} spans, but {SENTINELS} sentinels: mask less, in longer spans"
+        )
+    return first, end + first.cumsum()
+
+
+# Noise in sources
+
+
+class Typist:
+    """Typing errors in sequences of subwords: in their words, which are then cut into subwords again."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._pieces = pieces_of(tokenizer)
+        self._encode = WordEncoder(tokenizer)
+
+    def __call__(
+        self, sources: Sequence[np.ndarray], rate: float, keyboard: noise.Keyboard, rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        """The sources with an error in a share `rate` of their words; special ids stay as they are."""
+        parts = [self._words(source) for source in sources]
+        words = [(row, at) for row, found in enumerate(parts) for at, (word, _) in enumerate(found) if word]
+        hit = [words[i] for i in np.flatnonzero(rng.random(len(words)) < rate)]
+        typed = noise.typo_many([parts[row][at][0] for row, at in hit], 1.0, keyboard, rng)
+        for (row, at), word in zip(hit, typed, strict=True):
+            parts[row][at] = word, self._encode([word])[0]
+        return [np.array([i for _, ids in found for i in ids]) for found in parts]
+
+    def _words(self, source: np.ndarray) -> list[tuple[str, list[int]]]:
+        """Each word with its subwords; special ids, and the end of a word after a sentinel, have no text."""
+        found: list[tuple[str, list[int]]] = []
+        for i in source.tolist():
+            piece = self._pieces[i] if len(SPECIAL) <= i < len(self._pieces) else ""
+            if not piece.startswith("##"):
+                found.append((piece, [i]))
+            elif found and found[-1][0]:
+                found[-1] = found[-1][0] + piece[2:], [*found[-1][1], i]
+            else:
+                found.append(("", [i]))
+        return found
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The text of each id of a tokenizer; one that goes on with a word starts with ##."""
+    return tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+
+
+def replace_ids(
+    sources: Sequence[np.ndarray], rate: float, end: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The sources with a share `rate` of their subwords replaced by any others; special ids stay."""
+    special = [*range(len(SPECIAL)), *range(end, end + 1 + SENTINELS)]
+    noisy = corrupt_ids(np.concatenate(sources), rate, rng, "replace", special=special, vocabulary_size=end)
+    return np.split(noisy, np.cumsum([len(source) for source in sources])[:-1])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text to pre-train on, by language: `[CLS] ... [SEP]`, how often it is drawn, and its keyboard."""
+
+    pools: Sequence[Pool]
+    weights: Sequence[float]
+    keyboards: Sequence[noise.Keyboard]
+
+
+def span_loss(
+    model: EncoderDecoder,
+    text: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    chosen: Options,
+) -> Loss:
+    """Span corruption of the documents, with noise in the sources alone: what is to be written stays clean.
+
+    Noise has a generator of its own, so that text and spans are the same with it and without.
+    """
+    p, typist = np.asarray(text.weights, float) / np.sum(text.weights), Typist(tokenizer)
+    device = device_of(model)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        rng, other = recipe.rng(step), np.random.default_rng([recipe.seed, 47, step])
+        language = rng.choice(len(text.pools), p=p)
+        whole = recipe.draw(text.pools[language], rng)[0]
+        ids = whole[:, 1:-1]
+        masks = [span_mask(len(row), chosen.mask_rate, chosen.mean_span, rng) for row in ids]
+        sources = [source_of(row, mask, model.end) for row, mask in zip(ids, masks, strict=True)]
+        target = np.stack([target_of(row, mask, model.end) for row, mask in zip(ids, masks, strict=True)])
+        if chosen.noise == "typo":
+            sources = typist(sources, chosen.rate, text.keyboards[language], other)
+        elif chosen.noise == "token":
+            sources = replace_ids(sources, chosen.rate, model.end, other)
+        source, mask = stacked(sources)
+        tensors = [x if x is None else x.to(device) for x in (source, mask, torch.from_numpy(target))]
+        return recipe.counted(target_loss(model, *tensors), whole.size)
+
+    return loss
+
+
+# Answers
+
+
+@torch.inference_mode()
+def write(
+    model: EncoderDecoder, sources: Sequence[np.ndarray], longest: int = LONGEST_ANSWER, batch_size: int = 250
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What the model writes for each source's first sentinel, greedily: ids up to `end`, at most `longest`,
+    and how sure it is (N,), the mean log-probability of what it wrote and of its end.
+
+    Only ordinary subwords of the source can be written, as answers are spans of their passage: a model tuned
+    in one language slips into it elsewhere (the "accidental translation" of mT5, arXiv 2010.11934).
+    """
+    model.eval()
+    out: list[np.ndarray] = [np.empty(0, int)] * len(sources)
+    sure, device = np.zeros(len(sources)), device_of(model)
+    order = np.argsort([len(source) for source in sources], kind="stable")
+    for rows in np.split(order, range(batch_size, len(order), batch_size)):
+        source, mask = (x if x is None else x.to(device) for x in stacked([sources[row] for row in rows]))
+        states = model.encoder.states(source, mask)
+        other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool, device=device)
+        other = other.scatter(1, source, False)
+        other[:, : len(SPECIAL)] = other[:, model.end + 1 :] = True
+        before, chances = torch.tensor([[PAD, model.end + 1]], device=device).repeat(len(rows), 1), []
+        for _ in range(longest):
+            scores = model.encoder.logits(model.decode(states, mask, before)[:, -1])
+            best = scores.masked_fill(other, -torch.inf).log_softmax(1).max(1, keepdim=True)
+            before, chances = torch.cat([before, best.indices], 1), [*chances, best.values]
+            if (before[:, 2:] == model.end).any(1).all():
+                break
+        told = zip(rows, before[:, 2:].cpu().numpy(), torch.cat(chances, 1).cpu().numpy(), strict=True)
+        for row, ids, logs in told:
+            ended = int(np.argmax(ids == model.end)) if (ids == model.end).any() else len(ids)
+            out[row], sure[row] = ids[:ended], logs[: ended + 1].mean()
+    return out, sure
+
+
+def text_of(ids: Sequence[int], pieces: Sequence[str]) -> str:
+    """The words of subwords; special ids and sentinels have no text."""
+    words = "".join(
+        pieces[i][2:] if pieces[i].startswith("##") else " " + pieces[i]
+        for i in ids
+        if len(SPECIAL) <= i < len(pieces)
+    )
+    return words.strip()

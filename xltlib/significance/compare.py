@@ -1,0 +1,182 @@
+"""`xlt compare`: two systems' per-example scores, paired by id: interval, p-value and effect size."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from xltlib import StudyError
+from xltlib.significance.resampling import mcnemar, permutation
+from xltlib.significance.tests import difference
+
+SHOWN_IDS = 3  # missing ids named in an error
+COLUMNS = ("metric", "n", "mean A", "mean B", "A - B", "interval", "p", "McNemar p", "only A : only B", "d_z")
+
+
+def read_scores(path: Path) -> dict:
+    """A score file as {"task", "language", "metrics": {metric: {id: score}}}, scores checked to be in [0, 1].
+
+    The file has {"task", "language", "metric", "scores": {id: number}}, or with several metrics
+    {"scores": {id: {metric: number}}}.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise StudyError(f"{path}: not a JSON score file: {error}") from None
+    scores = record.get("scores") if isinstance(record, dict) else None
+    if not isinstance(scores, dict) or not scores:
+        raise StudyError(f'{path}: no "scores", expected the file that `xlt score --per-example` writes')
+    metrics: dict[str, dict[str, float]] = {}
+    for example, value in scores.items():
+        named = value if isinstance(value, dict) else {str(record.get("metric") or "score"): value}
+        for metric, number in named.items():
+            metrics.setdefault(metric, {})[example] = _score(
+                number, f"{path}: {metric} of example {example!r}"
+            )
+    for metric, column in metrics.items():
+        if len(column) < len(scores):
+            missing = next(example for example in scores if example not in column)
+            raise StudyError(
+                f"{path}: {metric} has {len(column)} of {len(scores)} examples, {missing!r} lacks it"
+            )
+    return {"task": record.get("task"), "language": record.get("language"), "metrics": metrics}
+
+
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"{repeated!r} occurs twice, expected each example and field once")
+    return record
+
+
+def _score(value: object, place: str) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+        raise StudyError(f"{place}: {value!r}, expected a number in [0, 1] (divide percentages by 100)")
+    return float(value)
+
+
+def pair(a: dict[str, float], b: dict[str, float], intersect: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,) of the examples of a and b in a's order; ids must agree unless `intersect`."""
+    only_a, only_b = [i for i in a if i not in b], [i for i in b if i not in a]
+    shared = [i for i in a if i in b]
+    if (only_a or only_b) and not intersect:
+        parts = [
+            f"{len(ids)} only in {name} (such as {', '.join(ids[:SHOWN_IDS])})"
+            for name, ids in (("A", only_a), ("B", only_b))
+            if ids
+        ]
+        raise StudyError(
+            f"A and B do not score the same examples: {len(shared)} shared, {', '.join(parts)};"
+            " score both on one set, or use --intersect to compare the shared ones"
+        )
+    if not shared:
+        raise StudyError(f"A ({len(a)} examples) and B ({len(b)}) share no example id")
+    return np.array([a[i] for i in shared]), np.array([b[i] for i in shared])
+
+
+def compare(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, alpha: float = 0.05) -> dict:
+    """One metric of two runs (N,): difference a - b with t interval over examples, tests and effect sizes.
+
+    H0 of `p` (paired permutation): swapping A and B changes nothing. `d_z` is the mean difference over its
+    standard deviation, None where differences do not vary. `mcnemar` only for 0/1 scores.
+    """
+    effect = difference(a[None, None], b[None, None], alpha=alpha)
+    gaps = a - b
+    spread = float(gaps.std(ddof=1)) if gaps.size > 1 else 0.0
+    row = {
+        "n": gaps.size,
+        "mean_a": float(a.mean()),
+        "mean_b": float(b.mean()),
+        "difference": effect.estimate,
+    }
+    row |= {"low": effect.low, "high": effect.high, "alpha": alpha, "note": effect.note}
+    row["p"] = permutation(a[None, None], b[None, None], rng, over="items").p
+    row["d_z"] = effect.estimate / spread if spread > 1e-12 else None
+    binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
+    test = mcnemar(a, b) if binary else None
+    row["mcnemar"] = test and {"p": test.p, "only_a": test.only_a, "only_b": test.only_b, "odds": test.odds}
+    return row
+
+
+def compare_files(
+    path_a: Path,
+    path_b: Path,
+    *,
+    metric: str | None = None,
+    intersect: bool = False,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> dict:
+    """All shared metrics (or the one named), as {"a", "b", "task", "languages", "metrics": {...}}."""
+    if not 0 < alpha < 0.5:
+        raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
+    a, b = read_scores(path_a), read_scores(path_b)
+    if a["task"] != b["task"]:
+        raise StudyError(f"A scores task {a['task']!r}, B {b['task']!r}: expected two systems on one task")
+    names = [name for name in a["metrics"] if name in b["metrics"] and metric in (None, name)]
+    if not names:
+        found = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"
+        raise StudyError(f"no metric to compare{f' named {metric!r}' if metric else ''}: {found}")
+    rows = {}
+    for name in names:
+        pairs = pair(a["metrics"][name], b["metrics"][name], intersect)
+        rows[name] = compare(*pairs, np.random.default_rng(seed), alpha)
+    languages = [a["language"], b["language"]]
+    return {"a": str(path_a), "b": str(path_b), "task": a["task"], "languages": languages, "metrics": rows}
+
+
+def table(result: dict) -> str:
+    """The comparison as text: what was compared, one line per metric, what the intervals mean."""
+    lines = [list(COLUMNS)]
+    notes, alpha = {}, 0.05
+    for name, row in result["metrics"].items():
+        test, alpha = row["mcnemar"], row["alpha"]
+        cells = [
+            name,
+            str(row["n"]),
+            f"{row['mean_a']:.4f}",
+            f"{row['mean_b']:.4f}",
+            f"{row['difference']:+.4f}",
+        ]
+        cells += [f"[{row['low']:+.4f}, {row['high']:+.4f}]", f"{row['p']:.4g}"]
+        cells += [f"{test['p']:.4g}", f"{test['only_a']} : {test['only_b']}"] if test else ["-", "-"]
+        lines.append([*cells, "-" if row["d_z"] is None else f"{row['d_z']:+.3f}"])
+        notes[row["note"]] = None
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    body = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    languages = dict.fromkeys(str(language) for language in result["languages"])
+    head = (
+        f"A: {result['a']}\nB: {result['b']}\ntask {result['task']}, language {' against '.join(languages)}"
+    )
+    foot = f"interval: {100 * (1 - alpha):g} %, paired t over examples; p: paired permutation, two-sided"
+    return "\n".join([head, "", *body, "", foot, *(f"note: {note}" for note in notes if note)])
+
+
+def run(args: argparse.Namespace) -> int:
+    result = compare_files(
+        args.a, args.b, metric=args.metric, intersect=args.intersect, alpha=args.alpha, seed=args.seed
+    )
+    print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) if args.json else table(result))
+    return 0
+
+
+def register(subparsers) -> None:
+    """Add `xlt compare A.json B.json`."""
+    parser = subparsers.add_parser("compare", help="test two systems' per-example scores against each other")
+    parser.add_argument("a", type=Path, metavar="A.json", help="scores of the system thought to be better")
+    parser.add_argument("b", type=Path, metavar="B.json", help="scores of the other, same task and examples")
+    parser.add_argument("--metric", help="compare this metric only (default: all that both files have)")
+    parser.add_argument("--intersect", action="store_true", help="compare the shared examples only")
+    parser.add_argument("--alpha", type=float, default=0.05, help="1 - level of the interval (default: 0.05)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the permutation test (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(func=run)
