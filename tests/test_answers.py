@@ -119,13 +119,13 @@ def specs(seed, options=""):
     shape = {n: getattr(study, n) for n in ("hidden_size", "num_layers", "num_heads")}
     chosen = vars(seq2seq.options(options))
     taken = {n: getattr(study, n) for n in ("pretrain_steps", "batch_size", "pretrain_lr")}
-    start = Spec("seq2seq", shape | taken | {"options": chosen, "seed": seed}, 1, (runs.text,))
+    start = Spec("seq2seq", shape | taken | {"options": chosen, "seed": seed}, 1, (runs.text(),))
     names = (
         "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
         "finetune_epochs", "freeze_embeddings",
     )  # fmt: skip
     taken = {n: getattr(study, n) for n in names}
-    return start, Spec("answers", taken | {"labels": labels}, 1, (runs.text, start))
+    return start, Spec("answers", taken | {"labels": labels}, 1, (runs.text(), start))
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_the_map_of_words_is_of_the_first_seed_and_does_without_weights(tmp_path
     drawn = figure_data.word_map(runs, store, "far", tmp_path)
     assert "seed 3" in drawn["caption"]
     assert all(panel["source"] and panel["target"] for panel in drawn["panels"])
-    publish([*found, store.result(runs.text)], tmp_path / "figures")
+    publish([*found, store.result(runs.text())], tmp_path / "figures")
     other = Store(tmp_path / "other", [tmp_path / "figures"])
     empty = figure_data.word_map(runs, other, "far", tmp_path)
     assert [panel["source"] for panel in empty["panels"]] == [[], []]

@@ -102,8 +102,8 @@ def cases():
     """Name -> (spec, what is pinned of its result, its version, where that stands)."""
     study, real = Runs(params(seeds=1)), Runs(params(seeds=1, **tinydata.PARAMS, scale="reduced"))
     found = {
-        "text": (study.text, text, *version(runs, "VERSIONS", "text")),
-        "pairs": (study.pairs, pairs, *version(runs, "VERSIONS", "pairs")),
+        "text": (study.text(), text, *version(runs, "VERSIONS", "text")),
+        "pairs": (study.pairs(), pairs, *version(runs, "VERSIONS", "pairs")),
         "links": (study.links(), links, *version(runs, "VERSIONS", "links")),
         "base": (study.base(0), encoder, *version(pretraining, "VERSIONS", "base")),
         "evaluation": (
@@ -114,7 +114,7 @@ def cases():
         "lexicon": (study.lexicon("none", 0), evaluation, *version(runs, "VERSIONS", "lexicon")),
         "span_corruption": (study.seq2seq(0), written, *version(seq2seq, "VERSIONS", "span_corruption")),
         "answers": (study.answers(0, "noise=typo"), transfer, *version(seq2seq, "VERSIONS", "answers")),
-        "real": (real.text, real_text, *version(runs, "VERSIONS", "real")),
+        "real": (real.text(), real_text, *version(runs, "VERSIONS", "real")),
         "tagging": (real.tagging("none", 0), evaluation, *version(runs, "VERSIONS", "tagging")),
         "baselines": (real.baselines, cheap, *version(runs, "VERSIONS", "baselines")),
         "probe": (study.probe("none", 0), probe, *version(runs, "VERSIONS", "probe")),

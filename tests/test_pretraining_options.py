@@ -231,7 +231,7 @@ def words_of(pairs, language, side):
 
 def test_links_of_the_kept_pairs_are_made_from_these_alone(runs, store):
     """Half of the pairs, as if there had never been more."""
-    plain, half, small = computed([runs.links(), runs.links("estimated", 0.5), runs.pairs], store)
+    plain, half, small = computed([runs.links(), runs.links("estimated", 0.5), runs.pairs()], store)
     kept = kept_pairs("low", len(words_of(small, "low", "source")), 0.5)
     found = {}
     for name, result in (("plain", plain), ("half", half)):
@@ -243,7 +243,7 @@ def test_links_of_the_kept_pairs_are_made_from_these_alone(runs, store):
 
 
 def test_subword_links_stay_within_their_pairs_and_are_scored_by_words(runs, store):
-    result, pairs = computed([runs.links("subword"), runs.pairs], store)
+    result, pairs = computed([runs.links("subword"), runs.pairs()], store)
     with np.load(result.file("links.npz")) as links, np.load(pairs.file("pairs.npz")) as sides:
         read = tokenization.unpack(links["far/values"], links["far/ends"])
         lengths = [np.diff(sides[f"far/{side}/ends"], prepend=0) for side in ("source", "target")]
@@ -278,7 +278,7 @@ def test_a_lexicon_of_links_by_hand():
 
 def test_mixed_text_is_switched_into_the_right_languages_at_the_rate(runs, store):
     """Source sentences get words of both targets, sentences of a target those of the source; others stay."""
-    pairs, text_run = computed([runs.pairs, runs.text], store)
+    pairs, text_run = computed([runs.pairs(), runs.text()], store)
     chosen, languages = options("mixed", "rate=0.5"), ["far", "low"]
     tokenizer, world = tokenization.load(text_run.directory), World(("src", "far", "low"), 0)
 
@@ -323,7 +323,7 @@ def test_punctuation_is_what_has_no_letter():
 
 
 def test_no_link_touches_what_is_left_out(runs, store):
-    pairs, links = computed([runs.pairs, runs.links()], store)
+    pairs, links = computed([runs.pairs(), runs.links()], store)
     plain, _ = parallel_texts(pairs, links, ["far", "low"], Options(), set())
     barred = {int(plain.source[0][plain.links[0][0, 0]])}
     text, _ = parallel_texts(pairs, links, ["far", "low"], Options(), barred)

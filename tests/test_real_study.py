@@ -130,7 +130,7 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
              for entry in methods]  # fmt: skip
     for result in computed(asked, store):
         assert {"en", "es"} == set(result.scores)
-    cases = [Case(spec.params, store.result(runs.text), chosen.languages) for spec in asked]
+    cases = [Case(spec.params, store.result(runs.text()), chosen.languages) for spec in asked]
     texts = [
         " ".join(f"{e.text_a} {e.text_b}" for e in case.training_examples(case.examples("train", 40)))
         for case in cases
@@ -187,7 +187,7 @@ def test_a_small_part_of_the_real_sets(data_dir, tmp_path, monkeypatch):
     runs = Runs(chosen)
     specs = [*runs.stage("02_pretraining"), *runs.stage("03_finetuning")]
     results = computed(list(dict.fromkeys(specs)), Store(tmp_path))
-    text = runs.text
+    text = runs.text()
     values = Store(tmp_path).result(text).values
     assert values["parallel"]["es"]["pairs"] == 1997
     assert "tatoeba/test" in values["without_sentences_of"]

@@ -57,7 +57,7 @@ def digests(**changes):
     """Digest of one run of each kind, with some parameters changed."""
     runs = Runs(params(**changes))
     found = {
-        "text": runs.text, "pairs": runs.pairs, "links": runs.links(), "base": runs.base(0),
+        "text": runs.text(), "pairs": runs.pairs(), "links": runs.links(), "base": runs.base(0),
         "tlm": runs.encoder("tlm", 0), "transfer": runs.transfer("nli", "tlm", 0),
         "probe": runs.probe("tlm", 0),
     }  # fmt: skip
@@ -196,7 +196,7 @@ def test_runs_in_words():
     assert describe(runs.transfer("nli", "tlm", 2)) == "transfer nli standard tlm, seed 2"
     assert describe(runs.base(1)) == "encoder base, seed 1"
     assert describe(runs.links("gold")) == "links gold"
-    assert describe(runs.text) == "text"
+    assert describe(runs.text()) == "text"
 
 
 # Results
@@ -378,3 +378,13 @@ def test_a_worker_killed_from_outside_is_reported(root, tmp_path):
 def test_a_kind_without_a_builder_fails_clearly(tmp_path):
     with pytest.raises(KeyError, match="nonsense"):
         compute(Spec("nonsense", {}, 1), Store(tmp_path))
+
+
+def test_a_world_for_each_seed():
+    one, own = Runs(params(seeds=2)), Runs(params(seeds=2, world_per_seed=True))
+    assert own.text(1).params["world_seed"] == 1
+    assert one.text(1) == one.text(0) == own.text(0)
+    transfer = own.transfer("nli", "weam", 1)
+    texts = {spec.digest for spec in closure([transfer]) if spec.kind == "text"}
+    assert texts == {own.text(1).digest}
+    assert own.evaluation("pairs", transfer).inputs[1] == own.text(1)

@@ -27,7 +27,7 @@ def runs():
 
 @pytest.fixture(scope="module")
 def text(runs, store):
-    return computed([runs.text], store)[0]
+    return computed([runs.text()], store)[0]
 
 
 def run(runs, store, method="standard", options="", task="nli", **labels):
@@ -55,6 +55,32 @@ def test_methods_have_the_updates_of_standard_but_for_rs_da_as_released(runs, st
     assert len(drawn) == 3 * 96
     assert released == steps_for(encode(tokenizer_of(text), "nli", drawn), 8, 1)
     assert released > standard  # by less than 3 times here, where few examples have one length
+
+
+def test_fine_tuning_ends_where_the_source_is_learnt(store):
+    early = run(Runs(params(seeds=1, finetune_until=0.01, finetune_epochs=60)), store)
+    never = run(Runs(params(seeds=1, finetune_until=1.0, finetune_epochs=60)), store)
+    assert early.values["updates"] == 500 < never.values["updates"]
+    assert early.values["source_development"] > 0.01
+    assert never.values["source_development"] < 1.0
+
+
+def test_noisy_translations_are_words_of_the_same_language(runs, store, text):
+    train = synthetic_tasks.task_set(world_of(text), "nli", 96, "train", 0).examples
+    perfect, noisy = (
+        case(runs, text, "translate_train", f"translations={kind}").training_examples(train)
+        for kind in ("perfect", "noisy")
+    )
+    words = {word for forms in world_of(text).grammar("far").lexicon() for word in forms}
+    pairs = [
+        (old, new)
+        for one, other in zip(perfect, noisy, strict=True)
+        for old, new in zip(one.text_a.split(), other.text_a.split(), strict=True)
+    ]
+    changed = [(old, new) for old, new in pairs if old != new]
+    assert all({old, new} <= words for old, new in changed)
+    share = len(changed) / sum(old in words for old, _ in pairs)
+    assert share == pytest.approx(0.25, abs=0.06)  # four standard errors of some 780 words
 
 
 @pytest.mark.parametrize(("task", "copies"), [("nli", 3), ("paraphrase", 10), ("qa", 3)])

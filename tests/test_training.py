@@ -369,3 +369,52 @@ def test_epoch_batches_have_every_item_once():
     other = epoch_batches(lengths, 8, np.random.default_rng(3))
     assert [b.tolist() for b in batches] != [b.tolist() for b in other]
     assert epoch_batches([], 8, np.random.default_rng(2)) == []
+
+
+# Looks: training that ends when a score is reached
+
+LOOKS = replace(OPT, steps=40, until=0.5, look_every=5, cooldown=4)
+
+
+def scores(*given):
+    """A look that tells these scores one after the other."""
+    waiting = iter(given)
+    return lambda: next(waiting)
+
+
+def test_the_rate_falls_from_the_look_that_reached_the_score():
+    model = Toy()
+    history = fit(model, toy_loss(model), LOOKS, look=scores(0.1, 0.4, 0.5))
+    looked = [row for row in history if "score" in row]
+    assert [(row["step"], row["score"]) for row in looked] == [(5, 0.1), (10, 0.4), (15, 0.5)]
+    assert looked[-1]["end"] == history[-1]["step"] == 19
+    rates = [learning_rate(step, LOOKS, 19) / LOOKS.lr for step in range(19)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 13 + [0.75, 0.5, 0.25])
+
+
+def test_training_that_never_reaches_the_score_ends_after_all_steps():
+    model = Toy()
+    history = fit(model, toy_loss(model), LOOKS, look=lambda: 0.4)
+    assert history[-1]["step"] == 40
+    assert [row["step"] for row in history if "score" in row] == [5, 10, 15, 20, 25, 30, 35]
+    assert not any("end" in row for row in history)
+
+
+@pytest.mark.parametrize("step", [7, 15, 17])  # before the last look, right after it, in the cooldown
+def test_a_broken_run_with_looks_ends_with_the_same_bits(tmp_path, step):
+    whole = Toy()
+    wanted = fit(whole, toy_loss(whole), LOOKS, look=scores(0.1, 0.4, 0.5))
+    model = Toy()
+    inner = toy_loss(model)
+
+    def loss(now):
+        if now == step:
+            raise KeyboardInterrupt
+        return inner(now)
+
+    asked = scores(0.1, 0.4, 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, loss, LOOKS, tmp_path, look=asked)
+    again = Toy()
+    assert fit(again, toy_loss(again), LOOKS, tmp_path, look=asked) == wanted
+    assert same(weights(again), weights(whole))

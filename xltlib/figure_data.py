@@ -33,7 +33,7 @@ Records = Sequence[Mapping[str, Any]]
 
 def tokenizer(runs: Runs, store: Store) -> PreTrainedTokenizerFast:
     """The joint tokenizer, made anew where only its numbers were published."""
-    text = builders.compute(runs.text, store, files=True)
+    text = builders.compute(runs.text(), store, files=True)
     text.file("tokenizer.json")
     return load_tokenizer(text.directory)
 

@@ -75,7 +75,7 @@ class Synthetic(Languages):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        self.world = synthetic.World(params.languages, params.world_seed)
+        self.world = synthetic.World(params.languages, params.world_of())
 
     @property
     def linked(self) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ class Real(Languages):
             raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
         if split == "train":
             pairs = _parallel(self.params, language)
-            rng = np.random.default_rng([self.params.world_seed, STREAMS[split], draw])
+            rng = np.random.default_rng([self.params.world_of(), STREAMS[split], draw])
             drawn = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
             cut = [(simple_tokenize(a.lower()), simple_tokenize(b.lower())) for a, b in drawn]
             return Sample(language, cut, cut, links.Gold([], [], 0, 0, ()))
@@ -181,7 +181,7 @@ class Real(Languages):
         """`count` sentences of a language, drawn from its parallel text."""
         source = language == self.params.source
         pairs = _parallel(self.params, self.params.targets[0] if source else language)
-        rng = np.random.default_rng([self.params.world_seed, STREAMS["test"]])
+        rng = np.random.default_rng([self.params.world_of(), STREAMS["test"]])
         return [pairs[i][0 if source else 1] for i in rng.permutation(len(pairs))[:count]]
 
     def keyboard(self, language: str) -> keyboards.Keyboard:

@@ -24,6 +24,7 @@ class Params:
     scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "paper"))
     data: str = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub", choices=("synthetic", "real"))
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
+    world_per_seed: bool = par(False, "each seed has synthetic languages of its own (world_seed + seed), so that seeds differ in all that chance decides")
     seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
     first_seed: int = par(0, "the first of their seeds; a replication takes those that no other profile has had", low=0, high=1_000_000)
     languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
@@ -63,6 +64,7 @@ class Params:
     document_share: float = par(0.5, "updates of an objective that go on with MLM on documents", low=0.0, high=0.9)
     finetune_lr: float = par(2e-3, "highest learning rate of fine-tuning", low=1e-7, high=1.0)
     finetune_epochs: int = par(2, "passes over the training examples", unit="epochs", low=1, high=1000)
+    finetune_until: float = par(0.0, "score on development examples of the source (accuracy; F1 in qa) at which fine-tuning comes to its end; finetune_epochs passes are the most. 0: always those passes", low=0.0, high=1.0)
     freeze_embeddings: bool = par(True, "keep embeddings still in fine-tuning, so that all languages stay comparable")
     pooling: str = par("mean", "what a pair is classified by: mean of the states, or [CLS]", choices=("mean", "cls"))
     method_objectives: tuple[str, ...] = par(("none",), "encoders that other methods than standard start from", pattern=NAME)
@@ -82,6 +84,12 @@ class Params:
     def every_seed(self) -> range:
         """The seeds of the pre-trainings."""
         return range(self.first_seed, self.first_seed + self.seeds)
+
+    def world_of(self, seed: int | None = None) -> int:
+        """The seed of the synthetic world of a seed; of the first one where none is given."""
+        if not self.world_per_seed:
+            return self.world_seed
+        return self.world_seed + (self.first_seed if seed is None else seed)
 
     @property
     def targets(self) -> tuple[str, ...]:

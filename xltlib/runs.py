@@ -49,21 +49,19 @@ class Runs:
         """Whether the languages are real."""
         return self.params.data == "real"
 
-    @cached_property
-    def text(self) -> Spec:
-        """Documents of every language and the joint tokenizer."""
+    def text(self, seed: int | None = None) -> Spec:
+        """Documents of every language and the joint tokenizer; of a seed's own world where each has one."""
         taken = self._take("languages", "documents", "vocab_size")
         if self.real:
             taken |= self._take("data", "source", "corpora", "official_counts", "max_length", "model")
             return Spec("text", taken, f"{VERSIONS['text']}.{VERSIONS['real']}")
-        return Spec("text", taken | self._take("world_seed"), VERSIONS["text"])
+        return Spec("text", taken | {"world_seed": self.params.world_of(seed)}, VERSIONS["text"])
 
-    @cached_property
-    def pairs(self) -> Spec:
+    def pairs(self, seed: int | None = None) -> Spec:
         """Translation pairs of the source with every target language; with gold links where synthetic."""
-        return Spec("pairs", self._take("source", "parallel_pairs"), VERSIONS["pairs"], (self.text,))
+        return Spec("pairs", self._take("source", "parallel_pairs"), VERSIONS["pairs"], (self.text(seed),))
 
-    def links(self, kind: str = "estimated", share: float = 1.0) -> Spec:
+    def links(self, kind: str = "estimated", share: float = 1.0, seed: int | None = None) -> Spec:
         """Links of the pairs, of a kind that `pretraining.Options.links` names or of subwords ("subword").
 
         `share`: from this share of its pairs alone, for a language with little text.
@@ -73,7 +71,7 @@ class Runs:
                 f"links {kind!r}: real text has no gold links; there are {', '.join(REAL_LINKS)}"
             )
         taken = {"links": kind} | ({"share": share} if share < 1 else {})
-        return Spec("links", taken, VERSIONS["links"], (self.pairs,))
+        return Spec("links", taken, VERSIONS["links"], (self.pairs(seed),))
 
     def base(self, seed: int, chosen: pretraining.Options | None = None) -> Spec:
         """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen."""
@@ -82,7 +80,10 @@ class Runs:
         taken = shape | self._take("pretrain_steps", "batch_size", "mask_rate", "pretrain_lr")
         taken |= self._further("batch_tokens", "model", "device", "precision", "compile")
         return Spec(
-            "encoder", taken | {"objective": "base", "seed": seed}, pretraining.VERSIONS["base"], (self.text,)
+            "encoder",
+            taken | {"objective": "base", "seed": seed},
+            pretraining.VERSIONS["base"],
+            (self.text(seed),),
         )
 
     def encoder(self, objective: str, seed: int, options: str = "", target: str = "") -> Spec:
@@ -107,9 +108,9 @@ class Runs:
         others = {k: v for k, v in changed(chosen).items() if k not in IN_SPEC}
         taken |= {"options": others} if others else {}
         taken |= {"target": target} if target else {}
-        inputs = (self.base(seed, chosen), self.pairs, self.text)
+        inputs = (self.base(seed, chosen), self.pairs(seed), self.text(seed))
         if pretraining.needs_links(objective, chosen):
-            inputs += (self.links(chosen.links, chosen.pairs),)
+            inputs += (self.links(chosen.links, chosen.pairs, seed),)
         return Spec("encoder", taken, pretraining.VERSIONS[objective], inputs)
 
     def transfer(
@@ -126,7 +127,7 @@ class Runs:
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
-        taken |= self._real_tasks() | self._further("device", "precision", "compile")
+        taken |= self._real_tasks() | self._further("device", "precision", "compile", "finetune_until")
         if self.real:
             taken |= self._take(*filter(None, [finetuning.FILES.get(method)]))
             finetuning.check_real(task, method, taken)
@@ -140,7 +141,7 @@ class Runs:
         targets = ("",) if joint else self.params.targets
         encoders = tuple(self.encoder(objective, seed, objective_options, target) for target in targets)
         version = f"{VERSIONS['tasks']}.{finetuning.VERSIONS[method]}"
-        return Spec("transfer", taken | {"labels": labels}, version, (self.text, *encoders))
+        return Spec("transfer", taken | {"labels": labels}, version, (self.text(seed), *encoders))
 
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
@@ -150,7 +151,7 @@ class Runs:
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
-        return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text,))
+        return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text(seed),))
 
     def answers(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
@@ -163,12 +164,12 @@ class Runs:
         # writing an answer takes longer to learn than pointing at it
         taken |= {"finetune_epochs": 3 * self.params.finetune_epochs, "labels": labels}
         version = f"{VERSIONS['tasks']}.{seq2seq.VERSIONS['answers']}"
-        return Spec("answers", taken, version, (self.text, self.seq2seq(seed, options)))
+        return Spec("answers", taken, version, (self.text(seed), self.seq2seq(seed, options)))
 
     def evaluation(self, settings: str, transfer: Spec) -> Spec:
         """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
         taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
-        return Spec("evaluation", taken, VERSIONS["evaluation"], (transfer, self.text))
+        return Spec("evaluation", taken, VERSIONS["evaluation"], (transfer, transfer.inputs[0]))
 
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
@@ -178,7 +179,7 @@ class Runs:
         labels = _labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
         version = f"{VERSIONS['lexicon']}.{finetuning.VERSIONS['salt']}"
-        return Spec("lexicon", taken, version, (self.text, self.encoder(objective, seed)))
+        return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
 
     def probe(self, objective: str, seed: int, options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
@@ -189,20 +190,22 @@ class Runs:
             taken["probes"] = [name for name in self.params.probes if name != "tagging"]
         else:
             taken["sentences"] = 500
-        return Spec("probe", taken, VERSIONS["probe"], (self.encoder(objective, seed, options), self.text))
+        return Spec(
+            "probe", taken, VERSIONS["probe"], (self.encoder(objective, seed, options), self.text(seed))
+        )
 
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
         """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
         labels = _labels("tagging", objective, seed, options)
         taken = self._take("source", "languages", "official_counts") | {"labels": labels}
         version, encoder = VERSIONS["tagging"], self.encoder(objective, seed, options)
-        return Spec("tagging", taken, version, (encoder, self.text))
+        return Spec("tagging", taken, version, (encoder, self.text(seed)))
 
     @cached_property
     def baselines(self) -> Spec:
         """What costs no encoder, for every measure on real languages."""
         taken = self._take("source", "languages", "tasks", "probes", "train_examples", "test_examples")
-        inputs = (self.text, self.pairs, self.links())
+        inputs = (self.text(), self.pairs(), self.links())
         return Spec("baselines", taken | self._real_tasks(), VERSIONS["baselines"], inputs)
 
     def stage(self, name: str) -> list[Spec]:

@@ -179,7 +179,7 @@ def noise_table(params: Params, tokenizer: PreTrainedTokenizerFast, rate: float)
     known, rows = language_data.of(params), {}
     for language in params.languages:
         texts = known.texts(language, 200)
-        rng = np.random.default_rng([params.world_seed, 45])
+        rng = np.random.default_rng([params.world_of(), 45])
         typed = noise.typo(texts[0], rate, known.keyboard(language), rng)
         cut = {name: " ".join(tokenizer.tokenize(x)) for name, x in (("clean", texts[0]), ("typed", typed))}
         words = {"clean": texts[0], "typed": typed}
@@ -198,7 +198,7 @@ def noise_tokens(
         keyboard, encode = language_data.of(params).keyboard(language), WordEncoder(tokenizer)
         curves: list[list] = [[] for _ in names]
         for draw in range(DRAWS):
-            rng = np.random.default_rng([params.world_seed, 46, draw])
+            rng = np.random.default_rng([params.world_of(), 46, draw])
             typed = [noise.typo_many(texts, rate, keyboard, rng) for rate in rates]
             values = np.array([_token_counts(texts, many, encode) for many in typed]).round(5)
             for k, y in enumerate(values.T.tolist()):

@@ -37,11 +37,13 @@ COMMON = ("select",)
 # what real languages lack, by the task that needs it
 SYNTHETIC_ONLY = {"lexicon": "the true translations of words"}
 FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
+MISTRANSLATED = 0.25  # share of a noisy translation's words; no source says how often published ones err
 _KNOWN = {  # the options that change a method
     "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
     "rs_rp": ("size", "distribution", "vote"),
     "rs_da": ("copies", "updates", "neighbours", "foreign", "vote"),
     "salt": ("threshold", "synonym_threshold", "synonyms", "restrict", "hide", "rate", "mix", "draw"),
+    "translate_train": ("translations",),
     "code_switch": ("ratio", "cross"),
     "intermediate": ("first", "n", "sampling"),
 }
@@ -75,6 +77,7 @@ class Options:
     draw: str = par("step", "r drawn anew in each step, or once for each example", choices=("step", "once"))
     ratio: float = par(1.0, "share of the sentences that are code-switched (CoSDA-ML: 1)", low=0.0, high=1.0)
     cross: float = par(0.4, "share of their words (CoSDA-ML: 0.4 to 0.9)", low=0.0, high=1.0)
+    translations: str = par("perfect", "noisy: a quarter of the words are another word of their kind, as by a translator of that error rate; synthetic languages only", choices=("perfect", "noisy"))
     first: str = par("auto", "intermediate task; auto: paraphrase, and before paraphrase nli", choices=("auto", "nli", "paraphrase", "qa"))
     n: int = par(1000, "intermediate examples for each language, in balanced sampling", low=1, high=10_000_000)
     sampling: str = par("balanced", "random: as many in all, drawn from languages in proportion to their text", choices=("balanced", "random"))
@@ -106,15 +109,26 @@ def first_task(chosen: Options, task: str) -> str:
     return ("nli" if task == "paraphrase" else "paraphrase") if chosen.first == "auto" else chosen.first
 
 
-def translated(examples: Mapping[str, Sequence], source: str, seed: int) -> list:
+def translated(
+    examples: Mapping[str, Sequence], source: str, seed: int, errors: Mapping[str, Mapping] | None = None
+) -> list:
     """Translate-train: each of the source's examples in a language drawn at random; as many as there were.
 
-    Translations are perfect in the synthetic languages. An example that has none in the language drawn for it
-    stays as it is.
+    Translations are perfect in the synthetic languages, but for `errors`: {language: {word: wrong words}}, of
+    which MISTRANSLATED of a translation's words are taken. An example that has no translation in the language
+    drawn for it stays as it is.
     """
     tables = [{example.id: example for example in theirs} for theirs in examples.values()]
     drawn = np.random.default_rng([seed, 13]).integers(len(tables), size=len(examples[source]))
-    return [tables[at].get(own.id, own) for own, at in zip(examples[source], drawn, strict=True)]
+    chosen = [tables[at].get(own.id, own) for own, at in zip(examples[source], drawn, strict=True)]
+    if errors:
+        rng, languages = np.random.default_rng([seed, 61]), list(examples)
+        chosen = [
+            robust.mistranslated(example, errors[languages[at]], MISTRANSLATED, rng)
+            if languages[at] in errors else example
+            for example, at in zip(chosen, drawn, strict=True)
+        ]  # fmt: skip
+    return chosen
 
 
 class Batch(NamedTuple):
@@ -209,8 +223,9 @@ def finetune(
     progress: Progress | None = None,
     name: str = "fine-tuning",
     points: int = 0,
+    look: Callable[[], float] | None = None,
 ) -> list[dict[str, float]]:
-    """Train on all examples again and again for `opt.steps` updates; the history of the loss.
+    """Train on all examples again and again for `opt.steps` updates, or until `look` says so; the history.
 
     Batches come to where the model is. `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
     """
@@ -227,7 +242,7 @@ def finetune(
         rng = np.random.default_rng([seed, 11, step])
         return batch_loss(model, Batch(ids, wanted, rows, rng, told))
 
-    history = fit(model, loss, opt, directory, progress, name)
+    history = fit(model, loss, opt, directory, progress, name, look)
     if points:
         save_file(_trained(model), point(directory, points))
     return history

@@ -188,6 +188,15 @@ def switched_examples(
     return out
 
 
+def mistranslated(
+    example: Example, errors: Mapping[str, Sequence[str]], share: float, rng: np.random.Generator
+) -> Example:
+    """The example with a share of its words replaced by wrong ones of the same language."""
+    words = (text.split(" ") for text in _texts(example))
+    texts = [" ".join(code_switch(w, {"": errors}, rng, cross=share, lower=False)) for w in words]
+    return with_texts(example, texts)
+
+
 # Words of the synthetic languages
 
 
@@ -209,6 +218,19 @@ def translations(world: World, source: str, languages: Sequence[str]) -> dict[st
         pairs = zip(own, concepts(world, language), strict=True)
         out[language] = {word: others for words, others in pairs for word in words}
     return out
+
+
+def mistranslations(world: World, language: str) -> dict[str, list[str]]:
+    """For each word of a language those of the same category and form that a poor translation may have."""
+    forms, found = world.grammar(language).lexicon(), {}
+    for category, (classes, members) in CATEGORIES.items():
+        slot = SLOT_CATEGORY.index(category)
+        first = int(world.stem(slot, np.array(0), np.array(0)))
+        stems = forms[first : first + classes * members * SYNONYMS + classes]
+        for own in stems:
+            for place, word in enumerate(own):
+                found[word] = [other[place] for other in stems if other is not own and place < len(other)]
+    return found
 
 
 def neighbours(world: World, source: str, foreign: float = FOREIGN) -> dict[str, list[str]]:

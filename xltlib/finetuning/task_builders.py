@@ -78,8 +78,11 @@ def _transfer(
     dev = _development(case) if points else {}
     history = finetuning.finetune(
         model, data, case.optimization(steps), params["batch_size"], case.seed, loss, directory, progress,
-        name, points,
+        name, points, lambda: case.development_score(model.eval()),
     )  # fmt: skip
+    if "finetune_until" in params:
+        steps = history[-1]["step"]
+        told["source_development"] = max((row["score"] for row in history if "score" in row), default=None)
     best = _select(case, model, directory, dev) if points else {}
     told |= {"selected": best} if best else {}
     test = case.examples("test", params["test_examples"])
@@ -132,8 +135,8 @@ def _intermediate(
 ) -> dict[str, int]:
     """Fine-tune the encoder on another task in all languages first; the examples that each one had.
 
-    Examples are not parallel. Passes and learning rate are those of the task itself; the output layer is
-    left behind.
+    Examples are not parallel. Passes and learning rate are those of the task itself, without looks at its
+    development examples; the output layer is left behind.
     """
     params, first = case.params, finetuning.first_task(case.chosen, case.task)
     counts = _budget(case.chosen, case.text_sizes(first), np.random.default_rng([case.seed, 31]))
@@ -141,7 +144,8 @@ def _intermediate(
     steps = finetuning.steps_for(data, params["batch_size"], params["finetune_epochs"])
     (directory / "intermediate").mkdir(exist_ok=True)
     finetuning.finetune(
-        case.model(encoder, first), data, case.optimization(steps), params["batch_size"], case.seed,
+        case.model(encoder, first), data, replace(case.optimization(steps), until=0.0),
+        params["batch_size"], case.seed,
         directory=directory / "intermediate", progress=progress, name=f"{first}, then {name}",
     )  # fmt: skip
     (directory / "intermediate").rmdir()

@@ -22,6 +22,8 @@ from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Optimization
 from xltlib.results import Result
 
+DEVELOPMENT_EXAMPLES = 1_000  # of the source, that say when fine-tuning has come far enough
+
 
 class Case:
     """What fine-tuning by a method and its predictions need: labels, options, examples and tokenizer."""
@@ -85,7 +87,19 @@ class Case:
 
     def optimization(self, steps: int) -> Optimization:
         """How weights are updated."""
-        return Optimization(steps, self.params["finetune_lr"], precision=self.precision, seed=self.seed)
+        until = self.params.get("finetune_until", 0.0)
+        return Optimization(
+            steps, self.params["finetune_lr"], precision=self.precision, seed=self.seed, until=until
+        )
+
+    def development_score(self, model: TaskModel) -> float:
+        """The model's mean score (accuracy; F1 in qa) on development examples of the source."""
+        scores, *_ = self.scored(model, self._development, self.source)
+        return float(scores["f1" if self.task == "qa" else ""].mean())
+
+    @cached_property
+    def _development(self) -> list:
+        return self.examples("dev", DEVELOPMENT_EXAMPLES)[self.source]
 
     @cached_property
     def neighbours(self) -> dict[str, list[str]]:
@@ -103,6 +117,13 @@ class Case:
         return noise.without_foreign(lists, own)
 
     @cached_property
+    def translation_errors(self) -> dict[str, dict[str, list[str]]]:
+        """What the words of each target language are mistranslated as; nothing for perfect translations."""
+        if self.chosen.translations == "perfect":
+            return {}
+        return {name: robust.mistranslations(self.world, name) for name in self.targets}
+
+    @cached_property
     def dictionaries(self) -> dict[str, dict[str, list[str]]]:
         """The translations that code-switching may use, by target language."""
         if not self.real:
@@ -113,7 +134,7 @@ class Case:
         """What the method trains on: the source's examples, or what it makes of them."""
         chosen, own, rng = self.chosen, train[self.source], np.random.default_rng([self.seed, 19])
         if self.method == "translate_train":
-            return finetuning.translated(train, self.source, self.seed)
+            return finetuning.translated(train, self.source, self.seed, self.translation_errors)
         if self.method == "rs_da":
             copies = chosen.copies or robust.COPIES[self.task]
             return robust.rs_da_examples(own, copies, self.neighbours, rng)

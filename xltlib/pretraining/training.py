@@ -37,14 +37,24 @@ class Optimization:
     checkpoint_seconds: float = 20.0  # work that a killed run may lose (0: one update), or what SAVING allows
     precision: str = "float32"  # of matrix products; with "bfloat16" weights and updates stay in 32 bits
     seed: int = 0  # of what layers draw (dropout)
+    until: float = 0.0  # score at which the rate begins to fall to 0; 0: it falls from the warm-up on
+    look_every: int = 250  # updates between two looks
+    cooldown: int = 250  # updates in which the rate falls from its peak to 0 once a look has reached `until`
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise StudyError(f"precision {self.precision!r} is not known: {' or '.join(PRECISIONS)}")
 
 
-def learning_rate(step: int, opt: Optimization) -> float:
-    """Linear warm-up, then linear decay; `step` counts from 0."""
+def learning_rate(step: int, opt: Optimization, end: int | None = None) -> float:
+    """Linear warm-up, then linear decay; `step` counts from 0, `end` is `opt.steps` by default.
+
+    With looks (`opt.until`) the rate stays at its peak until the last `opt.cooldown` updates, as it is not
+    known beforehand when they begin; the warm-up is then as long as the cooldown.
+    """
+    end = opt.steps if end is None else end
+    if opt.until:
+        return opt.lr * min(1.0, (step + 1) / opt.cooldown, (end - step) / opt.cooldown)
     warm = max(1, round(opt.steps * opt.warmup))
     return opt.lr * min((step + 1) / warm, (opt.steps - step) / max(1, opt.steps - warm))
 
@@ -56,8 +66,12 @@ def fit(
     directory: Path | None = None,
     progress: Progress | None = None,
     name: str = "training",
+    look: Callable[[], float] | None = None,
 ) -> list[dict[str, float]]:
     """Update the model's weights that want gradients, where they are; the history of the loss and its parts.
+
+    With `opt.until`, training ends `opt.cooldown` updates after the first look whose score reaches it, or
+    after `opt.steps` updates; the history then has the score of each look too.
 
     Parameters
     ----------
@@ -65,6 +79,8 @@ def fit(
         minimised. It must be a function of the step (and the weights) alone: only then is a resume exact.
         What it draws from torch's own generators (dropout) is: they are seeded by `opt.seed` and the step.
     directory : where checkpoints go; an earlier one found there is resumed.
+    look : the model's score now, asked for every `opt.look_every` updates until it reaches `opt.until`. It
+        must leave the weights as they are.
 
     Raises StudyError when the loss or its gradient is not finite: at once, or on a GPU at the next point of
     the history or checkpoint; the message names the first such step either way.
@@ -79,15 +95,16 @@ def fit(
     )  # fmt: skip
     checkpoint = _Checkpoint(directory, named, optimizer)
     step, history, sums = checkpoint.restore()
+    end = next((row["end"] for row in history if "end" in row), opt.steps)
     device = next(iter(named.values())).device
     log = _Log(name, opt, checkpoint, sums)
     meter, saved, pause = _Meter(progress, name, opt.steps, step), time.monotonic(), opt.checkpoint_seconds
     model.train()
-    while step < opt.steps:
+    while step < end:
         with _forward(device, opt, step):
             parts = loss(step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, opt)
+            group["lr"] = learning_rate(step, opt, end)
         parts["loss"].backward()
         log.add(step, parts, torch.nn.utils.clip_grad_norm_(named.values(), opt.clip))
         if device.type in WAITED_FOR:
@@ -95,12 +112,18 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        if step % opt.log_every == 0 or step == opt.steps:
+        if step % opt.log_every == 0 or step == end:
             count = (step - 1) % opt.log_every + 1
             history.append({"step": step} | {key: total / count for key, total in log.read().items()})
             log.sums = {}
             meter.tell(step, history[-1]["loss"])
-        if (begun := time.monotonic()) - saved >= pause and step < opt.steps:
+        if opt.until and end == opt.steps and step % opt.look_every == 0 and step + opt.cooldown < end:
+            history.append({"step": step, "score": look()})
+            model.train()
+            if history[-1]["score"] >= opt.until:
+                end = step + opt.cooldown
+                history[-1]["end"] = end
+        if (begun := time.monotonic()) - saved >= pause and step < end:
             checkpoint.save(step, history, log.read())
             saved = time.monotonic()
             pause = opt.checkpoint_seconds and max(opt.checkpoint_seconds, (saved - begun) / SAVING)
