@@ -9,8 +9,7 @@ from test_tokenization import published
 from xltlib import StudyError
 from xltlib.data import tasks, tokenization
 from xltlib.data.records import PairExample, SpanExample
-from xltlib.data.synthetic import World
-from xltlib.data.synthetic_tasks import task_set
+from xltlib.data.synthetic import World, task_examples
 from xltlib.data.tokenization import CLS, SEP, encode_texts
 from xltlib.evaluation import normalize_answer
 from xltlib.finetuning.encoding import QUESTION, encode, shortened, windows
@@ -20,7 +19,7 @@ from xltlib.finetuning.prediction import scores as scores_of
 @pytest.fixture(scope="module")
 def examples():
     """Task -> language -> 40 examples."""
-    return {task: task_set(World(), task, 40, "train", 0).examples for task in ("nli", "qa")}
+    return {task: task_examples(World(), task, 40, "train", 0) for task in ("nli", "qa")}
 
 
 @pytest.fixture(scope="module")

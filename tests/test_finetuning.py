@@ -13,8 +13,7 @@ from test_tokenization import published
 from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.records import PairExample
-from xltlib.data.synthetic import World
-from xltlib.data.synthetic_tasks import task_set
+from xltlib.data.synthetic import World, task_examples
 from xltlib.data.tokenization import CLS, OWN, SEP
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction, robust
@@ -35,7 +34,7 @@ def world():
 @pytest.fixture(scope="module")
 def examples(world):
     """Task -> language -> 40 examples."""
-    return {task: task_set(world, task, 40, "train", 0).examples for task in ("nli", "paraphrase", "qa")}
+    return {task: task_examples(world, task, 40, "train", 0) for task in ("nli", "paraphrase", "qa")}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from tiny import computed, equal, params
 
 from xltlib import StudyError
-from xltlib.data import synthetic_tasks
+from xltlib.data import synthetic
 from xltlib.data.synthetic import World
 from xltlib.data.text_builders import tokenizer_of, world_of
 from xltlib.finetuning import methods as finetuning
@@ -50,7 +50,7 @@ def test_methods_have_the_updates_of_standard_but_for_rs_da_as_released(runs, st
     equal_updates = run(runs, store, "rs_da", "updates=equal")
     assert equal_updates.values["updates"] == standard
     released = run(runs, store, "rs_da").values["updates"]
-    train = synthetic_tasks.task_set(world_of(text), "nli", 96, "train", 0).examples
+    train = synthetic.task_examples(world_of(text), "nli", 96, "train", 0)
     drawn = case(runs, text, "rs_da").training_examples(train)
     assert len(drawn) == 3 * 96
     assert released == steps_for(encode(tokenizer_of(text), "nli", drawn), 8, 1)
@@ -85,7 +85,7 @@ def test_noisy_translations_are_words_of_the_same_language(runs, store, text):
 
 @pytest.mark.parametrize(("task", "copies"), [("nli", 3), ("paraphrase", 10), ("qa", 3)])
 def test_copies_of_rs_da(runs, text, task, copies):
-    train = synthetic_tasks.task_set(world_of(text), task, 20, "train", 0).examples
+    train = synthetic.task_examples(world_of(text), task, 20, "train", 0)
     released = case(runs, text, "rs_da", task=task).training_examples(train)
     assert Counter(e.id for e in released) == {e.id: copies for e in train["src"]}
     two = case(runs, text, "rs_da", "copies=2", task).training_examples(train)
@@ -97,7 +97,7 @@ def test_copies_of_rs_da(runs, text, task, copies):
 
 
 def test_code_switching_uses_the_languages_of_the_run(runs, text):
-    train = synthetic_tasks.task_set(world_of(text), "nli", 200, "train", 0).examples
+    train = synthetic.task_examples(world_of(text), "nli", 200, "train", 0)
     words = Counter()
     for example in case(runs, text, "code_switch", "cross=1.0").training_examples(train):
         words.update((example.text_a + " " + example.text_b).split())
@@ -162,7 +162,7 @@ def test_selection_on_development_examples(runs, store, text, select, monkeypatc
     """With accuracies set by hand: the source is best at point 2 (tied with 1), far at 3, low at 4."""
     table = {"src": [0.6, 0.6, 0.5, 0.4], "far": [0.1, 0.1, 0.9, 0.2], "low": [0.1, 0.2, 0.3, 0.4]}
     calls = Counter()
-    examples = synthetic_tasks.task_set(world_of(text), "nli", 30, "dev", 0).examples
+    examples = synthetic.task_examples(world_of(text), "nli", 30, "dev", 0)
     dev = {example.text_a: name for name, side in examples.items() for example in side}
     scored = Case.scored
 
@@ -187,7 +187,7 @@ def test_selection_on_development_examples(runs, store, text, select, monkeypatc
 
 def test_development_examples_are_no_test_examples():
     world = World(("src",))
-    splits = {s: synthetic_tasks.task_set(world, "nli", 300, s, 0).examples["src"] for s in ("dev", "test")}
+    splits = {s: synthetic.task_examples(world, "nli", 300, s, 0)["src"] for s in ("dev", "test")}
     texts = {s: {(e.text_a, e.text_b) for e in side} for s, side in splits.items()}
     assert not texts["dev"] & texts["test"]
 
@@ -221,13 +221,13 @@ def test_an_intermediate_task_comes_first(runs, store):
 
 
 def test_the_first_task_is_another_one(runs, store, text, monkeypatch):
-    seen, made = [], synthetic_tasks.task_set
+    seen, made = [], synthetic.task_examples
 
     def watched(world, task, *rest):
         seen.append((task, world.languages))
         return made(world, task, *rest)
 
-    monkeypatch.setattr(synthetic_tasks, "task_set", watched)
+    monkeypatch.setattr(synthetic, "task_examples", watched)
     for task, options, first in (
         ("nli", "", "paraphrase"),
         ("paraphrase", "", "nli"),

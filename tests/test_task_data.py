@@ -4,7 +4,7 @@ import pytest
 import tinydata
 
 from xltlib import StudyError
-from xltlib.data import synthetic_tasks, task_data
+from xltlib.data import synthetic, task_data
 from xltlib.data.synthetic import World
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -27,7 +27,7 @@ def ids(records):
 
 def test_synthetic_examples_are_those_of_the_world():
     params = {"languages": ("src", "near"), "world_seed": 3}
-    expected = synthetic_tasks.task_set(World(("src", "near"), 3), "nli", 5, "test", 0).examples
+    expected = synthetic.task_examples(World(("src", "near"), 3), "nli", 5, "test", 0)
     assert task_data.examples(params, "nli", "test", 5) == expected
 
 

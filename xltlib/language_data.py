@@ -11,7 +11,7 @@ import pandas as pd
 from xltlib import StudyError, baselines
 from xltlib.alignment import links
 from xltlib.alignment.encoder_alignment import word_links
-from xltlib.data import real_data, synthetic, synthetic_tasks, task_data
+from xltlib.data import real_data, synthetic, task_data
 from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
 from xltlib.data.records import LABELS
@@ -87,7 +87,7 @@ class Synthetic(Languages):
         if split not in STREAMS:
             raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
         rng = np.random.default_rng([self.world.seed, STREAMS[split], draw])
-        drawn = synthetic_tasks.parallel(self.world, count, rng, split)
+        drawn = synthetic.parallel(self.world, count, rng, split)
         sides = [self.world.render(drawn, name) for name in (self.params.source, language)]
         gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
         sure, possible = ([np.array(g[k], np.int32).reshape(-1, 2) for g in gold] for k in (0, 1))
@@ -104,9 +104,7 @@ class Synthetic(Languages):
 
     def sentence_table(self) -> pd.DataFrame:
         """One sentence in all languages, with the slot of the meaning that each word comes from."""
-        drawn = synthetic_tasks.parallel(
-            self.world, 200, np.random.default_rng([self.world.seed, 43]), "test"
-        )
+        drawn = synthetic.parallel(self.world, 200, np.random.default_rng([self.world.seed, 43]), "test")
         filled = np.where(drawn.asked == synthetic.ABSENT, (drawn.concept != synthetic.ABSENT).sum(1), 0)
         row = int(filled.argmax())
         found = {name: self.world.render(drawn, name)[row] for name in self.params.languages}

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from xltlib.data import synthetic_tasks, tokenization
+from xltlib.data import synthetic, tokenization
 from xltlib.data.synthetic import World
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction
@@ -32,10 +32,10 @@ FIXED = 128  # subwords: --max_seq_length of the released scripts
 def read(task: str, count: int, vocab_size: int) -> tuple[Encoded, int]:
     """Examples of the source language, and the size of the vocabulary."""
     world = World()
-    documents = synthetic_tasks.documents(world, 3000, np.random.default_rng(0))
+    documents = synthetic.documents(world, 3000, np.random.default_rng(0))
     texts = [" ".join(part) for name in world.languages for d in documents.render(world, name) for part in d]
     tokenizer = tokenization.train(texts, vocab_size)
-    examples = synthetic_tasks.task_set(world, task, count, "train", 0).examples["src"]
+    examples = synthetic.task_examples(world, task, count, "train", 0)["src"]
     return encode(tokenizer, task, examples), len(tokenizer)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
-from xltlib.data import synthetic_tasks, tokenization
+from xltlib.data import synthetic, tokenization
 from xltlib.data.synthetic import World
 from xltlib.pretraining import models
 from xltlib.pretraining.options import Recipe, document_loss
@@ -29,9 +29,9 @@ def sequences(kind: str, count: int, vocab_size: int) -> tuple:
     world, rng, drawn = World(), np.random.default_rng(0), []
     for language in world.languages:
         if kind == "documents":
-            drawn += synthetic_tasks.documents(world, count, rng).render(world, language)
+            drawn += synthetic.documents(world, count, rng).render(world, language)
         else:
-            sides = (world.render(synthetic_tasks.parallel(world, count, rng), language) for _ in range(2))
+            sides = (world.render(synthetic.parallel(world, count, rng), language) for _ in range(2))
             drawn += [(a.words, b.words) for a, b in zip(*sides, strict=True)]
     tokenizer = tokenization.train([" ".join(part) for document in drawn for part in document], vocab_size)
     encode = tokenization.WordEncoder(tokenizer)

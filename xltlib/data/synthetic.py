@@ -1,8 +1,12 @@
-"""Parallel synthetic languages: one grammar over an interlingua, with gold word alignments.
+"""Parallel synthetic languages: one grammar over an interlingua, with gold word alignments and three tasks.
 
 A *clause* is a row of seven slots (agent, its quality, verb, patient, its quality, place, time), each filled
 by a concept of a small taxonomy. A language turns clauses into words by its own lexicon, word order and
 morphology, so that every text exists in every language and every word knows the slot that it came from.
+
+Task sets have the same ids and labels in every language. Fillers of task sentences are drawn uniformly, and
+the shapes of the two sentences of a pair have the same distribution under every label, so that one sentence
+alone says nothing about the label.
 """
 
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from xltlib import StudyError
+from xltlib.data.records import PairExample, SpanExample
 
 SLOTS = ("agent", "agent_quality", "verb", "patient", "patient_quality", "place", "time")
 AGENT, AGENT_QUALITY, VERB, PATIENT, PATIENT_QUALITY, PLACE, TIME = range(7)
@@ -63,7 +68,8 @@ _CONSONANTS = {
 _VOWELS = {"src": "aeiou", "near": "aeio", "mid": "aiuo", "far": "аеиоу", "low": "aeu"}
 
 
-def _concepts(category: str) -> int:
+def _members(category: str) -> int:
+    """Number of member concepts of a category; those of its classes are counted on from it."""
     classes, members = CATEGORIES[category]
     return classes * members
 
@@ -76,7 +82,7 @@ def class_of(category: str, concept: np.ndarray) -> np.ndarray:
 
 def class_word(category: str, concept: np.ndarray) -> np.ndarray:
     """The class-level concept (hypernym) of each concept."""
-    return _concepts(category) + class_of(category, concept)
+    return _members(category) + class_of(category, concept)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class World:
         self._offsets, total = {}, 0
         for category in CATEGORIES:
             self._offsets[category] = total
-            total += _concepts(category) * SYNONYMS + CATEGORIES[category][0]
+            total += _members(category) * SYNONYMS + CATEGORIES[category][0]
         self.lexemes = total
         rng = np.random.default_rng([seed, 1])
         self._preferences = {slot: self._preference(rng, *slots) for slot, slots in _GIVEN.items()}
@@ -128,13 +134,13 @@ class World:
     @staticmethod
     def _preference(rng: np.random.Generator, given: int, slot: int) -> np.ndarray:
         """P(concept of slot | concept of given): sharp enough to tell members apart, and never zero."""
-        rows, columns = _concepts(SLOT_CATEGORY[given]), _concepts(SLOT_CATEGORY[slot])
+        rows, columns = _members(SLOT_CATEGORY[given]), _members(SLOT_CATEGORY[slot])
         return 0.9 * rng.dirichlet(np.full(columns, 0.25), rows) + 0.1 / columns
 
     def stem(self, slot: int, concept: np.ndarray, synonym: np.ndarray) -> np.ndarray:
         """Index of the stem for each concept and synonym; -1 stays -1."""
         category = SLOT_CATEGORY[slot]
-        members = _concepts(category)
+        members = _members(category)
         within = np.where(
             concept < members, concept * SYNONYMS + synonym, members * SYNONYMS + concept - members
         )
@@ -168,7 +174,7 @@ class World:
 
     def _draw_events(self, n: int, rng: np.random.Generator) -> np.ndarray:
         out = np.full((n, 7), ABSENT)
-        out[:, AGENT] = rng.integers(0, _concepts("entity"), n)
+        out[:, AGENT] = rng.integers(0, _members("entity"), n)
         for slot, (given, _) in _GIVEN.items():
             rows = self._preferences[slot][out[:, given]].cumsum(1)
             out[:, slot] = (rng.random((n, 1)) > rows[:, :-1]).sum(1)
@@ -311,7 +317,7 @@ class _Grammar:
         for slot in range(7):
             category = SLOT_CATEGORY[slot]
             first = self.world._offsets[category]
-            for stem in range(first, first + _concepts(category) * SYNONYMS + CATEGORIES[category][0]):
+            for stem in range(first, first + _members(category) * SYNONYMS + CATEGORIES[category][0]):
                 for klass in range(CATEGORIES["entity"][0] if slot == VERB else 1):
                     form = self._form(slot, stem, klass)
                     if form not in forms[stem]:
@@ -319,14 +325,11 @@ class _Grammar:
         return forms
 
 
-def _word(rng: np.random.Generator, name: str, syllables: int) -> str:
-    consonants, vowels = _CONSONANTS[name], _VOWELS[name]
-    return "".join(rng.choice(list(consonants)) + rng.choice(list(vowels)) for _ in range(syllables))
-
-
 def _fresh(rng: np.random.Generator, name: str, syllables: int, taken: set[str]) -> str:
+    """A random word in a language's letters that is not taken yet."""
+    consonants, vowels = list(_CONSONANTS[name]), list(_VOWELS[name])
     while True:
-        word = _word(rng, name, syllables)
+        word = "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(syllables))
         if word not in taken:
             taken.add(word)
             return word
@@ -361,3 +364,224 @@ def _function_words(world: World, language: Language) -> dict[str, list[str]]:
         "adposition": [place] * 6 + [time], "question": [who, "", "", whom, "", where, ""],
         "case": short[9:11], "adverbial": short[11:13], "agreement": (short[13:16] + short[:1]),
     }  # fmt: skip
+
+
+# Texts and tasks
+
+ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
+DIFFERENT, PARAPHRASE = range(2)
+ASKED = (AGENT, PATIENT, PLACE)
+PASSAGE = 3  # clauses of a passage at most
+
+
+def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
+    """n documents: a passage of one to three clauses, then one of them again, a question about it with its
+    answer, or a clause that goes on with its agent."""
+    facts = np.stack([world.events(n, rng) for _ in range(PASSAGE)], 1)
+    count = rng.integers(1, PASSAGE + 1, n)
+    which = rng.integers(0, count)
+    told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
+    base = _pick(told, which)
+    again = base.concept.copy()
+    for slot in CORE:
+        general = rng.random(n) < 0.2
+        again[general, slot] = class_word(SLOT_CATEGORY[slot], again[general, slot])
+    for slot in OPTIONAL:
+        again[rng.random(n) < 0.3, slot] = ABSENT
+    onward = world.events(n, rng)
+    onward[:, AGENT] = base.concept[:, AGENT]
+    kind = rng.choice(3, n, p=(0.55, 0.35, 0.1))  # again, question, onward
+    asked = np.where(kind == 1, _askable(base.concept, rng), ABSENT)
+    second = np.choose(kind[:, None], (again, base.concept, onward))
+    second = np.where(
+        in_split(second, "text")[:, None], second, base.concept
+    )  # no meaning of a test, however told
+    return Documents(told, count, clauses(second, rng, base, asked), base)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Passages of ``count`` (n,) clauses each, the clause after them, and the one that it is about."""
+
+    told: list[Clauses]
+    count: np.ndarray
+    second: Clauses
+    about: Clauses
+
+    def render(self, world: World, language: str) -> list[tuple[list[str], list[str]]]:
+        """The words of the passage (clauses set apart by full stops) and of what follows, with an answer."""
+        told = [world.render(part, language) for part in self.told]
+        about, out = world.render(self.about, language), []
+        for i, second in enumerate(world.render(self.second, language)):
+            passage = [w for k in range(self.count[i]) for w in (*told[k][i].words, ".")][:-1]
+            slot = int(self.second.asked[i])
+            answer = [about[i].span(slot)[1]] if slot != ABSENT else []
+            out.append((passage, [*second.words, *answer]))
+        return out
+
+
+def _pick(options: list[Clauses], which: np.ndarray) -> Clauses:
+    """Row i of the result is row i of ``options[which[i]]``."""
+    fields = ("concept", "synonym", "fronted", "asked")
+    rows = np.arange(len(which))
+    return Clauses(*(np.stack([getattr(o, name) for o in options])[which, rows] for name in fields))
+
+
+def _askable(concept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A slot to ask for in each clause: agent, patient, or place where there is one."""
+    slot = rng.choice(ASKED, len(concept))
+    return np.where((slot == PLACE) & (concept[:, PLACE] == ABSENT), AGENT, slot)
+
+
+def parallel(world: World, n: int, rng: np.random.Generator, split: str = "text") -> Clauses:
+    """n clauses, a fifth of them questions, to be rendered in two languages."""
+    concept = world.events(n, rng, split)
+    return clauses(concept, rng, asked=np.where(rng.random(n) < 0.2, _askable(concept, rng), ABSENT))
+
+
+def _uniform_meanings(
+    n: int, split: str, rng: np.random.Generator, shown: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Distinct concepts (n, 7): uniform members in every core slot and in the optional ones ``shown``
+    (default: two of the four, at random)."""
+    chosen: list[np.ndarray] = []
+    seen: set[bytes] = set()
+    while len(chosen) < n:
+        rows = np.stack([rng.integers(0, _members(SLOT_CATEGORY[slot]), 2 * n) for slot in range(7)], 1)
+        rows[rows[:, AGENT] == rows[:, PATIENT], PATIENT] += 1
+        rows[:, PATIENT] %= _members(SLOT_CATEGORY[PATIENT])
+        hidden = rng.permuted(np.tile(np.array(OPTIONAL), (2 * n, 1)), axis=1)[:, 2:]
+        if shown:
+            hidden = np.tile([s for s in OPTIONAL if s not in shown], (2 * n, 1))
+        np.put_along_axis(rows, hidden, ABSENT, 1)
+        for row in rows[in_split(rows, split)]:
+            if row.tobytes() not in seen and len(chosen) < n:
+                seen.add(row.tobytes())
+                chosen.append(row)
+    return np.array(chosen)
+
+
+def _sibling(slot: int, concept: int, rng: np.random.Generator) -> int:
+    """Another member of the same class; for a class-level concept another class."""
+    classes, members = CATEGORIES[SLOT_CATEGORY[slot]]
+    if concept >= classes * members:
+        return (
+            classes * members + (concept - classes * members + 1 + int(rng.integers(classes - 1))) % classes
+        )
+    return concept // members * members + (concept % members + 1 + int(rng.integers(members - 1))) % members
+
+
+def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
+    """n premises and hypotheses with balanced labels.
+
+    A premise has one class-level word among agent, verb and patient and two optional slots; a hypothesis has
+    two class-level words and one optional slot. The hypothesis follows (entailment) if each of its words
+    equals the premise's or generalises it; it is neutral if one says more than the premise does; it
+    contradicts if two to four of them name a sibling instead.
+    """
+    meaning = _uniform_meanings(n, split, rng)
+    labels = rng.permutation(np.arange(n) % 3)
+    premise, hypothesis = meaning.copy(), meaning.copy()
+    for i, label in enumerate(labels):
+        core = rng.permutation(CORE)  # core[0] is the premise's general slot
+        present = rng.permutation([s for s in OPTIONAL if meaning[i, s] != ABSENT])
+        absent = rng.permutation([s for s in OPTIONAL if meaning[i, s] == ABSENT])
+        premise[i, core[0]] = _class(core[0], meaning[i, core[0]])
+        more = rng.choice(["core", "optional", "both"]) if label == NEUTRAL else None
+        specific = core[0] if more in ("core", "both") else core[1]
+        kept = absent[0] if more in ("optional", "both") else present[0]
+        for slot in CORE:
+            if slot != specific:
+                hypothesis[i, slot] = _class(slot, meaning[i, slot])
+        hypothesis[i, list(OPTIONAL)] = ABSENT
+        hypothesis[i, kept] = (
+            meaning[i, kept] if kept in present else rng.integers(_members(SLOT_CATEGORY[kept]))
+        )
+        if label == CONTRADICTION:
+            for slot in rng.permutation([*CORE, kept])[: rng.integers(2, 5)]:
+                hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
+    first = clauses(premise, rng)
+    return first, clauses(hypothesis, rng, first), labels
+
+
+def _class(slot: int, concept: int) -> int:
+    return int(class_word(SLOT_CATEGORY[slot], np.array(concept)))
+
+
+def paraphrase(
+    world: World, n: int, split: str, rng: np.random.Generator
+) -> tuple[Clauses, Clauses, np.ndarray]:
+    """n pairs with balanced labels. Both sides are worded afresh (synonyms, fronting); of the pairs that
+    differ, half exchange agent and patient with their qualities (the same bag of concepts), half name
+    siblings in 1-3 slots."""
+    meaning = _uniform_meanings(n, split, rng)
+    labels = rng.permutation(np.arange(n) % 2)
+    other = meaning.copy()
+    different = np.flatnonzero(labels == DIFFERENT)
+    swapped = different[::2]
+    left, right = [AGENT, AGENT_QUALITY], [PATIENT, PATIENT_QUALITY]
+    other[np.ix_(swapped, left + right)] = meaning[np.ix_(swapped, right + left)]
+    for i in different[1::2]:
+        told = rng.permutation([s for s in range(7) if meaning[i, s] != ABSENT])
+        for slot in told[: rng.integers(1, 4)]:
+            other[i, slot] = _sibling(slot, meaning[i, slot], rng)
+    first = clauses(meaning, rng)
+    return first, clauses(other, rng, first), labels
+
+
+def qa(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Documents, np.ndarray]:
+    """n passages of one to three clauses with a question about one of them, and the number of that clause.
+
+    Clauses of a passage share no agent, verb, patient or place. The question names all other slots of its
+    clause, partly in other words.
+    """
+    facts = _passages(n, split, rng)
+    count = rng.integers(1, PASSAGE + 1, n)
+    which = rng.integers(0, count)
+    told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
+    about = _pick(told, which)
+    return Documents(told, count, clauses(about.concept, rng, about, rng.choice(ASKED, n)), about), which
+
+
+def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
+    """Meanings (n, 3, 7) whose three clauses share no agent, verb, patient or place."""
+    kept: list[np.ndarray] = []
+    while sum(map(len, kept)) < n:
+        groups = _uniform_meanings(PASSAGE * n, split, rng, (AGENT_QUALITY, PLACE, TIME)).reshape(
+            -1, PASSAGE, 7
+        )
+        ordered = np.sort(groups[:, :, [*CORE, PLACE]], 1)
+        kept.append(groups[(np.diff(ordered, axis=1) != 0).all((1, 2))])
+    return np.concatenate(kept)[:n]
+
+
+def task_examples(world: World, task: str, n: int, split: str, seed: int) -> dict[str, list]:
+    """n examples of a task by language, parallel: the i-th example has the same id everywhere."""
+    rng = np.random.default_rng([seed, world.seed, len(task), *split.encode()])
+    if task in ("nli", "paraphrase"):
+        drawn = (nli if task == "nli" else paraphrase)(world, n, split, rng)
+        return {language: _pairs(world, language, *drawn, split) for language in world.languages}
+    if task == "qa":
+        drawn = qa(world, n, split, rng)
+        return {language: _spans(world, language, *drawn, split) for language in world.languages}
+    raise StudyError(f"unknown task {task!r}; known: nli, paraphrase, qa")
+
+
+def _pairs(
+    world: World, language: str, first: Clauses, second: Clauses, labels: np.ndarray, split: str
+) -> list:
+    both = zip(world.render(first, language), world.render(second, language), labels.tolist(), strict=True)
+    return [PairExample(f"{split}-{i}", a.text, b.text, label) for i, (a, b, label) in enumerate(both)]
+
+
+def _spans(world: World, language: str, drawn: Documents, which: np.ndarray, split: str) -> list[SpanExample]:
+    rendered = [world.render(part, language) for part in drawn.told]
+    questions = world.render(drawn.second, language)
+    examples = []
+    for i, (question, k) in enumerate(zip(questions, which.tolist(), strict=True)):
+        sentences = [part[i] for part in rendered[: drawn.count[i]]]
+        before = sum(len(s.text) + len(" . ") for s in sentences[:k])
+        offset, answer = sentences[k].span(int(drawn.second.asked[i]))
+        context = " . ".join(s.text for s in sentences) + " ."
+        examples.append(SpanExample(f"{split}-{i}", question.text, context, ((before + offset, answer),)))
+    return examples

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.data import real_data, synthetic_tasks, tasks
+from xltlib.data import real_data, synthetic, tasks
 from xltlib.data.synthetic import World
 
 DEV_OF = {"xquad": "mlqa"}  # a test set without development examples -> the set that has them instead
@@ -34,7 +34,7 @@ def examples(
     """
     if params.get("data", "synthetic") == "synthetic":
         world = World(tuple(params["languages"]), params["world_seed"])
-        return synthetic_tasks.task_set(world, task, count, split, 0).examples
+        return synthetic.task_examples(world, task, count, split, 0)
     if split == "train":
         name, of = _first(params, task, "train_sets")
         source = params["source"]

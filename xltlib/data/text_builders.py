@@ -7,7 +7,7 @@ import numpy as np
 
 from xltlib import StudyError
 from xltlib.alignment import aligner, links
-from xltlib.data import synthetic, synthetic_tasks, tokenization
+from xltlib.data import synthetic, tokenization
 from xltlib.noise import typing as noise
 from xltlib.pretraining import options as pretraining
 from xltlib.pretraining.training import Progress
@@ -35,7 +35,7 @@ def build_text(spec: Spec, inputs: list[Result], directory: Path, progress: Prog
     for number, language in enumerate(world.languages):
         share = synthetic.LANGUAGES[language].text_share
         rng = np.random.default_rng([params["world_seed"], 21, number])
-        drawn = synthetic_tasks.documents(world, max(1, round(params["documents"] * share)), rng)
+        drawn = synthetic.documents(world, max(1, round(params["documents"] * share)), rng)
         documents[language] = drawn.render(world, language)
     # a language with little text weighs more in the tokenizer than in the text, as in published models
     texts = []
@@ -67,7 +67,7 @@ def build_pairs(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
             continue
         share = max(LEAST_SHARE, synthetic.LANGUAGES[language].text_share)
         rng = np.random.default_rng([world.seed, 22, number])
-        clauses = synthetic_tasks.parallel(world, round(spec.params["parallel_pairs"] * share), rng)
+        clauses = synthetic.parallel(world, round(spec.params["parallel_pairs"] * share), rng)
         sides = [world.render(clauses, name) for name in (source, language)]
         gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
         parts: dict[str, list] = {"sure": [np.array(s).ravel() for s, _ in gold]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xltlib import StudyError, evaluation
-from xltlib.data import real_data, synthetic, synthetic_tasks, task_data, tasks, tokenization
+from xltlib.data import real_data, synthetic, task_data, tasks, tokenization
 from xltlib.data.records import LABELS
 from xltlib.data.text_builders import keyboard_of, tokenizer_of, world_of
 from xltlib.finetuning import methods as finetuning
@@ -173,8 +173,8 @@ class Case:
                 examples += [there[row] for row in rows]
             elif count:
                 alone = synthetic.World((language,), self.world.seed)
-                made = synthetic_tasks.task_set(alone, task, count, "train", 1 + number)
-                examples += made.examples[language]
+                made = synthetic.task_examples(alone, task, count, "train", 1 + number)
+                examples += made[language]
         return examples
 
     def augmentation(self) -> salt.Augmentation:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from xltlib import StudyError, evaluation
 from xltlib.alignment import encoder_alignment, links
-from xltlib.data import synthetic, synthetic_tasks, tokenization
+from xltlib.data import synthetic, tokenization
 from xltlib.data.text_builders import link_lists, read_sentences, tokenizer_of, world_of
 from xltlib.files import save_scores
 from xltlib.noise.substitution import code_switch
@@ -221,7 +221,7 @@ def build_probe(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
     source, languages = spec.params["source"], spec.params["languages"]
     world, encode = world_of(text), tokenization.WordEncoder(tokenizer_of(text))
     encoder = models.load(encoder_run.file("config.json").parent)
-    drawn = synthetic_tasks.parallel(
+    drawn = synthetic.parallel(
         world, spec.params["sentences"], np.random.default_rng([world.seed, 23]), "test"
     )
     sentences = {name: world.render(drawn, name) for name in languages}
