@@ -87,7 +87,7 @@ def sample_test(i: int, outcome: str) -> dict:
 def write_ledger(folder, root) -> Path:
     """A copy of the study's own ledger, which a test may change."""
     folder.mkdir(parents=True)
-    for name in ("claims.yaml", "reports.yaml"):
+    for name in ("claims.yaml", "design.yaml", "reports.yaml"):
         shutil.copy(root / "params" / name, folder)
     return folder / "claims.yaml"
 

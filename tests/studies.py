@@ -11,6 +11,17 @@ from xltlib.params import Params
 
 PARAMS = Params(languages=("src", "near", "far"), mask_rate=0.25)
 EXAMPLES = 400
+DESIGN = {
+    "exploration": {"profiles": ["full"]},
+    "confirmation": {
+        "profile": "confirmation", "first_seed": 12,
+        "looks": [{"seeds": 12, "alpha": 0.025}, {"seeds": 24, "alpha": 0.025}],
+    },
+    "learnt": {
+        "scale": "mechanism", "share": 0.75, "source_score": {"nli": 0.0, "paraphrase": 0.0, "qa": 0.0},
+    },
+    "matters_real": 0.01, "frozen": "none",
+}  # fmt: skip
 
 
 def runs(labels, gain=0.0, seeds=range(6), tasks=("nli",), gains=None, examples=EXAMPLES, noise=0.02):
@@ -49,9 +60,10 @@ def small_ledger(tmp_path, *entries, defaults=None):
             "source": {"status": "not found", "searched": ["it"]}, "tests": tests,
         }  # fmt: skip
         rows.append(row | ({"combine": "all"} if len(deciding) > 1 else {}))
-    raw = {"searched": {"it": "the abstract"}, "defaults": defaults or {}, "claims": rows}
+    raw = {"searched": {"it": "the abstract"}, "defaults": defaults or {}, "matters": 0.02, "claims": rows}
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+    (tmp_path / "design.yaml").write_text(yaml.safe_dump(DESIGN), encoding="utf-8")
     report = {
         "id": 0, "file": "a.txt", "title": "A", "date": "2026-06-26", "examines": "B", "question": "C?",
         "question_needs": "a run",

@@ -207,7 +207,7 @@ def check(profile_dir: Path, ledger_path: Path, site: Path | None = None) -> lis
     except StudyError as error:
         return [str(error)]
     problems = _check_counts(evidence) + _check_manifest(evidence) + _check_figures(evidence)
-    problems += _check_ledger(evidence)
+    problems += _check_ledger(evidence) + _check_rules(evidence)
     return problems + (_check_site(evidence, site) if site and site.is_dir() else [])
 
 
@@ -217,6 +217,23 @@ def _check_ledger(evidence: Evidence) -> list[str]:
         return [f"{path} is not there: nobody can tell which tests were agreed on"]
     newer = f"{path} is newer than the evidence in {evidence.profile_dir}: run the study again"
     return [newer] if evidence.ledger_is_newer else []
+
+
+def _check_rules(evidence: Evidence) -> list[str]:
+    """Whether the rules are those that the runs of a confirmation were started under, and are so marked."""
+    if evidence.ledger is None:
+        return []
+    design, folder = evidence.ledger.design, evidence.profile_dir
+    if not design.confirms(folder.name):
+        return []
+    started = evidence.manifest.get("rules", {}).get("digest", "none")
+    if started == design.digest == design.frozen:
+        return []
+    return [
+        f"{folder}: its runs were started under the rules {started}, frozen is {design.frozen}, and ledger"
+        f" and design now have {design.digest}: a margin, a smallest effect or a rule is younger than the"
+        " runs that it judges"
+    ]
 
 
 def _check_counts(evidence: Evidence) -> list[str]:

@@ -17,10 +17,11 @@ import filelock
 from xltlib import StudyError, notebooks, report, wanted
 from xltlib.baselines import best_of
 from xltlib.claims import evaluate as claims
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.design import DESIGN, Design
+from xltlib.claims.ledger_file import load_ledger, read_yaml
 from xltlib.data import downloads
 from xltlib.files import canonical, read_json, sha256_file, write_json
-from xltlib.machine import gpus
+from xltlib.machine import commit, gpus
 from xltlib.params import Params, load, to_dict
 from xltlib.pool import compute_all
 from xltlib.results import RUNS, Result, Spec, publish
@@ -152,8 +153,16 @@ def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) 
     root = find_root()
     figures = Path(os.environ.get("XLT_FIGURES") or root / "runs" / "figures" / params.profile)
     figures.mkdir(parents=True, exist_ok=True)
+    _require_frozen(params, root)
     fresh = os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh
     return Session(params, root, figures, jobs or default_jobs(params.device), fresh)
+
+
+def _require_frozen(params: Params, root: Path) -> None:
+    """StudyError where the runs of the confirmation would be judged by rules that are not the frozen ones."""
+    path = root / "params" / DESIGN
+    if path.is_file() and read_yaml(path)["confirmation"]["profile"] == params.profile:
+        load_ledger(path.with_name("claims.yaml")).design.require_frozen(params.profile)
 
 
 def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> dict[str, Any]:
@@ -316,11 +325,25 @@ def manifest(
         costs[kind] = {"runs": len(own), "seconds": seconds, "peak_memory_mb": max(memory)}
     times = {job.source.stem: job.seconds() for job in jobs}
     total = sum(cost["seconds"] for cost in costs.values()) + sum(times.values())
-    return {
-        "parameters": to_dict(session.params), "ledger_digest": load_ledger(session.ledger).digest,
+    ledger = load_ledger(session.ledger)
+    return _rules(ledger.design, session, earlier) | {
+        "parameters": to_dict(session.params), "ledger_digest": ledger.digest,
         "environments": machines, "runs": costs, "number_of_runs": len(results), "notebook_seconds": times,
         "total_seconds": round(total, 1),
     }  # fmt: skip
+
+
+def _rules(design: Design, session: Session, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules that confirmatory runs were started under, as first published, with their commit."""
+    if not design.confirms(session.params.profile):
+        return {}
+    rules = earlier.get("rules") or {"digest": design.digest, "commit": commit(session.root)}
+    if rules["digest"] != design.digest:
+        raise StudyError(
+            f"{session.published}: its runs were started under the rules {rules['digest']}, and those of"
+            f" params/{DESIGN} and the ledger are now {design.digest}: undo the change"
+        )
+    return {"rules": rules}
 
 
 def _page(session: Session, tell: Callable[[str], None]) -> None:

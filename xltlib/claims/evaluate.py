@@ -73,7 +73,9 @@ def needed(ledger: Ledger, params: Params, claim_id: str | None = None) -> list[
     world = World.of(ledger, params)
     wanted: dict[tuple, dict] = {}
     for claim in ledger.claims if claim_id is None else (find(ledger, claim_id),):
-        for test in (t for t in claim.tests if t.measured):
+        for test in claim.tests:
+            if not test.measured or (test.since and ledger.design.explores(params.profile)):
+                continue
             for query, settings in zip(queries(test), asked_settings(test, world), strict=True):
                 labels = world.labels(query)
                 entry = {"labels": labels, "settings": [], "claims": [], "decides": False}

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xltlib import StudyError
+from xltlib.claims.design import Design
 
 MEASURED = ("superiority", "equivalence", "interaction", "trend")  # these need runs
 TYPES = (*MEASURED, "arithmetic", "document", "implementation")
-ROLES = ("decides", "control", "ablation")  # only the first makes the verdict; the others explain it
+# the first makes the verdict, the second one beside what the source says; the others explain
+ROLES = ("decides", "second", "control", "ablation")
 MARKS = ("read in source", "second-hand", "inference")  # how a fact is known; a recollection is no fact
 SOURCE_STATUS = ("confirmed", "contradicted", "not found")
 REPORT_VERDICTS = ("verified", "not verified")
@@ -38,8 +40,9 @@ class Test:
     """One test of one statement; a query names the labels of the runs that it compares.
 
     `a` should be the better one where the statement holds. For an interaction the gain of `a` over `b` under
-    `settings` should exceed that of `a2` over `b2` under `settings2`; for a trend the mean score of `a` goes
-    up or down (`direction`) with the number that `points` gives to each value of the label `over`.
+    `settings` should exceed `share` of that of `a2` over `b2` under `settings2`; for a trend the mean score
+    of `a` goes up or down (`direction`) with the number that `points` gives to each value of the label
+    `over`.
     """
 
     type: str
@@ -55,9 +58,13 @@ class Test:
     settings: str | tuple[str, ...] = "targets"
     settings2: str | tuple[str, ...] = ""
     metric: str = ""  # "f1" reads the scores "near#f1" where "" reads "near"
+    share: float = 1.0  # of an interaction: how much of the second gain the first should exceed
     margin: float = 0.0
+    matters: float = 0.0  # the smallest effect that matters: below it the statement is contradicted
     unit: str = ""
     reason: str = ""
+    matters_reason: str = ""
+    since: str = ""  # "confirmation": no profile of the exploration runs it
     published: float | None = None  # the figure in the statement, drawn beside the measured one
     over: str = ""
     points: dict = field(default_factory=dict)
@@ -70,7 +77,7 @@ class Test:
     @property
     def key(self) -> str:
         """What makes two tests one and the same: all of it but how it is told and where it stands."""
-        told = ("words", "role", "name", "reason", "unit", "published", "test_of")
+        told = ("words", "role", "name", "reason", "matters_reason", "unit", "published", "test_of", "since")
         return json.dumps({k: v for k, v in vars(self).items() if k not in told}, sort_keys=True)
 
     @property
@@ -114,12 +121,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All statements in the order of the file, the facts about the reports, and the digest of the file."""
+    """All statements in the order of the file, the reports, the design, and the digest of claims.yaml."""
 
     claims: tuple[Claim, ...]
     reports: tuple[dict, ...]
     defaults: dict  # option of a query -> the value that leaving it out means
     digest: str
+    design: Design
 
 
 def find(ledger: Ledger, claim_id: str) -> Claim:
@@ -168,7 +176,8 @@ def _interaction(t: Test) -> str:
         f"mean({label(a)} - {label(b)} | {_where(settings)})"
         for a, b, settings in ((t.a, t.b, t.settings), (t.a2, t.b2, t.settings2))
     ]
-    return f"{gains[0]} - {gains[1]} > {t.margin:g}  [{t.task}{', F1' if t.metric == 'f1' else ''}]"
+    second = gains[1] if t.share == 1 else f"{t.share:g} {gains[1]}"
+    return f"{gains[0]} - {second} > {t.margin:g}  [{t.task}{', F1' if t.metric == 'f1' else ''}]"
 
 
 def _trend(t: Test) -> str:

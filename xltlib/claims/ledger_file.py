@@ -11,17 +11,18 @@ import yaml
 
 from xltlib import StudyError
 from xltlib.claims import ledger as words
+from xltlib.claims.design import parse_design
 from xltlib.claims.ledger import Claim, Ledger, Test, nearest
 
 LEDGER = Path(__file__).resolve().parents[2] / "params" / "claims.yaml"  # reports.yaml lies beside it
 
 # What a test of each type must say, and what it may say besides words, role and name.
-_MAY = {"settings", "metric", "published"}
+_MAY = {"settings", "metric", "published", "matters", "matters_reason", "since"}
 _MUST = {"words", "a", "task", "margin", "unit", "reason"}
 _KEYS = {
     "superiority": (_MUST, _MAY | {"b", "level"}),
     "equivalence": (_MUST | {"b"}, _MAY),
-    "interaction": (_MUST | {"b", "a2", "b2", "settings", "settings2"}, _MAY),
+    "interaction": (_MUST | {"b", "a2", "b2", "settings", "settings2"}, _MAY | {"share"}),
     "trend": (_MUST | {"over", "points", "direction"}, _MAY),
     "arithmetic": ({"words", "check", "claims"}, set()),
     "document": (set(), set()),
@@ -44,6 +45,7 @@ _CHOICES = {
     "kind": words.KINDS,
     "combine": ("all", "any"),
     "status": words.SOURCE_STATUS,
+    "since": ("confirmation",),
     "mark": words.MARKS,
     "relevant": words.RELEVANCE,
 }
@@ -56,18 +58,23 @@ class _File:
     path: Path
     entries: dict[str, dict]
     searched: dict[str, str]
+    matters: float  # the smallest effect of tests that name none
 
 
 def load_ledger(path: str | Path = LEDGER) -> Ledger:
-    """Read and check `claims.yaml` and the `reports.yaml` beside it.
+    """Read and check `claims.yaml`, and the `design.yaml` and `reports.yaml` beside it.
 
     `digest` is the SHA-256 of claims.yaml. Raises StudyError, naming file, statement and key, for whatever is
     unknown, missing, out of bounds, or refers to nothing or to itself.
     """
     path = Path(path)
-    raw, reports = _read(path), _reports(path.with_name("reports.yaml"))
-    _check_keys(raw, {"defaults", "searched", "claims"}, {"claims", "searched"}, f"{path}")
-    file = _File(path, {}, raw["searched"])
+    raw, reports = read_yaml(path), _reports(path.with_name("reports.yaml"))
+    _check_keys(
+        raw, {"defaults", "matters", "searched", "claims"}, {"claims", "matters", "searched"}, f"{path}"
+    )
+    _check_number(raw["matters"], 0, f"{path}: matters")
+    design = path.with_name("design.yaml")
+    file = _File(path, {}, raw["searched"], float(raw["matters"]))
     for number, entry in enumerate(_list(raw["claims"], f"{path}: claims"), 1):
         named = entry.get("id") if isinstance(entry, dict) else None
         place = f"{path}: {named}" if isinstance(named, str) else f"{path}: entry {number}"
@@ -77,13 +84,17 @@ def load_ledger(path: str | Path = LEDGER) -> Ledger:
         file.entries[named] = entry
     claims = tuple(_claim(entry, file) for entry in file.entries.values())
     return Ledger(
-        claims, tuple(reports), raw.get("defaults", {}), hashlib.sha256(path.read_bytes()).hexdigest()
+        claims,
+        tuple(reports),
+        raw.get("defaults", {}),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        parse_design(design, read_yaml(design), raw),
     )
 
 
 def _claim(entry: dict, file: _File) -> Claim:
     place = f"{file.path}: {entry['id']}"
-    tests = tuple(_test(t) for raw in _resolved(entry, file, ()) for t in _per_task(raw))
+    tests = tuple(_test(t, file.matters) for raw in _resolved(entry, file, ()) for t in _per_task(raw))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     claim = Claim(**values | {"tests": tests, "source": _source(entry, file)})
     _check_links(claim, file)
@@ -128,8 +139,14 @@ def _per_task(raw: dict) -> Iterable[dict]:
         yield {**raw, "task": task, "unit": unit, "metric": "" if metric == "exact_match" else metric}
 
 
-def _test(raw: dict) -> Test:
-    return Test(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+def _test(raw: dict, matters: float) -> Test:
+    """A test; without a smallest effect it has its margin, or that of the ledger (a trend: in all)."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    if raw["type"] in words.MEASURED:
+        points = raw.get("points", {}).values()
+        usual = matters / (max(points) - min(points)) if points else matters
+        values.setdefault("matters", raw["margin"] or usual)
+    return Test(**values)
 
 
 def _source(entry: dict, file: _File) -> dict:
@@ -202,7 +219,7 @@ def _check_test(raw: Any, place: str) -> None:
         _check_keys(query, set(words.LABELS), set(), f"{place}: {name}")
         _one_of(query.get("objective", "none"), words.OBJECTIVES, f"{place}: {name}: objective")
         _one_of(query.get("method", "standard"), words.METHODS, f"{place}: {name}: method")
-    for name in ("margin", "level", "published"):
+    for name in ("margin", "level", "matters", "published", "share"):
         _check_number(raw.get(name, 0), -1 if name == "published" else 0, f"{place}: {name}")
     _check_type(raw, place)
 
@@ -211,6 +228,8 @@ def _check_type(raw: dict, place: str) -> None:
     """What only one type of test has to be."""
     if raw.get("type") == "superiority" and ("b" in raw) == ("level" in raw):
         raise StudyError(f"{place}: b: expected either a query `b` or a number `level`")
+    if raw.get("matters", raw.get("margin", 0)) < raw.get("margin", 0):
+        raise StudyError(f"{place}: matters: {raw['matters']:g} is below the margin, {raw['margin']:g}")
     if raw.get("type") == "equivalence" and raw["margin"] == 0:
         raise StudyError(f"{place}: margin: nothing is equivalent within 0: expected more")
     if raw.get("type") == "trend":
@@ -239,7 +258,7 @@ def _check_links(claim: Claim, file: _File) -> None:
 
 
 def _reports(path: Path) -> list[dict]:
-    raw, needed = _read(path), set(_REPORT_KEYS.split())
+    raw, needed = read_yaml(path), set(_REPORT_KEYS.split())
     _check_keys(raw, {"reports"}, {"reports"}, f"{path}")
     for number, report in enumerate(_list(raw["reports"], f"{path}: reports"), 1):
         _check_keys(report, needed, needed, f"{path}: report {number}")
@@ -291,12 +310,13 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; StudyError, with the line, where it is not there or not valid."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise StudyError(
-            f"{path}: there is no such file: the ledger is claims.yaml and reports.yaml"
+            f"{path}: there is no such file: the ledger is claims.yaml, design.yaml and reports.yaml"
         ) from None
     except UnicodeDecodeError:
         raise StudyError(f"{path}: is not UTF-8: save it as UTF-8") from None
