@@ -66,7 +66,7 @@ def test_fine_tuning_ends_where_the_source_is_learnt(store):
 
 
 def test_noisy_translations_are_words_of_the_same_language(runs, store, text):
-    train = synthetic_tasks.task_set(world_of(text), "nli", 96, "train", 0).examples
+    train = synthetic.task_examples(world_of(text), "nli", 96, "train", 0)
     perfect, noisy = (
         case(runs, text, "translate_train", f"translations={kind}").training_examples(train)
         for kind in ("perfect", "noisy")
