@@ -291,6 +291,24 @@ def test_published_runs_come_back_whole_and_write_the_same_bytes(store, tmp_path
         run.file("sub/model.bin")
 
 
+def test_weights_are_recorded_with_those_that_a_run_was_trained_from_and_published(store, tmp_path):
+    base = Spec("encoder", {"seed": 0}, 1, (CORPUS,))
+
+    def trained(weights):
+        return lambda directory: (directory / "model.safetensors").write_bytes(weights) and {}
+
+    first = store.compute(base, trained(b"one"))
+    tuned = store.compute(Spec("transfer", {}, 1, (CORPUS, base)), trained(b"two"))
+    assert set(tuned.record["weights"]) == {base.digest, tuned.digest}
+    assert tuned.record["weights"].items() > first.record["weights"].items()
+    publish([first, tuned], tmp_path / "published")
+    again = Store(tmp_path / "elsewhere", [tmp_path / "published"])
+    assert again.result(base).record["weights"] == first.record["weights"]
+    assert again.result(base).record["cpu"] == first.record["environment"]["cpu"]
+    another = again.compute(Spec("transfer", {"other": 1}, 1, (CORPUS, base)), trained(b"three"))
+    assert another.record["weights"][base.digest] == first.record["weights"][base.digest]
+
+
 def test_published_evidence_stands_in_for_a_run_unless_a_fresh_one_is_asked_for(store, tmp_path):
     model = Spec("encoder", {}, 1)
     publish([store.compute(RUN, build), store.compute(model, lambda d: save(d / "model"))], tmp_path / "p")

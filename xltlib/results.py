@@ -14,6 +14,7 @@ from xltlib import StudyError
 from xltlib.files import canonical, load_scores, plain, read_json, save_scores, sha256_file, write_json
 
 RECORD, SCORES, RUNS = "result.json", "scores.npz", "runs.json"
+WEIGHTS = "model.safetensors"  # the file of a trained model
 
 _verified: set[Path] = set()  # files whose digest this process has checked
 
@@ -101,7 +102,10 @@ class Result:
 def publish(results: Iterable[Result], folder: str | Path) -> None:
     """Write runs.json and scores.npz: what is needed to repeat the statistics of the runs without training.
 
-    The same results give the same bytes; what the folder held before is replaced.
+    `weights` has the digests of a run's weights and of those that it was trained from, `cpu` its processor:
+    runs of one seed are paired only where they were trained from the same weights. Runs published before
+    these were recorded have neither. The same results give the same bytes; what the folder held before is
+    replaced.
     """
     runs, scores = {}, {}
     for result in results:
@@ -109,6 +113,9 @@ def publish(results: Iterable[Result], folder: str | Path) -> None:
         entry = {k: result.record[k] for k in ("kind", "params", "version", "inputs", "seconds")}
         others = {k: v for k, v in result.values.items() if k != "labels"}
         entry |= {"labels": result.labels, "values": others, "files": sorted(result.record["files"])}
+        entry |= {k: result.record[k] for k in ("weights", "cpu") if k in result.record}
+        if "environment" in result.record:
+            entry["cpu"] = result.record["environment"].get("cpu")
         runs[result.digest] = entry | {"scores": len(names)}
         scores |= names
     folder = Path(folder)

@@ -9,7 +9,7 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import filelock
 from xltlib import StudyError
 from xltlib.files import canonical, load_scores, plain, read_json, save_scores, sha256_file, write_json
 from xltlib.machine import disk_errors, environment, peak_memory
-from xltlib.results import RECORD, RUNS, Result, Spec, publish, read_published
+from xltlib.results import RECORD, RUNS, WEIGHTS, Result, Spec, publish, read_published
 
 __all__ = [
     "Result",
@@ -193,7 +193,9 @@ class Store:
             if path.is_file():
                 path.unlink()
         seconds = round(earlier + time.perf_counter() - start, 3)
-        record = spec.record | {"values": values, "seconds": seconds, "files": _files(partial)}
+        files = _files(partial)
+        record = spec.record | {"values": values, "seconds": seconds, "files": files}
+        record |= {"weights": self._weights(spec, files)}
         record |= {"memory_mb": peak_memory(), "environment": environment()}
         write_json(partial / RECORD, record | {"seal": _seal(record)})
         final.parent.mkdir(exist_ok=True)
@@ -201,6 +203,20 @@ class Store:
         _sync(final.parent)
         self._failure(spec).unlink(missing_ok=True)
         return Result(spec.digest, record, "computed", final)
+
+    def _weights(self, spec: Spec, files: Mapping[str, Mapping]) -> dict[str, str]:
+        """The digests of the run's own weights and of all those that it was trained from, by run.
+
+        A spec does not say which processor its run was trained on: on another one the weights differ.
+        """
+        weights: dict[str, str] = {}
+        for source in spec.inputs:
+            record = self._record(self.path(source))
+            if record is None and source.digest in self._published:
+                record = self._published[source.digest].record
+            weights |= (record or {}).get("weights", {})
+        own = files.get(WEIGHTS)
+        return weights | ({spec.digest: own["sha256"][:16]} if own else {})
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class Session:
             task = r.labels["task"]
             told = {"digest": r.digest, "labels": r.labels}
             told |= {"clusters": clusters.get(task, {}), "floors": floors.get(task, {})}
+            told["weights"] = r.record.get("weights", {})
             record = kept.setdefault(key, told | {"scores": {}})
             record["scores"] = {**record["scores"], **r.scores}
         return list(kept.values())
