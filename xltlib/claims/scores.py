@@ -1,0 +1,274 @@
+"""One tidy table of scores: a row for each run and setting, from which figures, questions and verdicts read.
+
+Columns of the table
+    objective, objective_options, method, method_options, task, seed   the labels of the run
+    test_set                 a further test set of the task ("mlqa"); "" for the first one
+    language                 of the test examples, or of the first sentence of a mixed pair
+    second_language          of the second sentence of a mixed pair; "" where both have one language
+    noise, rate              kind of noise in the test examples ("typo") and share of words hit; "" and 0
+    metric                   what `examples` holds: accuracy, exact_match, f1, tags, deprel, precision
+    examples, mean           the scores (N,) of the examples, from 0 to 1, higher is better, and their mean
+    clusters                 numbers (N,) of what examples share (a passage); None where they stand alone
+    floor                    the best score in this setting that costs no encoder; NaN where none is known
+    kind, digest, source     kind of run, digest of the run that trained the model, and where it was read
+
+In files a setting is a short text, as `near|far`, `de@mlqa#f1` or `near@typo0.2`. `read_setting` takes it
+apart where it enters the table, and nothing else does.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from xltlib import StudyError
+from xltlib.claims.ledger import label
+from xltlib.results import Result
+from xltlib.significance.clusters import Clustered
+from xltlib.significance.tests import difference
+
+LABELS = ("objective", "objective_options", "method", "method_options", "task", "seed")
+SETTING = ("language", "second_language", "test_set", "noise", "rate", "metric")
+COLUMNS = (*LABELS, *SETTING, "examples", "mean", "clusters", "floor", "kind", "digest", "source")
+KINDS = ("transfer", "evaluation", "probe", "tagging", "lexicon", "answers")  # have scores to compare
+DEFAULTS = {"objective": "none", "method": "standard"}  # the meaning of a label that a query leaves out
+FIRST_METRIC = {"qa": "exact_match", "tagging": "tags", "lexicon": "precision"}  # accuracy elsewhere
+JUDGED_BY = {"qa": "f1"}  # the metric of verdicts and figures, where it is not the first one
+_SETTING = re.compile(r"([^|@#]+)(?:\|([^@#]+))?(?:@typo([\d.]+)|@([^#]+))?(?:#(\w+))?")
+
+
+class Setting(NamedTuple):
+    """What a trained model is tested on. `metric` "" is the one that the task is judged by."""
+
+    language: str
+    second_language: str = ""
+    test_set: str = ""
+    noise: str = ""
+    rate: float = 0.0
+    metric: str = ""
+
+    def __str__(self) -> str:
+        second = f"|{self.second_language}" if self.second_language else ""
+        noise = f"@{self.noise}{self.rate:g}" if self.noise else ""
+        test_set = f"@{self.test_set}" if self.test_set else ""
+        metric = f"#{self.metric}" if self.metric in ("f1", "deprel") else ""
+        return f"{self.language}{second}{test_set}{noise}{metric}"
+
+
+def read_setting(name: str, task: str) -> Setting:
+    """The setting that a name in a file of scores stands for; StudyError where it stands for none."""
+    parts = _SETTING.fullmatch(name)
+    if parts is None:
+        raise StudyError(f"scores of {task}: {name!r} names no setting: expected language|second@set#metric")
+    language, second, rate, test_set, metric = parts.groups("")
+    noise = ("typo", float(rate)) if rate else ("", 0.0)
+    return Setting(language, second, test_set, *noise, metric or FIRST_METRIC.get(task, "accuracy"))
+
+
+def judged_by(task: str) -> str:
+    """The metric by which a task is judged."""
+    return JUDGED_BY.get(task) or FIRST_METRIC.get(task, "accuracy")
+
+
+# The table
+
+
+def table(results: Iterable[Result], source: str = "") -> pd.DataFrame:
+    """The scores of those runs that have any to compare; `source` is the origin of each result where empty.
+
+    The rows of an evaluation carry the digest of the fine-tuned model that it scored. Clusters and floors of
+    a task come with the run of its baselines, where the results hold one. StudyError for a run without seed.
+    """
+    results = list(results)
+    clusters = {task: own for r in results for task, own in r.values.get("clusters", {}).items()}
+    floors = baselines(results).groupby(["task", *SETTING])["score"].max().to_dict()
+    rows = []
+    for r in (r for r in results if r.kind in KINDS):
+        digest = r.record["inputs"][0] if r.kind == "evaluation" else r.digest
+        own = run_rows(r.labels, r.scores, digest, clusters.get(r.labels["task"], {}))
+        rows += [row | {"kind": r.kind, "source": source or r.origin} for row in own]
+    for row in rows:
+        row["floor"] = floors.get((row["task"], *(row[name] for name in SETTING)), np.nan)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def run_rows(
+    labels: Mapping[str, Any],
+    scores: Mapping[str, np.ndarray],
+    digest: str,
+    clusters: Mapping[str, Sequence[int]] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of one run, from its scores by the names of their settings.
+
+    `clusters` by language and test set (`de@mlqa`), or of all languages of a test set (``, `@mlqa`).
+    """
+    if not isinstance(labels.get("seed"), int):
+        raise StudyError(f"run {digest} has no seed: every run with scores needs one among its labels")
+    own = {name: labels.get(name, DEFAULTS.get(name, "")) for name in LABELS}
+    rows = []
+    for name, examples in scores.items():
+        setting = read_setting(name, own["task"])
+        shared = f"@{setting.test_set}" if setting.test_set else ""
+        groups = (clusters or {}).get(setting.language + shared) or (clusters or {}).get(shared)
+        measured = {"examples": examples, "mean": float(np.mean(examples)), "clusters": groups}
+        rows.append(own | setting._asdict() | measured | {"digest": digest})
+    return rows
+
+
+def baselines(results: Iterable[Result]) -> pd.DataFrame:
+    """What costs no encoder: a row for each baseline and setting, with its name and score."""
+    rows = []
+    for r in results:
+        for task, by_name in r.values.get("baselines", {}).items():
+            for name, by_setting in by_name.items():
+                for setting, score in by_setting.items():
+                    where = read_setting(setting, task)._asdict()
+                    rows.append({"task": task, **where, "baseline": name, "score": score})
+    return pd.DataFrame(rows, columns=["task", *SETTING, "baseline", "score"])
+
+
+# Queries
+
+
+def rows_of(
+    scores: pd.DataFrame, query: Mapping[str, str], defaults: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """The rows of the runs that a query means: those with its labels, and the default where it has none.
+
+    `defaults` are the options that mean the same as no option: with {"lambda": 1}, `lambda=1` is left out.
+    """
+    asked = canonical(query, defaults or {})
+    if unknown := asked.keys() - set(LABELS):
+        raise StudyError(f"no run has the label {min(unknown)!r}: there are {', '.join(LABELS)}")
+    for name in ("task", "objective", "method", "objective_options", "method_options"):
+        own = scores[name].to_numpy()
+        if name.endswith("_options"):
+            plain = {text: plain_options(text, defaults or {}) for text in set(own)}
+            own = np.array([plain[text] for text in own], dtype=object)
+        scores = scores[own == asked.get(name, DEFAULTS.get(name, ""))]
+    return scores
+
+
+def canonical(labels: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Labels without the seed and without whatever is a default, their options in one order."""
+    plain = {}
+    for name, value in labels.items():
+        if name.endswith("_options"):
+            value = plain_options(value, defaults)
+        if name != "seed" and value not in ("", None) and value != DEFAULTS.get(name):
+            plain[name] = value
+    return plain
+
+
+def plain_options(text: str | None, defaults: Mapping[str, Any]) -> str:
+    """Options without the defaults among them, sorted: one text for the same options."""
+    return ",".join(sorted(o for o in (text or "").split(",") if o and not _is_default(o, defaults)))
+
+
+def _is_default(option: str, defaults: Mapping[str, Any]) -> bool:
+    name, _, value = option.partition("=")
+    default = defaults.get(name)
+    if isinstance(default, bool | str):
+        return value == str(default).lower()
+    try:
+        return default is not None and float(value) == default  # 1 and 1.0 are the same
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The scores of all runs with the same labels but the seed: paired arrays, or why there are none.
+
+    `scores` has K arrays (R, N_k), one for each of `settings`; rows follow `seeds` and `digests`.
+    """
+
+    query: dict[str, str]
+    settings: tuple[Setting, ...]
+    seeds: tuple[int, ...] = ()
+    digests: tuple[str, ...] = ()
+    scores: tuple[np.ndarray, ...] = ()
+    missing: str = ""
+
+    def only(self, seeds: Sequence[int]) -> "Selection":
+        """The same for some of the seeds, in the order given."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        digests = tuple(self.digests[row] for row in rows)
+        return replace(self, seeds=tuple(seeds), digests=digests, scores=tuple(s[rows] for s in self.scores))
+
+
+def paired(
+    scores: pd.DataFrame,
+    query: Mapping[str, str],
+    settings: Sequence[Setting],
+    defaults: Mapping[str, Any] | None = None,
+) -> Selection:
+    """The runs that a query means as arrays (R, N) for each setting, seeds and examples in one order.
+
+    Where runs, settings or examples are missing, `missing` says which. StudyError where two runs have the
+    same labels and seed: the query is ambiguous.
+    """
+    rows, name = rows_of(scores, query, defaults), f"{label(query)} on {query['task']}"
+    digests = dict(zip(rows["seed"], rows["digest"], strict=True))
+    for seed, digest in zip(rows["seed"], rows["digest"], strict=True):
+        if digests[seed] != digest:
+            both = f"{digest} and {digests[seed]} both have seed {seed}"
+            raise StudyError(f"{name}: runs {both}: every run needs labels of its own")
+    cells = {(Setting(*where), seed): (examples, clusters) for *where, seed, examples, clusters in
+             zip(*(rows[c] for c in (*SETTING, "seed", "examples", "clusters")), strict=True)}  # fmt: skip
+    seeds, settings, plain = tuple(sorted(digests)), tuple(settings), canonical(query, defaults or {})
+    asked = [s._replace(metric=s.metric or judged_by(query["task"])) for s in settings]
+    missing = f"no run of {name}" if not seeds else _missing(name, seeds, asked, cells)
+    if missing:
+        return Selection(plain, settings, missing=missing)
+    arrays = []
+    for setting in asked:
+        stacked = np.stack([cells[setting, seed][0] for seed in seeds])
+        clusters = cells[setting, seeds[0]][1]
+        arrays.append(Clustered.of(stacked, clusters) if clusters else stacked)
+    return Selection(plain, settings, seeds, tuple(digests[seed] for seed in seeds), tuple(arrays))
+
+
+def _missing(name: str, seeds: Sequence[int], settings: Sequence[Setting], cells: Mapping) -> str:
+    """Why there are no arrays over the settings: a seed that lacks one, or has other examples of it."""
+    if not settings:
+        return f"{name}: no setting to compare"
+    for seed in seeds:
+        if absent := [str(s) for s in settings if (s, seed) not in cells]:
+            more = " ..." if len(absent) > 3 else ""
+            return f"{name}, seed {seed}: no scores for {', '.join(absent[:3])}{more}"
+        for s in settings:
+            if len(cells[s, seed][0]) != len(cells[s, seeds[0]][0]):
+                return f"{name}, seed {seed}: other examples of {s} than in seed {seeds[0]}"
+    return ""
+
+
+# Means
+
+
+def means(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The mean score of each group, by any columns: of the runs and settings in it, each counting once."""
+    return scores.groupby(list(by), sort=False, dropna=False)["mean"].mean().reset_index()
+
+
+def intervals(scores: pd.DataFrame, by: Sequence[str], alpha: float) -> pd.DataFrame:
+    """The mean of each group with its interval over seeds and examples, and the mean of each seed.
+
+    A group holds one row for each seed and setting; seeds that lack a setting of their group are left out.
+    """
+    rows = []
+    for names, own in scores.groupby(list(by), sort=False):
+        grid = own.pivot(index="seed", columns=list(SETTING), values="examples").dropna()
+        clusters = own.drop_duplicates(list(SETTING)).set_index(list(SETTING))["clusters"]
+        if grid.empty:
+            continue
+        arrays = [np.stack(grid[setting]) for setting in grid]
+        arrays = [Clustered.of(a, c) if (c := clusters[s]) else a for a, s in zip(arrays, grid, strict=True)]
+        effect = difference(arrays, [np.zeros_like(a) for a in arrays], alpha=alpha)
+        bounds = {"low": max(effect.low, 0.0), "high": min(effect.high, 1.0)}  # what a score can be
+        told = dict(zip(by, names, strict=True)) | {"mean": effect.estimate, **bounds}
+        rows.append(told | {"seeds": dict(zip(grid.index.tolist(), effect.per_seed, strict=True))})
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])
