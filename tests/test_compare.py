@@ -75,7 +75,7 @@ def test_compare_several_metrics(tmp_path, capsys):
 def test_compare_refuses_unequal_examples_unless_asked(tmp_path, capsys):
     a = write(tmp_path / "a.json", {"x": 1, "y": 0, "only": 1})
     b = write(tmp_path / "b.json", {"y": 1, "x": 1})
-    with pytest.raises(StudyError, match="2 shared, 1 only in A \\(such as only\\)"):
+    with pytest.raises(StudyError, match="2 shared, 1 only in A \\(such as 'only'\\)"):
         command(a, b)
     assert command(a, b, "--intersect", "--json") == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["n"] == 2
@@ -86,10 +86,10 @@ def test_compare_refuses_unequal_examples_unless_asked(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not a JSON"),
+        ("{", "not JSON"),
         ("[]", 'no "scores"'),
         ('{"scores": {}}', 'no "scores"'),
-        ('{"scores": {"x": 1, "x": 0}}', "occurs twice"),
+        ('{"scores": {"x": 1, "x": 0}}', "stands twice"),
         ('{"scores": {"x": NaN}}', "expected a number"),
         ('{"scores": {"x": 87.5}}', "divide percentages"),
         ('{"scores": {"x": "1"}}', "expected a number"),
@@ -101,5 +101,5 @@ def test_compare_refuses_unusable_files(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(StudyError, match=words):
         command(tmp_path / "a.json", write(tmp_path / "b.json", {"x": 1}))
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(StudyError, match="no such file"):
         command(tmp_path / "none.json", tmp_path / "b.json")

@@ -13,9 +13,7 @@ from xltlib.data.corpora import (
     monolingual,
     overlap_key,
     parallel,
-    read_lines,
     read_pairs,
-    read_text,
     simple_tokenize,
     token_spans,
 )
@@ -26,32 +24,6 @@ def write(path, content: bytes | str):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_lines_lose_bom_and_crlf_only(tmp_path, name):
-    path = write(tmp_path / name, "\ufeffone\r\n\r\ntwo\u2028still\x1ctwo \ufeff\r\n")
-    assert read_lines(path) == ["one", "", "two\u2028still\x1ctwo \ufeff"]
-
-
-def test_trailing_empty_lines_are_lines(tmp_path):
-    assert read_lines(write(tmp_path / "a", "one\n\n\n")) == ["one", "", ""]
-    assert read_lines(write(tmp_path / "b", "one\ntwo")) == ["one", "two"]
-
-
-def test_unreadable_files_name_place_and_remedy(tmp_path):
-    with pytest.raises(StudyError, match="no such file"):
-        read_text(tmp_path / "absent")
-    with pytest.raises(StudyError, match="empty"):
-        read_text(write(tmp_path / "empty", "\n \n"))
-    with pytest.raises(StudyError, match=r"latin:2: byte 0xfc is not UTF-8"):
-        read_text(write(tmp_path / "latin", "one\ngrün".encode("latin-1")))
-    whole = write(tmp_path / "whole.gz", "text " * 1000).read_bytes()
-    (tmp_path / "cut.gz").write_bytes(whole[:-12])
-    with pytest.raises(StudyError, match=r"cut\.gz.*truncated download"):
-        read_text(tmp_path / "cut.gz")
-    with pytest.raises(StudyError, match="cannot be read"):
-        read_text(write(tmp_path / "plain.txt", "x").rename(tmp_path / "plain.gz"))
 
 
 def test_pairs_from_two_files_and_from_one(tmp_path):

@@ -15,10 +15,10 @@ import numpy as np
 
 from xltlib import StudyError
 from xltlib.baselines import majority_accuracy, ngram_predictions, one_sentence_accuracy
-from xltlib.data.corpora import read_lines, read_text
 from xltlib.data.records import SpanExample
 from xltlib.data.task_files import jsonl_rows, squad_rows
 from xltlib.data.tasks import SETS
+from xltlib.textfile import read_lines, read_text
 
 __all__ = [
     "accuracy_scores",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import zipfile
 from argparse import Namespace
@@ -25,14 +26,15 @@ from xltlib.alignment.links import (
     Links,
     aer,
     split_links,
-    stream_lines,
     symmetrize,
     write_pharaoh,
 )
+from xltlib.textfile import stream_lines
 
 RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_bayes=True)  # by its authors
 BEAM = 4.0  # the printed table leaves out log theta < BEAM * best log theta of the given word (C++ -t)
 _ARRAYS = ("given", "first_pair", "theta", "null")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Iteration(NamedTuple):
@@ -263,6 +265,9 @@ def tokenized_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
     """
     name = "standard input" if str(path) == "-" else str(path)
     for number, line in stream_lines(path):
+        if control := _CONTROL.search(line):
+            found = f"control character U+{ord(control[0]):04X}"
+            raise StudyError(f"{name}:{number}: {found}, which is no part of a word; remove it")
         words = [word for word in line.replace("\t", " ||| ").split(" ") if word]
         if words.count("|||") != 1:
             raise StudyError(

@@ -5,8 +5,7 @@ word), counted from 0.
 """
 
 import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -14,6 +13,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from xltlib import StudyError
+from xltlib.textfile import stream_lines
 
 Links = list[np.ndarray]
 Lengths = Sequence[tuple[int, int]]  # (source words, target words) of each sentence pair
@@ -37,20 +37,6 @@ def join_links(links: Links) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Files
-
-
-def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text without line end) of a UTF-8 file, as it is read; `-` is standard input."""
-    name = "standard input" if str(path) == "-" else str(path)
-    try:
-        with sys.stdin.buffer if str(path) == "-" else open(path, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                yield number, line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        found = error.object[error.start]
-        raise StudyError(f"{name}:{number}: byte 0x{found:02x} is not UTF-8; convert it to UTF-8") from None
-    except OSError as error:
-        raise StudyError(f"{name}: cannot be read: {error.strerror}") from None
 
 
 def _parse(lines: Iterable[tuple[int, str]], name: str, typed: bool) -> list[list[tuple[int, int, bool]]]:

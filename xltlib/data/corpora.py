@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import html
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from xltlib import StudyError
 from xltlib.data import hub
+from xltlib.textfile import read_lines
 
 # Character ranges of the scripts written without spaces: Han, Kana, Thai.
 UNSPACED = (
@@ -162,31 +161,6 @@ def find_file(folder: Path | str, names: Iterable[str], what: str) -> Path:
                 if path.is_file():
                     return path
     raise StudyError(f"{folder}: {names[0]}[.gz] not found; download {what}, and put it there")
-
-
-def read_text(path: Path | str) -> str:
-    """Return the text of a plain or gzip file in UTF-8, without its byte order mark, CRLF as LF."""
-    path = Path(path)
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except FileNotFoundError:
-        raise StudyError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, OSError) as error:
-        raise StudyError(f"{path}: cannot be read ({error}); a truncated download? fetch it again") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        found = data[error.start : error.start + 1].hex()
-        raise StudyError(f"{path}:{line}: byte 0x{found} is not UTF-8; convert the file to UTF-8") from None
-    if not text.strip():
-        raise StudyError(f"{path}: the file is empty")
-    return text.replace("\r\n", "\n")
-
-
-def read_lines(path: Path | str) -> list[str]:
-    """Return the lines of a file, empty ones too; only LF and CRLF end a line (U+2028, U+001C do not)."""
-    return read_text(path).removesuffix("\n").split("\n")
 
 
 def read_pairs(path_a: Path | str, path_b: Path | str | None = None) -> list[tuple[str, str]]:

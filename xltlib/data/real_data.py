@@ -1,6 +1,5 @@
 """Text of real languages: parallel sentences without those of any test set, and gold word alignments."""
 
-import json
 import os
 import re
 import warnings
@@ -15,6 +14,7 @@ from xltlib.alignment import links
 from xltlib.alignment.aligner import tokenized_pairs
 from xltlib.data import corpora, tasks
 from xltlib.data.records import ChoiceExample, PairExample, SentencePair, SpanExample
+from xltlib.textfile import parse_json, read_lines, read_text, stream_lines
 
 TEST_SETS = (
     *("tatoeba/test", "pud/test", "xnli/dev", "xnli/test", "pawsx/dev", "pawsx/test"),
@@ -108,7 +108,7 @@ def _test_sentences(name: str, languages: Sequence[str], folder: Path | None) ->
         if not set(language.split("|")) <= set(languages) or not _is_there(name, split, language, folder):
             continue
         if tasks.SETS[name].format == "conllu":  # its records have multiword tokens in parts
-            lines = corpora.read_lines(tasks.file_of(name, split, language, folder))
+            lines = read_lines(tasks.file_of(name, split, language, folder))
             yield from (line.partition("=")[2] for line in lines if line.startswith("# text ="))
             continue
         with warnings.catch_warnings():
@@ -176,7 +176,7 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
         raise StudyError(f"{name}: gold alignments are on no hub; name their folder in XLT_DATA")
     path = corpora.find_file(folder(), [name], f"gold alignments of {source}-{language}")
     if path.suffix == ".tsv":
-        rows = (line.split("\t") for _, line in links.stream_lines(path))
+        rows = (line.split("\t") for _, line in stream_lines(path))
         pairs = [(row[0].split(), row[1].split()) for row in rows]
         return pairs, links.read_gold(path, _lengths(pairs), index_base=0, column=2)
     pairs = list(tokenized_pairs(path))
@@ -213,10 +213,7 @@ def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:
 def neighbour_lists(name: str) -> dict[str, list[str]]:
     """The words near each word, from a file as RS-DA was released with: JSON of word -> list of words."""
     path = corpora.find_file(folder() or Path(), [name], f"neighbour lists, for example {LISTS}")
-    try:
-        found = json.loads(corpora.read_text(path))
-    except ValueError as error:
-        raise StudyError(f"{path}: is not JSON ({error}); a truncated download? fetch it again") from None
+    found = parse_json(read_text(path), str(path))
     if not isinstance(found, dict):
         raise StudyError(f"{path}: expected an object of word -> list of words, found {type(found).__name__}")
     for word, near in found.items():
@@ -242,7 +239,7 @@ def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str,
             warnings.warn(f"{target} is not switched into: {error}", stacklevel=2)
             continue
         table = found[target] = {}
-        for number, line in enumerate(corpora.read_lines(path), start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             pair = line.split("\t") if "\t" in line else line.split()
             if len(pair) != 2:
                 raise StudyError(f"{path}:{number}: expected two words, found {line!r}")

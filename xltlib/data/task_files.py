@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xltlib import StudyError
-from xltlib.data.corpora import read_lines, read_pairs, read_text
+from xltlib.data.corpora import read_pairs
+from xltlib.textfile import read_lines, read_text
 
 Row = tuple[str, dict]  # (where the example stands, for messages; its fields)
 

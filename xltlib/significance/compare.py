@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from xltlib import StudyError
 from xltlib.significance.resampling import mcnemar, permutation
 from xltlib.significance.tests import difference
+from xltlib.textfile import excerpt, parse_json, read_text
 
 SHOWN_IDS = 3  # missing ids named in an error
 COLUMNS = ("metric", "n", "mean A", "mean B", "A - B", "interval", "p", "McNemar p", "only A : only B", "d_z")
@@ -21,12 +21,7 @@ def read_scores(path: Path) -> dict:
     The file has {"task", "language", "metric", "scores": {id: number}}, or with several metrics
     {"scores": {id: {metric: number}}}.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise StudyError(f"{path}: not a JSON score file: {error}") from None
+    record = parse_json(read_text(path), str(path))
     scores = record.get("scores") if isinstance(record, dict) else None
     if not isinstance(scores, dict) or not scores:
         raise StudyError(f'{path}: no "scores", expected the file that `xlt score --per-example` writes')
@@ -35,29 +30,22 @@ def read_scores(path: Path) -> dict:
         named = value if isinstance(value, dict) else {str(record.get("metric") or "score"): value}
         for metric, number in named.items():
             metrics.setdefault(metric, {})[example] = _score(
-                number, f"{path}: {metric} of example {example!r}"
+                number, f"{path}: {excerpt(metric)} of example {excerpt(example)}"
             )
     for metric, column in metrics.items():
         if len(column) < len(scores):
             missing = next(example for example in scores if example not in column)
             raise StudyError(
-                f"{path}: {metric} has {len(column)} of {len(scores)} examples, {missing!r} lacks it"
+                f"{path}: {metric} has {len(column)} of {len(scores)} examples, {excerpt(missing)} lacks it"
             )
     return {"task": record.get("task"), "language": record.get("language"), "metrics": metrics}
 
 
-def _no_repeats(pairs: list[tuple[str, object]]) -> dict:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"{repeated!r} occurs twice, expected each example and field once")
-    return record
-
-
 def _score(value: object, place: str) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-        raise StudyError(f"{place}: {value!r}, expected a number in [0, 1] (divide percentages by 100)")
+    if not isinstance(value, int | float) or not 0 <= value <= 1:  # NaN is not either
+        raise StudyError(
+            f"{place}: {excerpt(value)}, expected a number in [0, 1] (divide percentages by 100)"
+        )
     return float(value)
 
 
@@ -67,7 +55,7 @@ def pair(a: dict[str, float], b: dict[str, float], intersect: bool = False) -> t
     shared = [i for i in a if i in b]
     if (only_a or only_b) and not intersect:
         parts = [
-            f"{len(ids)} only in {name} (such as {', '.join(ids[:SHOWN_IDS])})"
+            f"{len(ids)} only in {name} (such as {', '.join(map(excerpt, ids[:SHOWN_IDS]))})"
             for name, ids in (("A", only_a), ("B", only_b))
             if ids
         ]
@@ -118,7 +106,9 @@ def compare_files(
         raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
     a, b = read_scores(path_a), read_scores(path_b)
     if a["task"] != b["task"]:
-        raise StudyError(f"A scores task {a['task']!r}, B {b['task']!r}: expected two systems on one task")
+        raise StudyError(
+            f"A scores task {excerpt(a['task'])}, B {excerpt(b['task'])}: two on one task expected"
+        )
     names = [name for name in a["metrics"] if name in b["metrics"] and metric in (None, name)]
     if not names:
         found = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"

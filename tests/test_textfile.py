@@ -1,0 +1,164 @@
+"""Text files from outside: the forms that are read, what is refused by name, and every command that reads."""
+
+import bz2
+import codecs
+import gzip
+import json
+import lzma
+import os
+import subprocess
+
+import pytest
+
+from xltlib import StudyError
+from xltlib.cli import main
+from xltlib.textfile import excerpt, parse_json, read_lines, read_text, stream_lines
+
+FORMS = {  # what a file may be packed and encoded in, without a change of its text
+    "plain": str.encode,
+    "gzip": lambda text: gzip.compress(text.encode()),
+    "byte order mark": lambda text: codecs.BOM_UTF8 + text.encode(),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16 big-endian": lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+    "UTF-16 in gzip": lambda text: gzip.compress(text.encode("utf-16")),
+    "CRLF": lambda text: text.replace("\n", "\r\n").encode(),
+}
+UNREADABLE = {  # what is refused -> the words that name it
+    "latin-1": ("die Tür ||| x\n".encode("latin-1"), ":1: byte 0xfc is not UTF-8"),
+    "a zero byte": (b"a ||| b\na\0 ||| c\n", ":2: control character U\\+0000"),
+    "UTF-16 without a mark": ("a ||| b\n".encode("utf-16-le"), ":1: control character U\\+0000"),
+    "half of a UTF-16 letter": (codecs.BOM_UTF16_LE + b"a\0\n", ":1: byte 0x0a is not UTF-16"),
+    "zip": (b"PK\x03\x04....", "a zip archive found"),
+    "bzip2": (bz2.compress(b"a ||| b\n"), "a bzip2 file found"),
+    "xz": (lzma.compress(b"a ||| b\n"), "an xz file found"),
+    "half a gzip file": (gzip.compress(os.urandom(999))[:500], "a truncated download"),
+}
+
+
+def write(path, content: bytes | str):
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_text_is_read(tmp_path, form):
+    path = write(tmp_path / "a", FORMS[form]("one\n\ntwö\u2028still\x1ctwo \ufeff\n"))
+    assert read_lines(path) == ["one", "", "twö\u2028still\x1ctwo \ufeff"]
+    assert [number for number, _ in stream_lines(path)] == [1, 2, 3]
+
+
+def test_trailing_empty_lines_are_lines(tmp_path):
+    assert read_lines(write(tmp_path / "a", "one\n\n\n")) == ["one", "", ""]
+    assert read_lines(write(tmp_path / "b", "one\ntwo")) == ["one", "two"]
+    assert read_text(write(tmp_path / "c", "one\r\ntwo\r\n")) == "one\ntwo"
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_cannot_be_read_is_named(tmp_path, kind):
+    content, reason = UNREADABLE[kind]
+    with pytest.raises(StudyError, match=f"a{reason}|a: .*{reason}"):
+        read_text(write(tmp_path / "a", content))
+
+
+def test_places_without_a_text(tmp_path):
+    with pytest.raises(StudyError, match="absent: no such file"):
+        read_text(tmp_path / "absent")
+    with pytest.raises(StudyError, match="empty: the file is empty"):
+        read_text(write(tmp_path / "empty", "\n \n"))
+    with pytest.raises(StudyError, match="cannot be read: Is a directory"):
+        read_text(tmp_path)
+    with pytest.raises(StudyError, match="/dev/zero: a device found"):
+        read_text("/dev/zero")
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_text(write(tmp_path / "plain.gz", "x"))
+
+
+def test_a_pipe_is_read(tmp_path):
+    """As `xlt align <(zcat ...)` names it."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = subprocess.Popen(["sh", "-c", f"echo a > {tmp_path / 'pipe'}"])
+    assert read_lines(tmp_path / "pipe") == ["a"]
+    assert writer.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1,\n "b": }', r"f:4: not JSON: Expecting value"),
+        ('{"a": {"b": 1, "c": 2, "b": 1}}', r"f:3: not read: 'b' stands twice in one object"),
+        ("[" * 100_000 + "]" * 100_000, r"f:3: not read: JSON nested too deeply"),
+        ("1" * 5000, r"f:3: not read: Exceeds the limit"),
+    ],
+)
+def test_json_that_is_refused(text, reason):
+    with pytest.raises(StudyError, match=reason) as error:
+        parse_json(text, "f", line=3)
+    assert len(str(error.value)) < 300
+
+
+def test_an_excerpt_is_short():
+    assert excerpt(5) == "5"
+    assert excerpt("a\nb") == "'a\\nb'"
+    assert len(excerpt("x" * 10**6)) < 70
+    assert len(excerpt(10**4000)) < 70
+    assert excerpt([1, 2]) == "a list of 2"
+    assert excerpt({"a": 1}) == "an object of 1"
+
+
+COMMANDS = {  # command -> the files it reads, by their name in it
+    "align": {"PAIRS": "das Haus ||| the house\ndas Buch ||| the book\n"},
+    "compare": {
+        "A": json.dumps({"task": "xnli", "language": "de", "metric": "accuracy", "scores": {"0": 1, "1": 0}}),
+        "B": json.dumps({"task": "xnli", "language": "de", "metric": "accuracy", "scores": {"0": 0, "1": 0}}),
+    },
+    "score xnli --language de": {"GOLD": "neutral\nentailment\n", "PREDICTED": "neutral\nneutral\n"},
+    "score mlqa --language de": {
+        "GOLD": json.dumps([{"paragraphs": [{"context": "a", "qas": [
+            {"id": "q", "question": "?", "answers": [{"answer_start": 0, "text": "a"}]}]}]}]),
+        "PREDICTED": '{"q": "a"}',
+    },
+}  # fmt: skip
+FILES = [(command, name) for command, files in COMMANDS.items() for name in files]
+
+
+def run(command, capsys, folder, **contents):
+    """Exit code, output and error of a command; its files hold what is said here, else what they should."""
+    paths = []
+    for name, text in COMMANDS[command].items():
+        paths.append(write(folder / name, contents.get(name, text)))
+    code = main([*command.split(), *map(str, paths)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(("command", "name"), FILES)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_command_reads_every_form(tmp_path, capsys, command, name, form):
+    expected = run(command, capsys, tmp_path)
+    assert expected[0] == 0
+    assert run(command, capsys, tmp_path, **{name: FORMS[form](COMMANDS[command][name])}) == expected
+
+
+@pytest.mark.parametrize(("command", "name"), FILES)
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_every_command_names_what_it_cannot_read(tmp_path, capsys, command, name, kind):
+    code, _, error = run(command, capsys, tmp_path, **{name: UNREADABLE[kind][0]})
+    assert code == 2
+    assert str(tmp_path / name) in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "name"), [pair for pair in FILES if pair[0] == "compare"])
+@pytest.mark.parametrize("inner", ["", '{"a": 1, "a": 1}'])
+def test_json_that_no_command_can_use(tmp_path, capsys, command, name, inner):
+    content = '{"scores": ' + "[" * 10**5 + "]" * 10**5 + "}" if not inner else f'{{"x": {inner}}}'
+    code, _, error = run(command, capsys, tmp_path, **{name: content})
+    assert code == 2
+    assert error.startswith(f"xlt: error: {tmp_path / name}:1: ")
+    assert len(error) < 400
+
+
+@pytest.mark.parametrize("control", ["\0", "\x08", "\x1f", "\x7f"])
+def test_a_control_character_is_no_word(tmp_path, capsys, control):
+    code, _, error = run("align", capsys, tmp_path, PAIRS=f"a ||| b\na{control} ||| c\n")
+    assert code == 2
+    assert f"PAIRS:2: control character U+{ord(control):04X}" in error
