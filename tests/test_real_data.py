@@ -172,7 +172,7 @@ def test_neighbour_lists_are_a_table_of_words(tmp_path, monkeypatch):
     for content, words in (
         ('{"man": "guy"}', "'man': expected a list of words"),
         ('["man"]', "expected an object of word -> list"),
-        ('{"man": ["g', "is not JSON"),
+        ('{"man": ["g', "not JSON"),
     ):
         tinydata.write(tmp_path, "wrong.json", content)
         with pytest.raises(StudyError, match=words):
