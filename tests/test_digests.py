@@ -23,7 +23,7 @@ from xltlib.wanted import stage_specs
 
 PINS = Path(__file__).with_name("digests.json")
 RENEW = bool(os.environ.get("XLT_RENEW_DIGESTS"))
-PROFILES = ("quick", "full", "replication", "real")
+PROFILES = ("quick", "full", "replication", "real", "confirmation")
 DIGITS = 12  # of the 16 of a digest: enough to tell some thousands of runs apart
 SHOWN = 5  # runs of a kind that a failure lists
 
@@ -82,12 +82,13 @@ def summary(entry: dict) -> str:
 def test_the_runs_of_a_published_profile_are_the_pinned_ones(root, pins, profile):
     if RENEW:
         pytest.skip("the pins are renewed")
-    published = read_json(root / "figures" / profile / "runs.json")
+    path = root / "figures" / profile / "runs.json"
+    published = read_json(path) if path.exists() else {}  # a profile that is computed slice by slice
     wrong = differences(profile, pins[profile], specs(root, profile), published)
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", PROFILES[:4])
 def test_published_records_have_the_digests_that_they_are_filed_under(root, profile):
     published = read_json(root / "figures" / profile / "runs.json")
     assert {digest_of(entry) for entry in published.values()} == set(published)
