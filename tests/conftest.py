@@ -16,9 +16,8 @@ from tiny import params
 
 from xltlib.builders import compute
 from xltlib.data.text_builders import tokenizer_of
-from xltlib.results import Result
 from xltlib.runs import Runs
-from xltlib.store import Store
+from xltlib.store import Result, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 

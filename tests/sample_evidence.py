@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.files import sha256_file, write_json
 from xltlib.report_views import FAMILIES, TESTED
+from xltlib.store import sha256_file, write_json
 
 NASTY = [
     '<script>alert("x")</script> & <b>bold</b>',

@@ -18,8 +18,8 @@ from xltlib.pretraining import models, seq2seq, seq2seq_builders
 from xltlib.pretraining.seq2seq import IGNORED
 from xltlib.pretraining.seq2seq_builders import answer_scores, build_answers, build_seq2seq, encode
 from xltlib.pretraining.training import Optimization, fit
-from xltlib.results import Spec
 from xltlib.runs import Runs
+from xltlib.store import Spec
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from studies import better, small_ledger
 
 from xltlib import StudyError, report, study
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.machine import commit
 from xltlib.params import Params
+from xltlib.store import commit
 
 
 def changed(path, **values):

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from xltlib.files import read_json
 from xltlib.params import load
 from xltlib.pool import describe
-from xltlib.results import Spec, digest_of
 from xltlib.runs import STAGES, closure
+from xltlib.store import Spec, digest_of, read_json
 from xltlib.wanted import stage_specs
 
 PINS = Path(__file__).with_name("digests.json")

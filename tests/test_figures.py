@@ -7,11 +7,9 @@ import pytest
 import tiny
 
 from xltlib import StudyError, figure_data, figures, language_data, text_data, verdict_data
-from xltlib.files import read_json, write_json
 from xltlib.params import Params
-from xltlib.results import publish
 from xltlib.runs import Runs
-from xltlib.store import Store
+from xltlib.store import Store, publish, read_json, write_json
 
 PARAMS = Params(
     seeds=2, languages=("src", "near", "far"), tasks=("nli", "qa"), objectives=("none", "tlm"),

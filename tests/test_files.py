@@ -1,10 +1,13 @@
 """Files: the same bytes for the same content, whole or not there, and nothing else is read as one."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
 from xltlib import StudyError
-from xltlib.files import load_scores, plain, save_scores, write_json
+from xltlib.store import load_scores, plain, save_scores, write_json
 
 
 def test_json_is_the_same_bytes_for_the_same_content(tmp_path):
@@ -52,7 +55,8 @@ def test_a_damaged_file_of_scores_is_one_clear_error(tmp_path):
     path = tmp_path / "a.npz"
     save_scores(path, {"near": np.array([1.0, 0.0]), "near#f1": np.array([0.25, 1.0])})
     whole = path.read_bytes()
-    for damaged in (b"", whole[:50], whole[:-30], whole.replace(b"NUMPY", b"numpy"), whole[::-1]):
+    flipped = bytes([*whole[:60], whole[60] ^ 1, *whole[61:]])
+    for damaged in (b"", whole[:50], whole[:-30], flipped, whole[::-1]):
         path.write_bytes(damaged)
         with pytest.raises(StudyError, match=r"a\.npz: not a file of scores, or damaged"):
             load_scores(path)
@@ -61,3 +65,22 @@ def test_a_damaged_file_of_scores_is_one_clear_error(tmp_path):
     np.savez(path, near=np.array([{}], dtype=object))
     with pytest.raises(StudyError, match="not a file of scores"):
         load_scores(path)
+
+
+def test_scores_of_the_older_format_are_read(tmp_path):
+    """Zeros and ones were packed, 8 to a byte, and a member told how many there are."""
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("lengths.json", '{"x/near": 9}')
+        for name, array in (
+            ("x/near", np.packbits([1, 0, 1, 1, 0, 0, 0, 1, 1])),
+            ("y/far", np.float16([0.5])),
+        ):
+            content = io.BytesIO()
+            np.save(content, array)
+            file.writestr(f"{name}.npy", content.getvalue())
+    found = load_scores(path)
+    assert {name: array.tolist() for name, array in found.items()} == {
+        "x/near": [1, 0, 1, 1, 0, 0, 0, 1, 1],
+        "y/far": [0.5],
+    }

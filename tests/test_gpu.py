@@ -15,7 +15,7 @@ import tinystudy
 import torch
 import yaml
 
-from xltlib import machine, study
+from xltlib import store, study
 from xltlib.data.tokenization import join
 from xltlib.finetuning.encoding import Encoded
 from xltlib.finetuning.methods import finetune, loss_of, options
@@ -145,4 +145,4 @@ def test_a_compiled_study_by_papermill(tmp_path, monkeypatch, device):
 
 
 def test_the_gpus_are_those_that_torch_sees():
-    assert len(machine.gpus()) == torch.cuda.device_count()
+    assert len(store.gpus()) == torch.cuda.device_count()

@@ -20,7 +20,7 @@ from packaging.version import Version
 # texts, links, noise and tests; encoders; predictions; the study's runs; verdicts; what draws them and what
 # tells of them; and what a user starts. Within a layer any direction will do that makes no circle of modules.
 LAYERS = (
-    {"", "settings", "params", "machine", "files", "textfile", "results", "store"},
+    {"", "settings", "params", "textfile", "store"},
     {"data", "alignment", "noise", "significance", "baselines", "evaluation"},
     {"pretraining"},
     {"finetuning"},

@@ -9,10 +9,10 @@ import yaml
 
 from xltlib import StudyError, plan, study
 from xltlib.data import downloads, hub
-from xltlib.files import write_json
 from xltlib.params import Params, load
 from xltlib.pretraining import models
 from xltlib.runs import Runs, closure
+from xltlib.store import write_json
 
 PLAIN = {"seeds": 1, "objectives": ["none", "tlm"], "methods": ["standard"], "noise_tasks": []}
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from test_training import OPT, Toy, same, toy_loss, unbroken, weights
 
-from xltlib import StudyError, machine
+from xltlib import StudyError, store
 from xltlib.pretraining import models, training
 from xltlib.pretraining.training import fit
 
@@ -85,11 +85,11 @@ def test_attention_on_a_cpu_stays_in_32_bits(monkeypatch):
 
 @pytest.mark.parametrize("flags", ["fpu sse avx512_bf16", "amx_tile amx_bf16", "fp asimd bf16 i8mm"])
 def test_what_the_processor_says_of_16_bits(monkeypatch, flags):
-    assert machine.fast_in_16_bits() in (True, False)
-    monkeypatch.setattr(machine, "_cpuinfo", lambda *names: flags)
-    assert machine.fast_in_16_bits()
-    monkeypatch.setattr(machine, "_cpuinfo", lambda *names: "fpu sse avx512f")
-    assert not machine.fast_in_16_bits()
+    assert store.fast_in_16_bits() in (True, False)
+    monkeypatch.setattr(store, "_cpuinfo", lambda *names: flags)
+    assert store.fast_in_16_bits()
+    monkeypatch.setattr(store, "_cpuinfo", lambda *names: "fpu sse avx512f")
+    assert not store.fast_in_16_bits()
 
 
 def test_without_waiting_the_history_is_the_same_and_divergence_names_its_step(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import tinydata
 from xltlib import StudyError
 from xltlib.data import real_builders
 from xltlib.pretraining import models, probing
-from xltlib.results import Spec
+from xltlib.store import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 PARAMS = {

@@ -20,7 +20,7 @@ from xltlib.pretraining.encoder_builders import build_encoder
 from xltlib.pretraining.objectives import mask_tokens, subword_links
 from xltlib.pretraining.options import ParallelText, Recipe, extended, objective_loss, options
 from xltlib.pretraining.training import Optimization, fit
-from xltlib.results import Spec
+from xltlib.store import Spec
 
 SOURCE = ["the cat sat on the mat .", "a dog and a cat sat ."]
 TARGET = ["кот сидел на ковре .", "пёс и кот сидели ."]

@@ -13,7 +13,7 @@ from xltlib.data.records import SpanExample
 from xltlib.finetuning.baseline_builders import build_baselines, window
 from xltlib.pretraining import encoder_builders
 from xltlib.pretraining import options as pretraining
-from xltlib.results import Spec
+from xltlib.store import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 CHINESE = ["我们在这里。", "你们ok吗？", "我在London 2019年。", "这是我们的"]

@@ -16,8 +16,8 @@ from sample_evidence import sample_claim, write_ledger, write_notebook, write_pr
 from xltlib import StudyError, report, report_views
 from xltlib.claims.evaluate import evaluate
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.files import write_json
 from xltlib.params import Params
+from xltlib.store import write_json
 
 pytest.importorskip("sphinx_book_theme", reason="the page extra is not installed")
 

@@ -17,9 +17,8 @@ from tiny import computed, equal, params
 from xltlib import StudyError, pool
 from xltlib.builders import BUILDERS, compute
 from xltlib.pool import compute_all, describe
-from xltlib.results import Spec, publish
 from xltlib.runs import STAGES, Runs, closure
-from xltlib.store import Store
+from xltlib.store import Spec, Store, publish
 from xltlib.wanted import stage_specs
 
 

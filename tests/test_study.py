@@ -14,9 +14,9 @@ import yaml
 
 from xltlib import StudyError, notebooks, report, study, wanted
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.files import write_bytes
 from xltlib.params import Params, load
 from xltlib.runs import STAGES
+from xltlib.store import write_bytes
 
 
 @pytest.fixture
@@ -290,14 +290,6 @@ def test_the_runs_of_a_statement(tiny, root):
         wanted.claim_runs(ledger, Params(), claim.id)  # every label can be judged
     specs, absent = wanted.claim_runs(ledger, Params(), "S0-1")
     assert len(specs) % Params().seeds == 0
-
-
-def test_known_runs_are_those_of_all_profiles(tiny):
-    other = tinystudy.SMALL | {"profile": "other", "seeds": 3}
-    specs = {spec.digest for spec in tinystudy.fill(tiny)}
-    assert wanted.known_digests(tiny.parent.parent) == specs
-    tiny.with_name("other.yaml").write_text(yaml.safe_dump(other))
-    assert wanted.known_digests(tiny.parent.parent) > specs
 
 
 def test_the_studys_notebooks_declare_what_profiles_set(root):

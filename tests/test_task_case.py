@@ -15,12 +15,12 @@ from test_tokenization import published
 from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.records import LABELS
-from xltlib.files import load_scores
 from xltlib.finetuning import salt, task_builders
 from xltlib.finetuning.task_builders import build_evaluation, build_transfer, typo_settings
 from xltlib.finetuning.task_case import Case
 from xltlib.noise.typing import keyboard_for
 from xltlib.pretraining import models
+from xltlib.store import load_scores
 
 LANGUAGES = ("en", "de", "zh")
 TEXT = {

@@ -4,9 +4,8 @@ import numpy as np
 
 from xltlib.builders import compute
 from xltlib.params import Params
-from xltlib.results import Result, Spec
 from xltlib.runs import closure
-from xltlib.store import Store
+from xltlib.store import Result, Spec, Store
 
 SIZES = {
     "languages": ("src", "far", "low"), "documents": 300, "parallel_pairs": 60, "vocab_size": 220,

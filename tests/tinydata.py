@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xltlib.files import sha256_file
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec, sha256_file
 
 NOUNS = {"dog": "perro", "cat": "gato", "man": "hombre", "bird": "pájaro", "king": "rey", "horse": "caballo"}
 VERBS = {"sees": "ve", "eats": "come", "likes": "quiere", "hears": "oye", "finds": "halla", "calls": "llama"}

@@ -8,9 +8,9 @@ import yaml
 from studies import better, small_ledger
 
 from xltlib import study
-from xltlib.files import save_scores
 from xltlib.params import Params, load, notebook_cell
 from xltlib.runs import STAGES, closure
+from xltlib.store import save_scores
 
 SMALL = {
     "profile": "tiny", "languages": ["src", "near"], "tasks": ["nli"], "objectives": ["none", "tlm"],
@@ -24,7 +24,7 @@ _ = (folder / "{name}.json").write_text("{{}}")
 _ = (folder / "{name}.svg").write_text("<svg/>")"""
 WORKS = """import xltlib.params
 from xltlib import study
-from xltlib.files import write_json
+from xltlib.store import write_json
 session = study.open(xltlib.params.from_notebook(globals()))
 results = session.results("{name}")
 write_json(session.figures / "{name}.json", {{"runs": [r.digest for r in results]}})

@@ -10,9 +10,8 @@ from xltlib.pretraining import encoder_builders, probing
 from xltlib.pretraining.encoder_builders import build_encoder
 from xltlib.pretraining.seq2seq_builders import build_answers, build_seq2seq
 from xltlib.pretraining.training import Progress
-from xltlib.results import Result, Spec
 from xltlib.runs import closure
-from xltlib.store import Store
+from xltlib.store import Result, Spec, Store
 
 
 def compute(

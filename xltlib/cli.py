@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 from xltlib import StudyError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most commands do without
-    from xltlib.results import Result, Spec
-    from xltlib.store import Stale
-    from xltlib.study import Session
+    from xltlib.store import Result, Spec
 
 PROFILE = "params/quick.yaml"
 ELSEWHERE = {  # command -> module that registers it when it is called, and what it does
@@ -64,9 +62,6 @@ def _parser(command: str) -> argparse.ArgumentParser:
             commands.add_parser(name, help=text)
     params = commands.add_parser("params", help="list all parameters: type, default, meaning")
     params.set_defaults(func=_params)
-    prune = commands.add_parser("prune", help="remove runs that no profile asks for any more")
-    prune.add_argument("--yes", action="store_true", help="do not ask")
-    prune.set_defaults(func=_prune)
     return parser
 
 
@@ -83,7 +78,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_status(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("status", help="what is done, pending, failed, stale, and the time it took")
+    parser = commands.add_parser("status", help="what is done, pending, failed, and the time it took")
     _add_profile(parser)
     parser.set_defaults(func=_status)
 
@@ -222,7 +217,6 @@ def _status(args: argparse.Namespace) -> int:
     for spec, state in states.items():
         if state == "failed":
             print(f"failed: {spec}: {session.store.failure(spec)}")
-    _print_stale(session)
     return 0
 
 
@@ -245,43 +239,3 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     for name, *numbers in rows:
         cells = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=False)]
         print("  ".join([name.ljust(widths[0]), *cells, *numbers[5:]]).rstrip())
-
-
-def _print_stale(session: "Session") -> None:
-    from xltlib import store, wanted
-
-    found = store.stale(session.store, wanted.known_digests(session.root))
-    for run in found:
-        print(f"stale: {_described(run)}")
-    if found:
-        print(f"`xlt prune` removes what is stale ({sum(run.size for run in found) / 2**20:.1f} MiB)")
-
-
-def _described(run: "Stale") -> str:
-    return f"{run.kind} {run.digest}, {run.age:.1f} days old, {run.size / 2**20:.1f} MiB"
-
-
-def _prune(args: argparse.Namespace) -> int:
-    from xltlib import store, study, wanted
-
-    root = study.find_root()
-    runs = store.Store(root / "runs")
-    found = store.stale(runs, wanted.known_digests(root))
-    for run in found:
-        print(_described(run))
-    if not found:
-        print("no stale runs")
-        return 0
-    if not args.yes and not _agreed(f"Remove these {len(found)} runs? [y/N] "):
-        print("nothing removed")
-        return 0
-    print(f"{store.prune(runs, found) / 2**20:.1f} MiB removed")
-    return 0
-
-
-def _agreed(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:  # nobody is there to answer
-        print()
-        return False

@@ -14,14 +14,12 @@ from xltlib.claims.selection import Selection, select
 from xltlib.data.records import LABELS
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.data.tokenization import load as load_tokenizer
-from xltlib.files import read_json
 from xltlib.params import Params
 from xltlib.pretraining import models
 from xltlib.pretraining.options import OBJECTIVES
-from xltlib.results import Result
 from xltlib.runs import Runs
 from xltlib.significance.tests import difference
-from xltlib.store import Store
+from xltlib.store import Result, Store, read_json
 
 METRIC = {"qa": "f1"}  # what a task is judged by; accuracy elsewhere
 OBJECTIVE_CLAIMS = ["S0-1", "S0-2", "S0-3", "S1-7", "S1-18", "S1-22", "S1-23"]

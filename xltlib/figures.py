@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xltlib import StudyError
-from xltlib.files import plain, read_json, write_bytes, write_json
 from xltlib.panels import (
     COLOURS,
     GREY,
@@ -26,6 +25,7 @@ from xltlib.panels import (
     nothing,
     panels,
 )
+from xltlib.store import plain, read_json, write_bytes, write_json
 
 Draw = Callable[[Data], Figure]
 

@@ -12,8 +12,8 @@ from xltlib import StudyError, study
 from xltlib.data import downloads
 from xltlib.params import load
 from xltlib.pool import describe
-from xltlib.results import Spec
 from xltlib.runs import STAGES, closure
+from xltlib.store import Spec
 
 DONE = ".done"  # ending of the file that stands for a finished slice
 

@@ -19,7 +19,7 @@ from xltlib.data.text_builders import keyboard_of
 from xltlib.finetuning import published
 from xltlib.noise import keyboards
 from xltlib.params import Params, to_dict
-from xltlib.results import Result
+from xltlib.store import Result
 
 STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
 CHANCE = "majority label (qa: a random word)"

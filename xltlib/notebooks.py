@@ -16,9 +16,9 @@ from typing import Any
 import nbformat
 
 from xltlib import StudyError
-from xltlib.files import read_json, sha256_file, write_bytes, write_json
 from xltlib.params import Params
 from xltlib.settings import unknown
+from xltlib.store import read_json, sha256_file, write_bytes, write_json
 
 AT_ONCE = 2  # kernels; a notebook that finds its runs done takes seconds, most of them for imports
 SHOWN_LINES = 8  # of an error's message

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from xltlib import pool
 from xltlib.data.downloads import downloads
-from xltlib.files import canonical, read_json
 from xltlib.params import Params, load
-from xltlib.results import RUNS, Result, Spec, read_published
 from xltlib.runs import STAGES, closure
-from xltlib.store import Store
+from xltlib.store import RUNS, Result, Spec, Store, canonical, read_json, read_published
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from xltlib.study import Session

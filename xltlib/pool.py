@@ -15,10 +15,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 from xltlib import StudyError
-from xltlib.machine import fast_in_16_bits, gpus
-from xltlib.results import Result, Spec
 from xltlib.runs import closure
-from xltlib.store import Store
+from xltlib.store import Result, Spec, Store, fast_in_16_bits, gpus
 
 Tell = Callable[[str], None]
 
@@ -49,7 +47,7 @@ def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
     """The runs to compute, inputs first; inputs of runs that are there already are not asked for."""
 
     def there(spec: Spec, files: bool) -> bool:
-        status = store.status(spec)
+        status = store.status(spec, whole=True)  # a damaged run is one to compute
         return status == "done" or (status == "published" and not fresh and not files)
 
     asked = {spec.digest: False for spec in specs}  # digest -> whether its files are needed

@@ -14,8 +14,8 @@ from typing import Any
 
 from xltlib import StudyError
 from xltlib import report_views as views
-from xltlib.files import read_json, sha256_file, write_json
 from xltlib.report_evidence import EVIDENCE, Evidence, read_evidence
+from xltlib.store import read_json, sha256_file, write_json
 
 PAGE = Path(__file__).parent / "page"
 OUTSIDE = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>")

@@ -12,7 +12,7 @@ from xltlib import StudyError
 from xltlib import report_views as views
 from xltlib.claims.ledger import Ledger
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.files import read_json, sha256_file
+from xltlib.store import read_json, sha256_file
 
 EVIDENCE = (
     "claims.json",

@@ -11,8 +11,8 @@ from xltlib.finetuning import methods as finetuning
 from xltlib.params import Params
 from xltlib.pretraining import options as pretraining
 from xltlib.pretraining import seq2seq
-from xltlib.results import Spec
 from xltlib.settings import changed, in_order
+from xltlib.store import Spec
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
 VERSIONS = {

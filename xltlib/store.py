@@ -1,44 +1,353 @@
-"""Where results live: one directory per run, named by the digest of its spec, complete or absent."""
+"""Runs and what they leave: specs, results, the store of finished runs, published evidence, and score files.
+
+A run is a function of its `Spec`; its `Result` lies in the `Store`, in a folder named by the spec's digest,
+complete or absent. What repeats the statistics without training is published as runs.json and scores.npz.
+All files have the same bytes for the same content.
+"""
 
 import contextlib
+import errno
 import hashlib
+import importlib.metadata
+import io
+import json
 import logging
+import math
 import os
+import platform
 import re
+import resource
 import shutil
+import subprocess
+import sys
 import time
 import traceback
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import filelock
+import numpy as np
 
 from xltlib import StudyError
-from xltlib.files import canonical, load_scores, plain, read_json, save_scores, sha256_file, write_json
-from xltlib.machine import disk_errors, environment, peak_memory
-from xltlib.results import RECORD, RUNS, WEIGHTS, Result, Spec, publish, read_published
 
-__all__ = [
-    "Result",
-    "Spec",
-    "Stale",
-    "Store",
-    "load_scores",
-    "prune",
-    "publish",
-    "read_published",
-    "save_scores",
-    "sha256_file",
-    "stale",
-    "write_json",
-]
-
+RECORD, SCORES, RUNS = "result.json", "scores.npz", "runs.json"
+WEIGHTS = "model.safetensors"  # the file of a trained model
 ATTEMPT = ".attempt.json"  # in a run's directory while it is being built: when that began
+PACKED = "lengths.json"  # in older score files: how many examples each array of packed bits holds
+NO_SCORES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError, MemoryError)
 
 _log = logging.getLogger(__name__)
+_verified: set[tuple] = set()  # files (path, size, time of change) whose digest this process has checked
+
+
+# --- files
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """`value` with tuples as lists, all else as it is; StudyError for what JSON cannot hold exactly."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise StudyError(f"{where}: {value} is not a number that JSON can hold: use None")
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise StudyError(f"{where}: the key {key!r} is not text")
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise StudyError(
+        f"{where}: {type(value).__name__} is not plain JSON: use bool, int, float, str, list, dict"
+    )
+
+
+def canonical(value: Any, where: str = "value") -> bytes:
+    """The one JSON text of a plain value: keys sorted, no spaces, ASCII."""
+    return json.dumps(plain(value, where), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write `obj` as JSON, whole or not at all, the same bytes for the same content."""
+    text = json.dumps(plain(obj, Path(path).name), indent=1, sort_keys=True, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; StudyError where it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise StudyError(f"{path}: there is no such file") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise StudyError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file aside, flush it to the disk, then rename it: a reader never sees half of it."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- scores of examples
+
+
+def save_scores(path: str | Path, scores: Mapping[str, np.ndarray]) -> None:
+    """Write per-example scores as an npz file, the same bytes for the same scores.
+
+    Parameters
+    ----------
+    path : file to write.
+    scores : name -> array (N,) of values in [0, 1], higher is better. Where all are 0 or 1 they are kept as
+        they are; others are rounded to float16 (error below 0.00025).
+
+    Raises StudyError for another shape, a value outside [0, 1], or NaN.
+    """
+    arrays = {}
+    for name in sorted(scores):
+        array = np.asarray(scores[name])
+        if array.ndim != 1 or array.dtype.kind not in "biuf":
+            found = f"{array.dtype} {array.shape}"
+            raise StudyError(f"scores {name!r}: expected numbers of shape (N,), found {found}")
+        if not ((array >= 0) & (array <= 1)).all():  # false for NaN too
+            found = f"{array.min()} to {array.max()}"
+            raise StudyError(f"scores {name!r}: expected values in [0, 1], found {found}")
+        arrays[name] = array.astype(bool if np.isin(array, (0, 1)).all() else "<f2")
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)  # its members are all dated 1980
+    write_bytes(path, data.getvalue())
+
+
+class ScoreFile:
+    """The arrays that `save_scores` wrote, each read when asked for; StudyError where one is damaged."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        with self._errors():
+            self._file = np.load(path, allow_pickle=False)
+            if not isinstance(self._file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            self._packed = json.loads(self._file[PACKED]) if PACKED in self._file.files else {}
+        self.names = [name for name in self._file.files if name != PACKED]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The scores (N,), float64."""
+        with self._errors():
+            array = self._file[name]
+            if name in self._packed:
+                if array.size != (self._packed[name] + 7) // 8:
+                    raise ValueError(f"{name}: {array.size} bytes for {self._packed[name]} examples")
+                array = np.unpackbits(array, count=self._packed[name])
+            return array.astype(np.float64)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise StudyError(f"{self.path}: there is no such file") from None
+        except NO_SCORES as error:
+            raise StudyError(f"{self.path}: not a file of scores, or damaged: {error}") from None
+
+
+def load_scores(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays (N,), float64, of a file of scores; StudyError where it is missing or damaged."""
+    file = ScoreFile(path)
+    return {name: file[name] for name in file.names}
+
+
+# --- runs and results
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """What a run is a function of: its parameters, its code's version, and the runs that it builds on.
+
+    Equal digests mean the same run. `params` are plain JSON values; the kind is the name of a folder.
+    """
+
+    kind: str
+    params: dict[str, Any]
+    version: str | int
+    inputs: tuple["Spec", ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", self.kind):
+            raise StudyError(f"kind of run {self.kind!r}: expected small letters, digits, - and _")
+        object.__setattr__(self, "params", plain(self.params, f"{self.kind} params"))
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+
+    @cached_property
+    def digest(self) -> str:
+        """The name of the run: 16 hex digits of a hash over the record."""
+        return digest_of(self.record)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is written of the spec: kind, params, version, and the digests of the inputs."""
+        inputs = [spec.digest for spec in self.inputs]
+        return {"kind": self.kind, "params": self.params, "version": self.version, "inputs": inputs}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.digest}"
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of a run's kind, params, version and inputs (digests)."""
+    content = {key: record[key] for key in ("kind", "params", "version", "inputs")}
+    return hashlib.sha256(canonical(content, record["kind"])).hexdigest()[:16]
+
+
+class Result:
+    """What a run has left: `values` (plain JSON), per-example `scores`, files, and how it came about.
+
+    `record` is the content of its result.json; `origin` is "computed" (just now), "store" or "published".
+    """
+
+    def __init__(
+        self,
+        digest: str,
+        record: dict[str, Any],
+        origin: str,
+        directory: Path | None = None,
+        read_scores: Callable[[], dict[str, np.ndarray]] | None = None,
+    ) -> None:
+        self.digest, self.record, self.origin, self.directory = digest, record, origin, directory
+        self.kind: str = record["kind"]
+        self.params: dict[str, Any] = record["params"]
+        self.values: dict[str, Any] = record["values"]
+        self.seconds: float = record["seconds"]
+        self._read_scores = read_scores or self._scores_of_file
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The flat description of the run (objective, method, task, seed ...) that its builder returned."""
+        return self.values.get("labels", {})
+
+    @cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Setting -> array (N,) of per-example scores, higher is better; empty where the run has none."""
+        return self._read_scores()
+
+    def _scores_of_file(self) -> dict[str, np.ndarray]:
+        return load_scores(self.file(SCORES)) if SCORES in self.record["files"] else {}
+
+    def file(self, name: str) -> Path:
+        """The path of one of the run's files, its digest checked once per process."""
+        run = f"{self.kind} {self.digest}"
+        if self.directory is None:
+            raise StudyError(f"{run}: published evidence has no files: compute the run anew with --fresh")
+        if name not in self.record["files"]:
+            raise StudyError(f"{run}: it has no file {name!r}, only {sorted(self.record['files'])}")
+        path = self.directory / name
+        if not _is_whole(path, self.record["files"][name]["sha256"]):
+            again = "run the same command again: it moves the damaged run aside and computes it anew"
+            raise StudyError(f"{path}: the file is missing or damaged: {again}")
+        return path
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file has this digest; it is read once per process, and again when it was changed since."""
+    try:
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns, sha256)
+        if key not in _verified and sha256_file(path) == sha256:
+            _verified.add(key)
+        return key in _verified
+    except OSError:
+        return False
+
+
+# --- published evidence
+
+
+def publish(results: Iterable[Result], folder: str | Path) -> None:
+    """Write runs.json and scores.npz: what is needed to repeat the statistics of the runs without training.
+
+    `weights` has the digests of a run's weights and of those that it was trained from, `cpu` its processor:
+    runs of one seed are paired only where they were trained from the same weights. Runs published before
+    these were recorded have neither. The same results give the same bytes; what the folder held before is
+    replaced.
+    """
+    runs, scores = {}, {}
+    for result in results:
+        record, names = result.record, {f"{result.digest}/{key}": x for key, x in result.scores.items()}
+        entry = {k: record[k] for k in ("kind", "params", "version", "inputs", "seconds")}
+        others = {k: v for k, v in result.values.items() if k != "labels"}
+        entry |= {"labels": result.labels, "values": others, "files": sorted(record["files"])}
+        entry |= {k: record[k] for k in ("weights", "cpu") if k in record}
+        if "environment" in record:
+            entry["cpu"] = record["environment"].get("cpu")
+        runs[result.digest] = entry | {"scores": len(names)}
+        scores |= names
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_scores(folder / SCORES, scores)
+    write_json(folder / RUNS, runs)
+
+
+def read_published(folder: str | Path) -> dict[str, Result]:
+    """The runs that `publish` wrote, by digest; StudyError where a file is damaged or edited by hand."""
+    path = Path(folder) / RUNS
+    entries = read_json(path)
+    if not isinstance(entries, dict):
+        raise StudyError(f"{path}: expected runs by their digest, found a {type(entries).__name__}")
+    file, names = ScoreFile(Path(folder) / SCORES), {}
+    for name in file.names:
+        digest, _, setting = name.partition("/")
+        names.setdefault(digest, {})[setting] = name
+    return {
+        digest: _published(digest, entry, file, names.get(digest, {}), path)
+        for digest, entry in entries.items()
+    }
+
+
+def _published(digest: str, entry: dict, file: ScoreFile, names: Mapping[str, str], path: Path) -> Result:
+    try:
+        if digest != digest_of(entry) or len(names) != entry["scores"]:
+            raise StudyError(f"{path}: run {digest} does not fit its digest or its scores: publish it anew")
+        labels = {"labels": entry["labels"]} if entry["labels"] else {}
+        record = entry | {"values": entry["values"] | labels, "files": {name: {} for name in entry["files"]}}
+        read = partial(_read, file, names)
+        return Result(digest, record, "published", read_scores=read)
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{path}: the entry of run {digest} is incomplete: {error!r}") from None
+
+
+def _read(file: ScoreFile, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    return {setting: file[name] for setting, name in names.items()}
+
+
+# --- the store
 
 
 class Store:
@@ -50,6 +359,9 @@ class Store:
     def __init__(self, root: str | Path, published: Iterable[str | Path] = ()) -> None:
         self.root = Path(root).absolute()  # a notebook may change its folder
         self._folders = [Path(folder) for folder in published]
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.root, self._folders)  # another process reads what is published when it needs it
 
     @cached_property
     def _published(self) -> dict[str, Result]:
@@ -68,9 +380,13 @@ class Store:
         """The directory in which the run is being built; checkpoints in it outlive a killed process."""
         return self.root / ".partial" / f"{spec.kind}-{spec.digest}"
 
-    def status(self, spec: Spec) -> str:
-        """One of "done", "published", "failed", "partial" (begun, or being built now), "missing"."""
-        if self._record(self.path(spec)):
+    def status(self, spec: Spec, whole: bool = False) -> str:
+        """One of "done", "published", "failed", "partial" (begun, or being built now), "missing".
+
+        whole: whether "done" takes every file's digest, each looked at once per process, and not only its
+        size and the digest of its scores. A damaged run counts as missing: `compute` moves it aside.
+        """
+        if self._intact(spec, None if whole else [SCORES]):
             return "done"
         if spec.digest in self._published:
             return "published"
@@ -109,8 +425,8 @@ class Store:
         run = self._intact(spec)
         if run is None and not fresh and spec.digest in self._published:
             run = self._published[spec.digest]
-            wanted = bool(run.record["files"]) and not run.scores if files is None else files
-            run = None if wanted else run
+            needs_files = bool(run.record["files"]) and not run.record["scores"] if files is None else files
+            run = None if needs_files else run
         if run is not None:
             return run
         with disk_errors(self.root), self._lock(spec):
@@ -140,18 +456,16 @@ class Store:
         except (StudyError, OSError, KeyError, TypeError, AttributeError):
             return None
 
-    def _intact(self, spec: Spec) -> Result | None:
-        """The finished run, if every file is as it was written."""
-        record = self._record(self.path(spec))
+    def _intact(self, spec: Spec, names: Iterable[str] | None = None) -> Result | None:
+        """The finished run, if its files (or those of these names that it has) are as they were written."""
+        directory = self.path(spec)
+        record = self._record(directory)
         if record is None:
             return None
-        result = Result(spec.digest, record, "store", self.path(spec))
-        try:
-            for name in record["files"]:
-                result.file(name)
-        except StudyError:
-            return None
-        return result
+        files = record["files"]
+        checked = files if names is None else [name for name in names if name in files]
+        whole = all(_is_whole(directory / name, files[name]["sha256"]) for name in checked)
+        return Result(spec.digest, record, "store", directory) if whole else None
 
     def _move_damaged(self, spec: Spec) -> None:
         """Make room for the run where a damaged one lies; only the holder of its lock may."""
@@ -164,7 +478,14 @@ class Store:
 
     @contextlib.contextmanager
     def _lock(self, spec: Spec) -> Iterator[None]:
-        lock = _lock_file(self.root, spec.digest)
+        """The lock on one run, which the system releases when its process dies."""
+        folder = self.root / ".locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"cannot be written: {error.strerror}: name another folder"
+            raise StudyError(f"{self.root}: {why}") from error
+        lock = filelock.FileLock(folder / f"{spec.digest}.lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -219,58 +540,6 @@ class Store:
         return weights | ({spec.digest: own["sha256"][:16]} if own else {})
 
 
-@dataclass(frozen=True)
-class Stale:
-    """A run or a remainder in the store that no spec of the present study asks for."""
-
-    kind: str
-    digest: str
-    directory: Path
-    size: int  # bytes
-    age: float  # days since it was last changed
-
-
-def stale(store: Store, known: Iterable[str]) -> list[Stale]:
-    """The runs, begun runs and damaged runs in the store whose digest is not among `known`, oldest first."""
-    known, found = set(known), []
-    for directory in store.root.glob("*/*"):
-        folder = directory.parent.name
-        named = re.fullmatch(r"(?:(.+)-)?([0-9a-f]{16})(?:-\d+)?", directory.name)
-        if not named or not directory.is_dir() or folder == ".trash":
-            continue
-        if named[2] in known and folder != ".corrupt":
-            continue
-        with contextlib.suppress(FileNotFoundError):  # finished or removed by another process just now
-            stats = [path.stat() for path in (directory, *directory.rglob("*"))]
-            age = (time.time() - max(s.st_mtime for s in stats)) / 86400
-            size = sum(s.st_size for s in stats[1:])
-            found.append(Stale(named[1] or folder, named[2], directory, size, age))
-    return sorted(found, key=lambda run: (-run.age, run.digest))
-
-
-def prune(store: Store, runs: Iterable[Stale]) -> int:
-    """Remove what `stale` has found, but for a run that is being built now; returns the bytes freed."""
-    freed, trash = 0, store.root / ".trash"
-    trash.mkdir(parents=True, exist_ok=True)
-    for run in runs:
-        with contextlib.suppress(FileNotFoundError, filelock.Timeout):
-            with _lock_file(store.root, run.digest).acquire(timeout=0):
-                run.directory.rename(trash / f"{run.digest}-{time.time_ns()}")  # gone at once for all readers
-            freed += run.size
-    shutil.rmtree(trash)
-    return freed
-
-
-def _lock_file(root: Path, digest: str) -> filelock.BaseFileLock:
-    """The lock on one run; the system releases it when its process dies."""
-    folder = root / ".locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"{root}: cannot be written: {error.strerror}: name another folder") from error
-    return filelock.FileLock(folder / f"{digest}.lock")
-
-
 def _files(directory: Path) -> dict[str, dict]:
     """Size and digest of every file below the directory, by its relative path."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
@@ -304,3 +573,87 @@ def _earlier_seconds(partial: Path) -> float:
         return attempt["earlier"] + max(0.0, saved - attempt["started"])
     except (StudyError, KeyError, TypeError):
         return 0.0
+
+
+# --- the machine
+
+
+def environment() -> dict[str, Any]:
+    """What numbers may depend on besides a run's spec: versions, processor, threads, GPU."""
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("torch", "transformers", "tokenizers", "numpy", "scipy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    found["cpu"], found["cores"] = _cpuinfo("model name") or platform.processor() or "unknown", os.cpu_count()
+    torch = sys.modules.get("torch")  # a run without torch does not wait for its import
+    if torch:
+        found["threads"] = torch.get_num_threads()
+        found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
+    return found
+
+
+def commit(folder: Path) -> str:
+    """The commit that a folder's repository stands at, with `+` where files were changed; "" without one."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return ""
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as the variable CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [one.strip() for one in named.split(",") if one.strip()]
+    import torch  # slow, and needless where the variable tells
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def fast_in_16_bits() -> bool:
+    """Whether the processor says that it multiplies bfloat16 matrices (by AVX-512, AMX, or Arm)."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory that this process has held so far, MiB: `cpu`, and `gpu` where torch has used one."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    found = {"cpu": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)}
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        found["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return found
+
+
+@contextlib.contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a StudyError that says where, and how much room there is."""
+    try:
+        yield
+    except Exception as error:
+        if not _disk_full(error):
+            raise
+        there = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
+        free = shutil.disk_usage(there).free / 2**20
+        hint = "make room or name another folder, then run the same command again: it resumes"
+        raise StudyError(f"{root}: the disk is full ({free:.0f} MiB free): {hint}") from error
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or one behind it, says so; some libraries have the system's error in words only."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first value under one of these names in what the kernel tells of the processor; none: empty."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in names:
+                return value.strip()
+    return ""

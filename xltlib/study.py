@@ -20,14 +20,23 @@ from xltlib.claims import evaluate as claims
 from xltlib.claims.design import DESIGN, Design
 from xltlib.claims.ledger_file import load_ledger, read_yaml
 from xltlib.data import downloads
-from xltlib.files import canonical, read_json, sha256_file, write_json
-from xltlib.machine import commit, gpus
 from xltlib.params import Params, load, to_dict
 from xltlib.pool import compute_all
-from xltlib.results import RUNS, Result, Spec, publish
 from xltlib.runs import STAGES, Runs, closure
 from xltlib.settings import read_mapping
-from xltlib.store import Store
+from xltlib.store import (
+    RUNS,
+    Result,
+    Spec,
+    Store,
+    canonical,
+    commit,
+    gpus,
+    publish,
+    read_json,
+    sha256_file,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
 # kinds of runs whose scores the tests of statements and questions compare

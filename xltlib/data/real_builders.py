@@ -17,7 +17,7 @@ from xltlib.data.text_builders import link_subwords, read_sentences, tokenizer_o
 from xltlib.pretraining import models
 from xltlib.pretraining import options as pretraining
 from xltlib.pretraining.training import Progress
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec
 
 COVERAGE = 0.9995  # of each language's characters; words with one of the others, mostly rare Han, are [UNK]
 SAMPLED = 200_000  # sentences that the tokenizer is trained on

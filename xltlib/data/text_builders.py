@@ -11,7 +11,7 @@ from xltlib.data import synthetic, tokenization
 from xltlib.noise import typing as noise
 from xltlib.pretraining import options as pretraining
 from xltlib.pretraining.training import Progress
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec
 
 LEAST_SHARE = 0.25  # parallel pairs of an under-resourced language, relative to the others, at the least
 

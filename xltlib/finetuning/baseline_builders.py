@@ -15,8 +15,8 @@ from xltlib.data.text_builders import link_lists, read_sentences
 from xltlib.pretraining import probing
 from xltlib.pretraining.encoder_builders import linked_lexicon
 from xltlib.pretraining.training import Progress
-from xltlib.results import Result, Spec
 from xltlib.significance.clusters import numbered
+from xltlib.store import Result, Spec
 
 AROUND = 10  # words on either side of an answer in which those of the question are looked for
 

@@ -12,7 +12,6 @@ from xltlib import StudyError, evaluation
 from xltlib.data import tasks
 from xltlib.data.records import LABELS
 from xltlib.data.task_data import language_of
-from xltlib.files import load_scores, save_scores
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import robust, salt, task_model
 from xltlib.finetuning.task_case import Case
@@ -20,7 +19,7 @@ from xltlib.finetuning.task_model import TaskModel
 from xltlib.noise import typing as noise
 from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Progress
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec, load_scores, save_scores
 
 TYPO_RATES = (0.1, 0.2, 0.3)  # share of words with a typing error
 POINTS = 4  # at which selection looks at development examples: each half pass of two

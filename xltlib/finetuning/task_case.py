@@ -20,7 +20,7 @@ from xltlib.pretraining import models
 from xltlib.pretraining.encoder_builders import gold_lexicon
 from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Optimization
-from xltlib.results import Result
+from xltlib.store import Result
 
 DEVELOPMENT_EXAMPLES = 1_000  # of the source, that say when fine-tuning has come far enough
 

@@ -27,9 +27,9 @@ from xltlib.data.synthetic import LANGUAGES
 from xltlib.finetuning.task_builders import TYPO_RATES
 from xltlib.params import Params
 from xltlib.pretraining import options as pretraining
-from xltlib.results import Spec
 from xltlib.runs import Runs
 from xltlib.significance.tests import difference, interaction, trend
+from xltlib.store import Spec
 
 SIZES = (  # of encoders, an order of magnitude in weights and more
     "hidden_size=16,num_layers=2,num_heads=1",

