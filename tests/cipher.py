@@ -4,7 +4,7 @@ import numpy as np
 
 from xltlib.data.tokenization import SPECIAL
 from xltlib.pretraining import models
-from xltlib.pretraining.options import ParallelText
+from xltlib.pretraining.losses import ParallelText
 
 VOCAB = 40
 FIRST = len(SPECIAL)

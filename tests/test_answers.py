@@ -15,6 +15,7 @@ from xltlib.finetuning.batching import stacked
 from xltlib.finetuning.task_builders import TYPO_RATES
 from xltlib.finetuning.task_case import Case
 from xltlib.pretraining import models, seq2seq, seq2seq_builders
+from xltlib.pretraining.options import span_options
 from xltlib.pretraining.seq2seq import IGNORED
 from xltlib.pretraining.seq2seq_builders import answer_scores, build_answers, build_seq2seq, encode
 from xltlib.pretraining.training import Optimization, fit
@@ -117,7 +118,7 @@ def specs(seed, options=""):
         "method_options": "", "task": "qa", "seed": seed,
     }  # fmt: skip
     shape = {n: getattr(study, n) for n in ("hidden_size", "num_layers", "num_heads")}
-    chosen = vars(seq2seq.options(options))
+    chosen = vars(span_options(options))
     taken = {n: getattr(study, n) for n in ("pretrain_steps", "batch_size", "pretrain_lr")}
     start = Spec("seq2seq", shape | taken | {"options": chosen, "seed": seed}, 1, (runs.text(),))
     names = (

@@ -19,7 +19,8 @@ from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction, robust
 from xltlib.finetuning.batching import Plan, stacked
 from xltlib.finetuning.encoding import Encoded, encode
-from xltlib.finetuning.methods import Options, finetune, loss_of, steps_for
+from xltlib.finetuning.methods import finetune, loss_of, steps_for
+from xltlib.finetuning.options import COMMON, METHODS, Options, options
 from xltlib.finetuning.prediction import predict, scores
 from xltlib.finetuning.task_model import TaskModel, task_loss
 from xltlib.pretraining import models
@@ -138,21 +139,20 @@ def test_translate_train_uses_every_language_and_as_many_examples(examples):
 
 
 def test_options_belong_to_their_methods():
-    assert finetuning.options("salt", "threshold=0.9,mix=half") == Options(threshold=0.9, mix="half")
-    assert finetuning.options("standard", "select=source") == Options(select="source")
+    assert options("salt", "threshold=0.9,mix=half") == Options(threshold=0.9, mix="half")
+    assert options("standard", "select=source") == Options(select="source")
     for method, text in (("standard", "epsilon=0.5"), ("rs_rp", "threshold=0.6"), ("salt", "vote=3")):
         with pytest.raises(StudyError, match=f"method {method} has no option {text.partition('=')[0]}"):
-            finetuning.options(method, text)
+            options(method, text)
     with pytest.raises(StudyError, match="method rs_da.*found 'none'.*expected one of"):
-        finetuning.options("rs_da", "neighbours=none")
+        options("rs_da", "neighbours=none")
     with pytest.raises(StudyError, match="did you mean threshold"):
-        finetuning.options("salt", "treshold=0.5")
+        options("salt", "treshold=0.5")
 
 
 def test_every_option_belongs_to_a_method():
-    owned = {*finetuning.COMMON, *(name for names in finetuning._KNOWN.values() for name in names)}
+    owned = {*COMMON, *(name for method in METHODS.values() for name in method.options)}
     assert owned == {field.name for field in fields(Options)}
-    assert set(finetuning._KNOWN) == set(finetuning.METHODS) - {"standard", "translate_train"}
 
 
 def trained(tokenizer, data, loss, frozen=False):
@@ -394,7 +394,3 @@ def test_every_example_is_used_once_in_a_pass(tokenizer, examples):
     finetune(model, data, Optimization(steps_for(data, 8, 1), 1e-3), 8, seed=0, batch_loss=loss)
     expected = zip((tuple(ids.tolist()) for ids in data.ids), data.targets.tolist(), strict=True)
     assert sorted(seen) == sorted(expected)
-
-
-def test_versions_for_all_methods():
-    assert set(finetuning.VERSIONS) == set(finetuning.METHODS)

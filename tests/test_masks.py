@@ -8,7 +8,7 @@ import torch
 
 from xltlib import StudyError
 from xltlib.data.tokenization import CLS, MASK, OWN, SEP, SPECIAL, Specials, join
-from xltlib.pretraining.options import mask_tokens
+from xltlib.pretraining.objectives import mask_tokens
 
 VOCAB = 40
 FIRST = len(SPECIAL)

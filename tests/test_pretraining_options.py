@@ -14,8 +14,7 @@ from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.synthetic import World
 from xltlib.data.tokenization import MASK
-from xltlib.pretraining import models
-from xltlib.pretraining import options as pretraining
+from xltlib.pretraining import losses, models
 from xltlib.pretraining.encoder_builders import (
     gold_lexicon,
     linked_lexicon,
@@ -23,19 +22,12 @@ from xltlib.pretraining.encoder_builders import (
     parallel_texts,
     punctuation_ids,
 )
-from xltlib.pretraining.options import (
-    OBJECTIVES,
-    Options,
-    Recipe,
-    extended,
-    kept_pairs,
-    objective_loss,
-    options,
-)
+from xltlib.pretraining.losses import Recipe, extended, objective_loss
+from xltlib.pretraining.options import OBJECTIVES, Options, kept_pairs, needs_links, options
 from xltlib.pretraining.training import Optimization, fit
 from xltlib.runs import Runs
 
-BILINGUAL = OBJECTIVES[1:]
+BILINGUAL = list(OBJECTIVES)[1:]
 
 
 # Options
@@ -53,7 +45,7 @@ def seen_by_the_encoder(chosen, vectors=None):
     hook = lambda module, args, given: seen.update(given)  # noqa: E731
     model.lm.base_model.register_forward_pre_hook(hook, with_kwargs=True)
     with torch.no_grad():
-        states = pretraining._states_of_pairs(model, PAIR, Recipe(2, 0.3, 0, chosen), 0, SWAPPED)
+        states = losses._states_of_pairs(model, PAIR, Recipe(2, 0.3, 0, chosen), 0, SWAPPED)
         return seen, states, model.embeddings()(PAIR)
 
 
@@ -140,11 +132,11 @@ def test_options_that_an_objective_lacks_are_refused(objective, given, told):
 
 
 def test_which_objectives_need_which_links():
-    needed = {name: pretraining.needs_links(name, options(name)) for name in BILINGUAL}
+    needed = {name: needs_links(name, options(name)) for name in BILINGUAL}
     assert {name for name, needs in needed.items() if needs} == {
         "weam", "word_aligned", "subword_weam", "subword_aligned"
     }  # fmt: skip
-    assert pretraining.needs_links("mixed", options("mixed", "lexicon=estimated"))
+    assert needs_links("mixed", options("mixed", "lexicon=estimated"))
     assert {options(name).links for name in BILINGUAL if name.startswith("subword")} == {"subword"}
 
 

@@ -14,11 +14,11 @@ from xltlib import StudyError
 from xltlib.data import text_builders
 from xltlib.data.text_builders import tokenizer_of
 from xltlib.data.tokenization import WordEncoder, join, pack, specials
-from xltlib.pretraining import encoder_builders, models
-from xltlib.pretraining import options as pretraining
+from xltlib.pretraining import encoder_builders, losses, models
 from xltlib.pretraining.encoder_builders import build_encoder
+from xltlib.pretraining.losses import ParallelText, Recipe, extended, objective_loss
 from xltlib.pretraining.objectives import mask_tokens, subword_links
-from xltlib.pretraining.options import ParallelText, Recipe, extended, objective_loss, options
+from xltlib.pretraining.options import options
 from xltlib.pretraining.training import Optimization, fit
 from xltlib.store import Spec
 
@@ -80,12 +80,10 @@ def test_partners_are_where_the_words_are(setting):
     assert swapped.tolist() == made(TARGET[0], SOURCE[0])["input_ids"]
     moved = {made.decode([first[i]]).strip(): made.decode([first[partner[i]]]).strip() for i in range(1, 8)}
     assert moved["cat"] == "кот"
-    (alone,) = {
-        tuple(x) for x in pretraining._with_specials(pairs, 0, Recipe(2, 0.3, 0, special=special))[:1]
-    }
+    (alone,) = {tuple(x) for x in losses._with_specials(pairs, 0, Recipe(2, 0.3, 0, special=special))[:1]}
     assert first[alone[0]] == pairs.source[0][pairs.links[0][0, 0]]
     recipe = Recipe(2, 0.3, 0, options("word_aligned", "boundaries=true"), special=special)
-    ends = pretraining._with_specials(pairs, 0, recipe)[-2:]
+    ends = losses._with_specials(pairs, 0, recipe)[-2:]
     sides = [join(side[0], special=special) for side in (pairs.source, pairs.target)]
     assert ends.tolist() == [[0, 0], [len(sides[0]) - 1, len(sides[1]) - 1]]
 
@@ -277,7 +275,7 @@ def test_every_objective_goes_on_from_it(real, tmp_path, monkeypatch, objective,
         seen.append(given[-1])
         return mask_tokens(*given)
 
-    monkeypatch.setattr(pretraining, "mask_tokens", masked)
+    monkeypatch.setattr(losses, "mask_tokens", masked)
     start = base(text_run, tmp_path / "base")
     params = PARAMS | {"objective": objective, "continue_steps": 5, "continue_lr": 1e-3, "options": given}
     inputs = [start, pairs, text_run, *([linked] if objective not in ("mlm", "tlm") else [])]

@@ -9,8 +9,9 @@ from xltlib.data.text_builders import keyboard_of, world_of
 from xltlib.data.tokenization import SPECIAL, WordEncoder
 from xltlib.finetuning.batching import stacked
 from xltlib.pretraining import models, seq2seq
-from xltlib.pretraining.options import Recipe
-from xltlib.pretraining.seq2seq import IGNORED, SENTINELS, Options, source_of, span_mask, target_of
+from xltlib.pretraining.losses import Recipe
+from xltlib.pretraining.options import SpanOptions, span_options
+from xltlib.pretraining.seq2seq import IGNORED, SENTINELS, source_of, span_mask, target_of
 from xltlib.pretraining.training import Optimization, Pool, fit
 
 END = 100
@@ -150,8 +151,8 @@ class Watched(seq2seq.EncoderDecoder):
 @pytest.mark.parametrize("kind", ["typo", "token"])
 def test_noise_is_in_the_sources_alone(corpus, tokenizer, kind):
     model = Watched(tiny(tokenizer).encoder, 1)
-    clean = seq2seq.span_loss(model, corpus, tokenizer, recipe(), Options())
-    noisy = seq2seq.span_loss(model, corpus, tokenizer, recipe(), Options(kind, 0.5))
+    clean = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions())
+    noisy = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions(kind, 0.5))
     for step in range(5):
         clean(step)
         source, mask, target = model.seen
@@ -164,7 +165,7 @@ def test_noise_is_in_the_sources_alone(corpus, tokenizer, kind):
 @pytest.mark.parametrize("kind", ["typo", "token"])
 def test_training_with_noise_of_rate_zero_is_training_without_to_the_last_bit(corpus, tokenizer, kind):
     weights = []
-    for chosen in (Options(), Options(kind, 0.0)):
+    for chosen in (SpanOptions(), SpanOptions(kind, 0.0)):
         model = tiny(tokenizer)
         loss = seq2seq.span_loss(model, corpus, tokenizer, recipe(), chosen)
         fit(model, loss, Optimization(6, 1e-3))
@@ -174,19 +175,21 @@ def test_training_with_noise_of_rate_zero_is_training_without_to_the_last_bit(co
 
 def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
     model = tiny(tokenizer)
-    losses = [seq2seq.span_loss(model, corpus, tokenizer, recipe(), Options("typo", 0.3)) for _ in range(2)]
+    losses = [
+        seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions("typo", 0.3)) for _ in range(2)
+    ]
     first = [losses[0](step)["loss"].item() for step in (0, 1, 2)]
     assert [losses[1](step)["loss"].item() for step in (2, 1, 0)] == first[::-1]
     assert len(set(first)) == 3
 
 
 def test_options_are_read_and_refused():
-    assert seq2seq.options("noise=typo,rate=0.2") == Options("typo", 0.2)
-    assert seq2seq.options() == Options()
+    assert span_options("noise=typo,rate=0.2") == SpanOptions("typo", 0.2)
+    assert span_options() == SpanOptions()
     with pytest.raises(StudyError, match='"none", "typo", "token"'):
-        seq2seq.options("noise=tyop")
+        span_options("noise=tyop")
     with pytest.raises(StudyError, match="there is no option 'nois': did you mean noise?"):
-        seq2seq.options("nois=typo")
+        span_options("nois=typo")
 
 
 # The model

@@ -9,7 +9,7 @@ from tiny import params
 
 from xltlib import figures, sweep_data
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning import options as finetuning
 from xltlib.finetuning.task_builders import TYPO_RATES
 from xltlib.pretraining import options as pretraining
 

@@ -10,10 +10,11 @@ from xltlib import StudyError
 from xltlib.data import synthetic
 from xltlib.data.synthetic import World
 from xltlib.data.text_builders import tokenizer_of, world_of
-from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning import options as finetuning
 from xltlib.finetuning import robust, salt
 from xltlib.finetuning.encoding import encode
-from xltlib.finetuning.methods import Options, steps_for
+from xltlib.finetuning.methods import steps_for
+from xltlib.finetuning.options import Options
 from xltlib.finetuning.task_builders import _budget
 from xltlib.finetuning.task_case import Case
 from xltlib.runs import Runs

@@ -6,18 +6,16 @@ from functools import cached_property
 from typing import Any
 
 from xltlib import StudyError
-from xltlib.data import task_data
-from xltlib.finetuning import methods as finetuning
+from xltlib.finetuning import options as finetuning
 from xltlib.params import Params
 from xltlib.pretraining import options as pretraining
-from xltlib.pretraining import seq2seq
 from xltlib.settings import changed, in_order
 from xltlib.store import Spec
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
 VERSIONS = {
     "text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1, "lexicon": 1,
-    "real": 1, "tagging": 1, "baselines": 3,
+    "real": 1, "tagging": 1, "baselines": 3, "seq2seq": 1, "answers": 1,
 }  # fmt: skip
 IN_SPEC = (
     *pretraining.SHAPE,
@@ -82,7 +80,7 @@ class Runs:
         return Spec(
             "encoder",
             taken | {"objective": "base", "seed": seed},
-            pretraining.VERSIONS["base"],
+            pretraining.OBJECTIVES["none"].version,
             (self.text(seed),),
         )
 
@@ -111,7 +109,7 @@ class Runs:
         inputs = (self.base(seed, chosen), self.pairs(seed), self.text(seed))
         if pretraining.needs_links(objective, chosen):
             inputs += (self.links(chosen.links, chosen.pairs, seed),)
-        return Spec("encoder", taken, pretraining.VERSIONS[objective], inputs)
+        return Spec("encoder", taken, pretraining.OBJECTIVES[objective].version, inputs)
 
     def transfer(
         self, task: str, objective: str, seed: int, method: str = "standard",
@@ -129,29 +127,30 @@ class Runs:
         )  # fmt: skip
         taken |= self._real_tasks() | self._further("device", "precision", "compile", "finetune_until")
         if self.real:
-            taken |= self._take(*filter(None, [finetuning.FILES.get(method)]))
+            taken |= self._take(*filter(None, [finetuning.METHODS[method].file]))
             finetuning.check_real(task, method, taken)
-            if method == "translate_train":
-                task_data.check_translations(taken, task)
-            if method == "intermediate":
+            if method in ("translate_train", "intermediate"):
+                from xltlib.data import task_data  # reads real text, which takes torch's aligner
+
                 chosen = finetuning.options(method, method_options)
-                task_data.check_translations(taken, finetuning.first_task(chosen, task))
+                first = finetuning.first_task(chosen, task) if method == "intermediate" else task
+                task_data.check_translations(taken, first)
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
         encoders = tuple(self.encoder(objective, seed, objective_options, target) for target in targets)
-        version = f"{VERSIONS['tasks']}.{finetuning.VERSIONS[method]}"
+        version = f"{VERSIONS['tasks']}.{finetuning.METHODS[method].version}"
         return Spec("transfer", taken | {"labels": labels}, version, (self.text(seed), *encoders))
 
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
-        chosen = seq2seq.options(options)
+        chosen = pretraining.span_options(options)
         if self.params.model:
             raise StudyError("span_corruption starts from scratch: leave model out")
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
-        return Spec("seq2seq", taken, seq2seq.VERSIONS["span_corruption"], (self.text(seed),))
+        return Spec("seq2seq", taken, VERSIONS["seq2seq"], (self.text(seed),))
 
     def answers(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
@@ -163,7 +162,7 @@ class Runs:
         taken |= self._real_tasks() | self._further("device", "precision")
         # writing an answer takes longer to learn than pointing at it
         taken |= {"finetune_epochs": 3 * self.params.finetune_epochs, "labels": labels}
-        version = f"{VERSIONS['tasks']}.{seq2seq.VERSIONS['answers']}"
+        version = f"{VERSIONS['tasks']}.{VERSIONS['answers']}"
         return Spec("answers", taken, version, (self.text(seed), self.seq2seq(seed, options)))
 
     def evaluation(self, settings: str, transfer: Spec) -> Spec:
@@ -178,7 +177,7 @@ class Runs:
             finetuning.check_real("lexicon", "salt", {})
         labels = _labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
-        version = f"{VERSIONS['lexicon']}.{finetuning.VERSIONS['salt']}"
+        version = f"{VERSIONS['lexicon']}.{finetuning.METHODS['salt'].version}"
         return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
 
     def probe(self, objective: str, seed: int, options: str = "") -> Spec:

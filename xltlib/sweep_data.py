@@ -13,7 +13,7 @@ from xltlib.claims.ledger import Ledger, label
 from xltlib.claims.reading import CHANCE, Reader, Records, Told, caption, curve, line
 from xltlib.claims.selection import World
 from xltlib.claims.verdicts import decide
-from xltlib.finetuning.methods import METHODS
+from xltlib.finetuning.options import METHODS
 from xltlib.finetuning.task_builders import TYPO_RATES
 from xltlib.noise import questions
 from xltlib.params import Params

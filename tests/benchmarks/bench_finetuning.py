@@ -21,7 +21,8 @@ from xltlib.data.synthetic import World
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction
 from xltlib.finetuning.encoding import Encoded, encode
-from xltlib.finetuning.methods import Options, loss_of
+from xltlib.finetuning.methods import loss_of
+from xltlib.finetuning.options import Options
 from xltlib.finetuning.task_model import TaskModel, task_loss
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, fit

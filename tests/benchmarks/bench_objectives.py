@@ -37,8 +37,8 @@ from transformers import (
 
 from xltlib.data import tokenization
 from xltlib.pretraining import models
+from xltlib.pretraining.losses import ParallelText, Recipe, objective_loss
 from xltlib.pretraining.objectives import exchange, pad, pulling_loss
-from xltlib.pretraining.options import ParallelText, Recipe, objective_loss
 from xltlib.pretraining.training import Optimization, fit
 
 SHAPES = {  # shortest and longest: tokens of a pair

@@ -1,10 +1,9 @@
-"""Fine-tuning on the source language: the methods, their options, and what each one's loss is.
+"""Fine-tuning on the source language: what each method's loss is, and the loop.
 
 Shapes: B batch, T tokens, H hidden, N examples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,99 +13,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xltlib import StudyError
 from xltlib.data.records import LABELS
 from xltlib.data.tokenization import OWN, Specials, join
 from xltlib.finetuning import robust, salt
 from xltlib.finetuning.batching import Plan, device_of, inputs, stacked
 from xltlib.finetuning.encoding import Encoded
+from xltlib.finetuning.options import Options
 from xltlib.finetuning.prediction import majority, predict
 from xltlib.finetuning.task_model import TaskModel, task_loss
 from xltlib.pretraining import models
 from xltlib.pretraining.models import to_device
 from xltlib.pretraining.training import Optimization, Progress, fit
-from xltlib.settings import changed, par, parse_options
 
-# a result is reused only where the version of its method is the same: raise it when the numbers change
-VERSIONS = {
-    "standard": 1, "translate_train": 1, "adversarial": 1, "rs_rp": 1, "rs_da": 1, "salt": 1,
-    "code_switch": 1, "intermediate": 1,
-}  # fmt: skip
-METHODS = tuple(VERSIONS)
-COMMON = ("select",)
-# what real languages lack, by the task that needs it
-SYNTHETIC_ONLY = {"lexicon": "the true translations of words"}
-FILES = {"rs_da": "neighbour_lists", "code_switch": "dictionaries"}  # what real languages need a file for
 MISTRANSLATED = 0.25  # share of a noisy translation's words; no source says how often published ones err
-_KNOWN = {  # the options that change a method
-    "adversarial": ("norm", "epsilon", "steps", "step_size", "clean_weight"),
-    "rs_rp": ("size", "distribution", "vote"),
-    "rs_da": ("copies", "updates", "neighbours", "foreign", "vote"),
-    "salt": ("threshold", "synonym_threshold", "synonyms", "restrict", "hide", "rate", "mix", "draw"),
-    "translate_train": ("translations",),
-    "code_switch": ("ratio", "cross"),
-    "intermediate": ("first", "n", "sampling"),
-}
-
-
-# fmt: off
-@dataclass(frozen=True)
-class Options:
-    """What may differ between two runs of one method; a run's label names what is not the default."""
-
-    select: str = par("last", "weights that are scored: the last ones, the best of four points on development examples of the source, or (an oracle) on those of each language", choices=("last", "source", "oracle"))
-    norm: str = par("l2", "ball of a token's perturbation; linf: the cube within it", choices=("l2", "linf"))
-    epsilon: float = par(0.01, "radius of the ball, relative to the mean length of the embeddings; the largest of 0.003, 0.01, 0.02, 0.05 that cost no point of source accuracy on development examples of nli (0.02: 26)", low=0.0, high=10.0)
-    steps: int = par(2, "projected gradient steps; an update costs at most 1 + steps", low=1, high=100)
-    step_size: float = par(0.75, "length of such a step, relative to the radius: two of them reach the border", low=0.0, high=10.0)
-    clean_weight: float = par(0.5, "weight of the loss without perturbation; on the other alone, training collapses", low=0.0, high=1.0)
-    size: float = par(0.3, "root mean square length of the random perturbation, relative to the mean length of the embeddings; the largest of 0.1, 0.3, 1 that cost no point of source accuracy on development examples of nli (1: 44)", low=0.0, high=10.0)
-    distribution: str = par("normal", "of the numbers of a random perturbation", choices=("normal", "uniform"))
-    vote: int = par(0, "perturbed copies that a label is voted on at prediction; 0, as released: none", low=0, high=1000)
-    copies: int = par(0, "perturbed copies of the training examples; 0, as released: 10 for paraphrase, 3 for others", low=0, high=1000)
-    updates: str = par("released", "released: passes over all copies, so copies times the updates of standard; equal: as many as standard", choices=("released", "equal"))
-    neighbours: str = par("all", "no_foreign: lists without the foreign words that got into them by accident", choices=("all", "no_foreign"))
-    foreign: float = par(robust.FOREIGN, "share of concepts of which a foreign word stands in the lists: 22 of 79 words tried in the released ones", low=0.0, high=1.0)
-    threshold: float = par(0.5, "probability that a word of the target language must pass to be a substitution: more than all others together (source accuracy on development examples of nli at 0.3, 0.5, 0.7, 0.9: .89 .96 .94 .97)", low=0.0, high=1.0)
-    synonym_threshold: float = par(0.7, "the same for synonyms in the source language", low=0.0, high=1.0)
-    synonyms: bool = par(True, "synonyms in the source language are substitutions too")
-    restrict: bool = par(True, "only words of the target language's text; false: words of any language")
-    hide: bool = par(False, "mask the words to be replaced, all at once; by default the encoder sees them")
-    rate: float = par(0.5, "share of the words for which substitutions are looked for", low=0.0, high=1.0)
-    mix: str = par("vector", "r of the mixture: a random vector, a random number, 0.5, 0 or 1 by word; none: substitutions as they are", choices=salt.MIXES)
-    draw: str = par("step", "r drawn anew in each step, or once for each example", choices=("step", "once"))
-    ratio: float = par(1.0, "share of the sentences that are code-switched (CoSDA-ML: 1)", low=0.0, high=1.0)
-    cross: float = par(0.4, "share of their words (CoSDA-ML: 0.4 to 0.9)", low=0.0, high=1.0)
-    translations: str = par("perfect", "noisy: a quarter of the words are another word of their kind, as by a translator of that error rate; synthetic languages only", choices=("perfect", "noisy"))
-    first: str = par("auto", "intermediate task; auto: paraphrase, and before paraphrase nli", choices=("auto", "nli", "paraphrase", "qa"))
-    n: int = par(1000, "intermediate examples for each language, in balanced sampling", low=1, high=10_000_000)
-    sampling: str = par("balanced", "random: as many in all, drawn from languages in proportion to their text", choices=("balanced", "random"))
-# fmt: on
-
-
-def options(method: str, text: str = "") -> Options:
-    """The options of a method, written "threshold=0.7,synonyms=false"; StudyError for one that it lacks."""
-    chosen = parse_options(Options, text, f"method {method}")
-    foreign = sorted(set(changed(chosen)) - {*COMMON, *_KNOWN.get(method, ())})
-    if foreign:
-        raise StudyError(f"method {method} has no option {', '.join(foreign)}, found {text!r}")
-    return chosen
-
-
-def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
-    """StudyError for what cannot be done on real languages.
-
-    Something is known of synthetic ones alone, or the parameters that are `given` name no file of it.
-    """
-    if method in FILES and not given.get(FILES[method]):
-        raise StudyError(f"{method} on real languages needs a file: name it by the parameter {FILES[method]}")
-    if task in SYNTHETIC_ONLY:
-        raise StudyError(f"{task} needs {SYNTHETIC_ONLY[task]}: real languages have none here")
-
-
-def first_task(chosen: Options, task: str) -> str:
-    """The intermediate task before a task."""
-    return ("nli" if task == "paraphrase" else "paraphrase") if chosen.first == "auto" else chosen.first
 
 
 def translated(
@@ -132,8 +51,10 @@ def translated(
 
 
 class Batch(NamedTuple):
-    """Examples of one update: ids (B, T), what is to be predicted, their rows (B,), and a generator; `told` is
-    what a `TaskModel` wants to know beside ids."""
+    """Examples of one update: ids (B, T), what is to be predicted, their rows (B,), and a generator.
+
+    `told` is what a `TaskModel` wants to know beside ids.
+    """
 
     ids: Tensor
     targets: Tensor
@@ -227,7 +148,8 @@ def finetune(
 ) -> list[dict[str, float]]:
     """Train on all examples again and again for `opt.steps` updates, or until `look` says so; the history.
 
-    Batches come to where the model is. `points`: how many times, evenly spaced and last at the end, weights are kept in the directory.
+    Batches come to where the model is. `points`: how many times, evenly spaced and last at the end, weights
+    are kept in the directory.
     """
     device, plan = device_of(model), Plan(data, batch_size, seed)
     targets = torch.from_numpy(data.targets)

@@ -14,13 +14,11 @@ from xltlib import StudyError
 from xltlib.data.records import PairExample, SpanExample
 from xltlib.data.synthetic import CATEGORIES, SLOT_CATEGORY, SYNONYMS, World
 from xltlib.data.tokenization import OWN, Specials
+from xltlib.finetuning.options import FOREIGN
 from xltlib.noise.substitution import code_switch, rs_da_copies
 
 # perturb.py of Robust-XLT: 10 for PAWS-X, 3 for XNLI; it has no question answering: as few as for XNLI
 COPIES = {"paraphrase": 10, "nli": 3, "qa": 3}
-# Of 79 common Spanish, French and German words tried, 22 stand in the lists released with Robust-XLT (arXiv
-# 2104.08645): they code-switch by accident.
-FOREIGN = 0.28
 
 Example = PairExample | SpanExample
 

@@ -25,7 +25,6 @@ from xltlib.finetuning.batching import device_of, segments
 from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import epoch_batches
 
-MIXES = ("vector", "scalar", "half", "hard", "none")
 CELLS = 1 << 27  # scores of words at places that are in memory at once (0.5 GB)
 PAIRS = 500  # scores of distilled pairs a language: tests compare runs of equally many
 

@@ -14,6 +14,7 @@ from xltlib.data.records import LABELS
 from xltlib.data.task_data import language_of
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import robust, salt, task_model
+from xltlib.finetuning.options import TYPO_RATES, Options, first_task
 from xltlib.finetuning.task_case import Case
 from xltlib.finetuning.task_model import TaskModel
 from xltlib.noise import typing as noise
@@ -21,7 +22,6 @@ from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Progress
 from xltlib.store import Result, Spec, load_scores, save_scores
 
-TYPO_RATES = (0.1, 0.2, 0.3)  # share of words with a typing error
 POINTS = 4  # at which selection looks at development examples: each half pass of two
 LEXICON_EXAMPLES = 2_000  # training examples whose words SALT is asked to translate, at most
 
@@ -70,7 +70,7 @@ def _transfer(
     if case.method == "salt":
         twins, told["exchanged"] = case.twins(encoder, data)
     if case.method == "intermediate":
-        told["intermediate"] = _intermediate(case, encoder, directory, progress, name)
+        told["intermediate"] = intermediate_task(case, encoder, directory, progress, name)
     model = case.model(encoder, case.task)
     loss = finetuning.loss_of(case.method, case.chosen, case.seed, twins, data.special)
     points = POINTS if case.chosen.select != "last" else 0
@@ -129,7 +129,7 @@ def _select(case: Case, model: TaskModel, directory: Path, dev: Mapping[str, Seq
     return {name: best.get(name, best[case.source]) for name in case.languages}
 
 
-def _intermediate(
+def intermediate_task(
     case: Case, encoder: Encoder, directory: Path, progress: Progress | None, name: str
 ) -> dict[str, int]:
     """Fine-tune the encoder on another task in all languages first; the examples that each one had.
@@ -137,7 +137,7 @@ def _intermediate(
     Examples are not parallel. Passes and learning rate are those of the task itself, without looks at its
     development examples; the output layer is left behind.
     """
-    params, first = case.params, finetuning.first_task(case.chosen, case.task)
+    params, first = case.params, first_task(case.chosen, case.task)
     counts = _budget(case.chosen, case.text_sizes(first), np.random.default_rng([case.seed, 31]))
     data = case.encode(case.drawn(first, counts), training=True, task=first)
     steps = finetuning.steps_for(data, params["batch_size"], params["finetune_epochs"])
@@ -151,9 +151,7 @@ def _intermediate(
     return counts | {"updates": steps}
 
 
-def _budget(
-    chosen: finetuning.Options, sizes: Mapping[str, float], rng: np.random.Generator
-) -> dict[str, int]:
+def _budget(chosen: Options, sizes: Mapping[str, float], rng: np.random.Generator) -> dict[str, int]:
     """Intermediate examples by language: `n` each, or as many in all by the sizes of the languages' text."""
     if chosen.sampling == "balanced":
         return dict.fromkeys(sizes, chosen.n)

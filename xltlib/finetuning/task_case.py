@@ -14,6 +14,7 @@ from xltlib.data.text_builders import keyboard_of, tokenizer_of, world_of
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction, robust, salt
 from xltlib.finetuning.encoding import Encoded, encode
+from xltlib.finetuning.options import check_real, options
 from xltlib.finetuning.task_model import TaskModel
 from xltlib.noise import typing as noise
 from xltlib.pretraining import models
@@ -31,7 +32,7 @@ class Case:
     def __init__(self, params: Mapping, text: Result, languages: Sequence[str]) -> None:
         self.params, self.text, self.labels = {**text.params, **params}, text, params["labels"]
         self.task, self.method, self.seed = (self.labels[name] for name in ("task", "method", "seed"))
-        self.chosen = finetuning.options(self.method, self.labels["method_options"])
+        self.chosen = options(self.method, self.labels["method_options"])
         if self.chosen.vote and self.task not in LABELS:
             raise StudyError(f"vote: labels are voted on, answers are not: leave it out for {self.task}")
         self.source, self.languages = params["source"], languages
@@ -40,7 +41,7 @@ class Case:
         self.device = models.device(self.params.get("device", "cpu"))
         self.precision = self.params.get("precision", "float32")
         if self.real:
-            finetuning.check_real(self.task, self.method, self.params)
+            check_real(self.task, self.method, self.params)
         self.tokenizer = tokenizer_of(text)
 
     @cached_property

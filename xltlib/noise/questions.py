@@ -24,7 +24,7 @@ from xltlib.claims.reading import (
     sentence,
 )
 from xltlib.data.synthetic import LANGUAGES
-from xltlib.finetuning.task_builders import TYPO_RATES
+from xltlib.finetuning.options import TYPO_RATES
 from xltlib.params import Params
 from xltlib.pretraining import options as pretraining
 from xltlib.runs import Runs

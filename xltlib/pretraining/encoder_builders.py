@@ -16,8 +16,8 @@ from xltlib.alignment import encoder_alignment, links
 from xltlib.data import synthetic, tokenization
 from xltlib.data.text_builders import link_lists, read_sentences, tokenizer_of, world_of
 from xltlib.noise.substitution import code_switch
-from xltlib.pretraining import models, objectives
-from xltlib.pretraining import options as pretraining
+from xltlib.pretraining import losses, models, objectives
+from xltlib.pretraining.options import Options, kept_pairs
 from xltlib.pretraining.training import Optimization, Pool, Progress, epoch_batches, fit
 from xltlib.store import Result, Spec, save_scores
 
@@ -27,9 +27,9 @@ Lexicon = Mapping[str, Sequence[str]]  # translations of each word
 
 
 def parallel_texts(
-    pairs: Result, linked: Result | None, languages: Sequence[str], chosen: pretraining.Options,
+    pairs: Result, linked: Result | None, languages: Sequence[str], chosen: Options,
     left_out: set[int],
-) -> list[pretraining.ParallelText]:  # fmt: skip
+) -> list[losses.ParallelText]:  # fmt: skip
     """The pairs of each target language, with links between subwords where links are given.
 
     left_out: ids of subwords that no link may touch.
@@ -41,17 +41,17 @@ def parallel_texts(
             for name in ("source", "target", "source_words", "target_words"):
                 key = f"{language}/{name}"
                 read[name] = tokenization.unpack(arrays[f"{key}/values"], arrays[f"{key}/ends"])
-            kept = pretraining.kept_pairs(language, len(read["source"]), chosen.pairs)
+            kept = kept_pairs(language, len(read["source"]), chosen.pairs)
             read = {name: x[:kept] for name, x in read.items()}
             found = zip(_read_links(linked, language), *read.values(), strict=True) if linked else ()
             subword_links = [_subword_links(*x, chosen, left_out) for x in found]
-            texts.append(pretraining.ParallelText(read["source"], read["target"], subword_links))
+            texts.append(losses.ParallelText(read["source"], read["target"], subword_links))
     return texts
 
 
 def _subword_links(
     found: np.ndarray, source: np.ndarray, target: np.ndarray, source_words: np.ndarray,
-    target_words: np.ndarray, chosen: pretraining.Options, left_out: set[int],
+    target_words: np.ndarray, chosen: Options, left_out: set[int],
 ) -> np.ndarray:  # fmt: skip
     """A pair's links as an objective reads them: of subwords (L, 2), or of spans of subwords (L, 4)."""
     rule = chosen.one_to_many
@@ -79,8 +79,8 @@ def punctuation_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 def mixed_texts(
     pairs: Result, linked: Result | None, text: Result, languages: Sequence[str],
-    chosen: pretraining.Options, seed: int,
-) -> list[pretraining.ParallelText]:  # fmt: skip
+    chosen: Options, seed: int,
+) -> list[losses.ParallelText]:  # fmt: skip
     """The sentences of the pairs code-switched: the source's into all target languages, the targets' into it.
 
     Each sentence is switched once; its words are drawn by the seed, its language and its place alone.
@@ -94,7 +94,7 @@ def mixed_texts(
     sides, forward, backward = {}, {}, {}
     for language in languages:
         both = [read_sentences(pairs, language, side) for side in ("source", "target")]
-        kept = pretraining.kept_pairs(language, len(both[0]), chosen.pairs)
+        kept = kept_pairs(language, len(both[0]), chosen.pairs)
         sides[language] = both = [side[:kept] for side in both]
         if linked:
             found = _read_links(linked, language)
@@ -110,7 +110,7 @@ def mixed_texts(
             rng = np.random.default_rng([seed, 8, len(switched), *language.encode()])
             mixed = (code_switch(words, lexica, rng, cross=chosen.rate, lower=False) for words in side)
             switched.append([np.array(encode(words)[0]) for words in mixed])
-        texts.append(pretraining.ParallelText(*switched))
+        texts.append(losses.ParallelText(*switched))
     return texts
 
 
@@ -156,25 +156,25 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
     device = models.device(params.get("device", "cpu"))
     base, text = (None, inputs[0]) if objective == "base" else (inputs[0], inputs[2])
     model = (base.params if base else params).get("model", "")
-    recipe = pretraining.Recipe(
+    recipe = losses.Recipe(
         params["batch_size"], params["mask_rate"], params["seed"],
-        pretraining.Options(**params.get("options", {})), params.get("document_share", 1.0),
+        Options(**params.get("options", {})), params.get("document_share", 1.0),
         tokenization.specials(tokenizer_of(text)) if model else tokenization.OWN,
         params.get("batch_tokens", 0),
     )  # fmt: skip
     if base is None:
         trained = encoder = _start(model, text, params).to(device)
-        loss = pretraining.document_loss(encoder, *document_pools(text), recipe)
+        loss = losses.document_loss(encoder, *document_pools(text), recipe)
         steps, lr = params["pretrain_steps"], params["pretrain_lr"]
     else:
         _, pairs, _, *linked = inputs
         languages = [params["target"]] if "target" in params else list(pairs.values["pairs"])
         encoder = models.load(base.file("config.json").parent)
-        trained = pretraining.extended(encoder, recipe.options, 1 + len(languages)).to(device)
+        trained = losses.extended(encoder, recipe.options, 1 + len(languages)).to(device)
         read = _objective_texts(objective, pairs, linked[0] if linked else None, text, languages, recipe)
-        bilingual = pretraining.objective_loss(objective, trained, read, recipe)
-        loss = pretraining.interleaved(
-            bilingual, pretraining.document_loss(encoder, *document_pools(text), recipe), recipe
+        bilingual = losses.objective_loss(objective, trained, read, recipe)
+        loss = losses.interleaved(
+            bilingual, losses.document_loss(encoder, *document_pools(text), recipe), recipe
         )
         steps, lr = params["continue_steps"], params["continue_lr"]
     name = f"encoder {objective}, seed {params['seed']}"
@@ -183,7 +183,7 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
     opt = Optimization(steps, lr, precision=params.get("precision", "float32"), seed=params["seed"])
     history = fit(trained, loss, opt, directory, progress, name)
     encoder.cpu().save(directory)
-    counted = {"tokens": pretraining.tokens_read(history)} if recipe.batch_tokens else {}
+    counted = {"tokens": losses.tokens_read(history)} if recipe.batch_tokens else {}
     return {"parameters": models.parameter_count(encoder), "history": history} | counted
 
 
@@ -204,8 +204,8 @@ def _start(model: str, text: Result, params: Mapping[str, Any]) -> models.Encode
 
 def _objective_texts(
     objective: str, pairs: Result, linked: Result | None, text: Result, languages: Sequence[str],
-    recipe: pretraining.Recipe,
-) -> list[pretraining.ParallelText]:  # fmt: skip
+    recipe: losses.Recipe,
+) -> list[losses.ParallelText]:  # fmt: skip
     """What an objective reads of each target language."""
     if objective == "mixed":
         return mixed_texts(pairs, linked, text, languages, recipe.options, recipe.seed)

@@ -20,36 +20,15 @@ from xltlib.finetuning.batching import device_of, stacked
 from xltlib.noise import typing as noise
 from xltlib.noise.substitution import corrupt_ids
 from xltlib.pretraining import models
-from xltlib.pretraining.options import Loss, Recipe
+from xltlib.pretraining.losses import Loss, Recipe
+from xltlib.pretraining.options import SpanOptions
 from xltlib.pretraining.training import Pool
-from xltlib.settings import par, parse_options
 
-# a result is reused only where the version of what made it is the same: raise one when its numbers change
-VERSIONS = {"span_corruption": 1, "answers": 1}
 SENTINELS = 32  # as many masked spans a document may have (T5 has 100, for documents of 512 subwords)
 LONGEST_TARGET = 128  # subwords and sentinels
 LONGEST_ANSWER = 16  # subwords and end written at most, or as many as the longest training answer has
 IGNORED = -100  # a target that no loss counts
 DECODER = "decoder.safetensors"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What may differ between two span corruptions; a run's label names what is not the default."""
-
-    noise: str = par(
-        "none",
-        "what the encoder's input suffers: typing errors in words, or subwords replaced by others",
-        choices=("none", "typo", "token"),
-    )
-    rate: float = par(0.1, "share of the words (typo) or subwords (token) that it hits", low=0.0, high=1.0)
-    mask_rate: float = par(0.15, "share of the subwords masked, as mT5", low=0.01, high=0.9)
-    mean_span: float = par(3.0, "mean length of a masked span, as mT5", unit="subwords", low=1.0, high=100.0)
-
-
-def options(text: str = "") -> Options:
-    """The options of span corruption, written "noise=typo,rate=0.2"; StudyError for one that it lacks."""
-    return parse_options(Options, text, "objective span_corruption")
 
 
 class EncoderDecoder(nn.Module):
@@ -252,7 +231,7 @@ def span_loss(
     text: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     recipe: Recipe,
-    chosen: Options,
+    chosen: SpanOptions,
 ) -> Loss:
     """Span corruption of the documents, with noise in the sources alone: what is to be written stays clean.
 

@@ -18,7 +18,8 @@ from xltlib.finetuning.encoding import Encoded
 from xltlib.finetuning.task_case import Case
 from xltlib.noise import typing as noise
 from xltlib.pretraining import encoder_builders, models, seq2seq
-from xltlib.pretraining.options import Recipe, tokens_read
+from xltlib.pretraining.losses import Recipe, tokens_read
+from xltlib.pretraining.options import SpanOptions
 from xltlib.pretraining.training import Optimization, Progress, fit
 from xltlib.store import Result, Spec, save_scores
 
@@ -26,7 +27,7 @@ from xltlib.store import Result, Spec, save_scores
 def build_seq2seq(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
     """Pre-train an encoder-decoder from scratch by span corruption of documents, as the run's options say."""
     params, (text,) = spec.params, inputs
-    chosen = seq2seq.Options(**params["options"])
+    chosen = SpanOptions(**params["options"])
     shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
     model = seq2seq.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
     model = model.to(models.device(params.get("device", "cpu")))
