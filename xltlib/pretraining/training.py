@@ -86,13 +86,7 @@ def fit(
     the history or checkpoint; the message names the first such step either way.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": opt.weight_decay},
-            {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=opt.lr, betas=opt.betas, fused=True,
-    )  # fmt: skip
+    optimizer = _optimizer(named, opt)
     checkpoint = _Checkpoint(directory, named, optimizer)
     step, history, sums = checkpoint.restore()
     end = next((row["end"] for row in history if "end" in row), opt.steps)
@@ -129,6 +123,18 @@ def fit(
             pause = opt.checkpoint_seconds and max(opt.checkpoint_seconds, (saved - begun) / SAVING)
     checkpoint.remove()
     return history
+
+
+def _optimizer(named: dict[str, nn.Parameter], opt: Optimization) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    decayed = {True: [], False: []}
+    for parameter in named.values():
+        decayed[parameter.ndim > 1].append(parameter)
+    groups = [
+        {"params": decayed[True], "weight_decay": opt.weight_decay},
+        {"params": decayed[False], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=opt.lr, betas=opt.betas, fused=True)
 
 
 @contextmanager
