@@ -70,8 +70,7 @@ def fit(
 ) -> list[dict[str, float]]:
     """Update the model's weights that want gradients, where they are; the history of the loss and its parts.
 
-    With `opt.until`, training ends `opt.cooldown` updates after the first look whose score reaches it, or
-    after `opt.steps` updates; the history then has the score of each look too.
+    With `opt.until` it ends `opt.cooldown` updates after the first look whose score reaches that.
 
     Parameters
     ----------
@@ -79,8 +78,7 @@ def fit(
         minimised. It must be a function of the step (and the weights) alone: only then is a resume exact.
         What it draws from torch's own generators (dropout) is: they are seeded by `opt.seed` and the step.
     directory : where checkpoints go; an earlier one found there is resumed.
-    look : the model's score now, asked for every `opt.look_every` updates until it reaches `opt.until`. It
-        must leave the weights as they are.
+    look : the model's score, asked for every `opt.look_every` updates; it must leave the weights alone.
 
     Raises StudyError when the loss or its gradient is not finite: at once, or on a GPU at the next point of
     the history or checkpoint; the message names the first such step either way.
@@ -115,8 +113,7 @@ def fit(
             history.append({"step": step, "score": look()})
             model.train()
             if history[-1]["score"] >= opt.until:
-                end = step + opt.cooldown
-                history[-1]["end"] = end
+                end = history[-1]["end"] = step + opt.cooldown
         if (begun := time.monotonic()) - saved >= pause and step < end:
             checkpoint.save(step, history, log.read())
             saved = time.monotonic()
