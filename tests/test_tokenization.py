@@ -41,7 +41,7 @@ TEXTS = [
 
 TRAIN = f"""
 import sys
-from xltlib import tokenization
+from xltlib.data import tokenization
 tokenization.train({TEXTS!r}, 90).save_pretrained(sys.argv[1])
 """
 
