@@ -29,8 +29,8 @@ SETTINGS = {
 }
 ALIGN = """\
 import sys
-from xltlib import alignment, links
-links.write_pharaoh(sys.stdout, alignment.align_both(alignment.tokenized_pairs(sys.argv[1])))
+from xltlib.alignment import aligner, links
+links.write_pharaoh(sys.stdout, aligner.align_both(aligner.tokenized_pairs(sys.argv[1])))
 """
 _CHARACTER = re.compile(f"([{corpora.UNSPACED}])")
 
