@@ -15,7 +15,7 @@ from simulated import two_systems
 from tiny import params
 
 from xltlib.builders import compute
-from xltlib.data.text_builders import tokenizer_of
+from xltlib.data.text import tokenizer_of
 from xltlib.runs import Runs
 from xltlib.store import Result, Store
 

@@ -8,7 +8,7 @@ import torch
 from tiny import params
 
 from xltlib.data.records import SpanExample
-from xltlib.data.text_builders import world_of
+from xltlib.data.text import world_of
 from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores
 from xltlib.finetuning.batching import stacked

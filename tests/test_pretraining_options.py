@@ -13,6 +13,7 @@ from transformers import XLMRobertaTokenizer
 from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.synthetic import World
+from xltlib.data.text import kept_pairs
 from xltlib.data.tokenization import MASK
 from xltlib.pretraining import losses, models
 from xltlib.pretraining.encoder_builders import (
@@ -23,7 +24,7 @@ from xltlib.pretraining.encoder_builders import (
     punctuation_ids,
 )
 from xltlib.pretraining.losses import Recipe, extended, objective_loss
-from xltlib.pretraining.options import OBJECTIVES, Options, kept_pairs, needs_links, options
+from xltlib.pretraining.options import OBJECTIVES, Options, needs_links, options
 from xltlib.pretraining.training import Optimization, fit
 from xltlib.runs import Runs
 
@@ -138,16 +139,6 @@ def test_which_objectives_need_which_links():
     }  # fmt: skip
     assert needs_links("mixed", options("mixed", "lexicon=estimated"))
     assert {options(name).links for name in BILINGUAL if name.startswith("subword")} == {"subword"}
-
-
-def test_only_languages_with_little_text_keep_a_share():
-    assert [kept_pairs("far", 60, 0.5), kept_pairs("low", 60, 0.5), kept_pairs("low", 60, 1.0)] == [
-        60,
-        30,
-        60,
-    ]
-    assert kept_pairs("low", 60, 0.001) == 1
-    assert [kept_pairs(real, 60, 0.5) for real in ("de", "sw")] == [30, 30]  # of real ones each
 
 
 # Whole runs

@@ -7,7 +7,7 @@ import pytest
 import tinydata
 
 from xltlib import StudyError
-from xltlib.data import real_builders
+from xltlib.data.text import build_text
 from xltlib.pretraining import models, probing
 from xltlib.store import Spec
 
@@ -24,7 +24,7 @@ def study(tmp_path_factory):
     folder, runs = tinydata.make(tmp_path_factory.mktemp("data")), tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLT_DATA", str(folder))
-        text = tinydata.run(real_builders.build_text, tinydata.PARAMS, [], runs / "text")
+        text = tinydata.run(build_text, tinydata.PARAMS, [], runs / "text")
     models.tiny(text.values["vocab_size"], 16, 2, 2, 0).save(runs / "encoder")
     return folder, [tinydata.result(Spec("encoder", {}, 1), {}, runs / "encoder"), text]
 

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import XLMRobertaTokenizer
 
 from xltlib import StudyError
-from xltlib.data import text_builders
-from xltlib.data.text_builders import tokenizer_of
+from xltlib.data import text as data_text
+from xltlib.data.text import tokenizer_of
 from xltlib.data.tokenization import WordEncoder, join, pack, specials
 from xltlib.pretraining import encoder_builders, losses, models
 from xltlib.pretraining.encoder_builders import build_encoder
@@ -306,7 +306,7 @@ def test_what_a_run_on_real_text_lacks_is_told_at_once(real, tmp_path, monkeypat
 
 def test_from_scratch_nothing_is_looked_up(real, tmp_path, monkeypatch):
     text_run, *_ = real("bert")
-    for module in (encoder_builders, text_builders):
+    for module in (encoder_builders, data_text):
         monkeypatch.setattr(module, "tokenizer_of", None)
     made = base(text_run, tmp_path, 0, model="", num_heads=2)
     assert models.load(made.directory).lm.config.model_type == "modernbert"

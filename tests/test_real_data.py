@@ -8,8 +8,9 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
-from xltlib.data import corpora, real_builders, real_data, tokenization
+from xltlib.data import corpora, real_data, tokenization
 from xltlib.data.records import SpanExample
+from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, cut, kept_pairs
 from xltlib.finetuning.baseline_builders import build_baselines, window
 from xltlib.pretraining import encoder_builders
 from xltlib.pretraining import options as pretraining
@@ -26,10 +27,10 @@ def study(tmp_path_factory):
     runs, found = tmp_path_factory.mktemp("runs"), {"folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLT_DATA", str(folder))
-        text = tinydata.run(real_builders.build_text, tinydata.PARAMS, [], runs / "text")
+        text = tinydata.run(build_text, tinydata.PARAMS, [], runs / "text")
         params = {"source": "en", "parallel_pairs": 200}
-        pairs = tinydata.run(real_builders.build_pairs, params, [text], runs / "pairs")
-        linked = tinydata.run(real_builders.build_links, {"links": "estimated"}, [pairs], runs / "links")
+        pairs = tinydata.run(build_pairs, params, [text], runs / "pairs")
+        linked = tinydata.run(build_links, {"links": "estimated"}, [pairs], runs / "links")
     return found | {"text": text, "pairs": pairs, "links": linked}
 
 
@@ -76,7 +77,7 @@ def test_documents_are_two_neighbours_each_sentence_once(real):
 
 
 def test_text_is_the_same_when_built_again(real, tmp_path):
-    again = tinydata.run(real_builders.build_text, tinydata.PARAMS, [], tmp_path / "text")
+    again = tinydata.run(build_text, tinydata.PARAMS, [], tmp_path / "text")
     assert again.values == real["text"].values
     for name in ("documents.npz", "tokenizer.json"):
         assert again.file(name).read_bytes() == real["text"].file(name).read_bytes()
@@ -100,7 +101,7 @@ def test_long_pairs_are_left_out_and_counted(real, tmp_path):
         Spec("text", tinydata.PARAMS | {"max_length": 13}, 1), real["text"].values, real["text"].directory
     )
     params = {"source": "en", "parallel_pairs": 500}
-    short = tinydata.run(real_builders.build_pairs, params, [text], tmp_path / "pairs")
+    short = tinydata.run(build_pairs, params, [text], tmp_path / "pairs")
     assert short.values["too_long"]["es"] + short.values["pairs"]["es"] == 220
     with np.load(short.file("pairs.npz")) as arrays:
         for side in ("source", "target"):
@@ -113,33 +114,43 @@ def test_estimated_links_are_measured_on_gold_sentences(real, tmp_path):
     quality = real["links"].values["quality"]["es"]
     assert quality["precision"] > 0.95
     assert quality["recall"] > 0.9
-    drawn = tinydata.run(real_builders.build_links, {"links": "random"}, [real["pairs"]], tmp_path / "random")
+    drawn = tinydata.run(build_links, {"links": "random"}, [real["pairs"]], tmp_path / "random")
     assert drawn.values["quality"] == {}
     counts = []
     for result in (real["links"], drawn):
         with np.load(result.file("links.npz")) as arrays:
             counts.append(np.diff(arrays["es/ends"], prepend=0))
     np.testing.assert_array_equal(*counts)
-    subwords = tinydata.run(
-        real_builders.build_links, {"links": "subword"}, [real["pairs"]], tmp_path / "sub"
-    )
+    subwords = tinydata.run(build_links, {"links": "subword"}, [real["pairs"]], tmp_path / "sub")
     assert subwords.values["quality"] == {}
     with pytest.raises(StudyError, match="links 'gold': text of real languages has no gold links"):
-        tinydata.run(real_builders.build_links, {"links": "gold"}, [real["pairs"]], tmp_path / "gold")
+        tinydata.run(build_links, {"links": "gold"}, [real["pairs"]], tmp_path / "gold")
 
 
 def test_the_tokenizer_cuts_a_text_as_it_cuts_its_words():
     english = [pair[0] for pair in tinydata.sentences(200, 2)]
-    tokenizer = real_builders.train_tokenizer({"en": english, "zh": CHINESE * 20}, 200)
+    texts = {"en": english, "zh": CHINESE * 20}
+    known = set().union(*(tokenization.alphabet(part, COVERAGE) for part in texts.values()))
+    tokenizer = tokenization.train([*english, *CHINESE * 20], 200, known)
     for text in [*english[:20], *CHINESE, corpora.clean("don't (x) नमस्ते กำลัง", nfkc=True)]:
         (whole,) = tokenization.encode_words(tokenizer, [text])
-        (apart,) = real_builders.cut(tokenizer, [text], published=False)
+        (apart,) = cut(tokenizer, [text], published=False)
         assert whole.ids == apart.ids
         assert apart.words == corpora.simple_tokenize(text)
     assert tokenizer.unk_token_id in tokenizer("龘")["input_ids"]
     assert "##们" not in tokenizer.get_vocab()
     with pytest.raises(StudyError, match="vocab_size 20 is too small"):
-        real_builders.train_tokenizer({"en": english}, 20)
+        tokenization.train(english, 20, known)
+
+
+def test_only_languages_with_little_text_keep_a_share():
+    assert [kept_pairs("far", 60, 0.5), kept_pairs("low", 60, 0.5), kept_pairs("low", 60, 1.0)] == [
+        60,
+        30,
+        60,
+    ]
+    assert kept_pairs("low", 60, 0.001) == 1
+    assert [kept_pairs(real, 60, 0.5) for real in ("de", "sw")] == [30, 30]  # of real ones each
 
 
 def test_words_that_share_a_subword_of_a_published_tokenizer_are_one():
@@ -147,7 +158,7 @@ def test_words_that_share_a_subword_of_a_published_tokenizer_are_one():
     model = Tokenizer(Unigram([(piece, -1.0 - n / 10) for n, piece in enumerate(pieces)], unk_id=0))
     model.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>")
-    (found,) = real_builders.cut(tokenizer, ["我们在这里。 OK"], published=True)
+    (found,) = cut(tokenizer, ["我们在这里。 OK"], published=True)
     assert found.words == ["我们", "在", "这里", "。", "OK"]
     assert found.owners == [0, 1, 2, 3, 4, 4]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from xltlib import StudyError
-from xltlib.data.text_builders import keyboard_of, world_of
+from xltlib.data.text import keyboard_of, world_of
 from xltlib.data.tokenization import SPECIAL, WordEncoder
 from xltlib.finetuning.batching import stacked
 from xltlib.pretraining import models, seq2seq

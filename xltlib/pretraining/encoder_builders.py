@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from xltlib import StudyError, evaluation
 from xltlib.alignment import encoder_alignment, links
 from xltlib.data import synthetic, tokenization
-from xltlib.data.text_builders import link_lists, read_sentences, tokenizer_of, world_of
+from xltlib.data.text import kept_pairs, link_lists, read_sentences, tokenizer_of, world_of
 from xltlib.noise.substitution import code_switch
 from xltlib.pretraining import losses, models, objectives
-from xltlib.pretraining.options import Options, kept_pairs
+from xltlib.pretraining.options import Options
 from xltlib.pretraining.training import Optimization, Pool, Progress, epoch_batches, fit
 from xltlib.store import Result, Spec, save_scores
 

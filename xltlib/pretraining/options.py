@@ -6,7 +6,6 @@ Nothing here needs torch: which runs a study has is known without training. The 
 from dataclasses import dataclass, replace
 
 from xltlib import StudyError
-from xltlib.data.synthetic import LANGUAGES
 from xltlib.settings import changed, par, parse_options
 
 LINK_KINDS = r"estimated|grown|subword|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
@@ -97,12 +96,6 @@ def options(objective: str, text: str = "") -> Options:
 def needs_links(objective: str, chosen: Options) -> bool:
     """Whether the objective is trained on links of the pairs (their kind: `chosen.links`)."""
     return OBJECTIVES[objective].linked or (objective == "mixed" and chosen.lexicon == "estimated")
-
-
-def kept_pairs(language: str, count: int, share: float) -> int:
-    """How many of its pairs a language keeps: all, if it is a synthetic one that was not made with little text."""
-    plenty = language in LANGUAGES and LANGUAGES[language].text_share == 1
-    return count if plenty else max(1, round(share * count))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from xltlib.alignment import encoder_alignment, links
 from xltlib.data import real_data, tasks, tokenization
 from xltlib.data.corpora import clean
 from xltlib.data.records import TaggedSentence
-from xltlib.data.text_builders import tokenizer_of
+from xltlib.data.text import tokenizer_of
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Progress, epoch_batches
 from xltlib.store import Result, Spec, save_scores

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from xltlib.data.records import SpanExample
-from xltlib.data.text_builders import keyboard_of, tokenizer_of, world_of
+from xltlib.data.text import keyboard_of, tokenizer_of, world_of
 from xltlib.data.tokenization import SEP
 from xltlib.evaluation import qa_scores
 from xltlib.finetuning import methods as finetuning

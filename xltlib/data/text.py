@@ -1,0 +1,415 @@
+"""Text of every language as ids: documents and a tokenizer, translation pairs, word links.
+
+What a language has to say comes from `SyntheticText` or `PublishedText`, which have one interface. From there
+on there is one way: texts are cut into words and subwords, and stored as ids.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from xltlib import StudyError
+from xltlib.alignment import aligner, links
+from xltlib.data import corpora, real_data, synthetic, tokenization
+from xltlib.noise import typing as noise
+from xltlib.store import Result, Spec
+
+Progress = Callable[[str], None]
+TextPairs = list[tuple[str, str]]
+
+LEAST_SHARE = 0.25  # parallel pairs of an under-resourced language, relative to the others, at the least
+COVERAGE = 0.9995  # of each language's characters; words with one of the others, mostly rare Han, are [UNK]
+SAMPLED = 200_000  # published sentences that the tokenizer is trained on
+BLOCK = 20_000  # sentences cut into subwords at once: bounds memory
+HEURISTICS = {"estimated": "intersect", "grown": "grow-diag-final-and"}
+
+
+class Sentence(NamedTuple):
+    """A sentence as words, its subwords' ids (T,), and the word of each subword (T,)."""
+
+    words: list[str]
+    ids: list[int]
+    owners: list[int]
+
+
+# Where text comes from
+
+
+class SyntheticText:
+    """Text of synthetic languages: drawn from their world, with gold links, of any length."""
+
+    limit = np.inf  # subwords of a sentence
+
+    def __init__(self, params: Mapping) -> None:
+        self.params = params
+        self.world = synthetic.World(tuple(params["languages"]), params["world_seed"])
+
+    @cached_property
+    def _texts(self) -> dict[str, TextPairs]:
+        """Each language's documents, in two parts; every language has its own."""
+        texts = {}
+        for number, language in enumerate(self.world.languages):
+            count = max(1, round(self.params["documents"] * synthetic.LANGUAGES[language].text_share))
+            rng = np.random.default_rng([self.world.seed, 21, number])
+            drawn = synthetic.documents(self.world, count, rng).render(self.world, language)
+            texts[language] = [(" ".join(first), " ".join(second)) for first, second in drawn]
+        return texts
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """A joint tokenizer; a language with little text weighs more in it, as in published models."""
+        texts = []
+        for language, documents in self._texts.items():
+            repeat = round(synthetic.LANGUAGES[language].text_share ** -0.5)
+            texts += [part for document in documents for part in document] * repeat
+        return tokenization.train(texts, self.params["vocab_size"])
+
+    def documents(self, language: str) -> list[tuple[Sentence, Sentence]]:
+        """What a language is pre-trained on."""
+        parts = self.cut([part for document in self._texts[language] for part in document])
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def pairs(self, language: str, source: str, count: int) -> tuple[TextPairs, links.Gold]:
+        """Translations (source, language) and their gold links."""
+        number, share = self.world.languages.index(language), synthetic.LANGUAGES[language].text_share
+        rng = np.random.default_rng([self.world.seed, 22, number])
+        drawn = synthetic.parallel(self.world, round(count * max(LEAST_SHARE, share)), rng)
+        sides = [self.world.render(drawn, name) for name in (source, language)]
+        gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
+        sure, possible = (
+            [np.array(x, dtype=np.int64).reshape(-1, 2) for x in kind] for kind in zip(*gold, strict=True)
+        )
+        pairs = [(a.text, b.text) for a, b in zip(*sides, strict=True)]
+        return pairs, links.Gold(sure, possible, 0, 0, ())
+
+    def cut(self, texts: Sequence[str]) -> list[Sentence]:
+        """Texts in words and subwords."""
+        return cut(self.tokenizer, texts, published=False)
+
+    def counts(self) -> dict[str, Any]:
+        """What there is to say of where the text comes from."""
+        return {}
+
+
+class PublishedText:
+    """Text of real languages: the sentences of parallel corpora, none of which is in a test set."""
+
+    def __init__(self, params: Mapping) -> None:
+        if params["source"] not in params["languages"]:
+            languages = list(params["languages"])
+            raise StudyError(f"source {params['source']!r} is not one of languages = {languages}")
+        self.params, self.source = params, params["source"]
+
+    @cached_property
+    def _parallel(self) -> dict[str, tuple[dict[str, TextPairs], dict[str, int]]]:
+        """Pairs by corpus, and their counts, for each language but the source."""
+        others = [language for language in self.params["languages"] if language != self.source]
+        return {language: real_data.parallel_text(self.params, language) for language in others}
+
+    @cached_property
+    def _sentences(self) -> dict[str, dict[str, list[str]]]:
+        """The different sentences of each language by corpus; the source has all sides that are its own."""
+        sentences: dict[str, dict[str, dict[str, None]]] = {self.source: {}}
+        for language, (by_corpus, _) in self._parallel.items():
+            sentences[language] = {}
+            for name, pairs in by_corpus.items():
+                sentences[language][name] = dict.fromkeys(b for _, b in pairs)
+                sentences[self.source].setdefault(name, {}).update(dict.fromkeys(a for a, _ in pairs))
+        return {
+            language: {name: list(side) for name, side in sentences[language].items()}
+            for language in self.params["languages"]
+        }
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the published model, or one trained on a sample of the text."""
+        if self.params.get("model"):
+            from xltlib.pretraining import models  # needs torch
+
+            return tokenization.load(models.find(self.params["model"]))
+        sample = self._sample()
+        alphabet = set().union(*(tokenization.alphabet(texts, COVERAGE) for texts in sample.values()))
+        joined = [text for texts in sample.values() for text in texts]
+        return tokenization.train(joined, self.params["vocab_size"], alphabet)
+
+    def _sample(self) -> dict[str, list[str]]:
+        """Sentences by the square root of a language's number; those of a small one more than once."""
+        texts = {x: [s for side in by.values() for s in side] for x, by in self._sentences.items()}
+        roots = {language: len(own) ** 0.5 for language, own in texts.items()}
+        factor = min(SAMPLED, sum(map(len, texts.values()))) / sum(roots.values())
+        sample = {}
+        for number, (language, own) in enumerate(texts.items()):
+            order = np.random.default_rng([0, 62, number]).permutation(len(own))
+            rows = np.resize(order, max(1, round(factor * roots[language])))
+            sample[language] = [own[row] for row in rows.tolist()]
+        return sample
+
+    @cached_property
+    def limit(self) -> int:
+        """The most subwords of a sentence such that any two fit into one sequence."""
+        around = tokenization.join((), (), special=tokenization.specials(self.tokenizer))
+        return (self.params["max_length"] - len(around)) // 2
+
+    def documents(self, language: str) -> list[tuple[Sentence, Sentence]]:
+        """Two consecutive sentences of a corpus each; at most as many as the study wants, drawn once."""
+        documents: list[tuple[Sentence, Sentence]] = []
+        for sentences in self._sentences[language].values():
+            fitting = [s for s in self.cut(sentences) if 0 < len(s.ids) <= self.limit]
+            documents += zip(fitting[::2], fitting[1::2], strict=False)
+        if len(documents) > self.params["documents"]:
+            number = list(self.params["languages"]).index(language)
+            order = np.random.default_rng([0, 63, number]).permutation(len(documents))
+            documents = [documents[row] for row in np.sort(order[: self.params["documents"]])]
+        return documents
+
+    def pairs(self, language: str, source: str, count: int) -> tuple[TextPairs, None]:
+        """All translations (source, language) in an order shuffled once; no gold links."""
+        pairs = [pair for own in self._parallel[language][0].values() for pair in own]
+        number = list(self._parallel).index(language)
+        order = np.random.default_rng([0, 64, number]).permutation(len(pairs))
+        return [pairs[row] for row in order.tolist()], None
+
+    def cut(self, texts: Sequence[str]) -> list[Sentence]:
+        """Texts in words and subwords."""
+        return cut(self.tokenizer, texts, bool(self.params.get("model")))
+
+    def counts(self) -> dict[str, Any]:
+        """Pairs read, left out and kept by language; the test sets whose sentences were left out."""
+        used = real_data.test_keys(tuple(self.params["languages"]), real_data.folder())[1]
+        parallel = {language: counts for language, (_, counts) in self._parallel.items()}
+        return {"parallel": parallel, "without_sentences_of": list(used)}
+
+
+def text_source(params: Mapping) -> SyntheticText | PublishedText:
+    """Where the text of a study's languages comes from."""
+    return PublishedText(params) if params.get("data") == "real" else SyntheticText(params)
+
+
+def cut(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], published: bool) -> list[Sentence]:
+    """Texts in words and subwords, every subword a part of one word.
+
+    Words are those of `corpora.token_spans`; where a published tokenizer has a subword of several of them, as
+    in Chinese, they are one. One of `tokenization.train` cuts words as it cuts texts: each is looked up once.
+    """
+    if published:
+        sentences = []
+        for start in range(0, len(texts), BLOCK):
+            block = texts[start : start + BLOCK]
+            sentences += map(_sentence, block, tokenization.encode_words(tokenizer, block))
+        return sentences
+    sentences = [corpora.simple_tokenize(text) for text in texts]
+    distinct = list(dict.fromkeys(word for words in sentences for word in words))
+    coded = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+    pieces = dict(zip(distinct, coded, strict=True))
+    return [
+        Sentence(
+            words,
+            [piece for word in words for piece in pieces[word]],
+            [number for number, word in enumerate(words) for _ in pieces[word]],
+        )
+        for words in sentences
+    ]
+
+
+def _sentence(text: str, coded: tokenization.Coded) -> Sentence:
+    """A text cut as a whole, words that share a subword joined."""
+    words, ends = [], []
+    for (a, b), (begin, end) in zip(coded.words, coded.pieces.tolist(), strict=True):
+        if ends and begin < ends[-1]:
+            words[-1] += text[a:b]
+            ends[-1] = max(ends[-1], end)
+        else:
+            words.append(text[a:b])
+            ends.append(end)
+    # a subword that is in no word, as SentencePiece's lone blank, belongs to the word before or after it
+    owners = np.searchsorted(ends, np.arange(len(coded.ids)), side="right")
+    return Sentence(words, coded.ids, np.minimum(owners, max(len(words) - 1, 0)).tolist())
+
+
+# Runs
+
+
+def build_text(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
+    """The documents of every language, and the joint tokenizer."""
+    source = text_source(spec.params)
+    source.tokenizer.save_pretrained(directory)
+    special = tokenization.specials(source.tokenizer)
+    around, arrays, sizes = len(tokenization.join((), (), special=special)), {}, {}
+    for language in spec.params["languages"]:
+        documents = source.documents(language)
+        ids = [tokenization.join(a.ids, b.ids, special=special) for a, b in documents]
+        arrays |= _packed(language, ids)
+        subwords, words = sum(map(len, ids)), sum(len(a.words) + len(b.words) for a, b in documents)
+        per_word = round((subwords - around * len(ids)) / max(words, 1), 3)
+        sizes[language] = {"documents": len(ids), "subwords": subwords, "subwords_per_word": per_word}
+    np.savez(directory / "documents.npz", **arrays)
+    return {"languages": sizes, "vocab_size": len(source.tokenizer)} | source.counts()
+
+
+def build_pairs(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
+    """Translations of the source in every other language, as ids and as words; gold links if there are any.
+
+    Pairs of which one side is too long for a sequence of two sentences are left out.
+    """
+    (text,), wanted = inputs, spec.params["parallel_pairs"]
+    source = text_source(text.params)
+    source.tokenizer = tokenizer_of(text)
+    arrays, counts, too_long = {}, {}, {}
+    for language in text.params["languages"]:
+        if language == spec.params["source"]:
+            continue
+        pairs, gold = source.pairs(language, spec.params["source"], wanted)
+        sides = [source.cut(side) for side in zip(*pairs, strict=True)]
+        lengths = np.array([[len(sentence.ids) for sentence in side] for side in sides])
+        fits = ((lengths > 0) & (lengths <= source.limit)).all(0)
+        rows = np.flatnonzero(fits)[:wanted].tolist()
+        parts = {"sure": gold.sure, "possible": gold.possible} if gold else {}
+        for name, side in zip(("source", "target"), sides, strict=True):
+            parts |= {name: [s.ids for s in side], f"{name}_words": [s.owners for s in side]}
+            lines = "".join(" ".join(side[row].words) + "\n" for row in rows)
+            (directory / f"{language}.{name}.txt").write_text(lines, "utf-8")
+        for name, sequences in parts.items():
+            arrays |= _packed(f"{language}/{name}", [np.ravel(sequences[row]) for row in rows])
+        counts[language], too_long[language] = len(rows), int((~fits).sum())
+    np.savez(directory / "pairs.npz", **arrays)
+    return {"pairs": counts} | ({} if source.limit == np.inf else {"too_long": too_long})
+
+
+def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
+    """Links of the pairs that are kept, between words or subwords, and how good they are.
+
+    Words are aligned in lower case. The quality is that on the pairs' gold links. Where they have none, it is
+    that of the same aligner on other sentences that have some, for kinds "estimated" and "grown".
+    """
+    (pairs,), kind = inputs, spec.params["links"]
+    source, arrays, quality = pairs.params["source"], {}, {}
+    for number, (language, count) in enumerate(pairs.values["pairs"].items()):
+        kept = kept_pairs(language, count, spec.params.get("share", 1.0))
+        gold, rng = read_gold(pairs, language, kept), np.random.default_rng([number, count])
+        words = [
+            [real_data.lowered(x) for x in read_sentences(pairs, language, side)[:kept]]
+            for side in ("source", "target")
+        ]
+        both, score = list(zip(*words, strict=True)), None
+        if kind == "subword":
+            made, of_words = link_subwords(pairs, language, kept)
+        elif kind in HEURISTICS:
+            ways = aligner.train_both(both)
+            made = of_words = links.symmetrize(*(way.links for way in ways), HEURISTICS[kind])
+            if gold is None and real_data.has_gold(source, language):
+                score = _on_gold(ways, HEURISTICS[kind], source, language)
+        else:
+            made = of_words = _drawn_links(kind, both, gold, rng)
+        if gold:
+            score = links.aer(of_words, gold.sure, gold.possible)
+        if score:
+            quality[language] = {name: round(float(x), 4) for name, x in score._asdict().items()}
+        arrays |= _packed(language, [np.ravel(x) for x in made])
+    np.savez(directory / "links.npz", **arrays)
+    return {"quality": quality}
+
+
+def kept_pairs(language: str, count: int, share: float) -> int:
+    """Number of its pairs that a language keeps: all, if it is a synthetic one with as much text as others."""
+    languages = synthetic.LANGUAGES
+    plenty = language in languages and languages[language].text_share == 1
+    return count if plenty else max(1, round(share * count))
+
+
+def link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
+    """Links that the aligner finds between subwords, and the words that they link, which gold speaks of."""
+    with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
+        source, target, source_words, target_words = (
+            tokenization.unpack(arrays[f"{language}/{name}/values"], arrays[f"{language}/{name}/ends"])[:kept]
+            for name in ("source", "target", "source_words", "target_words")
+        )
+    ids = [(list(map(str, a)), list(map(str, b))) for a, b in zip(source, target, strict=True)]
+    made = aligner.align_both(ids, heuristic="intersect")
+    return made, list(_owners(made, source_words, target_words))
+
+
+def _owners(
+    made: links.Links, source: Sequence[np.ndarray], target: Sequence[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Links of parts as links of the words that they are parts of."""
+    for x, a, b in zip(made, source, target, strict=True):
+        yield np.unique(np.stack([a[x[:, 0]], b[x[:, 1]]], 1), axis=0)
+
+
+def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random.Generator) -> links.Links:
+    """Gold links, some of them wrong, or random ones: as many as gold ones, else as estimated ones."""
+    lengths = [(len(a), len(b)) for a, b in words]
+    if kind == "random":
+        like = gold.sure if gold else aligner.align_both(words, heuristic="intersect")
+        return links.random_links(lengths, [len(x) for x in like], rng)
+    if gold is None:
+        known = ", ".join((*HEURISTICS, "subword", "random"))
+        raise StudyError(f"links {kind!r}: text of real languages has no gold links; expected one of {known}")
+    if kind == "gold":
+        return gold.sure
+    if kind.startswith("corrupt"):
+        return links.corrupt_links(gold.sure, lengths, float(kind.removeprefix("corrupt")), rng)
+    raise StudyError(f"links {kind!r} are not known: estimated, grown, subword, gold, random, corrupt0.5")
+
+
+def _on_gold(ways: Sequence, heuristic: str, source: str, language: str) -> links.AlignmentScore:
+    """The score of a trained aligner on the sentences with gold links, whose words are cut in their way."""
+    gold_pairs, gold = real_data.gold_alignments(source, language)
+    cuts = [
+        [real_data.units(real_data.lowered(words)) for words in side]
+        for side in zip(*gold_pairs, strict=True)
+    ]
+    test = [(a, b) for (a, _), (b, _) in zip(*cuts, strict=True)]
+    made = links.symmetrize(*(way.align(test) for way in ways), heuristic)
+    of_words = list(_owners(made, *([owner for _, owner in side] for side in cuts)))
+    return links.aer(of_words, gold.sure, gold.possible)
+
+
+def _packed(prefix: str, sequences: Sequence) -> dict[str, np.ndarray]:
+    return {f"{prefix}/{name}": array for name, array in tokenization.pack(sequences).items()}
+
+
+# What later runs read
+
+
+def world_of(text: Result) -> synthetic.World:
+    """The synthetic world of a text run."""
+    return synthetic.World(tuple(text.params["languages"]), text.params["world_seed"])
+
+
+def keyboard_of(world: synthetic.World, language: str) -> noise.Keyboard:
+    """A keyboard for a synthetic language's own letters, in an order drawn once."""
+    letters = {letter for forms in world.grammar(language).lexicon() for form in forms for letter in form}
+    return noise.layout(sorted(letters), np.random.default_rng([world.seed, 44]), language)
+
+
+def tokenizer_of(text: Result) -> PreTrainedTokenizerFast:
+    """The joint tokenizer of a text run."""
+    text.file("tokenizer.json")
+    return tokenization.load(text.directory)
+
+
+def read_sentences(pairs: Result, language: str, side: str) -> list[list[str]]:
+    """Words of the source or the target side of a language's pairs."""
+    lines = pairs.file(f"{language}.{side}.txt").read_text("utf-8").splitlines()
+    return [line.split() for line in lines]
+
+
+def read_gold(pairs: Result, language: str, kept: int | None = None) -> links.Gold | None:
+    """Gold links of a language's first pairs, 0-based; None where it has none."""
+    with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
+        if f"{language}/sure/ends" not in arrays:
+            return None
+        sure, possible = (link_lists(arrays, f"{language}/{name}")[:kept] for name in ("sure", "possible"))
+    return links.Gold(sure, possible, 0, 0, ())
+
+
+def link_lists(arrays: Any, prefix: str) -> list[np.ndarray]:
+    """The packed links under a prefix, each (L, 2)."""
+    return [
+        x.reshape(-1, 2) for x in tokenization.unpack(arrays[f"{prefix}/values"], arrays[f"{prefix}/ends"])
+    ]
