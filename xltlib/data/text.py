@@ -314,7 +314,7 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
 
 
 def kept_pairs(language: str, count: int, share: float) -> int:
-    """Number of its pairs that a language keeps: all, if it is a synthetic one with as much text as others."""
+    """How many of its pairs a language keeps: all, if it is synthetic and not short of text."""
     languages = synthetic.LANGUAGES
     plenty = language in languages and languages[language].text_share == 1
     return count if plenty else max(1, round(share * count))
