@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from xltlib import StudyError
+from xltlib.noise.substitution import foreign_words
 from xltlib.noise.typing import code_switch, corrupt_ids, rs_da, rs_da_copies, without_foreign
 
 NEIGHBOURS = {"good": ["fine", "buena", "nice"], "man": ["hombre"], "empty": []}
@@ -59,6 +60,19 @@ def test_without_foreign():
         "man": [],
         "empty": [],
     }
+
+
+def test_foreign_words_are_commoner_in_another_language():
+    counts = {
+        "en": {"the": 90, "man": 9, "car": 1},  # 100 words: one occurrence and one more are 0.02
+        "fr": {"le": 80, "car": 10, "man": 10},  # car 0.10 is five times 0.02, not more
+        "es": {"el": 88, "hombre": 12},
+        "ru": {"и": 60, "song": 40},  # other letters than English
+    }
+    words = ["man", "car", "hombre", "song", "le", "rare"]
+    assert foreign_words(words, counts, "en") == {"hombre", "le"}
+    assert foreign_words(words, counts, "en", ratio=4.9) == {"hombre", "le", "car"}
+    assert foreign_words(words, counts | {"en": {}}, "en") == set()  # of no letters, so of no others'
 
 
 LEXICON = {"de": {"cat": ["Katze"], "dog": ["Hund", "Köter"]}, "fr": {"cat": ["chat"]}}

@@ -8,6 +8,7 @@ Shapes: N sequences, P places, B batch, T tokens, H hidden, V vocabulary, C cand
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,14 +94,29 @@ def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
     return words.where(pieces.inside[flat[first]])
 
 
+def word_counts(documents: Sequence[np.ndarray], pieces: Pieces) -> Counter[str]:
+    """How often a language's text has each of its words, in lower case."""
+    counts: Counter[str] = Counter()
+    for words, numbers in _distinct(documents, pieces).values():
+        for word, number in zip(words, numbers.tolist(), strict=True):
+            counts[pieces.word(word).lower()] += number
+    return counts
+
+
 def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, np.ndarray]:
     """The distinct words of a language's text, by their number of subwords."""
+    return {k: words for k, (words, _) in _distinct(documents, pieces).items()}
+
+
+def _distinct(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """The distinct words of k subwords, (C, k), and how often the text has each, (C,), by k."""
     found, flat = find_words(documents, pieces), np.concatenate(documents)
     sizes = np.array([len(document) for document in documents])
     first = found.begin + (np.cumsum(sizes) - sizes)[found.sequence]
     out = {}
     for k in np.unique(found.length).tolist():
-        out[k] = np.unique(flat[first[found.length == k][:, None] + np.arange(k)], axis=0)
+        words = flat[first[found.length == k][:, None] + np.arange(k)]
+        out[k] = np.unique(words, axis=0, return_counts=True)
     return out
 
 

@@ -1,6 +1,7 @@
 """What fine-tuning by a method and its predictions need, for synthetic and for real languages."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from xltlib.finetuning import prediction, robust, salt
 from xltlib.finetuning.encoding import Encoded, encode
 from xltlib.finetuning.options import check_real, options
 from xltlib.finetuning.task_model import TaskModel
+from xltlib.noise import substitution
 from xltlib.noise import typing as noise
 from xltlib.pretraining import models
 from xltlib.pretraining.encoder_builders import gold_lexicon
@@ -104,7 +106,11 @@ class Case:
 
     @cached_property
     def neighbours(self) -> dict[str, list[str]]:
-        """The lists of RS-DA; without foreign words, those of words that the source's own text has."""
+        """The lists of RS-DA, as they are or without foreign words.
+
+        In synthetic languages every word that the source lacks is foreign; in real ones see
+        `substitution.foreign_words`.
+        """
         if self.real:
             lists = real_data.neighbour_lists(self.params["neighbour_lists"])
         else:
@@ -113,9 +119,18 @@ class Case:
             return lists
         own = set(lists)
         if self.real:
-            pieces, words = self.vocabularies([self.source])
-            own = {pieces.word(row).lower() for rows in words[self.source].values() for row in rows}
+            words = {other for near in lists.values() for other in near}
+            own = words - substitution.foreign_words(words, self.word_counts(), self.source)
         return noise.without_foreign(lists, own)
+
+    def word_counts(self) -> dict[str, Counter[str]]:
+        """How often the text of each language has each of its words, in lower case."""
+        pieces, counts = salt.Pieces(self.tokenizer), {}
+        with np.load(self.text.file("documents.npz"), allow_pickle=False) as arrays:
+            for name in self.languages:
+                documents = tokenization.unpack(arrays[f"{name}/values"], arrays[f"{name}/ends"])
+                counts[name] = salt.word_counts(documents, pieces)
+        return counts
 
     @cached_property
     def translation_errors(self) -> dict[str, dict[str, list[str]]]:
