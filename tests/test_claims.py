@@ -64,6 +64,16 @@ def test_settings_mean_languages_of_the_profile(real):
     assert world.defaults["mask_rate"] == 0.25
 
 
+def test_settings_mean_the_languages_of_a_real_set(real):
+    some = replace(PARAMS, data="real", pair_languages=("src", "far"))
+    world = World.of(real, some)
+    assert world.settings("pairs") == ("src|far", "far|src")
+    records = [{"labels": {"task": "nli"}, "scores": {"src": [], "far": [], "src|far": []}}]
+    assert world.tested("nli", records).settings("targets") == ("far",)
+    assert world.tested("qa", records).settings("targets") == ("near", "far")
+    assert World.of(real, PARAMS).tested("nli", records).settings("targets") == ("near", "far")
+
+
 def test_needed_runs_are_listed_once_with_who_asks(real):
     wanted = needed(real, PARAMS, "S0-3")
     assert [w["labels"]["objective"] for w in wanted] == ["weam", "tlm", "word_aligned"]

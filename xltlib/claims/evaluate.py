@@ -107,7 +107,7 @@ def queries(test: Test) -> list[dict[str, str]]:
 
 def measure(test: Test, records: Sequence[Mapping], world: World, alpha: float) -> Measured:
     """Run one test of the ledger on the runs that it names, over the seeds that all of them have."""
-    asked, settings = queries(test), asked_settings(test, world)
+    asked, settings = queries(test), asked_settings(test, world.tested(test.task, records))
     found = [select(records, q, s, world.defaults) for q, s in zip(asked, settings, strict=True)]
     absent = [s for s in found if s.missing]
     if absent:

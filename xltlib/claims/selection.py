@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,8 @@ class World:
     source: str
     languages: tuple[str, ...]
     defaults: dict[str, Any]
+    pair_languages: tuple[str, ...] = ()  # of the generalised setting; none: all
+    real: bool = False
 
     @classmethod
     def of(cls, ledger: Ledger, params: Params) -> "World":
@@ -137,17 +140,28 @@ class World:
             if value == PROFILE and not hasattr(params, name):
                 raise StudyError(f"the ledger: defaults: {name}: the profile has no such parameter")
             defaults[name] = getattr(params, name) if value == PROFILE else value
-        return cls(params.source, tuple(params.languages), defaults)
+        real = params.data == "real"
+        return cls(params.source, tuple(params.languages), defaults, params.pair_languages, real)
 
     def labels(self, query: Mapping[str, str]) -> dict[str, str]:
         """All labels of the runs that a query means, with the defaults that it leaves out."""
         kept = canonical(query, self.defaults)
         return {name: kept.get(name, DEFAULTS.get(name, "")) for name in (*LABELS, "task")}
 
+    def tested(self, task: str, records: Sequence[Mapping]) -> "World":
+        """The world with those of its real languages that some run of a task has scores for.
+
+        Published sets differ in their languages: XNLI has no Japanese, PAWS-X no Thai.
+        """
+        scores = [record["scores"] for record in records if record["labels"].get("task") == task]
+        names = {setting.partition("#")[0] for found in scores for setting in found}
+        languages = tuple(x for x in self.languages if x in names)
+        return replace(self, languages=languages) if self.real and self.source in languages else self
+
     def settings(self, words: str | Sequence[str], metric: str = "") -> tuple[str, ...]:
         """Setting names for `source`, `targets`, `all`, `pairs` or a list, with the metric's suffix."""
         targets = tuple(x for x in self.languages if x != self.source)
-        pairs = tuple(f"{a}|{b}" for a in self.languages for b in self.languages if a != b)
+        pairs = tuple(f"{a}|{b}" for a, b in permutations(self.pair_languages or self.languages, 2))
         meaning = {"source": (self.source,), "targets": targets, "all": self.languages, "pairs": pairs}
         names = meaning[words] if isinstance(words, str) else tuple(words)
         return tuple(f"{name}#{metric}" if metric else name for name in names)

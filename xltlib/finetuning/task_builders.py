@@ -183,7 +183,8 @@ def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress
     test = case.examples("test", spec.params["test_examples"])
     chosen = {name: test[name] for name in case.languages if name in test}
     if spec.params["settings"] == "pairs":
-        settings = _pairs(chosen)
+        of_pairs = spec.params.get("pair_languages") or chosen
+        settings = _pairs({name: examples for name, examples in chosen.items() if name in of_pairs})
     else:
         settings = typo_settings(case.task, chosen, *case.keyboards(chosen))
     scores = {}
