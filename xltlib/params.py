@@ -21,7 +21,7 @@ class Params:
     """All parameters of a study, checked. Defaults are the quick profile's."""
 
     profile: str = par("quick", "name of this set of parameters: the folder figures/<profile>/", pattern=NAME)
-    scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "paper"))
+    scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "pretrained", "paper"))
     data: str = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub", choices=("synthetic", "real"))
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
     world_per_seed: bool = par(False, "each seed has synthetic languages of its own (world_seed + seed), so that seeds differ in all that chance decides")
@@ -36,6 +36,9 @@ class Params:
     dictionaries: str = par("", "word pairs that code_switch may use on real languages, a pair a line, with {source} and {target} for the languages; a path, or one below XLT_DATA", pattern=r"\S*")
     official_counts: bool = par(True, "refuse real sets that have not as many examples as were published")
     model: str = par("", "published model, or folder of one, that every encoder starts from; none: from scratch", pattern=r"\S*")
+    model_layers: int = par(0, "layers of the published model that are kept, its first ones; 0: all", low=0, high=96)
+    cut_subwords: bool = par(False, "of a published model's subwords keep those alone that the study's text and tasks have, and all single characters: less memory, faster heads, the same segmentation of that text")
+    pair_languages: tuple[str, ...] = par((), "languages of the generalised setting, whose two sentences are in two of them; none: all", pattern=NAME, empty=True)
     tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
     objectives: tuple[str, ...] = par(("none", "tlm", "weam"), "pre-training objectives compared", pattern=NAME)
     further_objectives: tuple[str, ...] = par((), "objectives whose encoders are probed, not fine-tuned", pattern=NAME, empty=True)

@@ -52,6 +52,10 @@ class Runs:
         taken = self._take("languages", "documents", "vocab_size")
         if self.real:
             taken |= self._take("data", "source", "corpora", "official_counts", "max_length", "model")
+            if self.params.cut_subwords:  # those of all text that a run may read
+                taken |= self._take(
+                    "cut_subwords", "train_sets", "test_sets", "neighbour_lists", "dictionaries"
+                )
             return Spec("text", taken, f"{VERSIONS['text']}.{VERSIONS['real']}")
         return Spec("text", taken | {"world_seed": self.params.world_of(seed)}, VERSIONS["text"])
 
@@ -72,11 +76,18 @@ class Runs:
         return Spec("links", taken, VERSIONS["links"], (self.pairs(seed),))
 
     def base(self, seed: int, chosen: pretraining.Options | None = None) -> Spec:
-        """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen."""
+        """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen.
+
+        A published encoder that only gets a head for masked words is the same for every seed.
+        """
         chosen = chosen or pretraining.Options()
         shape = {name: getattr(chosen, name) or getattr(self.params, name) for name in pretraining.SHAPE}
         taken = shape | self._take("pretrain_steps", "batch_size", "mask_rate", "pretrain_lr")
         taken |= self._further("batch_tokens", "model", "device", "precision", "compile")
+        if self.params.model and (layers := chosen.num_layers or self.params.model_layers):
+            taken["model_layers"] = layers
+        if self.params.model in pretraining.HEADLESS:
+            seed = 0
         return Spec(
             "encoder",
             taken | {"objective": "base", "seed": seed},
@@ -168,6 +179,7 @@ class Runs:
     def evaluation(self, settings: str, transfer: Spec) -> Spec:
         """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
         taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
+        taken |= self._further("pair_languages") if settings == "pairs" else {}
         return Spec("evaluation", taken, VERSIONS["evaluation"], (transfer, transfer.inputs[0]))
 
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:

@@ -101,8 +101,25 @@ def test_keys(languages: tuple[str, ...], folder: Path | None) -> tuple[frozense
     return frozenset(keys), tuple(used)
 
 
-def _test_sentences(name: str, languages: Sequence[str], folder: Path | None) -> Iterator[str]:
-    """Both sides of pairs, questions, and the sentences of passages."""
+def task_texts(params: Mapping) -> Iterator[str]:
+    """All texts that a task or a method may read: its sets in all languages, and the words of its lists."""
+    names = dict.fromkeys((*params["train_sets"], *params["test_sets"], *TEST_SETS))
+    for name in names:
+        yield from _test_sentences(name, params["languages"], folder(), whole=True)
+    if params["neighbour_lists"]:
+        for word, near in neighbour_lists(params["neighbour_lists"]).items():
+            yield from (word, *near)
+    if params["dictionaries"]:
+        targets = [x for x in params["languages"] if x != params["source"]]
+        for table in dictionaries(params["dictionaries"], params["source"], targets).values():
+            for word, translations in table.items():
+                yield from (word, *translations)
+
+
+def _test_sentences(
+    name: str, languages: Sequence[str], folder: Path | None, whole: bool = False
+) -> Iterator[str]:
+    """Both sides of pairs, questions, and the sentences of passages, or with `whole` the passages."""
     name, split = name.split("/")
     for language in tasks.SETS[name].counts[split]:
         if not set(language.split("|")) <= set(languages) or not _is_there(name, split, language, folder):
@@ -115,7 +132,7 @@ def _test_sentences(name: str, languages: Sequence[str], folder: Path | None) ->
             warnings.simplefilter("ignore")  # counts and placeholders matter where a set is tested on
             records = tasks.load(name, split, language, folder, strict=False, unlabelled=True)
         contexts = {record.context for record in records if isinstance(record, SpanExample)}
-        yield from (sentence for context in contexts for sentence in _SENTENCE_END.split(context))
+        yield from (s for context in contexts for s in ([context] if whole else _SENTENCE_END.split(context)))
         yield from (text for record in records for text in _texts(record))
 
 

@@ -6,6 +6,7 @@ on there is one way: texts are cut into words and subwords, and stored as ids.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class SyntheticText:
     """Text of synthetic languages: drawn from their world, with gold links, of any length."""
 
     limit = np.inf  # subwords of a sentence
+    kept = None  # subwords of a published tokenizer that are left
 
     def __init__(self, params: Mapping) -> None:
         self.params = params
@@ -103,6 +105,7 @@ class PublishedText:
             languages = list(params["languages"])
             raise StudyError(f"source {params['source']!r} is not one of languages = {languages}")
         self.params, self.source = params, params["source"]
+        self.kept: np.ndarray | None = None  # those subwords of the published tokenizer alone; None: all
 
     @cached_property
     def _parallel(self) -> dict[str, tuple[dict[str, TextPairs], dict[str, int]]]:
@@ -130,7 +133,12 @@ class PublishedText:
         if self.params.get("model"):
             from xltlib.pretraining import models  # needs torch
 
-            return tokenization.load(models.find(self.params["model"]))
+            tokenizer = tokenization.load(models.find(self.params["model"]))
+            if not self.params.get("cut_subwords"):
+                return tokenizer
+            own = (s for by_corpus in self._sentences.values() for side in by_corpus.values() for s in side)
+            tokenizer, self.kept = tokenization.cut(tokenizer, chain(own, real_data.task_texts(self.params)))
+            return tokenizer
         sample = self._sample()
         alphabet = set().union(*(tokenization.alphabet(texts, COVERAGE) for texts in sample.values()))
         joined = [text for texts in sample.values() for text in texts]
@@ -237,6 +245,8 @@ def build_text(spec: Spec, inputs: list[Result], directory: Path, progress: Prog
     """The documents of every language, and the joint tokenizer."""
     source = text_source(spec.params)
     source.tokenizer.save_pretrained(directory)
+    if source.kept is not None:
+        np.save(directory / tokenization.KEPT, source.kept)
     special = tokenization.specials(source.tokenizer)
     around, arrays, sizes = len(tokenization.join((), (), special=special)), {}, {}
     for language in spec.params["languages"]:

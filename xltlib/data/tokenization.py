@@ -1,9 +1,10 @@
 """Joint subword tokenizers: training, loading, and the maps between words, subwords and characters."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -19,6 +20,9 @@ from xltlib.data.corpora import UNSPACED, simple_tokenize, token_spans
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+
+KEPT = "subwords.npy"  # of a tokenizer that was cut: the ids that its subwords had before
+BLOCK = 20_000  # texts cut at once: bounds memory
 
 Span = tuple[int, int]  # characters (start, end) of a text, end not included
 
@@ -153,6 +157,40 @@ def load(directory: Path) -> PreTrainedTokenizerFast:
         return kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # those of the tokenizers library share no class
         raise StudyError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
+
+
+def cut(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]
+) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+    """A unigram tokenizer with those subwords alone that some texts have, and the ids (K,) that these had.
+
+    All single characters and special tokens are kept too. The texts themselves are cut as before: their best
+    segmentation is still there, and nothing better has come.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] != "Unigram":
+        raise StudyError(f"the subwords of a {state['model']['type']} model are not cut: cut_subwords: false")
+    pieces = state["model"]["vocab"]
+    used = {state["model"]["unk_id"], *tokenizer.all_special_ids}
+    used |= {row for row, (piece, _) in enumerate(pieces) if len(piece.removeprefix("▁")) <= 1}
+    texts = iter(texts)
+    while block := list(islice(texts, BLOCK)):
+        for coded in tokenizer.backend_tokenizer.encode_batch_fast(block, add_special_tokens=False):
+            used.update(coded.ids)
+    kept = sorted(used)
+    place = {row: number for number, row in enumerate(kept)}
+    state["model"]["vocab"] = [pieces[row] for row in kept]
+    state["model"]["unk_id"] = place[state["model"]["unk_id"]]
+    for token in state["added_tokens"]:
+        token["id"] = place[token["id"]]
+    for token in (state["post_processor"] or {}).get("special_tokens", {}).values():
+        token["ids"] = [place[row] for row in token["ids"]]
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )
+    return made, np.array(kept)
 
 
 class WordEncoder:

