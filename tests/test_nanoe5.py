@@ -37,6 +37,8 @@ def test_an_encoder_has_the_weights_of_the_file(tmp_path):
     assert query[5, :3].tolist() == [-4, -2.5, -1]
     assert state["encoder.layer.0.intermediate.dense.weight"].shape == (INNER, WIDTH)
     assert not encoder.two_segments
+    ids = torch.tensor([[0, 4, 2]])
+    assert torch.equal(encoder.train().states(ids), encoder.eval().states(ids))  # no dropout
     assert encoder.longest == PLACES
 
 
