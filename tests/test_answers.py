@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import params
 
-from xltlib.data.records import SpanExample
+from xltlib.data.tasks import SpanExample
 from xltlib.data.text import world_of
 from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores

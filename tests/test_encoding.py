@@ -8,8 +8,8 @@ from test_tokenization import published
 
 from xltlib import StudyError
 from xltlib.data import tasks, tokenization
-from xltlib.data.records import PairExample, SpanExample
 from xltlib.data.synthetic import World, task_examples
+from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import CLS, SEP, encode_texts
 from xltlib.evaluation import normalize_answer
 from xltlib.finetuning.encoding import QUESTION, encode, shortened, windows

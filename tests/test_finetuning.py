@@ -12,8 +12,8 @@ from test_tokenization import published
 
 from xltlib import StudyError
 from xltlib.data import tokenization
-from xltlib.data.records import PairExample
 from xltlib.data.synthetic import World, task_examples
+from xltlib.data.tasks import PairExample
 from xltlib.data.tokenization import CLS, OWN, SEP
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction, robust

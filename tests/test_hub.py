@@ -9,7 +9,7 @@ from test_tasks import squad, write
 
 from xltlib import StudyError
 from xltlib.data import corpora, hub, tasks
-from xltlib.data.records import ChoiceExample, PairExample, SentencePair
+from xltlib.data.tasks import ChoiceExample, PairExample, SentencePair
 
 datasets = pytest.importorskip("datasets")
 

@@ -21,7 +21,7 @@ from packaging.version import Version
 # tells of them; and what a user starts. Within a layer any direction will do that makes no circle of modules.
 LAYERS = (
     {"", "settings", "params", "textfile", "store"},
-    {"data", "alignment", "noise", "significance", "baselines", "evaluation"},
+    {"data", "alignment", "noise", "significance", "evaluation"},
     {"pretraining"},
     {"finetuning"},
     {"runs", "builders", "pool"},

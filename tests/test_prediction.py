@@ -9,7 +9,7 @@ from test_models import small
 from test_tokenization import published
 from torch import nn
 
-from xltlib.data.records import PairExample, SpanExample
+from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.finetuning import prediction
 from xltlib.finetuning.encoding import Encoded, encode
 from xltlib.finetuning.prediction import LONGEST_ANSWER, best_spans, predict, scores

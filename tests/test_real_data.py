@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.data import corpora, real_data, tokenization
-from xltlib.data.records import SpanExample
+from xltlib.data.tasks import SpanExample
 from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, cut, kept_pairs
 from xltlib.finetuning.baseline_builders import build_baselines, window
 from xltlib.pretraining import encoder_builders

@@ -7,8 +7,8 @@ from scipy.stats import chisquare
 from torch import nn
 
 from xltlib import StudyError
-from xltlib.data.records import PairExample, SpanExample
 from xltlib.data.synthetic import World
+from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import CLS, MASK, PAD, SEP, UNK, Specials
 from xltlib.finetuning import robust
 from xltlib.noise.substitution import without_foreign

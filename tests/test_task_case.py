@@ -14,7 +14,7 @@ from test_tokenization import published
 
 from xltlib import StudyError
 from xltlib.data import tokenization
-from xltlib.data.records import LABELS
+from xltlib.data.tasks import LABELS
 from xltlib.finetuning import salt, task_builders
 from xltlib.finetuning.task_builders import build_evaluation, build_transfer, typo_settings
 from xltlib.finetuning.task_case import Case

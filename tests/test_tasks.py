@@ -3,12 +3,27 @@
 import gzip
 import json
 import warnings
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
+import official
 import pytest
 
 from xltlib import StudyError
-from xltlib.data.records import ChoiceExample, PairExample, SentencePair, SpanExample, TaggedSentence
-from xltlib.data.tasks import LABELS, SETS, align, cross, load
+from xltlib.data.tasks import (
+    LABELS,
+    NAMES,
+    SETS,
+    ChoiceExample,
+    PairExample,
+    SentencePair,
+    SpanExample,
+    TaggedSentence,
+    align,
+    cross,
+    load,
+)
 
 
 def write(folder, name, content):
@@ -91,7 +106,7 @@ def test_test_labels_come_from_the_file_beside(tmp_path):
         ("a\tb\tneutral\na\tb\tmaybe\n", r"dev-en\.tsv:2: label 'maybe' is not known; expected entailment"),
         (
             "a\tb\tneutral\na\tb\tc\tneutral\n",
-            r"dev-en\.tsv:2: 4 columns, expected 3 \(text_a, text_b, label\)",
+            r"dev-en\.tsv:2: 4 columns found, 3 expected \(text_a, text_b, label\)",
         ),
         ("a\tb\tneutral\na\t \tneutral\n", r"dev-en\.tsv:2: text_b is empty"),
         ("a\tb\tneutral\nc\td\tneutral\n", r"dev-en\.tsv:1: all 2 rows have label 1; a constant column"),
@@ -167,13 +182,16 @@ def test_questions(tmp_path):
     [
         (
             squad(("q", "one two", 3, "two")),
-            r"xquad\.en\.json: question q: answer 'two' is not at offset 3; .*' tw'",
+            r"xquad\.en\.json: question 'q': answer 'two' is not at offset 3; .*' tw'",
         ),
-        (squad(("q", "one", 0, "")), "question q: no label or answer in any row"),
-        (squad(("p", "one", 0, "one"), ("q", "one", 0, "")), "question q: no label or answer, though other"),
+        (squad(("q", "one", 0, "")), "question 'q': no label or answer in any row"),
+        (
+            squad(("p", "one", 0, "one"), ("q", "one", 0, "")),
+            "'q': no label or answer, though other",
+        ),
         (squad(("p", "one", 0, "one"), ("p", "one", 0, "one")), "id 'p' was already"),
         ('{"data": [\n{"paragraphs"]}', r"xquad\.en\.json:2: not JSON"),
-        ('{"articles": []}', "not in SQuAD's form; .*'data'"),
+        ('{"articles": []}', r"xquad\.en\.json: no 'data', expected one in this object"),
     ],
 )
 def test_malformed_questions(tmp_path, content, reason):
@@ -225,7 +243,7 @@ def test_tagged_sentences_are_their_syntactic_words(tmp_path):
     with pytest.raises(StudyError, match="test.conllu:6: head '_' is not a number"):
         some("pud", "test", "fr", tmp_path)
     write(tmp_path, "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\tDT\t_", "\tDT", 1))
-    with pytest.raises(StudyError, match="test.conllu:5: 9 columns, CoNLL-U has 10"):
+    with pytest.raises(StudyError, match="test.conllu:5: 9 columns found, 10 expected"):
         some("pud", "test", "fr", tmp_path)
 
 
@@ -249,8 +267,8 @@ def test_languages_are_aligned_and_crossed():
 
 def test_the_table_is_consistent():
     for name, task_set in SETS.items():
-        assert set(task_set.split_names or {}) <= set(task_set.counts), name
-        assert set(task_set.hub_splits or {}) <= set(task_set.counts), name
+        assert set(task_set.split_names) <= set(task_set.counts), name
+        assert set(task_set.hub_splits) <= set(task_set.counts), name
         assert task_set.source, name
         assert task_set.licence, name
         for pattern in task_set.files:
@@ -260,6 +278,76 @@ def test_the_table_is_consistent():
     assert (counts["de|es"], counts["es|de"], counts["en|de"], counts["de|en"]) == (196, 196, 512, 512)
     assert sum(SETS["tydiqa"].counts["train"].values()) == 49881
     assert sum(SETS["tydiqa"].counts["dev"].values()) == 5077
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """The number of examples that is official for a split of a language in this test."""
+    return lambda name, split, language, count: monkeypatch.setitem(SETS[name].counts[split], language, count)
+
+
+def plant(folder, files, suffix=""):
+    for name, content in files.items():
+        write(folder, name + suffix, content)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("key", official.sets())
+def test_generated_sets_are_whole(tmp_path, counts, key, suffix):
+    counts(*key, 6)
+    plant(tmp_path, official.sets()[key], suffix)
+    records = load(*key, tmp_path)
+    assert len({record.id for record in records}) == 6
+    labels = {record.label for record in records if hasattr(record, "label")}
+    assert labels in (set(), set(NAMES.get(SETS[key[0]].task, {}).values()))
+    counts(*key, 7)
+    with pytest.raises(StudyError, match="6 examples .* officially 7"):
+        load(*key, tmp_path)
+
+
+def outcome(call):
+    """What a call returns, and the message of its StudyError."""
+    try:
+        return call(), ""
+    except StudyError as error:
+        return None, str(error)
+
+
+def meaning(records):
+    """What records say: that several annotators gave one answer changes nothing."""
+    return [replace(e, answers=set(e.answers)) if isinstance(e, SpanExample) else e for e in records]
+
+
+def shapes(key, name):
+    """The mutations of a file of a set; those that no reader could see are left out."""
+    free = ("id", "idx")
+    if SETS[key[0]].format == "squad":
+        return [("JSON", partial(official.json_mutation, free=free)), *official.CUT.items()]
+    if SETS[key[0]].format == "jsonl":
+        return [("JSON", partial(official.rows_mutation, free=free)), *official.LINES.items()]
+    lines = dict(official.LINES)
+    if SETS[key[0]].format == "lines":  # any line may be a sentence
+        lines = {name: lines[name] for name in ("a blank line", "a line twice", "a line less", "a zero byte")}
+    labelled = SETS[key[0]].format == "tsv" and not name.startswith("xnli/test-")
+    return [*lines.items(), *(official.LABELS.items() if labelled else ())]
+
+
+@pytest.mark.parametrize("key", official.sets())
+def test_no_mutation_is_loaded_with_another_meaning(tmp_path, counts, key):
+    counts(*key, 6)
+    files, rng, refused = official.sets()[key], np.random.default_rng(0), 0
+    plant(tmp_path, files)
+    expected = load(*key, tmp_path)
+    for number in range(100):
+        name = list(files)[number % len(files)]
+        kind, mutate = shapes(key, name)[number % len(shapes(key, name))]
+        plant(tmp_path, files | {name: mutate(files[name], rng)})
+        found, message = outcome(partial(load, *key, tmp_path))
+        refused += bool(message)
+        assert message or meaning(found) == meaning(expected), (kind, (tmp_path / name).read_text()[:3000])
+        assert len(message) < 500, kind
+        assert len(message.splitlines()) <= 1, kind
+    assert refused > 30
 
 
 WHOLE = {  # set and split -> languages that lie in the data folder in full
@@ -295,7 +383,7 @@ def test_published_sets_are_whole(data_dir, name, split):
         records = load(name, split, language, data_dir, placeholders="keep")
         assert len(records) == SETS[name].counts[split][language]
         labels = {record.label for record in records if hasattr(record, "label")}
-        assert labels in (set(), set((SETS[name].labels or {}).values())), language
+        assert labels in (set(), set(NAMES.get(SETS[name].task, {}).values())), language
 
 
 def test_published_nli_is_balanced_and_parallel(data_dir):

@@ -1,42 +1,25 @@
-"""Scores of predictions, per example first, then their aggregates; and the command `xlt score`."""
-
-from __future__ import annotations
+"""Scores of predictions, per example first; cheap baselines that any encoder must beat; and `xlt score`."""
 
 import json
 import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.baselines import majority_accuracy, ngram_predictions, one_sentence_accuracy
-from xltlib.data.records import SpanExample
-from xltlib.data.task_files import jsonl_rows, squad_rows
-from xltlib.data.tasks import SETS
-from xltlib.textfile import read_lines, read_text
+from xltlib.data import tasks
+from xltlib.data.corpora import simple_tokenize
+from xltlib.data.tasks import SETS, Row, SpanExample
+from xltlib.textfile import excerpt, parse_json, read_lines
 
-__all__ = [
-    "accuracy_scores",
-    "confusion",
-    "exact_match",
-    "f1",
-    "majority_accuracy",
-    "ngram_predictions",
-    "normalize_answer",
-    "one_sentence_accuracy",
-    "qa_scores",
-    "recall_by_class",
-    "retrieval_scores",
-    "score_files",
-    "tagging_f1",
-    "tagging_scores",
-    "xtreme_scores",
-]
+if TYPE_CHECKING:  # scipy takes half a second to import, and scoring does without
+    from scipy.sparse import csr_matrix
 
 STYLES = ("mlqa", "squad")
 OFFICIAL_STYLE = {"mlqa": "mlqa", "xquad": "squad", "tydiqa": "squad"}  # XTREME, evaluate.py
@@ -55,7 +38,7 @@ MLQA_LANGUAGES = (*ARTICLES, "ar")
 
 
 def normalize_answer(text: str, language: str = "en", style: str = "squad") -> str:
-    """Return an answer as the official scripts compare it: lower case, without punctuation and articles.
+    """An answer as the official scripts compare it: lower case, without punctuation and articles.
 
     `"squad"` (SQuAD 1.1; XQuAD and TyDiQA-GoldP in every language) knows ASCII punctuation and English
     articles; `"mlqa"` all punctuation and the articles of seven languages, and it sets Han characters apart.
@@ -78,7 +61,7 @@ def _is_punctuation(char: str, all_scripts: bool) -> bool:
 
 
 def _without_articles(text: str, language: str) -> str:
-    """Replace articles by a space; the Arabic one is written with its word, and MLQA removes it anywhere."""
+    """A text with a space for each article; the Arabic one, a part of its word, goes anywhere as in MLQA."""
     if language == "ar":
         return text.replace("ال", " ")
     words = "|".join(ARTICLES[language].split())
@@ -86,13 +69,13 @@ def _without_articles(text: str, language: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str], language: str = "en", style: str = "squad") -> float:
-    """Return 1 if the prediction is one of the answers after normalisation, else 0."""
+    """1 if the prediction is one of the answers after normalisation, else 0."""
     predicted = normalize_answer(prediction, language, style)
     return float(any(predicted == normalize_answer(answer, language, style) for answer in answers))
 
 
 def f1(prediction: str, answers: Sequence[str], language: str = "en", style: str = "squad") -> float:
-    """Return the best word overlap F1 (0 to 1) with any answer; two empty texts score 0, as officially."""
+    """The best word overlap F1 (0 to 1) with any answer; two empty texts score 0, as officially."""
     predicted = normalize_answer(prediction, language, style).split()
     best = 0.0
     for answer in answers:
@@ -105,15 +88,22 @@ def f1(prediction: str, answers: Sequence[str], language: str = "en", style: str
 
 
 def qa_scores(
-    examples: Sequence[SpanExample], predictions: dict[str, str], language: str = "en", style: str = "squad"
+    examples: Sequence[SpanExample],
+    predictions: Mapping[str, str],
+    language: str = "en",
+    style: str = "squad",
+    what: str = "predictions",
 ) -> dict[str, np.ndarray]:
-    """Return `exact_match` and `f1`, each (N,) in the order of `examples`, for predictions by id."""
-    _check_ids(predictions, [example.id for example in examples], "predictions")
+    """`exact_match` and `f1`, each (N,) in the order of `examples`, of predictions by id.
+
+    `what` names the predictions in errors: of ids without one, and of ids that no example has.
+    """
+    _check_ids(predictions, [example.id for example in examples], what)
     scores = {"exact_match": np.zeros(len(examples)), "f1": np.zeros(len(examples))}
     for index, example in enumerate(examples):
         answers = [text for _, text in example.answers]
         if not answers:
-            raise StudyError(f"question {example.id}: no gold answer to score against")
+            raise StudyError(f"question {excerpt(example.id)}: no gold answer to score against")
         prediction = predictions[example.id]
         scores["exact_match"][index] = exact_match(prediction, answers, language, style)
         scores["f1"][index] = f1(prediction, answers, language, style)
@@ -121,7 +111,7 @@ def qa_scores(
 
 
 def accuracy_scores(gold: Sequence[int], predicted: Sequence[int]) -> np.ndarray:
-    """Return 1 where the predicted label is the gold one, else 0: (N,) float."""
+    """1 where the predicted label is the gold one, else 0: (N,) float."""
     gold, predicted = np.asarray(gold), np.asarray(predicted)
     if gold.shape != predicted.shape:
         raise StudyError(f"{predicted.shape[0]} predicted labels for {gold.shape[0]} gold labels")
@@ -129,14 +119,14 @@ def accuracy_scores(gold: Sequence[int], predicted: Sequence[int]) -> np.ndarray
 
 
 def confusion(gold: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
-    """Return the (classes, classes) table of counts: row = gold label, column = predicted label."""
+    """The (classes, classes) table of counts: row = gold label, column = predicted label."""
     table = np.zeros((classes, classes), dtype=int)
     np.add.at(table, (np.asarray(gold), np.asarray(predicted)), 1)
     return table
 
 
 def recall_by_class(table: np.ndarray) -> np.ndarray:
-    """Return each gold class's share of right predictions in a `confusion` table; nan for an absent class."""
+    """Each gold class's share of right predictions in a `confusion` table; nan for an absent class."""
     totals = table.sum(axis=1)
     return np.where(totals > 0, np.diag(table) / np.maximum(totals, 1), np.nan)
 
@@ -144,43 +134,17 @@ def recall_by_class(table: np.ndarray) -> np.ndarray:
 def tagging_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, np.ndarray]:
-    """Return the numbers of `words` and `correct` tags per sentence, each (N,); accuracy: ratio of sums."""
-    _check_tags(gold, predicted)
-    correct = [sum(g == p for g, p in zip(a, b, strict=True)) for a, b in zip(gold, predicted, strict=True)]
-    return {"correct": np.array(correct), "words": np.array([len(tags) for tags in gold])}
-
-
-def tagging_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
-    """Return XTREME's F1 of part-of-speech tags (0 to 1).
-
-    XTREME scores tags with seqeval, which takes them for chunks: neighbours with one tag are a single unit,
-    right only as a whole; tags that begin with S (SCONJ, SYM) are units of one word.
-    """
-    _check_tags(gold, predicted)
-    units = [[_chunks(tags, index) for index, tags in enumerate(side)] for side in (gold, predicted)]
-    a, b = (set().union(*side) for side in units)
-    return 2 * len(a & b) / (len(a) + len(b)) if a & b else 0.0
-
-
-def _chunks(tags: Sequence[str], sentence: int) -> set[tuple[int, int, int, str]]:
-    chunks, start = set(), 0
-    for tag, run in groupby(tags):
-        end = start + len(list(run))
-        step = 1 if tag.startswith("S") else end - start
-        chunks |= {(sentence, left, left + step, tag) for left in range(start, end, step)}
-        start = end
-    return chunks
-
-
-def _check_tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> None:
+    """The numbers of `words` and `correct` tags per sentence, each (N,); accuracy: ratio of sums."""
     if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
         raise StudyError(
             "gold and predicted tags differ in the number of sentences or of words in a sentence"
         )
+    correct = [sum(g == p for g, p in zip(a, b, strict=True)) for a, b in zip(gold, predicted, strict=True)]
+    return {"correct": np.array(correct), "words": np.array([len(tags) for tags in gold])}
 
 
 def retrieval_scores(similarity: np.ndarray) -> dict[str, np.ndarray]:
-    """Return 1 where a sentence's nearest one is its translation, in both directions, each (N,).
+    """1 where a sentence's nearest one is its translation, in both directions, each (N,).
 
     `similarity` is (N, N), higher is nearer; row i and column i are translations; of equals the first wins.
     """
@@ -197,158 +161,246 @@ def retrieval_scores(similarity: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def xtreme_scores(scores: dict[str, dict[str, dict[str, float]]], source: str = "en") -> dict[str, dict]:
-    """Aggregate `scores[task][language][metric]` as XTREME does.
+# Baselines
 
-    A language's score is the mean of its metrics (EM and F1 for question answering), a task's the plain mean
-    over its languages, the overall score the mean over tasks. `all` counts the source language, as XTREME
-    does; `targets` leaves it out.
+PENALTY = 3e-4  # L2 on the weights, against the mean loss: the held-out best for MultiNLI hypotheses
+
+
+def best_of(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The best score of each setting, from scores by baseline and setting."""
+    best: dict[str, float] = {}
+    for scores in baselines.values():
+        for setting, score in scores.items():
+            best[setting] = max(score, best.get(setting, score))
+    return best
+
+
+def majority_accuracy(train_labels: Sequence[int], test_labels: Sequence[int]) -> float:
+    """The accuracy on the test labels of always answering the commonest training label."""
+    majority = Counter(train_labels).most_common(1)[0][0]
+    return float(np.mean(np.asarray(test_labels) == majority))
+
+
+def ngram_predictions(
+    train_texts: Sequence[str], train_labels: Sequence[int], test_texts: Sequence[str]
+) -> np.ndarray:
+    """Labels (N,) predicted by multinomial logistic regression on the n-grams of `_ngrams`.
+
+    Each text is a unit vector over the n-grams that at least two training texts have. Given the hypotheses
+    alone, or the premises alone, it shows how much of a task needs no pair.
     """
-    table = {}
-    for task, languages in scores.items():
-        means = {language: float(np.mean(list(metrics.values()))) for language, metrics in languages.items()}
-        targets = [value for language, value in means.items() if language != source]
-        table[task] = {
-            "all": float(np.mean(list(means.values()))),
-            "targets": float(np.mean(targets)) if targets else float("nan"),
-        }
-    overall = {key: float(np.mean([row[key] for row in table.values()])) for key in ("all", "targets")}
-    return table | {"overall": overall}
+    if len(train_texts) != len(train_labels):
+        raise StudyError(f"{len(train_texts)} training texts, but {len(train_labels)} labels")
+    classes, targets = np.unique(np.asarray(train_labels), return_inverse=True)
+    counts = Counter(gram for text in train_texts for gram in set(_ngrams(text)))
+    vocabulary = {gram: index for index, gram in enumerate(g for g, n in counts.items() if n > 1)}
+    inputs = _vectors(train_texts, vocabulary)
+    weights = softmax_regression(inputs, targets, PENALTY)
+    return classes[(_vectors(test_texts, vocabulary) @ weights).argmax(axis=1)]
+
+
+def softmax_regression(inputs: "np.ndarray | csr_matrix", targets: np.ndarray, penalty: float) -> np.ndarray:
+    """The weights (V, C) of multinomial logistic regression on inputs (N, V) and targets (N,) from 0.
+
+    The mean loss plus `penalty` / 2 times the sum of squares is minimised by L-BFGS.
+    """
+    from scipy.optimize import minimize
+
+    classes = int(targets.max()) + 1
+    one_hot = np.eye(classes)[targets]  # (N, C)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = flat.reshape(-1, classes)  # (V, C)
+        logits = inputs @ weights
+        logits -= logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        value = -np.mean(((logits - log_sum) * one_hot).sum(axis=1)) + penalty / 2 * flat @ flat
+        gradient = inputs.T @ (np.exp(logits - log_sum) - one_hot) / len(targets) + penalty * weights
+        return value, gradient.ravel()
+
+    start = np.zeros(inputs.shape[1] * classes)
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
+    return best.reshape(-1, classes)
+
+
+def _ngrams(text: str) -> Iterator[str]:
+    """Words and word pairs, and the trigrams of each word's characters with its edges marked."""
+    words = simple_tokenize(text.lower())
+    yield from words
+    yield from (f"{a} {b}" for a, b in pairwise(words))
+    for word in words:
+        edged = f"<{word}>"
+        yield from (edged[i : i + 3] + "_" for i in range(len(edged) - 2))
+
+
+def _vectors(texts: Sequence[str], vocabulary: dict[str, int]) -> "csr_matrix":
+    """Unit count vectors, (N, V + 1); the last column is 1 for every text."""
+    from scipy.sparse import csr_matrix
+
+    rows, columns, values = [], [], []
+    for row, text in enumerate(texts):
+        counts = Counter(vocabulary[gram] for gram in _ngrams(text) if gram in vocabulary)
+        norm = np.sqrt(sum(count**2 for count in counts.values())) or 1.0
+        rows += [row] * (len(counts) + 1)
+        columns += [*counts, len(vocabulary)]
+        values += [count / norm for count in counts.values()] + [1.0]
+    return csr_matrix((values, (rows, columns)), shape=(len(texts), len(vocabulary) + 1))
+
+
+# Files of gold and predictions
 
 
 def score_files(
-    task: str, gold: Path | str, predictions: Path | str, language: str, style: str | None = None
+    name: str, gold: Path | str, predictions: Path | str, language: str, style: str | None = None
 ) -> dict:
-    """Score a file of predictions against a gold file, both in the official formats.
+    """The scores of a file of predictions against a gold file, both in the official formats.
 
-    Gold is the data set's own file or one label a line; predictions are one label a line, JSON lines with
-    `label`, or a JSON object of id to label or answer; where gold has no ids, they are row numbers from 0.
-    Returns the official metrics in percent, and `scores` (0 to 1) by id.
+    Gold is the set's own file, of one language or of all, or one label a line. Predictions of labels may have
+    any of these forms too, or be a JSON object of id to label; those of answers are a JSON object of question
+    id to text. Predictions that carry ids are matched by them, others by line; where gold has no ids, they
+    are row numbers from 0.
+
+    Returns
+    -------
+    dict
+        The official metrics in percent, and `scores` (0 to 1) by id.
+
+    Raises
+    ------
+    StudyError
+        With file and line (or question), what was found and what was expected: for rows that are not of their
+        format, ids that repeat or do not agree, labels that are missing, unknown or all the same in gold.
     """
-    if style and task not in OFFICIAL_STYLE:
-        raise StudyError(f"{task} has no answer texts to normalise; style is for {', '.join(OFFICIAL_STYLE)}")
-    if language not in SETS[task].languages:
-        raise StudyError(f"{task} has no language {language!r}; it has {', '.join(SETS[task].languages)}")
-    if task in OFFICIAL_STYLE:
-        metrics, scores = _score_answers(gold, predictions, language, style or OFFICIAL_STYLE[task])
+    task_set, gold, predictions = SETS[name], Path(gold), Path(predictions)
+    if style and name not in OFFICIAL_STYLE:
+        raise StudyError(f"{name} has no answer texts to normalise; style is for {', '.join(OFFICIAL_STYLE)}")
+    if language not in task_set.languages:
+        raise StudyError(f"{name} has no language {language!r}; it has {', '.join(task_set.languages)}")
+    if task_set.task == "qa":
+        examples = _gold_spans(gold, task_set, language)
+        answers = _predicted_answers(predictions, task_set, language)
+        metrics = qa_scores(examples, answers, language, style or OFFICIAL_STYLE[name], str(predictions))
+        ids = [example.id for example in examples]
+        rows = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
     else:
-        metrics, scores = _score_labels(gold, predictions, SETS[task].labels)
-    percent = {name: 100 * float(values.mean()) for name, values in metrics.items()}
-    return {"task": task, "language": language, "examples": len(scores), **percent, "scores": scores}
+        ids, labels = _gold_labels(gold, task_set, language)
+        metrics = {"accuracy": accuracy_scores(labels, _labels_for(ids, predictions, task_set, language))}
+        rows = metrics["accuracy"].astype(int).tolist()
+    percent = {metric: 100 * float(values.mean()) for metric, values in metrics.items()}
+    scores = dict(zip(ids, rows, strict=True))
+    return {"task": name, "language": language, "examples": len(scores), **percent, "scores": scores}
 
 
-def _score_answers(gold: Path | str, predictions: Path | str, language: str, style: str) -> tuple[dict, dict]:
-    answers, examples = _predicted_answers(Path(predictions)), _gold_spans(Path(gold))
-    metrics = qa_scores(examples, answers, language, style)
-    rows = zip(*(values.tolist() for values in metrics.values()), strict=True)
-    ids = (example.id for example in examples)
-    return metrics, {key: dict(zip(metrics, row, strict=True)) for key, row in zip(ids, rows, strict=True)}
-
-
-def _score_labels(gold: Path | str, predictions: Path | str, names: dict[str, int]) -> tuple[dict, dict]:
-    labels = _gold_labels(Path(gold), names)
-    predicted = _predicted_labels(Path(predictions), list(labels), names)
-    hits = accuracy_scores(list(labels.values()), [predicted[key] for key in labels])
-    return {"accuracy": hits}, dict(zip(labels, map(int, hits), strict=True))
-
-
-def _gold_spans(path: Path) -> list[SpanExample]:
-    examples = []
-    for place, row in squad_rows(path):
-        answers = tuple((start, text) for start, text in row["answers"] if text)
-        if not answers:
+def _gold_spans(path: Path, task_set: tasks.TaskSet, language: str) -> list[SpanExample]:
+    rows = list(tasks.squad_rows(read_lines(path), path, task_set.task))
+    if not rows:
+        raise StudyError(f"{path}: no question in it")
+    rows = _of_language(rows, path, task_set, language)
+    tasks.check_ids([row["id"] for _, row in rows], [place for place, _ in rows])
+    for place, row in rows:
+        row["answers"] = tuple((start, text) for start, text in row["answers"] if text)
+        if not row["answers"]:
             raise StudyError(
                 f"{place}: no answer; XTREME's test files have theirs removed, use the original release"
             )
-        examples.append(SpanExample(row["id"], row["question"], row["context"], answers))
-    if not examples:
-        raise StudyError(f"{path}: no question in it")
-    repeated = [key for key, count in Counter(example.id for example in examples).items() if count > 1]
-    if repeated:
-        raise StudyError(f"{path}: question id {repeated[0]!r} occurs more than once")
-    return examples
+    return [SpanExample(**row) for _, row in rows]
 
 
-def _predicted_answers(path: Path) -> dict[str, str]:
-    predictions = _json(path)
-    if not isinstance(predictions, dict):
-        raise StudyError(f"{path}: expected one JSON object of question id to answer text")
-    for key, answer in predictions.items():
-        if not isinstance(answer, str):
-            raise StudyError(f"{path}: the answer to {key!r} is {answer!r}, not a text")
-    return predictions
+def _predicted_answers(path: Path, task_set: tasks.TaskSet, language: str) -> dict[str, str]:
+    answers = parse_json("\n".join(read_lines(path)), str(path))
+    tasks.check(answers, {}, f"{path}:1")
+    rows = [(f"{path}: the answer to {excerpt(key)}", {"id": key, "text": x}) for key, x in answers.items()]
+    for place, row in rows:
+        tasks.check(row["text"], str, place)
+    return {row["id"]: row["text"] for _, row in tasks.rows_of_language(rows, task_set, language)}
 
 
-def _gold_labels(path: Path, names: dict[str, int]) -> dict[str, int]:
-    """Read gold labels by id: JSON lines, a table whose label is named or last, or one label a line."""
-    lines = read_lines(path)
-    if lines[0].startswith("{"):
-        labels = {
-            str(row["idx"]): _to_label(row.get("label"), names, place) for place, row in jsonl_rows(path)
-        }
+def _of_language(rows: list[Row], path: Path, task_set: tasks.TaskSet, language: str) -> list[Row]:
+    """The rows of one language, of which there must be some."""
+    own = tasks.rows_of_language(rows, task_set, language)
+    if not own:
+        named = sorted({str(row["language"]) for _, row in rows if "language" in row})
+        others = f"; it has {excerpt(', '.join(named))}" if named else ""
+        raise StudyError(f"{path}: no row of the language {language}{others}")
+    return own
+
+
+def _label_rows(path: Path, task_set: tasks.TaskSet, language: str, beside: bool = False) -> list[Row]:
+    """The rows of a file of labels in any of the forms, told apart by how it begins.
+
+    `beside`: whether labels that it lacks may be read from the file of test labels beside it.
+    """
+    lines, task = read_lines(path), task_set.task
+    first, *others = (line for line in lines if line.strip())
+    if first.lstrip()[0] not in "[{":
+        rows = list(tasks.tsv_rows(lines, path, task, beside))
+    elif _is_record(first, path, alone=not others):
+        rows = list(tasks.jsonl_rows(lines, path, task))
     else:
-        cells = [line.split("\t") for line in lines]
-        header = cells[0] if "label" in cells[0] else []
-        column = header.index("label") if header else -1
-        first = 1 if header else 0
-        keys = [row[header.index("id")] if "id" in header else str(i) for i, row in enumerate(cells[first:])]
-        places = [f"{path}:{index + first + 1}" for index in range(len(keys))]
-        values = [
-            _to_label(row[column], names, place) for row, place in zip(cells[first:], places, strict=True)
-        ]
-        labels = dict(zip(keys, values, strict=True))
-    if len(set(labels.values())) == 1 and len(labels) > 1:
-        raise StudyError(
-            f"{path}: all {len(labels)} gold labels are the same; placeholders of a test set without gold?"
-        )
+        table = parse_json("\n".join(lines), str(path))
+        tasks.check(table, {}, f"{path}:1")
+        rows = [(f"{path}: id {excerpt(key)}", {"id": key, "label": x}) for key, x in table.items()]
+    return _of_language(rows, path, task_set, language)
+
+
+def _is_record(line: str, path: Path, alone: bool) -> bool:
+    """Whether a first line is the first of JSON lines, not the beginning of one object of ids and labels."""
+    try:
+        value = parse_json(line, str(path))
+    except StudyError:
+        return False
+    return not alone or (isinstance(value, dict) and bool({"label", "gold_label"} & value.keys()))
+
+
+def _ids(rows: list[Row]) -> list[str]:
+    """The ids that rows carry, which must not repeat; none where no row carries one."""
+    ids = tasks.ids_of(rows, ("id", "idx", "pair_id"))
+    tasks.check_ids(ids, [place for place, _ in rows][: len(ids)])
+    return ids
+
+
+def _labels(rows: list[Row], task: str) -> list[int]:
+    labels = [tasks.label_of(place, row, task) for place, row in rows]
+    if -1 in labels:
+        place, row = rows[labels.index(-1)]
+        reason = f"label {excerpt(row['label'])} is none" if row.get("label") is not None else "no label"
+        raise StudyError(f"{place}: {reason}; expected {', '.join(tasks.NAMES[task])}")
     return labels
 
 
-def _predicted_labels(path: Path, keys: list[str], names: dict[str, int]) -> dict[str, int]:
-    lines = read_lines(path)
-    if lines[0].startswith("{") and '"label"' in lines[0] and len(lines) > 1:
-        values = [(place, row.get("label")) for place, row in jsonl_rows(path)]
-    elif lines[0].startswith("{"):
-        by_id = _json(path)
+def _gold_labels(path: Path, task_set: tasks.TaskSet, language: str) -> tuple[list[str], list[int]]:
+    rows = _label_rows(path, task_set, language, beside=True)
+    labels = _labels(rows, task_set.task)
+    tasks.check_varied(labels, [place for place, _ in rows])
+    return _ids(rows) or [str(index) for index in range(len(rows))], labels
+
+
+def _labels_for(keys: list[str], path: Path, task_set: tasks.TaskSet, language: str) -> list[int]:
+    """The predicted labels in the order of the gold ids."""
+    rows = _label_rows(path, task_set, language)
+    labels, ids = _labels(rows, task_set.task), _ids(rows)
+    if ids:
+        by_id = dict(zip(ids, labels, strict=True))
         _check_ids(by_id, keys, str(path))
-        return {key: _to_label(by_id[key], names, f"{path}: id {key!r}") for key in keys}
-    else:
-        values = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1)]
-    if len(values) != len(keys):
-        raise StudyError(
-            f"{path}: {len(values)} labels for {len(keys)} gold labels; one label a line, in gold order"
-        )
-    return {key: _to_label(value, names, place) for key, (place, value) in zip(keys, values, strict=True)}
+        return [by_id[key] for key in keys]
+    if len(labels) != len(keys):
+        expected = "one label a line in gold order expected, or ids"
+        raise StudyError(f"{path}: {len(labels)} labels for {len(keys)} gold labels; {expected}")
+    return labels
 
 
-def _to_label(value: object, names: dict[str, int], place: str) -> int:
-    """Return a label's integer; NLI labels must be names, because tools number them in different orders."""
-    name = str(value).strip().lower()
-    if name not in names:
-        raise StudyError(f"{place}: label {value!r} is not known; expected {', '.join(names)}")
-    return names[name]
-
-
-def _json(path: Path) -> object:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise StudyError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
-
-
-def _check_ids(predictions: dict, keys: list[str], what: str) -> None:
+def _check_ids(predictions: Mapping, keys: Sequence[str], what: str) -> None:
     missing = [key for key in keys if key not in predictions]
     unknown = sorted(set(predictions) - set(keys))
     if missing:
-        raise StudyError(
-            f"{what}: {len(missing)} of {len(keys)} ids have no prediction, first {missing[0]!r}"
-        )
+        first = excerpt(missing[0])
+        raise StudyError(f"{what}: {len(missing)} of {len(keys)} ids have no prediction, first {first}")
     if unknown:
-        raise StudyError(f"{what}: {len(unknown)} ids are not in the gold file, first {unknown[0]!r}")
+        raise StudyError(f"{what}: {len(unknown)} ids are not in the gold file, first {excerpt(unknown[0])}")
 
 
 def register(subparsers) -> None:
-    """Add the command `xlt score`."""
+    """The command `xlt score`."""
     parser = subparsers.add_parser(
         "score",
         help="score predictions in an official format",
@@ -356,10 +408,8 @@ def register(subparsers) -> None:
     )
     parser.add_argument("task", choices=(*LABEL_TASKS, *OFFICIAL_STYLE))
     parser.add_argument("gold", help="the data set's file, or one label a line")
-    parser.add_argument("predictions", help="one label a line, or JSON of id to label or answer")
-    parser.add_argument(
-        "--language", required=True, help="language of the text, of the context for questions"
-    )
+    parser.add_argument("predictions", help="in gold's forms, or JSON of id to label or answer")
+    parser.add_argument("--language", required=True, help="of the text, of the context for questions")
     parser.add_argument(
         "--style", choices=STYLES, help="answer normalisation; default: the task's official one"
     )
@@ -371,5 +421,5 @@ def _score(args) -> int:
     result = score_files(args.task, args.gold, args.predictions, args.language, args.style)
     if not args.per_example:
         del result["scores"]
-    print(json.dumps(result, ensure_ascii=False, indent=None if args.per_example else 2))
+    print(json.dumps(result, indent=None if args.per_example else 2))
     return 0

@@ -11,7 +11,7 @@ from xltlib import builders, language_data
 from xltlib.alignment import encoder_alignment
 from xltlib.claims.reading import point
 from xltlib.claims.selection import Selection, select
-from xltlib.data.records import LABELS
+from xltlib.data.tasks import LABELS
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.data.tokenization import load as load_tokenizer
 from xltlib.params import Params

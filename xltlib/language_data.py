@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import StudyError, baselines
+from xltlib import StudyError, evaluation
 from xltlib.alignment import links
 from xltlib.alignment.encoder_alignment import word_links
 from xltlib.data import real_data, synthetic, task_data
 from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
-from xltlib.data.records import LABELS
+from xltlib.data.tasks import LABELS
 from xltlib.data.text import keyboard_of
 from xltlib.finetuning import published
 from xltlib.noise import keyboards
@@ -136,10 +136,10 @@ class Synthetic(Languages):
                 continue
             train = self.examples(task, "train", params.train_examples)[params.source]
             gold = np.array([e.label for e in test[params.source]])
-            majority = baselines.majority_accuracy([e.label for e in train], gold)
+            majority = evaluation.majority_accuracy([e.label for e in train], gold)
             texts = [e.text_b for name in params.languages for e in test[name]]
             labels = [e.label for e in train]
-            guessed = baselines.ngram_predictions([e.text_b for e in train], labels, texts)
+            guessed = evaluation.ngram_predictions([e.text_b for e in train], labels, texts)
             shares = (guessed.reshape(len(params.languages), -1) == gold).mean(1).round(5).tolist()
             found[task] = {
                 "levels": [{"name": CHANCE, "y": round(majority, 5)}],

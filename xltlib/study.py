@@ -15,11 +15,11 @@ from typing import Any
 import filelock
 
 from xltlib import StudyError, notebooks, report, wanted
-from xltlib.baselines import best_of
 from xltlib.claims import evaluate as claims
 from xltlib.claims.design import DESIGN, Design
 from xltlib.claims.ledger_file import load_ledger, read_yaml
 from xltlib.data import downloads
+from xltlib.evaluation import best_of
 from xltlib.params import Params, load, to_dict
 from xltlib.pool import compute_all
 from xltlib.runs import STAGES, Runs, closure

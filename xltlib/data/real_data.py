@@ -13,7 +13,7 @@ from xltlib import StudyError
 from xltlib.alignment import links
 from xltlib.alignment.aligner import tokenized_pairs
 from xltlib.data import corpora, tasks
-from xltlib.data.records import ChoiceExample, PairExample, SentencePair, SpanExample
+from xltlib.data.tasks import ChoiceExample, PairExample, SentencePair, SpanExample
 from xltlib.textfile import parse_json, read_lines, read_text, stream_lines
 
 TEST_SETS = (

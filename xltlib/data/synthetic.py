@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.data.records import PairExample, SpanExample
+from xltlib.data.tasks import PairExample, SpanExample
 
 SLOTS = ("agent", "agent_quality", "verb", "patient", "patient_quality", "place", "time")
 AGENT, AGENT_QUALITY, VERB, PATIENT, PATIENT_QUALITY, PLACE, TIME = range(7)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 
-from xltlib import baselines, evaluation
+from xltlib import evaluation
 from xltlib.data import corpora, real_data, task_data
 from xltlib.data.real_data import lowered
-from xltlib.data.records import PairExample, SpanExample, TaggedSentence
+from xltlib.data.tasks import PairExample, SpanExample, TaggedSentence
 from xltlib.data.text import link_lists, read_sentences
 from xltlib.pretraining import probing
 from xltlib.pretraining.encoder_builders import linked_lexicon
@@ -91,7 +91,7 @@ def _examples(params: Mapping, task: str) -> tuple[list, dict[str, list]]:
 
 def _majority(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]]) -> dict[str, float]:
     labels = [e.label for e in train]
-    return {x: baselines.majority_accuracy(labels, [e.label for e in each]) for x, each in test.items()}
+    return {x: evaluation.majority_accuracy(labels, [e.label for e in each]) for x, each in test.items()}
 
 
 def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Found:
@@ -103,7 +103,7 @@ def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Found:
         for x, each in test.items()
         for e in each
     ]
-    predicted = baselines.ngram_predictions(texts, [e.label for e in train], tested)
+    predicted = evaluation.ngram_predictions(texts, [e.label for e in train], tested)
     parts = np.split(predicted, np.cumsum([len(each) for each in test.values()])[:-1])
     told = zip(test.items(), parts, strict=True)
     alone = {x: np.mean(part == [e.label for e in each]) for (x, each), part in told}
@@ -224,7 +224,7 @@ def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result)
     for name in ("", "#deprel"):
         tags = [tag for s in train for tag in probing.tag_sets(s)[name]]
         common = Counter(tags).most_common(1)[0][0]
-        shape = iter(baselines.ngram_predictions([w for s in train for w in s.words], tags, words))
+        shape = iter(evaluation.ngram_predictions([w for s in train for w in s.words], tags, words))
         votes = _votes(train, name)
         for language, each in test.items():
             told = {"majority": [[common] * len(s.words) for s in each]}

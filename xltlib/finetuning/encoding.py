@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.data.records import LABELS, PairExample, SpanExample
+from xltlib.data.tasks import LABELS, PairExample, SpanExample
 from xltlib.data.tokenization import (
     OWN,
     PreTrainedTokenizerFast,

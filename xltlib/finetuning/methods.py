@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xltlib.data.records import LABELS
+from xltlib.data.tasks import LABELS
 from xltlib.data.tokenization import OWN, Specials, join
 from xltlib.finetuning import robust, salt
 from xltlib.finetuning.batching import Plan, device_of, inputs, stacked

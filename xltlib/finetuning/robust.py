@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from xltlib import StudyError
-from xltlib.data.records import PairExample, SpanExample
 from xltlib.data.synthetic import CATEGORIES, SLOT_CATEGORY, SYNONYMS, World
+from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import OWN, Specials
 from xltlib.finetuning.options import FOREIGN
 from xltlib.noise.substitution import code_switch, rs_da_copies

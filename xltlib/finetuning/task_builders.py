@@ -10,8 +10,8 @@ import numpy as np
 
 from xltlib import StudyError, evaluation
 from xltlib.data import tasks
-from xltlib.data.records import LABELS
 from xltlib.data.task_data import language_of
+from xltlib.data.tasks import LABELS
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import robust, salt, task_model
 from xltlib.finetuning.options import TYPO_RATES, Options, first_task

@@ -10,7 +10,7 @@ import numpy as np
 
 from xltlib import StudyError, evaluation
 from xltlib.data import real_data, synthetic, task_data, tasks, tokenization
-from xltlib.data.records import LABELS
+from xltlib.data.tasks import LABELS
 from xltlib.data.text import keyboard_of, tokenizer_of, world_of
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction, robust, salt

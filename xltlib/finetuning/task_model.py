@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import StudyError
-from xltlib.data.records import LABELS
+from xltlib.data.tasks import LABELS
 from xltlib.finetuning.batching import segments
 from xltlib.pretraining import models
 from xltlib.pretraining.models import Encoder

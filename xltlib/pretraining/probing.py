@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xltlib import StudyError, baselines, evaluation
+from xltlib import StudyError, evaluation
 from xltlib.alignment import encoder_alignment, links
 from xltlib.data import real_data, tasks, tokenization
 from xltlib.data.corpora import clean
-from xltlib.data.records import TaggedSentence
+from xltlib.data.tasks import TaggedSentence
 from xltlib.data.text import tokenizer_of
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Progress, epoch_batches
@@ -198,7 +198,7 @@ class Classifier:
         self.strength = strength
         self.mean, self.width = vectors.mean(0), vectors.std(0) + 1e-6
         self.labels, targets = np.unique(np.asarray(labels), return_inverse=True)
-        self.weights = baselines.softmax_regression(self._inputs(vectors), targets, strength)
+        self.weights = evaluation.softmax_regression(self._inputs(vectors), targets, strength)
 
     def _inputs(self, vectors: np.ndarray) -> np.ndarray:
         """Standardised, with a last column of ones."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from xltlib.data.records import SpanExample
+from xltlib.data.tasks import SpanExample
 from xltlib.data.text import keyboard_of, tokenizer_of, world_of
 from xltlib.data.tokenization import SEP
 from xltlib.evaluation import qa_scores

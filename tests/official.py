@@ -1,0 +1,227 @@
+"""Small task sets in the publishers' formats, made up; and mutations of such files."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from xltlib.data.tasks import SETS
+
+NLI = ("entailment", "neutral", "contradiction")
+WORDS = {
+    "de": ("Hund", "Katze", "Stadt", "Fluss", "Brot", "Straße"),
+    "en": ("dog", "cat", "town", "river", "bread", "street"),
+    "zh": ("狗", "猫", "城市", "河", "面包", "街"),
+}
+
+
+def sentence(language: str, number: int) -> str:
+    """A sentence that no other number has."""
+    a, b = (WORDS[language][number // 6**power % 6] for power in (0, 1))
+    return {"de": f"Der {a} {number} ist „{b}“.", "en": f"The {a} {number} is a {b}.",
+            "zh": f"{a}{number}是{b}。"}[language]  # fmt: skip
+
+
+def xnli(language: str, rows: int = 6) -> str:
+    """XTREME's layout: premise TAB hypothesis TAB label."""
+    lines = [f"{sentence(language, i)}\t{sentence(language, i + 7)}\t{NLI[i % 3]}" for i in range(rows)]
+    return "".join(line + "\n" for line in lines)
+
+
+XNLI_COLUMNS = [
+    *("language", "gold_label", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse"),
+    *("sentence2_parse", "sentence1", "sentence2", "promptID", "pairID", "genre"),
+    *(f"label{i}" for i in range(1, 6)),
+    *("sentence1_tokenized", "sentence2_tokenized", "match"),
+]
+
+
+def xnli_original(rows: int = 6) -> str:
+    """The publishers' layout: a header, all languages in one file."""
+    lines = ["\t".join(XNLI_COLUMNS)]
+    for language in ("zh", "de", "en"):
+        for i in range(rows):
+            label, a, b = NLI[i % 3], sentence(language, i), sentence(language, i + 7)
+            cells = [language, label, "", "", "", "", a, b, str(i // 3 + 1), str(i + 1), "fiction"]
+            lines.append("\t".join([*cells, *[label] * 5, a, b, "True"]))
+    return "\n".join(lines) + "\n"
+
+
+def pawsx(language: str, rows: int = 6) -> str:
+    """A header, and ids that are no row numbers."""
+    lines = [
+        f"{2 * i + 5}\t{sentence(language, i)}\t{sentence(language, i + 7)}\t{i % 2}" for i in range(rows)
+    ]
+    return "\n".join(["id\tsentence1\tsentence2\tlabel", *lines]) + "\n"
+
+
+def xcopa(language: str, rows: int = 6) -> str:
+    """One object a line, lines ended by CRLF as published."""
+    records = [
+        {
+            "premise": sentence(language, i), "choice1": sentence(language, i + 7),
+            "choice2": sentence(language, i + 14), "question": ("cause", "effect")[i // 2 % 2],
+            "label": i % 2, "idx": i + 3, "changed": False,
+        }
+        for i in range(rows)
+    ]  # fmt: skip
+    return "".join(json.dumps(record, ensure_ascii=False) + "\r\n" for record in records)
+
+
+def squad(language: str, prefix: str = "q", rows: int = 6) -> dict:
+    """Two questions on each passage; the answer is the passage's last word, or its second last."""
+    paragraphs = []
+    for i in range(0, rows, 2):
+        words = [*sentence(language, i).split(), f"Ende{i}"]
+        context = " ".join(words)
+        answers = [{"answer_start": context.rindex(word), "text": word} for word in words[-2:]]
+        qas = [{"id": f"{prefix}-{i + k}", "question": f"{i + k}?", "answers": [answer]}
+               for k, answer in enumerate(answers)]  # fmt: skip
+        paragraphs.append({"context": context, "qas": qas})
+    return {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+
+
+def conllu(sentences: int = 4) -> str:
+    """Words that depend on the last one, so that none can be lost unseen, and a multiword token."""
+    blocks = []
+    for i in range(sentences):
+        lines = [f"# sent_id = n{i}", "# text = du pain", "1-2\tdu" + "\t_" * 8]
+        words = (("de", "ADP", 3, "case"), ("le", "DET", 3, "det"), (f"pain{i}", "NOUN", 0, "root"))
+        lines += [f"{k}\t{word}\t_\t{tag}\t_\t_\t{head}\t{relation}\t_\t_"
+                  for k, (word, tag, head, relation) in enumerate(words, start=1)]  # fmt: skip
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks) + "\n"
+
+
+def labels(rows: int = 6) -> str:
+    """The labels of XTREME's test files, as the study keeps them beside those."""
+    return "genre\tlabel\n" + "".join(f"fiction\t{NLI[i % 3]}\n" for i in range(rows))
+
+
+def sets(rows: int = 6) -> dict[tuple[str, str, str], dict[str, str]]:
+    """The files, by their path, of (set, split, language), each with `rows` examples."""
+    en = [(sentence("en", i), sentence("en", i + 7), NLI[i % 3]) for i in range(rows)]
+    sick = "".join(f"{i + 1}\t{a}\t{b}\t3.5\t{label.upper()}\n" for i, (a, b, label) in enumerate(en))
+    cad = "".join(f"{a}\t{b}\t{label}\n" for a, b, label in en)
+    questions = json.dumps(squad("de", rows=rows))
+    mixed = {"data": squad("en", "russian", rows)["data"] + squad("en", "swahili", rows)["data"]}
+    repeated = json.dumps({"data": squad("en", "x", 2)["data"] * (rows // 2)})
+    tatoeba = {f"tatoeba_laser/tatoeba.deu-eng.{code}": "".join(sentence(x, i) + "\n" for i in range(rows))
+               for code, x in (("deu", "de"), ("eng", "en"))}  # fmt: skip
+    unlabelled = "".join(line.rpartition("\t")[0] + "\n" for line in xnli("de", rows).splitlines())
+    return {
+        ("xnli", "dev", "de"): {"xnli/dev-de.tsv": xnli("de", rows)},
+        ("xnli", "dev", "zh"): {"XNLI-1.0/xnli.dev.tsv": xnli_original(rows)},
+        ("xnli", "test", "de"): {"xnli/test-de.tsv": unlabelled, "xnli/test.labels.tsv": labels(rows)},
+        ("taxinli", "train", "en"): {"multinli_taxinli/train-en.tsv": xnli("en", rows)},
+        ("sick", "dev", "en"): {"sick/SICK_trial.txt": sick},
+        ("cad_nli", "test", "en"): {
+            "cad_nli/all_combined/test.tsv": "sentence1\tsentence2\tgold_label\n" + cad
+        },
+        ("pawsx", "test", "zh"): {"x-final/zh/test_2k.tsv": pawsx("zh", rows)},
+        ("xquad", "test", "de"): {"xquad/xquad.de.json": questions},
+        ("mlqa", "dev", "de|en"): {"mlqa/MLQA_V1/dev/dev-context-de-question-en.json": questions},
+        ("tydiqa", "dev", "sw"): {"tydiqa/tydiqa-goldp-v1.1-dev.json": json.dumps(mixed)},
+        ("tydiqa", "train", "en"): {"tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json": repeated},
+        ("squad", "train", "de"): {f"{SETS['squad'].codes['de']}train-v1.1.json": questions},
+        ("xcopa", "dev", "zh"): {"xcopa/zh/val.zh.jsonl": xcopa("zh", rows)},
+        ("pud", "test", "fr"): {"ud_pud/fr_pud-ud-test.conllu": conllu(rows)},
+        ("tatoeba", "test", "de"): tatoeba,
+    }  # fmt: skip
+
+
+# Mutations: each is a text and a generator -> another text. None is a change of a label, an id or an answer
+# to another one that is as good: such a file says something else, and nobody could know.
+
+
+def _line(change: Callable[[str, np.random.Generator], list[str]]) -> Callable:
+    """A mutation of one line: what stands in its place."""
+
+    def mutation(text: str, rng: np.random.Generator) -> str:
+        lines = text.split("\n")[:-1]
+        place = int(rng.integers(len(lines)))
+        lines[place : place + 1] = change(lines[place], rng)
+        return "\n".join(lines) + "\n"
+
+    return mutation
+
+
+def _cells(change: Callable[[list[str], int], list[str]]) -> Callable:
+    """A mutation of one cell of a line."""
+
+    def one(line: str, rng: np.random.Generator) -> list[str]:
+        cells = line.split("\t")
+        return ["\t".join(change(cells, int(rng.integers(len(cells)))))]
+
+    return _line(one)
+
+
+def _without_line_end(text: str, rng: np.random.Generator) -> str:
+    lines = text.split("\n")
+    place = int(rng.integers(len(lines) - 2))
+    return "\n".join([*lines[:place], lines[place] + lines[place + 1], *lines[place + 2 :]])
+
+
+LINES: dict[str, Callable[[str, np.random.Generator], str]] = {
+    "a cell less": _cells(lambda cells, k: cells[:k] + cells[k + 1 :]),
+    "a cell twice": _cells(lambda cells, k: [*cells[:k], cells[k], *cells[k:]]),
+    "an empty cell more": _cells(lambda cells, k: [*cells[:k], "", *cells[k:]]),
+    "a cell of two lines": _cells(
+        lambda cells, k: [*cells[:k], f'"{cells[k]}\n{cells[k]}"', *cells[k + 1 :]]
+    ),
+    "a blank line": _line(lambda line, rng: ["", line]),
+    "a line of blanks": _line(lambda line, rng: [" \t "]),
+    "a line twice": _line(lambda line, rng: [line, line]),
+    "a line less": _line(lambda line, rng: []),
+    "two lines in one": _without_line_end,
+    "another file's line": _line(lambda line, rng: ['{"x": [1, 2]}', line]),
+    "a list": _line(lambda line, rng: ["[1, 2]"]),
+    "an error page": _line(lambda line, rng: ["<html>404 not found</html>"]),
+    "a zero byte": _line(lambda line, rng: [line + "\0"]),
+}
+LABELS = {
+    f"{bad!r} for a label": _cells(lambda cells, k, bad=bad: [*cells[:-1], bad])
+    for bad in ("", "maybe", "-1", "7", "1.0", "true", "None", "entailmentneutral", "0 1")
+}
+CUT = {"cut anywhere": lambda text, rng: text[: int(rng.integers(1, len(text)))]}
+VALUES: list[Any] = [None, True, 1.5, -4, "", [], {}, [1], {"a": 1}, "x" * 10**5, 10**30, [[]]]
+
+
+def _nodes(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(list or object, index or key) of each value in a JSON value."""
+    for key in (
+        list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
+        yield value, key
+        yield from _nodes(value[key])
+
+
+def json_mutation(text: str, rng: np.random.Generator, free: tuple[str, ...] = ()) -> str:
+    """A JSON text in which one value is of another type, is gone, or stands there twice.
+
+    `free` are the keys for which a value of another type is as good.
+    """
+    value = json.loads(text)
+    kind, nodes = int(rng.integers(3)), list(_nodes(value))
+    parent, key = nodes[int(rng.integers(len(nodes)))]
+    if kind == 0 and key not in free:
+        others = [x for x in VALUES if type(x) is not type(parent[key])]
+        parent[key] = others[int(rng.integers(len(others)))]
+    elif kind == 1:
+        del parent[key]
+    elif isinstance(parent, list):
+        parent.append(parent[key])
+    else:
+        again = f"{json.dumps(key)}: {json.dumps(parent[key])}"
+        parent[key] = "here"
+        return json.dumps(value).replace(f'{json.dumps(key)}: "here"', f"{again}, {again}")
+    return json.dumps(value)
+
+
+def rows_mutation(text: str, rng: np.random.Generator, free: tuple[str, ...] = ()) -> str:
+    """JSON lines of which one is mutated as JSON."""
+    lines = text.split("\n")[:-1]
+    place = int(rng.integers(len(lines)))
+    lines[place] = json_mutation(lines[place], rng, free)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,267 @@
+"""`xlt score`: every official form of gold and predictions, ids before lines, and no mutation in silence."""
+
+import gzip
+import json
+from functools import partial
+
+import numpy as np
+import official
+import pytest
+from test_tasks import outcome
+
+from xltlib import StudyError
+from xltlib.cli import main
+from xltlib.data.tasks import SETS, load
+from xltlib.evaluation import score_files
+
+NLI = ["entailment", "neutral", "neutral", "entailment", "neutral", "contradiction"]  # 5 of 6 are right
+BINARY = [0, 1, 1, 1, 0, 1]
+ANSWERS = {f"q-{i}": f"Ende{i - 1}" if i % 2 else "falsch" for i in range(6)}
+
+
+def lines(values) -> str:
+    return "".join(f"{value}\n" for value in values)
+
+
+def objects(key, ids, values) -> str:
+    return lines(json.dumps({key: i, "label": x}) for i, x in zip(ids, values, strict=True))
+
+
+def records(table: str) -> list[dict]:
+    header, *rows = (line.split("\t") for line in table.splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+PAWSX, XCOPA = range(5, 17, 2), range(3, 9)
+GOLD = {  # form -> (set, content)
+    "xnli": ("xnli", official.xnli("de")),
+    "xnli, original": ("xnli", official.xnli_original()),
+    "xnli, labels": ("xnli", lines(official.NLI * 2)),
+    "xnli, JSON lines": ("xnli", lines(json.dumps(record) for record in records(official.xnli_original()))),
+    "pawsx": ("pawsx", official.pawsx("de")),
+    "xcopa": ("xcopa", official.xcopa("de")),
+    "xquad": ("xquad", json.dumps(official.squad("de"))),
+    "mlqa, articles": ("mlqa", json.dumps(official.squad("de")["data"])),
+}  # fmt: skip
+TABLE = "id\tsentence1\tsentence2\tlabel\n" + lines(
+    f"{i}\ta\tb\t{x}" for i, x in zip(reversed(PAWSX), reversed(BINARY), strict=True)
+)
+PREDICTED = {  # set -> form -> content, all saying the same
+    "xnli": {
+        "lines": lines(NLI),
+        "object by row number": json.dumps({str(i): x for i, x in reversed([*enumerate(NLI)])}),
+        "JSON lines": lines(json.dumps({"label": x}) for x in NLI),
+    },
+    "pawsx": {
+        "lines": lines(BINARY),
+        "object": json.dumps(dict(zip(map(str, reversed(PAWSX)), reversed(BINARY), strict=True))),
+        "JSON lines": objects("id", reversed(PAWSX), reversed(BINARY)),
+        "table": TABLE,
+    },
+    "xcopa": {
+        "lines": lines(BINARY),
+        "JSON lines, shuffled": objects("idx", reversed(XCOPA), reversed(BINARY)),
+        "JSON lines": objects("idx", XCOPA, BINARY),
+        "object, indented": json.dumps(dict(zip(map(str, XCOPA), BINARY, strict=True)), indent=1),
+    },
+    "xquad": {"object": json.dumps(ANSWERS)},
+    "mlqa": {"object": json.dumps(ANSWERS, indent=1)},
+}
+FORMS = [(gold, form) for gold, (name, _) in GOLD.items() for form in PREDICTED[name]]
+LANGUAGES = {"xcopa": "sw"}
+
+
+def write(path, content: str):
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    return path
+
+
+def scored(folder, name: str, gold: str, predicted: str) -> list:
+    """The metrics and the scores of each example, without ids."""
+    paths = write(folder / "gold", gold), write(folder / "predicted", predicted)
+    result = score_files(name, *paths, LANGUAGES.get(name, "de"))
+    return [
+        *(result[x] for x in ("accuracy", "exact_match", "f1") if x in result),
+        *result["scores"].values(),
+    ]
+
+
+def of_original(form: str, predicted: str) -> str:
+    """Predictions by the ids of XNLI's own file, which count from 1."""
+    by_row = form == "object by row number"
+    return json.dumps({str(int(k) + 1): x for k, x in json.loads(predicted).items()}) if by_row else predicted
+
+
+def content(gold: str, form: str) -> tuple[str, str, str]:
+    name, text = GOLD[gold]
+    predicted = PREDICTED[name][form]
+    original = gold in ("xnli, original", "xnli, JSON lines")
+    return name, text, of_original(form, predicted) if original else predicted
+
+
+@pytest.mark.parametrize(("gold", "form"), FORMS)
+def test_every_form_of_gold_and_predictions(tmp_path, gold, form):
+    found = scored(tmp_path, *content(gold, form))
+    if GOLD[gold][0] in ("xquad", "mlqa"):
+        assert found[:2] == [50, 50]
+        assert [x["f1"] for x in found[2:]] == [0, 1] * 3
+    else:
+        assert found == [pytest.approx(100 * 5 / 6), 1, 1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("gold", "form"), FORMS)
+@pytest.mark.parametrize("side", ["gold", "predicted"])
+def test_no_mutation_is_a_traceback_or_accepted_with_another_meaning(tmp_path, gold, form, side):
+    name, *texts = content(gold, form)
+    expected, rng, place = scored(tmp_path, name, *texts), np.random.default_rng(0), side == "predicted"
+    text, refused, paths = texts[place], 0, (str(tmp_path / "gold"), str(tmp_path / "predicted"))
+    for number in range(100):
+        kind, mutate = mutations(text)[number % len(mutations(text))]
+        mutated = [*texts]
+        mutated[place] = mutate(text, rng)
+        found, message = outcome(partial(scored, tmp_path, name, *mutated))
+        refused += bool(message)
+        assert message.startswith(paths) if message else found == expected, (kind, message, mutated[place])
+        assert len(message) < 500, kind
+        assert len(message.splitlines()) <= 1, kind
+    assert refused > 30
+
+
+def mutations(text: str) -> list:
+    if text.startswith("{") or text.startswith("["):
+        rows = len(text.strip().split("\n")) > 1 and text.startswith('{"') and "\n{" in text
+        shapes = [("JSON", official.rows_mutation if rows else official.json_mutation)] * 5
+        return [*shapes, *(official.LINES.items() if rows else ()), *official.CUT.items()]
+    return [*official.LINES.items(), *official.LABELS.items(), *official.CUT.items()]
+
+
+@pytest.mark.parametrize(
+    ("command", "gold", "predicted", "accuracy"),
+    [
+        # XCOPA: both files carry `idx`, and their orders differ
+        ("xcopa --language sw", objects("idx", (0, 1), (1, 0)), objects("idx", (1, 0), (0, 1)), 100),
+        ("xnli --language de", official.xnli_original(3), lines(NLI[:3]), 200 / 3),
+        ("xnli --language zh", official.xnli_original(3), lines(["neutral"] * 3), 100 / 3),
+        # the spelling of XNLI's translated training files
+        ("xnli --language de", lines(["entailment", "neutral", "contradictory"]),
+         lines(NLI[:3]), 200 / 3),
+        ("xnli --language de", lines(["entailment", "neutral", "contradictory"]),
+         lines(["entailment", "neutral", "contradiction"]), 100),
+    ],
+)  # fmt: skip
+def test_what_was_once_scored_wrongly_or_not_at_all(tmp_path, capsys, command, gold, predicted, accuracy):
+    paths = write(tmp_path / "gold", gold), write(tmp_path / "predicted", predicted)
+    assert main(["score", *command.split(), *map(str, paths)]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(accuracy)
+
+
+def answer(text) -> str:
+    answers = [{"answer_start": 0, "text": text}]
+    return json.dumps([{"paragraphs": [{"context": "am Fluss", "qas": [
+        {"id": "q1", "question": "Wo?", "answers": answers}]}]}])  # fmt: skip
+
+
+PAWS = "id\tsentence1\tsentence2\tlabel\n1\ta\tb\t1\n"
+REFUSALS = [  # set, gold, predictions, what the error says after the path
+    ("mlqa", answer(5), '{"q1": "Wald"}', r"gold: question 'q1': answers\[0\]: text: found 5, expected"),
+    ("mlqa", answer("am"), '{"q1": ["am"]}', r"predicted: the answer to 'q1': found a list of 1, exp"),
+    ("mlqa", answer("am"), '{"q1": null}', r"predicted: the answer to 'q1': found None, expected a text"),
+    ("mlqa", answer("am"), '["am"]', r"predicted:1: found a list of 1, expected an object"),
+    ("mlqa", answer("am"), '{"q1": "am", "q1": "Wald"}', r"predicted:1: not read: 'q1' stands twice"),
+    ("mlqa", answer("am"), '{"q2": "am"}', r"predicted: 1 of 1 ids have no prediction, first 'q1'"),
+    ("mlqa", answer("am"), '{"q1": "am", "q2": "a"}', r"predicted: 1 ids are not in the gold file, first"),
+    ("mlqa", answer(""), '{"q1": "am"}', r"gold: question 'q1': no answer; XTREME's test files"),
+    ("mlqa", "[]", "{}", r"gold: no question"),
+    ("mlqa", "{}", '{"q": "a"}', r"gold: no 'data', expected one in this object"),
+    ("mlqa", '[{"paragraphs": 1}]', "{}", r"gold\[0\]: paragraphs: found 1, expected a list"),
+    ("pawsx", PAWS + "\n3\te\tf\t0\n", "1\n0\n0\n", r"gold:3: 1 columns found, 4 expected \(id, text_a"),
+    ("pawsx", PAWS + "2\tc\td\n3\te\tf\t0\n", "1\n0\n0\n", r"gold:3: 3 columns found, 4 expected"),
+    ("pawsx", PAWS + '2\t"c\nc"\td\t1\n3\te\tf\t0\n', "1\n0\n0\n", r"gold:3: 2 columns found, 4 expected"),
+    ("pawsx", PAWS + "1\tc\td\t0\n", "1\n0\n", r"gold:3: id '1' was already at .*gold:2, expected once"),
+    ("pawsx", PAWS + "2\tc\td\t1\n", "1\n0\n", r"gold:2: all 2 rows have label 1; a constant column"),
+    ("pawsx", PAWS.replace("label", "score") + "2\tc\td\t1\n", "1\n0\n", r"gold:2: no label; expected 0, 1"),
+    ("pawsx", PAWS.replace("id", "label") + "2\tc\td\t1\n", "1\n0\n", r"gold:1: 'label' stands there twice"),
+    ("pawsx", "a\tb\tc\td\te\tf\n", "1\n", r"gold:1: 6 columns found, a header expected"),
+    ("pawsx", "0\n1\n", '{"0": 1}', r"predicted: 1 of 2 ids have no prediction, first '1'"),
+    ("pawsx", "0\n1\n", '{"0": 1, "1": 0, "2": 0}', r"predicted: 1 ids are not in the gold file, first '2'"),
+    ("pawsx", "0\n1\n", '{"0": 1, "1": 2}', r"predicted: id '1': label 2 is not known; expected 0, 1"),
+    ("pawsx", "0\n1\n", '{"0": 1, "1": true}', r"predicted: id '1': label True is not known"),
+    ("pawsx", "0\n1\n", '{"0": 1, "1": null}', r"predicted: id '1': no label; expected"),
+    ("pawsx", "0\n1\n", "{", r"predicted:1: not JSON"),
+    ("pawsx", "0\n1\n", "1\n0\n0\n", r"predicted: 3 labels for 2 gold labels; one label a line"),
+    ("xcopa", objects("idx", (0, 1), (1, 0)), '{"idx": 0, "label": 1}\n[1, 2]\n',
+     r"predicted:2: found a list of 2, expected an object"),
+    ("xcopa", objects("idx", (0, 1), (1, 0)), objects("idx", (0, 0), (1, 0)),
+     r"predicted:2: id '0' was already at .*predicted:1"),
+    ("xcopa", objects("idx", (0, 1), (1, 0)), objects("idx", (1, 2), (1, 0)), r"1 of 2 ids have no pred"),
+    ("xcopa", objects("idx", (0, 1), (1, 0)), '{"idx": 0, "label": 1}\n{"label": 0}\n',
+     r"predicted:2: no id, though other rows have one"),
+    ("xcopa", objects("idx", (0, 0), (1, 0)), "1\n0\n", r"gold:2: id '0' was already at .*gold:1"),
+    ("xcopa", objects("idx", (0, [1]), (1, 0)), "1\n0\n",
+     r"gold:2: idx: found a list of 1, expected a text or a whole number"),
+    ("xnli", "neutral\nentailment\n", "neutral\n1\n", r"predicted:2: label '1' is not known; expected"),
+    ("xnli", "neutral\nentailment\n", "neutral\n\n", r"predicted:2: label '' is none; expected entailment"),
+    ("xnli", "a\tb\nc\td\n", "neutral\nneutral\n", r"gold:1: no label"),
+    ("xnli", "neutral\nneutral\n", "neutral\nneutral\n", r"gold:1: all 2 rows have label 1"),
+    ("xnli", official.xnli_original().replace("\nde\t", "\nel\t"), "neutral\n",
+     r"gold: no row of the language de; it has 'el, en, zh'"),
+    ("xnli", "x" * 10**6 + "\n", "neutral\n", r"gold:1: label 'x{50,60}… is not known"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "gold", "predicted", "reason"), REFUSALS)
+def test_one_error_names_place_finding_and_expectation(tmp_path, capsys, name, gold, predicted, reason):
+    with pytest.raises(StudyError, match=reason) as error:
+        scored(tmp_path, name, gold, predicted)
+    assert len(str(error.value)) < 400
+
+
+def test_labels_beside_are_of_gold_alone(tmp_path):
+    """A test file without labels, given as predictions by mistake, is not scored by the gold beside it."""
+    path = write(tmp_path / "test-de.tsv", "a\tb\nc\td\n")
+    write(tmp_path / "test.labels.tsv", "genre\tlabel\nfiction\tneutral\nfiction\tentailment\n")
+    predicted = write(tmp_path / "predicted", "neutral\nneutral\n")
+    assert score_files("xnli", path, predicted, "de")["accuracy"] == 50
+    with pytest.raises(StudyError, match=r"test-de\.tsv:1: no label"):
+        score_files("xnli", path, path, "de")
+
+
+def test_one_language_of_a_file_of_all(tmp_path):
+    """TyDiQA's files of all languages are told apart by the prefix of their ids; so are predictions."""
+    russian, swahili = (official.squad("en", prefix)["data"] for prefix in ("russian", "swahili"))
+    gold = write(tmp_path / "gold", json.dumps({"data": russian + swahili}))
+    answers = {f"{prefix}-{i}": "Ende0" for prefix in ("russian", "swahili") for i in range(6)}
+    result = score_files("tydiqa", gold, write(tmp_path / "predicted", json.dumps(answers)), "sw")
+    assert list(result["scores"]) == [f"swahili-{i}" for i in range(6)]
+    with pytest.raises(StudyError, match="gold: no row of the language fi"):
+        score_files("tydiqa", gold, tmp_path / "predicted", "fi")
+
+
+def test_ids_that_no_terminal_can_show_are_printed_as_ascii(tmp_path, capsys):
+    gold = write(tmp_path / "gold", '{"idx": "\\ud800", "label": 1}\n{"idx": "größer", "label": 0}\n')
+    predicted = write(tmp_path / "predicted", '{"\\ud800": 1, "größer": 1}')
+    assert main(["score", "xcopa", str(gold), str(predicted), "--language", "sw", "--per-example"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == {"\ud800": 1, "größer": 0}
+
+
+def test_a_set_without_the_language_and_a_style_without_answers(tmp_path):
+    gold = write(tmp_path / "gold", "neutral\nentailment\n")
+    with pytest.raises(StudyError, match="xnli has no language 'ja'; it has ar"):
+        score_files("xnli", gold, gold, "ja")
+    with pytest.raises(StudyError, match="xnli has no answer texts to normalise"):
+        score_files("xnli", gold, gold, "ru", style="mlqa")
+
+
+def test_real_files_in_every_language(data_dir, tmp_path):
+    for language in SETS["xquad"].languages:
+        gold = data_dir / f"xquad/xquad.{language}.json.gz"
+        answers = {e.id: e.answers[0][1] for e in load("xquad", "test", language, data_dir)}
+        result = score_files("xquad", gold, write(tmp_path / "predicted", json.dumps(answers)), language)
+        assert (result["exact_match"], result["f1"], result["examples"]) == (100, 100, 1190)
+    labels = gzip.decompress((data_dir / "xnli/test.labels.tsv.gz").read_bytes()).decode().split("\n")[1:-1]
+    predicted = write(tmp_path / "predicted", lines(line.split("\t")[1] for line in labels))
+    for gold in ("xnli/test.labels.tsv.gz", "xnli/test-sw.tsv.gz"):
+        assert score_files("xnli", data_dir / gold, predicted, "sw")["accuracy"] == 100
+    gold = data_dir / "tydiqa/tydiqa-goldp-v1.1-dev/tydiqa.goldp.ru.dev.json.gz"
+    with pytest.raises(StudyError, match=r"question 'russian-.*: no answer; XTREME's test files"):
+        score_files("tydiqa", gold, write(tmp_path / "predicted", "{}"), "ru")
