@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import EXAMPLES, PARAMS, better, planted, runs, small_ledger
+from studies import EXAMPLES, PARAMS, SEEDS, better, planted, runs, small_ledger
 
 from xltlib import StudyError
 from xltlib.claims import evaluate as claims
@@ -31,7 +31,7 @@ def test_select_pairs_runs_by_seed_and_fills_in_defaults():
         assert [s.shape for s in chosen.scores] == [(2, EXAMPLES)] * 2
         np.testing.assert_array_equal(chosen.scores[1][0], records[1]["scores"]["far"])
     query = {"objective": "weam", "objective_options": "lambda=2,links=random", "task": "nli"}
-    assert len(select(records, query, ("near",), defaults).seeds) == 6
+    assert len(select(records, query, ("near",), defaults).seeds) == SEEDS
 
 
 def test_select_says_what_is_missing():
@@ -92,16 +92,20 @@ def test_planted_effects_give_the_planted_verdicts(tmp_path):
     assert effect["estimate"] == pytest.approx(0.1, abs=0.02)
     assert effect["low"] < effect["estimate"] < effect["high"]
     assert list(effect["per_setting"]) == ["near", "far"]
-    assert (effect["seeds"], len(effect["per_seed"]), effect["examples"]) == (6, 6, EXAMPLES)
+    assert (effect["seeds"], len(effect["per_seed"]), effect["examples"]) == (SEEDS, SEEDS, EXAMPLES)
     assert effect["p"] <= effect["p_holm"] <= 0.05
     assert 0.02 < effect["smallest_detectable"] < 0.1
     assert all(c["scale"] == "mechanism" for c in result["claims"])
 
 
-def test_no_effect_is_inconclusive(tmp_path):
+def test_a_gain_that_is_not_there_is_contradicted_with_enough_seeds_and_open_with_few(tmp_path):
     path = small_ledger(tmp_path, better("tlm", "none"), better("none", "tlm"))
     records = runs({"objective": "none"}) + runs({"objective": "tlm"})
     result = evaluate(load_ledger(path), records, PARAMS)
+    assert outcomes(result) == ["contradicted"] * 2
+    assert "the gain is absent or too small to matter" in result["claims"][0]["reason"]
+    few = [r for r in records if r["labels"]["seed"] < 4]
+    result = evaluate(load_ledger(path), few, PARAMS)
     assert outcomes(result) == ["inconclusive"] * 2
     assert "could have seen" in result["claims"][0]["reason"]
 
@@ -183,7 +187,9 @@ def test_holm_counts_each_distinct_deciding_test_once(tmp_path):
     )
     records = [r for o, g in (("none", 0), ("tlm", 0.012), ("weam", 0.03)) for r in runs({"objective": o}, g)]
     result = evaluate(load_ledger(path), records, PARAMS)
-    assert result["correction"] == {"method": "Holm", "deciding_tests": 2, "other_tests": 1}
+    assert result["correction"] == {
+        "method": "Holm", "deciding_tests": 2, "second_tests": 0, "other_tests": 1, "looks": [],
+    }  # fmt: skip
     effects = [c["tests"][0]["effect"] for c in result["claims"][:3]]
     assert effects[0] == effects[1]
     small, large = sorted((effects[0], effects[2]), key=lambda e: e["p"])
@@ -216,12 +222,11 @@ def test_specification_curves_change_one_choice_at_a_time(tmp_path):
     path, records = planted(tmp_path)
     test = evaluate(load_ledger(path), records, PARAMS)["claims"][0]["tests"][0]
     rows = test["specifications"]
-    asked = [
-        r for r in rows if (r["left_out"], r["seeds"], r["margin"], r["correction"]) == ("", 6, 0.02, "holm")
-    ]
+    planned = {"left_out": "", "seeds": SEEDS, "margin": 0.02, "matters": 0.02, "correction": "holm"}
+    asked = [r for r in rows if r.items() >= planned.items()]
     assert [r["outcome"] for r in asked] == ["supported"]
     assert {r["left_out"] for r in rows} == {"", "near", "far"}
-    assert {r["seeds"] for r in rows} == {2, 3, 4, 5, 6}
+    assert {r["seeds"] for r in rows} == set(range(2, SEEDS + 1))
     assert {r["margin"] for r in rows} == {0.01, 0.02, 0.04}
 
 
@@ -245,8 +250,9 @@ def test_claims_json_is_plain_the_same_twice_and_counts_itself(real):
     records = runs({"objective": "none"}, tasks=("nli", "qa")) + runs(
         {"objective": "tlm"}, 0.1, tasks=("nli", "qa")
     )
+    real = replace(real, design=replace(real.design, source_score={}))  # these have .6 in the source
     first = json.dumps(evaluate(real, records, PARAMS), allow_nan=False)
-    assert first == json.dumps(evaluate(load_ledger(), records[::-1], PARAMS), allow_nan=False)
+    assert first == json.dumps(evaluate(real, records[::-1], PARAMS), allow_nan=False)
     result = json.loads(first)
     assert sum(result["counts"].values()) == 65
     assert [result["counts"][k] for k in ("possible", "impossible", "contradicted by source")] == [0, 4, 1]
@@ -276,7 +282,7 @@ def test_text_of_a_statement_says_what_decided(tmp_path):
     ledger = load_ledger(path)
     text = render_text(claims.claim_result(evaluate(ledger, records, PARAMS), ledger, "S0-1"))
     for part in (
-        "Statement <b>1</b> & so on", "mean(tlm) - mean(none) > 0.02  [nli; targets]", "6 seeds",
+        "Statement <b>1</b> & so on", "mean(tlm) - mean(none) > 0.02  [nli; targets]", f"{SEEDS} seeds",
         "Verdict: mechanism supported", "Again: xlt claim S0-1",
     ):  # fmt: skip
         assert part in text

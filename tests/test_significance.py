@@ -7,7 +7,7 @@ from simulated import by_seed
 from statsmodels.stats.weightstats import ttost_paired
 
 from xltlib import StudyError
-from xltlib.claims.verdicts import verdict_equivalence
+from xltlib.significance.clusters import Nested
 from xltlib.significance.tests import (
     Variances,
     crossed_variances,
@@ -15,6 +15,8 @@ from xltlib.significance.tests import (
     equivalence,
     half_width,
     interaction,
+    outlook,
+    sign_flips,
     trend,
 )
 
@@ -186,16 +188,49 @@ def test_equivalence_needs_a_narrow_interval(rng):
     few = [rng.integers(0, 2, (2, 1, 10)).astype(float) for _ in range(2)]
     result = equivalence(*few, margin=0.02)
     assert result.p > 0.05
-    assert verdict_equivalence(result, 0.02, result.p) == "inconclusive"
 
 
-def test_equivalence_inside_outside_and_undecided(rng):
-    spread = 0.01 * rng.standard_normal(8)
-    verdicts = []
-    for gap in (0.0, 0.03, -0.2):
-        result = equivalence(by_seed(0.5 + gap + spread), by_seed(np.full(8, 0.5)), margin=0.03)
-        verdicts.append(verdict_equivalence(result, 0.03, result.p))
-    assert verdicts == ["supported", "inconclusive", "contradicted"]
+def test_sign_flips_count_every_pattern(rng):
+    for n in (2, 6, 11):
+        units = rng.standard_normal(n) + 0.5
+        exact = stats.permutation_test((units,), np.sum, permutation_type="samples", n_resamples=np.inf)
+        assert sign_flips(units) == pytest.approx(exact.pvalue)
+    assert sign_flips(np.full(8, 0.1)) == 2 / 2**8
+    assert sign_flips([0.1, -0.1, 0.1, -0.1]) == 1.0
+    assert sign_flips([0.2]) == sign_flips(np.zeros(5)) == 1.0
+    many = rng.standard_normal(50) + 0.1
+    assert sign_flips(many) == pytest.approx(stats.ttest_1samp(many, 0).pvalue, abs=0.03)
+
+
+def test_seeds_with_examples_of_their_own_are_tested_by_their_means(rng):
+    a, b = ([Nested.of(rng.random((8, 50)) > level) for _ in range(3)] for level in (0.4, 0.5))
+    effect = difference(a, b)
+    gains = np.mean([x.mean(1) - y.mean(1) for x, y in zip(a, b, strict=True)], axis=0)
+    paired = stats.ttest_1samp(gains, 0)
+    assert effect.p == pytest.approx(paired.pvalue)
+    assert (effect.low, effect.high) == pytest.approx(tuple(paired.confidence_interval()))
+    assert (effect.examples, effect.note) == (50, "")
+    assert effect.components.item == effect.components.noise == 0
+    assert interaction(a, b, a, b, share=0.5).estimate == pytest.approx(effect.estimate / 2)
+    assert difference([a[0][:1]], [b[0][:1]]).note.startswith("one seed")
+
+
+def test_an_effect_at_other_levels_and_lines(rng):
+    effect = difference(*(rng.random((6, 2, 40)) > level for level in (0.3, 0.5)))
+    assert effect.interval(0.05) == (effect.low, effect.high)
+    assert effect.interval(0.01)[0] < effect.low
+    assert effect.against(0.0) == max(effect.p, sign_flips(effect.per_seed))
+
+
+def test_what_a_new_seed_would_show(rng):
+    x = 0.03 + 0.02 * rng.standard_normal(12)
+    seen = outlook(x, 0.02)
+    reach = stats.t.ppf(0.975, 11) * x.std(ddof=1) * np.sqrt(1 + 1 / 12)
+    assert (seen["new_low"], seen["new_high"]) == pytest.approx((x.mean() - reach, x.mean() + reach))
+    flat = stats.t.sf((0.02 - x.mean()) / (x.std(ddof=1) / np.sqrt(12)), 11)
+    assert seen["probability"] == pytest.approx(flat, abs=0.02)  # the prior is weak
+    assert outlook(100 * x, 2)["probability"] < 1e-3  # effects of several whole points are not believed
+    assert outlook(x[:1], 0.0) == {}
 
 
 def test_interaction_pairs_seeds(rng):

@@ -1,6 +1,6 @@
-"""Corrections on shuffled p-values, the rules of verdicts, and how verdicts move."""
+"""Corrections on shuffled p-values, the rules of verdicts, looks, failed trainings, and how verdicts move."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,22 +8,23 @@ from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
 from xltlib import StudyError
-from xltlib.claims.verdicts import (
-    benjamini_hochberg,
-    holm,
-    specifications,
-    verdict_interaction,
-    verdict_superiority,
-    verdict_trend,
-)
-from xltlib.significance.tests import difference, equivalence
+from xltlib.claims.comparison import Comparison
+from xltlib.claims.design import Design, Look
+from xltlib.claims.ledger import Test as LedgerTest
+from xltlib.claims.verdicts import BELOW, OUTSIDE, REVERSED, SMALL, TOO_SMALL, Family, Lines, variants
+from xltlib.significance.tests import benjamini_hochberg, difference, holm, holm_levels
 
 pytestmark = pytest.mark.filterwarnings("error")
+LOOKS = (Look(12, 0.02), Look(24, 0.03))
+AT_ONCE = (Look(0, 0.05),)
+SOURCE = {"nli": 0.9}
+DESIGN = Design(("full",), "confirmation", 12, LOOKS, "mechanism", SOURCE, 0.75, 0.01, "", "")
 
 
 def test_holm_and_benjamini_hochberg_by_hand_on_shuffled_input():
     # sorted 0.005 0.01 0.03 0.04: Holm 4 * 0.005, 3 * 0.01, 2 * 0.03, then at least the one before
     assert holm([0.03, 0.005, 0.04, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])
+    assert holm([0.03, 0.005], 4) == pytest.approx([0.09, 0.02])  # a family with two that were not run
     # BH from above: 0.04, 0.03 * 4 / 3, 0.01 * 4 / 2, 0.005 * 4
     assert benjamini_hochberg([0.03, 0.005, 0.04, 0.01]) == pytest.approx([0.04, 0.02, 0.04, 0.02])
 
@@ -35,6 +36,13 @@ def test_corrections_agree_with_statsmodels(rng):
     assert benjamini_hochberg(p) == pytest.approx(multipletests(p, method="fdr_bh")[1])
 
 
+def test_the_levels_of_holm_reject_what_its_p_values_do(rng):
+    assert holm_levels([0.03, 0.005, 0.04, 0.01], 0.05) == pytest.approx([0.025, 0.0125, 0.025, 0.05 / 3])
+    for _ in range(50):
+        p = rng.random(12) ** 6
+        np.testing.assert_array_equal(p <= holm_levels(p, 0.05), holm(p) <= 0.05)
+
+
 def test_corrections_at_the_edges():
     assert holm([]).size == benjamini_hochberg([]).size == 0
     assert holm([0.2]) == benjamini_hochberg([0.2]) == 0.2
@@ -44,41 +52,141 @@ def test_corrections_at_the_edges():
             holm(wrong)
 
 
-@pytest.mark.parametrize("verdict", [verdict_superiority, verdict_interaction, verdict_trend])
-def test_verdict_needs_interval_and_adjusted_p(verdict):
-    noise, base = 0.01 * np.array([1, -1, 2, -2, 0, 0.5]), by_seed(np.full(6, 0.5))
-    high, same, low = (difference(by_seed(0.5 + gap + noise), base, margin=0.02) for gap in (0.1, 0.02, -0.1))
-    assert verdict(high, 0.02, high.p) == "supported"
-    assert verdict(high, 0.02, 0.06) == "inconclusive"
-    assert verdict(same, 0.02, same.p) == "inconclusive"
-    assert verdict(low, 0.02, low.p) == "contradicted"
-    assert verdict(low, 0.02, 0.06) == "inconclusive"
-    with pytest.raises(StudyError, match="tested against 0.02"):
-        verdict(high, 0.0, high.p)
+def effect_of(gains, noise=0.01):
+    """The effect of seeds whose gains lie around a mean, 12 of them."""
+    luck = noise * np.array([1, -1, 2, -2, 0, 0.5, -0.5, 1.5, -1.5, 0.2, -0.2, 0])
+    return difference(by_seed(0.4 + gains + luck), by_seed(np.full(12, 0.4)))
 
 
-def test_specifications_vary_settings_seeds_margins_and_corrections(scores):
-    rows = specifications(
-        "superiority", scores, (0.0, 0.02), settings=["near", "mid", "far"], others=[0.001, 0.9]
-    )
-    assert len(rows) == (1 + 3 + 4) * 2 * 3  # whole data, three settings left out, first 2 to 5 seeds
-    whole, effect = rows[0], difference(*scores)
-    assert (whole["estimate"], whole["p"]) == (effect.estimate, effect.p)
-    assert whole["verdict"] == verdict_superiority(effect, 0.0, effect.p)
+@pytest.mark.parametrize(
+    ("gain", "noise", "position"),
+    [
+        (0.1, 0.01, ("supported", "")),
+        (0.01, 0.001, ("supported", SMALL)),
+        (0.0, 0.001, ("contradicted", TOO_SMALL)),
+        (-0.1, 0.01, ("contradicted", REVERSED)),
+        (0.015, 0.03, ("inconclusive", "")),
+    ],
+)
+def test_a_gain_lies_above_the_margin_or_below_what_matters(gain, noise, position):
+    assert Lines("superiority", 0.0, 0.02).position(effect_of(gain, noise), 0.01) == position
+
+
+def test_the_margin_is_what_matters_where_the_statement_has_one():
+    lines = Lines("superiority", 0.02, 0.02)
+    assert lines.position(effect_of(0.01, 0.001), 0.01) == ("contradicted", BELOW)
+    assert lines.position(effect_of(0.05, 0.001), 0.01) == ("supported", "")
+    assert lines.position(effect_of(0.02, 0.001), 0.01) == ("inconclusive", "")
+
+
+def test_equivalence_is_shown_within_and_refuted_outside_the_margin():
+    lines = Lines("equivalence", 0.02, 0.02)
+    assert lines.position(effect_of(0.005, 0.002), 0.01) == ("supported", "")
+    assert lines.position(effect_of(-0.1, 0.01), 0.01) == ("contradicted", OUTSIDE)
+    assert lines.position(effect_of(0.0, 0.05), 0.01) == ("inconclusive", "")
+
+
+def test_a_verdict_needs_sign_flips_too():
+    alike = effect_of(0.05, 0.001)
+    few = difference(by_seed(np.array([0.5, 0.501, 0.499, 0.5])), by_seed(np.full(4, 0.4)))
+    assert few.p < 1e-5
+    assert few.against(0.0) == 2 / 2**4
+    assert Lines("superiority", 0.0, 0.02).position(few, 0.05) == ("inconclusive", "")
+    assert alike.against(0.0) == max(alike.p, 2 / 2**12)
+
+
+def test_the_seeds_that_would_decide():
+    lines = Lines("superiority", 0.0, 0.02)
+    assert 12 < lines.seeds_needed(effect_of(0.02, 0.03), 0.01) < 60
+    assert lines.seeds_needed(effect_of(0.1, 0.001), 0.001) == 11  # what sign flips need for 0.001
+    assert lines.seeds_needed(effect_of(0.01, 0.19), 0.0001) is None
+
+
+def test_smallest_effects_for_real_languages_are_those_of_the_design():
+    test = LedgerTest("superiority", matters=0.02)
+    assert Lines.of(test, "mechanism", DESIGN).matters == 0.02
+    assert Lines.of(test, "paper", DESIGN).matters == 0.01
+    assert Lines.of(replace(test, published=0.041), "paper", DESIGN).matters == 0.0205
+    assert Lines.of(replace(test, margin=0.02), "paper", DESIGN).matters == 0.02
+    trend = replace(test, type="trend", points={"a": 0, "b": 1, "c": 4})
+    assert Lines.of(trend, "reduced", DESIGN).matters == 0.0025
+
+
+def data_of(gains, first=0, source=0.99, failing=(), **more):
+    """What a test sees of seeds with these gains; `failing` seeds of the first system have not learnt."""
+    seeds = tuple(range(first, first + len(gains)))
+    a, b, learnt = (by_seed(x, 500)[:, 0] for x in (0.4 + gains, 0.4 + 0 * gains, source + 0 * gains))
+    scores, sources = ([a], [b]), {"tlm": learnt}
+    return Comparison(
+        LedgerTest("superiority", task="nli"), seeds, scores, ("near",), ("a", "b"), sources,
+        {"tlm": tuple(failing), "none": ()}, **more,
+    )  # fmt: skip
+
+
+def judged(data, lines=None, waits=False, looks=AT_ONCE, **floors):
+    lines = {name: lines or Lines("superiority", 0.0, 0.02) for name in data}
+    return Family(data, lines, looks, DESIGN, "mechanism", floors, waits).judgements()
+
+
+def test_a_verdict_needs_all_seeds_and_those_that_have_learnt(rng):
+    gains = 0.06 + 0.01 * rng.standard_normal(12)
+    gains[[3, 7]] = -0.4
+    accident = judged({"a": data_of(gains, failing=(3, 7))})["a"]
+    assert (accident.outcome, accident.effect.seeds, accident.trained.seeds) == ("inconclusive", 12, 10)
+    assert accident.trained.against(0.0) < 0.01 < accident.p
+    gains[[3, 7]] = 0.03
+    assert judged({"a": data_of(gains, failing=(3, 7))})["a"].outcome == "supported"
+    gains[[3, 7]], gains[[0, 1, 2, 4, 5, 6]] = 0.5, -0.03  # only the failing seeds make the mean
+    assert judged({"a": data_of(gains, failing=(3, 7))})["a"].outcome == "inconclusive"
+    too_few = judged({"a": data_of(gains, failing=(0, 3, 7, 8))})["a"]
+    assert (too_few.outcome, too_few.p) == ("inconclusive", 1.0)
+    assert "not learnt often enough: of 12 seeds tlm in 8, none in 12" in too_few.why
+
+
+def test_systems_that_do_not_beat_the_floor_in_the_source_have_shown_nothing(rng):
+    gains = 0.06 + 0.01 * rng.standard_normal(12)
+    assert judged({"a": data_of(gains, source=0.5)})["a"].outcome == "supported"
+    below = judged({"a": data_of(gains, source=0.335)})["a"]  # 1/3 lies within what chance allows
+    assert (below.outcome, "nothing was learnt" in below.why) == ("inconclusive", True)
+
+
+def test_a_confirmation_waits_for_its_looks_and_stops_what_it_has_decided(rng):
+    clear, weak = 0.06 + 0.01 * rng.standard_normal(24), 0.012 + 0.03 * rng.standard_normal(24)
+    looks = DESIGN.looks
+
+    def at(seeds):
+        data = {"clear": data_of(clear[:seeds], 12), "weak": data_of(weak[:seeds], 12)}
+        return judged(data, waits=True, looks=looks)
+
+    waiting = at(11)["clear"]
+    assert (waiting.effect, waiting.why) == (None, "11 of the 12 seeds of the first look are there")
+    assert [j.look for j in at(20).values()] == [12, 12]
+    both = at(24)
+    assert (both["clear"].outcome, both["clear"].look, both["clear"].effect.seeds) == ("supported", 12, 12)
+    assert (both["weak"].look, both["weak"].effect.seeds) == (24, 24)
+    assert both["weak"].level == 0.03  # the decided test has left the family
+    assert at(20)["weak"].level == 0.02
+
+
+def test_pairs_from_different_weights_are_refused_in_a_confirmation_and_kept_in_exploration(rng):
+    data = {"a": data_of(0.06 + 0.01 * rng.standard_normal(12), 12, mixed=(14,))}
+    assert judged(data)["a"].outcome == "supported"
+    refused = judged(data, waits=True, looks=DESIGN.looks)["a"]
+    assert (refused.outcome, "in seed 14" in refused.why) == ("inconclusive", True)
+
+
+def test_variants_move_one_choice_at_a_time(rng):
+    scores = tuple([rng.random((12, 200)) > level for _ in range(3)] for level in (0.4, 0.5))
+    data = Comparison(LedgerTest("superiority"), tuple(range(12)), scores, ("near", "mid", "far"), ("a",))
+    lines = Lines("superiority", 0.02, 0.02)
+    judgement = judged({"a": data}, lines)["a"]
+    rows = variants(data, lines, judgement, [0.001, 0.9], 0.05)
+    assert rows[0]["estimate"] == judgement.effect.estimate
+    planned = {"left_out": "", "seeds": 12, "margin": 0.02, "correction": "holm"}
+    moved = [[name for name, value in planned.items() if row[name] != value] for row in rows]
+    assert moved[0] == []
+    assert all(len(names) <= 1 for names in moved)
+    assert {row["left_out"] for row in rows} == {"", "near", "mid", "far"}
+    assert {row["seeds"] for row in rows} == set(range(2, 13))
     without_mid = next(row for row in rows if row["left_out"] == "mid")
-    assert without_mid["estimate"] == difference(*(array[:, [0, 2]] for array in scores)).estimate
-    two_seeds = next(row for row in rows if row["seeds"] == 2)
-    assert two_seeds["low"] == difference(*(array[:2] for array in scores)).low
-    assert {row["correction"] for row in rows} == {"none", "holm", "bh"}
-    assert all(row["p_adjusted"] >= row["p"] for row in rows)
-    json.dumps(rows)
-
-
-def test_specifications_of_the_other_kinds(scores):
-    a, b = scores
-    assert specifications("equivalence", (a, b), [0.05])[0]["p"] == equivalence(a, b, 0.05).p
-    assert specifications("trend", (b, a), [0.0], x=[0, 1])[0]["p"] == pytest.approx(difference(a, b).p)
-    uneven = specifications("interaction", (a, b, a[:, :1], b[:, :1]), [0.0])
-    assert {row["left_out"] for row in uneven} == {None}
-    with pytest.raises(StudyError, match="kind"):
-        specifications("better", (a, b), [0.0])
+    assert without_mid["estimate"] == difference(*([array[0], array[2]] for array in scores)).estimate

@@ -37,15 +37,21 @@ def evidence_sentence(test: Mapping) -> str:
     """One test's effect with its interval, or why there is none."""
     effect = test.get("effect")
     if not effect:
-        return f"Not run: {test['reason_not_run']}." if test["outcome"] == NOT_RUN else f"{test['outcome']}."
+        why = test.get("reason_not_run") or test.get("obstacle")
+        words = "Not run" if test["outcome"] == NOT_RUN else test["outcome"].capitalize()
+        return f"{words}: {why}." if why else f"{words}."
     text = (
         f"{effect['estimate']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}] against {test['margin']:g}"
     )
     text += f", p = {effect['p_holm']:.2g} after Holm, {effect['seeds']} seeds"
-    if test.get("unlearnt"):
-        return f"{text}; {test['unlearnt']}."
+    if test.get("obstacle"):
+        return f"{text}; {test['obstacle']}."
+    if test.get("adds"):
+        text += f": {test['adds']}"
     if test["outcome"] == "inconclusive":
         text += f"; this run could have seen {effect['smallest_detectable']:.3f}"
+        needed = effect.get("seeds_needed")
+        text += f", {needed} seeds would decide an effect like this one" if needed else ""
     return text + "."
 
 
@@ -77,6 +83,8 @@ def render_text(claim: Mapping[str, Any]) -> str:
         ]
         lines += _evidence(test)
     lines += ["", f"Verdict: {shown_verdict(claim)}", claim["reason"]]
+    if claim.get("second_verdict"):
+        lines.append(f"What the statement describes matters at this scale: {claim['second_verdict']}")
     lines += [f"Limits: {claim['limits']}"] if claim["limits"] else []
     lines.append(f"Again: {claim['command']}")
     return "\n".join(textwrap.fill(x, 100, **_WRAPPED) if x else "" for x in lines)
@@ -85,9 +93,35 @@ def render_text(claim: Mapping[str, Any]) -> str:
 def _evidence(test: Mapping[str, Any]) -> list[str]:
     if test.get("effect"):
         effect, lines = test["effect"], [f"{evidence_sentence(test)} Margin: {test['reason']}"]
+        lines += _further(test)
         lines.append("by seed: " + ", ".join(f"{x:+.3f}" for x in effect["per_seed"]))
         lines.append("by setting: " + ", ".join(f"{k} {x:+.3f}" for k, x in effect["per_setting"].items()))
         return lines + ([f"Note: {effect['note']}"] if effect["note"] else [])
     if test["outcome"] == NOT_RUN:
         return [f"Not run: {test['reason_not_run']}."]
     return [test["sentence"]] if "sentence" in test else []
+
+
+def _further(test: Mapping[str, Any]) -> list[str]:
+    """The interval at the verdict's own level, seeds that have not learnt, and what a new seed would show."""
+    effect = test["effect"]
+    lines = [
+        f"at the level that the correction leaves ({effect['level']:.2g}): [{effect['low_holm']:+.3f},"
+        f" {effect['high_holm']:+.3f}]; power there for {effect['power_for']:g} beyond the margin"
+        f" {effect['power_at_margin']:.2f}"
+    ]
+    if effect.get("trained"):
+        own = effect["trained"]
+        lines.append(
+            f"over the {own['seeds']} seeds in which all systems have learnt: {own['estimate']:+.3f}"
+            f" [{own['low']:+.3f}, {own['high']:+.3f}]"
+        )
+    failed = [f"{name} in {len(seeds)}" for name, seeds in test.get("failed", {}).items()]
+    lines += [f"has not learnt the task in the source: {', '.join(failed)} seeds"] if failed else []
+    if "new_low" in effect:
+        lines.append(
+            f"a new seed: [{effect['new_low']:+.3f}, {effect['new_high']:+.3f}], positive with"
+            f" {effect['new_gains']:.2f}; probability that the effect exceeds the margin:"
+            f" {effect['probability']:.3f}"
+        )
+    return lines

@@ -10,7 +10,7 @@ import numpy as np
 from xltlib import StudyError
 from xltlib.claims.ledger import LABELS, Ledger, label
 from xltlib.params import Params
-from xltlib.significance.clusters import Clustered
+from xltlib.significance.clusters import Clustered, Nested
 
 PROFILE = "profile"  # the default of an option that the profile has a parameter for
 DEFAULTS = {"objective": "none", "method": "standard"}  # what a label means where it is left out
@@ -42,13 +42,15 @@ def select(
     query: Mapping[str, str],
     settings: Sequence[str],
     defaults: Mapping | None = None,
+    nested: bool = False,
 ) -> Selection:
     """The runs that a query means: those with its labels, and with the default wherever it names none.
 
     `records` hold `digest`, `labels` (flat, with the seed) and `scores` (setting -> array (N,)), and may hold
     the `clusters` of examples by setting, or of all languages by what follows the language ("", "@sick");
-    `defaults` are the options that mean the same as no option. Where runs, settings or examples are missing,
-    `missing` says which. StudyError where two runs have the same labels and seed: the query is ambiguous.
+    `defaults` are the options that mean the same as no option; `nested`: each seed has examples of its own.
+    Where runs, settings or examples are missing, `missing` says which. StudyError where two runs have the
+    same labels and seed: the query is ambiguous.
     """
     wanted, runs = canonical(query, defaults or {}), {}
     for record in records:
@@ -64,13 +66,15 @@ def select(
     missing = _missing(chosen, runs, query)
     if missing:
         return replace(chosen, seeds=(), missing=missing)
-    arrays = (_stacked([runs[seed] for seed in chosen.seeds], s) for s in settings)
+    arrays = (_stacked([runs[seed] for seed in chosen.seeds], s, nested) for s in settings)
     return replace(chosen, digests=tuple(runs[s]["digest"] for s in chosen.seeds), scores=tuple(arrays))
 
 
-def _stacked(runs: Sequence[Mapping], setting: str) -> np.ndarray:
+def _stacked(runs: Sequence[Mapping], setting: str, nested: bool = False) -> np.ndarray:
     """Scores (R, N) of the runs in a setting, with the clusters of its examples where these are known."""
     scores = np.stack([np.asarray(run["scores"][setting]) for run in runs])
+    if nested:
+        return Nested.of(scores)
     clusters = runs[0].get("clusters", {})
     plain = setting.partition("#")[0].partition("|")[0].partition("@typo")[0]
     language = plain.partition("@")[0]
@@ -131,6 +135,7 @@ class World:
     defaults: dict[str, Any]
     pair_languages: tuple[str, ...] = ()  # of the generalised setting; none: all
     real: bool = False
+    nested: bool = False  # each seed has a world, and so examples, of its own
 
     @classmethod
     def of(cls, ledger: Ledger, params: Params) -> "World":
@@ -141,7 +146,8 @@ class World:
                 raise StudyError(f"the ledger: defaults: {name}: the profile has no such parameter")
             defaults[name] = getattr(params, name) if value == PROFILE else value
         real = params.data == "real"
-        return cls(params.source, tuple(params.languages), defaults, params.pair_languages, real)
+        languages, nested = tuple(params.languages), params.world_per_seed
+        return cls(params.source, languages, defaults, params.pair_languages, real, nested)
 
     def labels(self, query: Mapping[str, str]) -> dict[str, str]:
         """All labels of the runs that a query means, with the defaults that it leaves out."""

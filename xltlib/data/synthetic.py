@@ -543,6 +543,18 @@ def qa(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Docu
     return Documents(told, count, clauses(about.concept, rng, about, rng.choice(ASKED, n)), about), which
 
 
+def chance_score(task: str) -> float:
+    """What a system scores in expectation that has learnt the form of a task's answers and nothing else.
+
+    The share of one label of equally many; for questions F1 of a word of the right kind from a clause of the
+    passage drawn at random: passages have one to PASSAGE clauses, equally often, which share no answer.
+    """
+    labels = {"nli": 3, "paraphrase": 2}
+    if task in labels:
+        return 1 / labels[task]
+    return float(np.mean(1 / np.arange(1, PASSAGE + 1)))
+
+
 def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
     """Meanings (n, 3, 7) whose three clauses share no agent, verb, patient or place."""
     kept: list[np.ndarray] = []

@@ -7,18 +7,20 @@ setting means, so one crossed random-effects model serves them all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from xltlib import StudyError
-from xltlib.significance.clusters import by_cluster
+from xltlib.significance.clusters import by_cluster, examples_of
 
 Scores = np.ndarray | Sequence[np.ndarray]  # (R, K, N), or K arrays of shape (R, N_k)
 ROUNDING = 1e-12  # a standard error below this is rounding: the differences do not vary
 LEAST_P = 1e-200  # smaller p-values are given as this: t quantiles are not reliable beyond
+EXACT = 36  # units whose 2**36 sign patterns are counted exactly; of more, patterns are sampled
+SAMPLED = 99_999  # such patterns
 
 
 class Components(NamedTuple):
@@ -69,6 +71,16 @@ class Effect:
     settings: int
     examples: int
     note: str = ""
+    model: "_Mean | None" = field(default=None, repr=False, compare=False)
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """The two-sided interval at another level."""
+        half, (least, most) = self.model.half(alpha), self.model.bounds
+        return max(self.estimate - half, least), min(self.estimate + half, most)
+
+    def against(self, null: float) -> float:
+        """The larger of two two-sided p-values of H0: effect = `null`: the interval's and the sign flips'."""
+        return max(self.model.p(null), sign_flips(np.asarray(self.per_seed) - null))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,30 @@ class Equivalence:
     margin: float
     alpha: float
     effect: Effect
+
+
+def sign_flips(units: Sequence[float]) -> float:
+    """Two-sided p-value of H0: the distribution of the units (n,) is symmetric about 0; exact for n <= EXACT.
+
+    The share of the 2**n patterns of signs whose sum is at least as far from 0 as the observed one, so that
+    p >= 2 / 2**n. Sums of the two halves of the units are found apart: 2**(n/2) numbers, sorted and searched
+    (meeting in the middle). Beyond, SAMPLED patterns and the observed one.
+    """
+    units = np.asarray(units, dtype=float)
+    observed = abs(units.sum()) * (1 - 1e-9)  # ties are ties in spite of rounding
+    if len(units) < 2 or np.abs(units).max() < ROUNDING:
+        return 1.0
+    if len(units) > EXACT:
+        signs = np.random.default_rng(0).choice((-1.0, 1.0), (SAMPLED, len(units)))
+        return float(1 + (np.abs(signs @ units) >= observed).sum()) / (SAMPLED + 1)
+    halves = []
+    for part in (units[::2], units[1::2]):
+        sums = np.zeros(1)
+        for unit in part:
+            sums = np.concatenate([sums - unit, sums + unit])
+        halves.append(np.sort(sums))
+    above = len(halves[0]) - np.searchsorted(halves[0], observed - halves[1], "left")
+    return float(min(1.0, 2 * above.sum() / 2 ** len(units)))
 
 
 def by_setting(scores: Scores, name: str = "scores") -> list[np.ndarray]:
@@ -182,7 +218,8 @@ def half_width(variances: Variances, seeds: int, alpha: float) -> np.ndarray:
     noise alone demand: two seeds with equal means are a coincidence of 0/1 scores, not knowledge.
     """
     from_seeds, from_items, noise, df_items = variances
-    t_seeds, t_items = stats.t.isf(alpha / 2, max(seeds - 1, 1)), stats.t.isf(alpha / 2, df_items)
+    # what stats.t.isf calls in the end, without its checks: a p-value takes hundreds of half-widths
+    t_seeds, t_items = (-special.stdtrit(df, alpha / 2) for df in (max(seeds - 1, 1), df_items))
     widths = t_seeds * np.sqrt(from_seeds), t_items * np.sqrt(from_items)
     larger, q = np.maximum(*widths), 2 + 1 / max(seeds - 1, 1)
     ratio = np.divide(np.minimum(*widths), larger, out=np.zeros_like(larger), where=larger > 0)
@@ -217,6 +254,11 @@ class _Mean:
     def constant(self) -> bool:
         return not any(self.variances[:3])
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the interval cannot pass: where nothing varies, the least and largest value of the effect."""
+        return (-self.span, self.span) if self.constant else (-np.inf, np.inf)
+
     def half(self, alpha: float) -> float:
         """Half-width; for constant differences, what an unseen share 1 - alpha**(1/N) of items could move."""
         if self.constant:
@@ -240,16 +282,16 @@ class _Mean:
         notes = []
         if self.seeds == 1:
             notes.append("one seed: the interval speaks for the examples only, not for another training run")
-        if any(group.shape[1] == 1 for group in self.groups):
+        if any(examples_of(group) == 1 for group in self.groups):
             notes.append("one example in a setting: the interval cannot speak for other examples there")
         if self.constant:
             notes.append("the differences do not vary: the interval bounds what unseen examples could change")
         return "; ".join(notes)
 
     def effect(self, null: float, alpha: float, per_setting: Sequence[float], settings: int) -> Effect:
-        half, seeds = self.half(alpha), self.seeds
+        half, (least, most), seeds = self.half(alpha), self.bounds, self.seeds
         from_seeds, from_items, noise, df_items = (float(part) for part in self.variances)
-        examples = sum(group.shape[1] for group in self.groups)
+        examples = sum(examples_of(group) for group in self.groups)
         per_seed = sum(group.mean(1) for group in self.groups)
         spread = from_seeds**2 / max(seeds - 1, 1) + from_items**2 / df_items
         components = Components(
@@ -259,8 +301,8 @@ class _Mean:
         )
         return Effect(
             estimate=self.estimate,
-            low=max(self.estimate - half, -self.span) if self.constant else self.estimate - half,
-            high=min(self.estimate + half, self.span) if self.constant else self.estimate + half,
+            low=max(self.estimate - half, least),
+            high=min(self.estimate + half, most),
             p=self.p(null),
             null=float(null),
             alpha=alpha,
@@ -274,6 +316,7 @@ class _Mean:
             settings=settings,
             examples=examples,
             note=self.note(),
+            model=self,
         )
 
 
@@ -326,9 +369,17 @@ def equivalence(a: Scores, b: Scores, margin: float, alpha: float = 0.05) -> Equ
 
 
 def interaction(
-    a1: Scores, b1: Scores, a2: Scores, b2: Scores, margin: float = 0.0, alpha: float = 0.05
+    a1: Scores,
+    b1: Scores,
+    a2: Scores,
+    b2: Scores,
+    margin: float = 0.0,
+    alpha: float = 0.05,
+    share: float = 1.0,
 ) -> Effect:
-    """Gain in 1 minus gain in 2, (a1 - b1) - (a2 - b2); H0: it is `margin`. The larger should come first.
+    """Gain in 1 minus a share of gain in 2, (a1 - b1) - share (a2 - b2); H0: it is `margin`.
+
+    The larger gain should come first.
 
     Paired on seeds. Items of the two are paired where their number is the same, else independent.
     `per_setting` holds the two gains.
@@ -339,7 +390,7 @@ def interaction(
         raise StudyError(
             f"the two gains have {len(first[0])} and {len(second[0])} seeds, expected the same seeds"
         )
-    weights = [1 / len(first)] * len(first) + [-1 / len(second)] * len(second)
+    weights = [1 / len(first)] * len(first) + [-share / len(second)] * len(second)
     gains = [float(np.mean([gain.mean() for gain in side])) for side in (first, second)]
     return _Mean.of(first + second, weights).effect(margin, alpha, gains, len(first) + len(second))
 
@@ -373,3 +424,73 @@ def trend(
     return _Mean.of(arrays, np.repeat(slope, settings) / settings).effect(
         margin, alpha, per_setting, settings
     )
+
+
+def holm(p: Sequence[float], tests: int = 0) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: controls the chance of any false rejection.
+
+    `tests`: the size of the family where it has more members, which are not rejected.
+    """
+    p = _check_p(p)  # by hand: statsmodels' version collects garbage in every call, 80 ms here
+    order, size = np.argsort(p), max(tests, p.size)
+    steps = np.maximum.accumulate(p[order] * np.arange(size, size - p.size, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def holm_levels(p: Sequence[float], alpha: float, tests: int = 0) -> np.ndarray:
+    """The level that Holm's steps leave each test, in the order given: it is rejected where p is not above.
+
+    Tests after the first that is not rejected have the level of that one.
+    """
+    p = _check_p(p)
+    order, levels, left = np.argsort(p), np.empty_like(p), max(tests, p.size)
+    for place in order:
+        levels[place] = alpha / left
+        left -= p[place] <= alpha / left
+    return levels
+
+
+def benjamini_hochberg(p: Sequence[float]) -> np.ndarray:
+    """Benjamini and Hochberg's adjusted p-values, in the order given: controls false discoveries."""
+    p = _check_p(p)
+    return stats.false_discovery_control(p, method="bh") if p.size else p
+
+
+CORRECTIONS = {"none": lambda p: _check_p(p), "holm": holm, "bh": benjamini_hochberg}
+
+
+def _check_p(p: Sequence[float]) -> np.ndarray:
+    p = np.asarray(p, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise StudyError(f"p-values: {p.tolist()}, expected a list of numbers in [0, 1]")
+    return p
+
+
+PRIOR_SD = 0.05  # of the true effect around 0: two thirds of all effects are taken to be below five points
+
+
+def outlook(per_seed: Sequence[float], margin: float) -> dict[str, float]:
+    """What the seeds (R,) say of a new one, and the probability that the true effect exceeds a margin.
+
+    `new_low` and `new_high` hold a new seed's effect with 95 % (t prediction interval), `new_gains` is its
+    chance to be positive. `probability`: seeds vary around the true effect mu by a normal distribution of
+    unknown spread (prior 1 / sd); mu has the weak prior N(0, PRIOR_SD**2). Without a second seed nothing is
+    known of the spread: empty.
+    """
+    x = np.asarray(per_seed, dtype=float)
+    n, mean, sd = len(x), float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else 0.0
+    if n < 2 or sd <= ROUNDING:
+        return {}
+    spread = sd * np.sqrt(1 + 1 / n)
+    reach = float(stats.t.isf(0.025, n - 1)) * spread
+    widest = max(10 * sd / np.sqrt(n), 4 * PRIOR_SD)
+    mu = np.linspace(min(mean, 0) - widest, max(mean, 0) + widest, 20_001)
+    posterior = stats.norm.pdf(mu, 0, PRIOR_SD) * stats.t.pdf((mu - mean) / (sd / np.sqrt(n)), n - 1)
+    return {
+        "new_low": mean - reach,
+        "new_high": mean + reach,
+        "new_gains": float(stats.t.cdf(mean / spread, n - 1)),
+        "probability": float(posterior[mu > margin].sum() / posterior.sum()),
+    }
