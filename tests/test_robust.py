@@ -11,7 +11,7 @@ from xltlib.data.synthetic import World
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import CLS, MASK, PAD, SEP, UNK, Specials
 from xltlib.finetuning import robust
-from xltlib.noise.substitution import without_foreign
+from xltlib.noise.typing import without_foreign
 
 IDS = torch.tensor([[CLS, 7, 8, SEP, 9, SEP], [CLS, 5, SEP, 6, SEP, PAD]])
 MOVED = [[0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0]]

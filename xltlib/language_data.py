@@ -17,7 +17,7 @@ from xltlib.data.real_data import WordPairs
 from xltlib.data.tasks import LABELS
 from xltlib.data.text import keyboard_of
 from xltlib.finetuning import published
-from xltlib.noise import keyboards
+from xltlib.noise import typing as noise
 from xltlib.params import Params, to_dict
 from xltlib.store import Result
 
@@ -98,7 +98,7 @@ class Synthetic(Languages):
         """`count` test sentences of a language."""
         return [" ".join(words[-1]) for words in self.sample(language, count).pairs]
 
-    def keyboard(self, language: str) -> keyboards.Keyboard:
+    def keyboard(self, language: str) -> noise.Keyboard:
         """A keyboard of the language's own letters."""
         return keyboard_of(self.world, language)
 
@@ -182,9 +182,9 @@ class Real(Languages):
         rng = np.random.default_rng([self.params.world_of(), STREAMS["test"]])
         return [pairs[i][0 if source else 1] for i in rng.permutation(len(pairs))[:count]]
 
-    def keyboard(self, language: str) -> keyboards.Keyboard:
+    def keyboard(self, language: str) -> noise.Keyboard:
         """The keyboard that is usual for the language."""
-        return keyboards.keyboard_for(language)
+        return noise.keyboard_for(language)
 
     def sentence_table(self) -> pd.DataFrame:
         """One test example of natural language inference, or of the first task, in all languages."""

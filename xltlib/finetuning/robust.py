@@ -15,7 +15,7 @@ from xltlib.data.synthetic import CATEGORIES, SLOT_CATEGORY, SYNONYMS, World
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import OWN, Specials
 from xltlib.finetuning.options import FOREIGN
-from xltlib.noise.substitution import code_switch, rs_da_copies
+from xltlib.noise.typing import code_switch, rs_da_copies
 
 # perturb.py of Robust-XLT: 10 for PAWS-X, 3 for XNLI; it has no question answering: as few as for XNLI
 COPIES = {"paraphrase": 10, "nli": 3, "qa": 3}

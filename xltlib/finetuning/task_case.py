@@ -17,7 +17,6 @@ from xltlib.finetuning import prediction, robust, salt
 from xltlib.finetuning.encoding import Encoded, encode
 from xltlib.finetuning.options import check_real, options
 from xltlib.finetuning.task_model import TaskModel
-from xltlib.noise import substitution
 from xltlib.noise import typing as noise
 from xltlib.pretraining import models
 from xltlib.pretraining.encoder_builders import gold_lexicon
@@ -109,7 +108,7 @@ class Case:
         """The lists of RS-DA, as they are or without foreign words.
 
         In synthetic languages every word that the source lacks is foreign; in real ones see
-        `substitution.foreign_words`.
+        `noise.foreign_words`.
         """
         if self.real:
             lists = real_data.neighbour_lists(self.params["neighbour_lists"])
@@ -120,7 +119,7 @@ class Case:
         own = set(lists)
         if self.real:
             words = {other for near in lists.values() for other in near}
-            own = words - substitution.foreign_words(words, self.word_counts(), self.source)
+            own = words - noise.foreign_words(words, self.word_counts(), self.source)
         return noise.without_foreign(lists, own)
 
     def word_counts(self) -> dict[str, Counter[str]]:

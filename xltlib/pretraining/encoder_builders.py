@@ -15,7 +15,7 @@ from xltlib import StudyError, evaluation
 from xltlib.alignment import encoder_alignment, links
 from xltlib.data import synthetic, tokenization
 from xltlib.data.text import kept_pairs, link_lists, read_sentences, tokenizer_of, world_of
-from xltlib.noise.substitution import code_switch
+from xltlib.noise.typing import code_switch
 from xltlib.pretraining import losses, models, objectives
 from xltlib.pretraining.options import Options
 from xltlib.pretraining.training import Optimization, Pool, Progress, epoch_batches, fit

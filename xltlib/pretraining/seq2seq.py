@@ -18,7 +18,7 @@ from xltlib import StudyError
 from xltlib.data.tokenization import PAD, SPECIAL, PreTrainedTokenizerFast, WordEncoder
 from xltlib.finetuning.batching import device_of, stacked
 from xltlib.noise import typing as noise
-from xltlib.noise.substitution import corrupt_ids
+from xltlib.noise.typing import corrupt_ids
 from xltlib.pretraining import models
 from xltlib.pretraining.losses import Loss, Recipe
 from xltlib.pretraining.options import SpanOptions
@@ -213,7 +213,7 @@ def replace_ids(
 ) -> list[np.ndarray]:
     """The sources with a share `rate` of their subwords replaced by any others; special ids stay."""
     special = [*range(len(SPECIAL)), *range(end, end + 1 + SENTINELS)]
-    noisy = corrupt_ids(np.concatenate(sources), rate, rng, "replace", special=special, vocabulary_size=end)
+    noisy = corrupt_ids(np.concatenate(sources), rate, rng, special, end)
     return np.split(noisy, np.cumsum([len(source) for source in sources])[:-1])
 
 
