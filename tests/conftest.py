@@ -73,7 +73,7 @@ def store(tmp_path_factory) -> Store:
 @pytest.fixture(scope="module")
 def text(store) -> Result:
     """The text of the small study, computed in the store."""
-    return compute(Runs(params()).text, store)
+    return compute(Runs(params()).text(), store)
 
 
 @pytest.fixture(scope="module")
