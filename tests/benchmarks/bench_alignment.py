@@ -30,7 +30,7 @@ SETTINGS = {
 ALIGN = """\
 import sys
 from xltlib.alignment import aligner, links
-links.write_pharaoh(sys.stdout, aligner.align_both(aligner.tokenized_pairs(sys.argv[1])))
+links.write_pharaoh(sys.stdout, aligner.align_both(links.tokenized_pairs(sys.argv[1])))
 """
 _CHARACTER = re.compile(f"([{corpora.UNSPACED}])")
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 import zipfile
 from argparse import Namespace
@@ -27,14 +26,13 @@ from xltlib.alignment.links import (
     aer,
     split_links,
     symmetrize,
+    tokenized_pairs,
     write_pharaoh,
 )
-from xltlib.textfile import stream_lines
 
 RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_bayes=True)  # by its authors
 BEAM = 4.0  # the printed table leaves out log theta < BEAM * best log theta of the given word (C++ -t)
 _ARRAYS = ("given", "first_pair", "theta", "null")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Iteration(NamedTuple):
@@ -256,26 +254,6 @@ def write_table(path: str | Path, model: Model) -> None:
             stream.write(f"<eps>\t{generated[k]}\t{null[k]:.6g}\n")
         for k in np.flatnonzero(score >= BEAM * best[e]):
             stream.write(f"{given[e[k]]}\t{generated[f[k]]}\t{score[k]:.6g}\n")
-
-
-def tokenized_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Tokenised pairs of a file of `source ||| target` lines, words between blanks; `-` is standard input.
-
-    As in fast_align, a tab separates the two sides too. Either side may be empty.
-    """
-    name = "standard input" if str(path) == "-" else str(path)
-    for number, line in stream_lines(path):
-        if control := _CONTROL.search(line):
-            found = f"control character U+{ord(control[0]):04X}"
-            raise StudyError(f"{name}:{number}: {found}, which is no part of a word; remove it")
-        words = [word for word in line.replace("\t", " ||| ").split(" ") if word]
-        if words.count("|||") != 1:
-            raise StudyError(
-                f"{name}:{number}: {words.count('|||')} separators found, one expected: source ||| target, "
-                "with a blank on either side of |||"
-            )
-        middle = words.index("|||")
-        yield words[:middle], words[middle + 1 :]
 
 
 # Command line

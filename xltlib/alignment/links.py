@@ -5,7 +5,7 @@ word), counted from 0.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -20,6 +20,7 @@ Lengths = Sequence[tuple[int, int]]  # (source words, target words) of each sent
 
 HEURISTICS = ("intersect", "union", "grow-diag", "grow-diag-final", "grow-diag-final-and")
 _TOKEN = re.compile(r"(\d+)([-p])(\d+)", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BLOCK = 1 << 15  # sentence pairs symmetrised at once: bounds the memory of their grids (about 30 MiB)
 
 
@@ -37,6 +38,26 @@ def join_links(links: Links) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Files
+
+
+def tokenized_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Tokenised pairs of a file of `source ||| target` lines, words between blanks; `-` is standard input.
+
+    As in fast_align, a tab separates the two sides too. Either side may be empty.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    for number, line in stream_lines(path):
+        if control := _CONTROL.search(line):
+            found = f"control character U+{ord(control[0]):04X}"
+            raise StudyError(f"{name}:{number}: {found}, which is no part of a word; remove it")
+        words = [word for word in line.replace("\t", " ||| ").split(" ") if word]
+        if words.count("|||") != 1:
+            raise StudyError(
+                f"{name}:{number}: {words.count('|||')} separators found, one expected: source ||| target, "
+                "with a blank on either side of |||"
+            )
+        middle = words.index("|||")
+        yield words[:middle], words[middle + 1 :]
 
 
 def _parse(lines: Iterable[tuple[int, str]], name: str, typed: bool) -> list[list[tuple[int, int, bool]]]:

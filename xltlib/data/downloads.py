@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from xltlib import StudyError
@@ -9,7 +10,6 @@ from xltlib.data import corpora, hub, real_data, task_data, tasks
 from xltlib.data.corpora import CORPORA
 from xltlib.data.tasks import SETS
 from xltlib.params import Params
-from xltlib.pretraining import models
 
 PROBE_SETS = {"retrieval": "tatoeba/test", "tagging": "pud/test"}
 MEGABYTES = {  # as the hub's pages give them: a model's weights, a table, a pair of languages
@@ -44,12 +44,18 @@ def downloads(params: Params) -> list[Download]:
     """What the hub is asked for: nothing where the languages are synthetic or all text is in a folder."""
     if params.data == "synthetic":
         return []
-    found = []
-    if params.model in models.PUBLISHED:
-        published = models.PUBLISHED[params.model]
-        size = MEGABYTES.get(published.repo, 0)
-        found.append(Download(f"model {params.model}", published.repo, models.FILES, size, published.licence))
-    return found if real_data.folder() else [*found, *_parallel(params), *_task_sets(params)]
+    text = [] if real_data.folder() else [*_parallel(params), *_task_sets(params)]
+    return [*_model(params), *text]
+
+
+def _model(params: Params) -> Iterator[Download]:
+    if params.model:
+        from xltlib.pretraining import models  # needs torch, which takes seconds to import
+
+        if params.model in models.PUBLISHED:
+            model = models.PUBLISHED[params.model]
+            size = MEGABYTES.get(model.repo, 0)
+            yield Download(f"model {params.model}", model.repo, models.FILES, size, model.licence)
 
 
 def _parallel(params: Params) -> Iterator[Download]:
@@ -72,26 +78,26 @@ def _targets(params: Params, corpus: str) -> list[str]:
 
 def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
     """(set, split, language) of all examples that the study reads; StudyError for a task without a set."""
-    named = [
-        *params.train_sets,
-        *params.test_sets,
-        *(PROBE_SETS[x] for x in params.probes if x in PROBE_SETS),
-    ]
-    found = []
-    for text in named:
+    methods = _methods(params)
+    # training examples are read in other languages than the source
+    translations = methods & {"translate_train", "intermediate"} or 4 in params.questions
+    translations = translations or params.statement_runs or params.control_runs
+    parts = []
+    probes = [PROBE_SETS[x] for x in params.probes if x in PROBE_SETS]
+    for text in (*params.train_sets, *params.test_sets, *probes):
         name, _, split = text.partition("/")
         if name not in SETS or split not in SETS[name].counts:
             splits = ", ".join(f"{x}/{s}" for x in SETS for s in SETS[x].counts)
             raise StudyError(f"{text!r} is not a set and its split; known are {splits}")
-        alone = text in params.train_sets and not _translating(params)
-        languages = (params.source,) if alone else params.languages
+        source_alone = text in params.train_sets and not translations
+        languages = (params.source,) if source_alone else params.languages
         if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
-            found += [(name, split, x) for x in task_data.in_languages(name, split, languages)]
+            parts += [(name, split, x) for x in task_data.in_languages(name, split, languages)]
     for task in params.tasks:
         for kind, sets in (("train_sets", params.train_sets), ("test_sets", params.test_sets)):
             if not any(SETS[text.partition("/")[0]].task == task for text in sets):
                 raise StudyError(f"{kind} names no set of the task {task}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(parts))
 
 
 def _methods(params: Params) -> set[str]:
@@ -99,22 +105,14 @@ def _methods(params: Params) -> set[str]:
     return {entry.partition(":")[0] for entry in params.methods}
 
 
-def _translating(params: Params) -> bool:
-    """Whether training examples are read in other languages than the source."""
-    asked = (
-        _methods(params) & {"translate_train", "intermediate"} or params.statement_runs or params.control_runs
-    )
-    return bool(asked) or 4 in params.questions
-
-
 def _task_sets(params: Params) -> Iterator[Download]:
     """The sets of each task: training text of the source, test sets of every language."""
-    wanted = wanted_sets(params)
-    for name in dict.fromkeys(name for name, _, _ in wanted):
-        splits = list(dict.fromkeys(split for x, split, _ in wanted if x == name))
-        files = [tasks.hub_place(*one) for one in wanted if one[0] == name]
-        for repo in dict.fromkeys(repo for repo, _, _ in files):
-            patterns = [hub.usual_files(config, split) for r, config, split in files if r == repo]
+    parts = wanted_sets(params)
+    for name in dict.fromkeys(name for name, _, _ in parts):
+        splits = list(dict.fromkeys(split for x, split, _ in parts if x == name))
+        places = [tasks.hub_place(*part) for part in parts if part[0] == name]
+        for repo in dict.fromkeys(repo for repo, _, _ in places):
+            patterns = [hub.usual_files(config, split) for r, config, split in places if r == repo]
             what, size = f"{name} ({', '.join(splits)})", MEGABYTES.get(repo, 0)
             yield Download(what, repo, ("README.md", *dict.fromkeys(patterns)), size, SETS[name].licence)
 
@@ -132,12 +130,12 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
         )
     missing = [each for each in downloads(params) if not each.here]
     if missing and not hub.online():
-        told = [f"{each.what}: {each.command}" for each in missing]
+        commands = [f"{each.what}: {each.command}" for each in missing]
         raise StudyError(
             f"profile {params.profile} reads real languages from the hub, which is out of reach. Name a "
             "folder that holds the publishers' files in the environment variable XLT_DATA; or fetch what is "
             f"missing where there is a network, and copy the hub's cache to {hub.cache_folder()}:\n  "
-            + "\n  ".join(told)
+            + "\n  ".join(commands)
         )
     for each in missing:
         if tell:
@@ -146,24 +144,23 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
 
 
 def _absent(params: Params, folder: Path) -> list[str]:
-    """What the folder lacks, a message each."""
-    asked = [lambda one=one: tasks.file_of(*one, folder) for one in wanted_sets(params)]
-    asked += [
-        lambda name=name, x=x: corpora.files_of(name, params.source, x, folder)
-        for name in params.corpora
-        for x in _targets(params, name)
-    ]
+    """What the folder lacks, a message each: every file is looked for, and each refusal kept."""
+    searches = [partial(tasks.file_of, *part, folder) for part in wanted_sets(params)]
+    for name in params.corpora:
+        searches += [
+            partial(corpora.files_of, name, params.source, x, folder) for x in _targets(params, name)
+        ]
     if "captions" in params.probes:
-        told = _targets(params, "multi30k")
-        asked += [lambda x=x: corpora.files_of("multi30k", params.source, x, folder, "test") for x in told]
+        targets = _targets(params, "multi30k")
+        searches += [partial(corpora.files_of, "multi30k", params.source, x, folder, "test") for x in targets]
     if "rs_da" in _methods(params):
-        asked.append(lambda: real_data.neighbour_lists(params.neighbour_lists))
+        searches.append(partial(real_data.neighbour_lists, params.neighbour_lists))
     if "code_switch" in _methods(params):
-        asked.append(lambda: real_data.dictionaries(params.dictionaries, params.source, params.targets))
-    found = []
-    for ask in asked:
+        searches.append(partial(real_data.dictionaries, params.dictionaries, params.source, params.targets))
+    messages = []
+    for search in searches:
         try:
-            ask()
+            search()
         except StudyError as error:
-            found.append(str(error))
-    return list(dict.fromkeys(found))
+            messages.append(str(error))
+    return list(dict.fromkeys(messages))

@@ -11,7 +11,6 @@ import numpy as np
 
 from xltlib import StudyError
 from xltlib.alignment import links
-from xltlib.alignment.aligner import tokenized_pairs
 from xltlib.data import corpora, tasks
 from xltlib.data.tasks import ChoiceExample, PairExample, SentencePair, SpanExample
 from xltlib.textfile import parse_json, read_lines, read_text, stream_lines
@@ -196,7 +195,7 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
         rows = (line.split("\t") for _, line in stream_lines(path))
         pairs = [(row[0].split(), row[1].split()) for row in rows]
         return pairs, links.read_gold(path, _lengths(pairs), index_base=0, column=2)
-    pairs = list(tokenized_pairs(path))
+    pairs = list(links.tokenized_pairs(path))
     gold = links.read_gold(path.with_suffix(".gold"), _lengths(pairs), index_base=1)
     if not exchanged:
         return pairs, gold

@@ -38,38 +38,37 @@ def examples(
     if split == "train":
         name, of = _first(params, task, "train_sets")
         source = params["source"]
-        found = _chosen({source: _load(params, name, of, source)}, count)
-        return _translated(params, name, of, found) if translations else found
+        own = _first_records({source: _load(params, name, of, source)}, count)
+        return _with_translations(params, name, of, own) if translations else own
     name, of = _first(params, task, "test_sets")
     if split == "dev":
-        return _chosen(_languages(params, _development(params, name), "dev"), count)
+        return _first_records(_languages(params, _development(params, name), "dev"), count)
     if split != "test":
         raise StudyError(f"{task} has no split {split!r}; expected train, dev or test")
-    found = _chosen(_languages(params, name, of), count)
+    by_setting = _first_records(_languages(params, name, of), count)
     for name, of in sets(params, task, "test_sets")[1:]:
-        further = _chosen(_languages(params, name, of), count)
-        repeated = [f"{language}@{name}" for language in further if f"{language}@{name}" in found]
-        if repeated:
-            raise StudyError(f"test_sets: {repeated[0]} would be two sets; name each further set once")
-        found |= {f"{language}@{name}": records for language, records in further.items()}
-    return found
+        for language, records in _first_records(_languages(params, name, of), count).items():
+            if (setting := f"{language}@{name}") in by_setting:
+                raise StudyError(f"test_sets: {setting} would be two sets; name each further set once")
+            by_setting[setting] = records
+    return by_setting
 
 
-def _translated(params: Mapping, name: str, split: str, own: Mapping[str, list]) -> dict[str, list]:
+def _with_translations(params: Mapping, name: str, split: str, own: Mapping[str, list]) -> dict[str, list]:
     """The source's examples, and those of the same ids in every language that the set has."""
     ((source, records),) = own.items()
     labels = {record.id: getattr(record, "label", None) for record in records}
     others = {**params, "languages": [x for x in params["languages"] if x != source]}
-    found = dict(own)
+    by_language = dict(own)
     for language, theirs in _languages(others, name, split).items():
-        found[language] = [record for record in theirs if record.id in labels]
-        wrong = [x.id for x in found[language] if getattr(x, "label", None) != labels[x.id]]
+        by_language[language] = [record for record in theirs if record.id in labels]
+        wrong = [x.id for x in by_language[language] if getattr(x, "label", None) != labels[x.id]]
         if wrong:
             raise StudyError(
                 f"{name}/{split}: example {wrong[0]!r} has another label in {language} than in {source}, so "
                 "the two files are no translations of each other: take both from one release"
             )
-    return found
+    return by_language
 
 
 def check_translations(params: Mapping, task: str) -> None:
@@ -95,11 +94,11 @@ def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
 
 
 def _first(params: Mapping, task: str, key: str) -> tuple[str, str]:
-    found = sets(params, task, key)
-    if not found:
+    of_task = sets(params, task, key)
+    if not of_task:
         known = ", ".join(name for name, each in tasks.SETS.items() if each.task == task)
         raise StudyError(f"{key} = {list(params[key])}: no set of {task}; add one of {known}, as set/split")
-    return found[0]
+    return of_task[0]
 
 
 def _development(params: Mapping, name: str) -> str:
@@ -117,46 +116,37 @@ def _languages(params: Mapping, name: str, split: str) -> dict[str, list]:
     counts = tasks.SETS[name].counts
     if split not in counts:
         raise StudyError(f"{name} has no split {split!r}; it has {', '.join(counts)}")
-    found = {}
+    by_language, folder = {}, real_data.folder()
     for language in in_languages(name, split, params["languages"]):
-        if not params["official_counts"] and (missing := _missing(name, split, language)):
-            warnings.warn(f"{language} is left out of {name}/{split}: {missing}", stacklevel=3)
-            continue
-        found[language] = _load(params, name, split, language)
-    if not found:
+        if folder and not params["official_counts"]:
+            try:
+                tasks.file_of(name, split, language, folder)
+            except StudyError as error:
+                warnings.warn(f"{language} is left out of {name}/{split}: {error}", stacklevel=3)
+                continue
+        by_language[language] = _load(params, name, split, language)
+    if not by_language:
         raise StudyError(f"{name}/{split}: none of the languages {', '.join(params['languages'])} is there")
-    return tasks.align(found) if tasks.SETS[name].task in ALIGNED else found
+    return tasks.align(by_language) if tasks.SETS[name].task in ALIGNED else by_language
 
 
 def in_languages(name: str, split: str, languages: Sequence[str]) -> list[str]:
-    """Those of the languages in which a split was published, and of a set that the hub has in part those that
-    are there, where no folder is named."""
+    """The languages, of those named, in which a split was published, and which the hub has if it is asked."""
     part = tasks.SETS[name].hub_languages and not real_data.folder()
-    there = [x for x in languages if x in tasks.SETS[name].counts[split]]
-    return [x for x in there if tasks.on_hub(name, x)] if part else there
-
-
-def _missing(name: str, split: str, language: str) -> str:
-    """Why a folder lacks a file; empty where it has it, and where data come from the hub."""
-    folder = real_data.folder()
-    try:
-        if folder:
-            tasks.file_of(name, split, language, folder)
-    except StudyError as error:
-        return str(error)
-    return ""
+    published = [x for x in languages if x in tasks.SETS[name].counts[split]]
+    return [x for x in published if tasks.on_hub(name, x)] if part else published
 
 
 def _load(params: Mapping, name: str, split: str, language: str) -> list:
     return tasks.load(name, split, language, real_data.folder(), strict=params["official_counts"])
 
 
-def _chosen(found: Mapping[str, Sequence], count: int) -> dict[str, list]:
+def _first_records(by_language: Mapping[str, Sequence], count: int) -> dict[str, list]:
     """The first `count` records of each language in an order of all ids that is shuffled once."""
-    ids = sorted({record.id for records in found.values() for record in records})
+    ids = sorted({record.id for records in by_language.values() for record in records})
     shuffled = np.random.default_rng([0, 61]).permutation(len(ids))
     place = dict(zip(ids, shuffled.tolist(), strict=True))
     return {
         language: sorted(records, key=lambda record: place[record.id])[:count]
-        for language, records in found.items()
+        for language, records in by_language.items()
     }
