@@ -76,7 +76,7 @@ def test_bad_pharaoh_files(file, content, options, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(StudyError, match="no such file"):
         read_pharaoh(tmp_path / "absent", index_base=0)
 
 
