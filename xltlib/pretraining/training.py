@@ -74,8 +74,8 @@ def fit(
 
     Parameters
     ----------
-    loss : the parts by name at a step (from 0); `loss` is minimised. Only a function of step and weights makes
-        a resume exact; torch's own generators (dropout) are seeded by `opt.seed` and the step.
+    loss : the parts by name at a step (from 0); `loss` is minimised. Only a function of step and weights
+        makes a resume exact; torch's own generators (dropout) are seeded by `opt.seed` and the step.
     directory : where checkpoints go; an earlier one found there is resumed.
     look : the model's score, asked for every `opt.look_every` updates; it must leave the weights alone.
 
