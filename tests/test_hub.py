@@ -1,6 +1,5 @@
 """The hub: rows of pinned commits are the records of the official files; what is missing is told at once."""
 
-import threading
 import time
 
 import hubs
@@ -151,7 +150,7 @@ def test_without_a_network_it_is_said_at_once_what_to_fetch_and_where_to_put_it(
     told = str(error.value)
     commit = hub.PINNED["datasets/google/xquad"]
     assert f"hf download google/xquad --repo-type dataset --revision {commit}" in told
-    assert "--include 'README.md' --include 'xquad.de/*'" in told
+    assert "--include 'xquad.de/validation*'" in told
     assert str(cache / "datasets--google--xquad") in told
     assert "download github.com/google-deepmind/xquad" in told
     assert "xquad/xquad.de.json" in told
@@ -172,27 +171,27 @@ def test_with_a_network_what_is_missing_is_fetched_and_an_error_told(cache, monk
 
     monkeypatch.setattr(hub, "online", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    hub.snapshot("datasets/facebook/xnli", ["README.md"])
+    hub.snapshot("datasets/facebook/xnli", ["de/*"])
     assert asked == [("facebook/xnli", "dataset", True), ("facebook/xnli", "dataset", False)]
     name = "google-bert/bert-base-multilingual-cased"
-    with pytest.raises(StudyError, match=f"{name} at .* could not be loaded: .*404 nothing. Or a folder.$"):
+    with pytest.raises(StudyError, match=f"{name} at .* does not give it: .*404 nothing. .* Or a folder.$"):
         hub.snapshot(name, ["config.json"], otherwise="Or a folder.")
 
 
-def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch):
-    over = threading.Event()
+def test_a_hub_that_does_not_answer_is_out_of_reach(monkeypatch):
+    from huggingface_hub import constants
 
-    def hangs(address, timeout):
-        over.wait(30)
+    assert not hub.online.__wrapped__()  # the tests forbid all questions to the hub
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
+    patience = []
+
+    def silent(address, timeout):
+        patience.append(timeout)
         raise TimeoutError
 
-    monkeypatch.setattr(hub.socket, "create_connection", hangs)
-    monkeypatch.setattr(hub, "PATIENCE", 0.1)
-    start = time.monotonic()
-    assert not hub._reachable("hub.invalid", 443)
-    assert time.monotonic() - start < 5
-    over.set()
-    assert not hub.online()  # the tests forbid all questions to the hub
+    monkeypatch.setattr(hub.socket, "create_connection", silent)
+    assert not hub.online.__wrapped__()
+    assert patience == [hub.CONNECT_TIMEOUT]
 
 
 def test_only_a_commit_is_a_revision(cache):
@@ -229,7 +228,7 @@ def test_a_truncated_file_is_refused(cache):
     snapshot = two_parts(cache)
     blob = (snapshot / "de/validation-00000-of-00002.parquet").resolve()
     blob.write_bytes(blob.read_bytes()[:-40])
-    with pytest.raises(StudyError, match=f"damaged, or a truncated download: remove {blob}"):
+    with pytest.raises(StudyError, match="cannot be read .*; a truncated download"):
         tasks.load("xnli", "dev", "de")
     for file in (snapshot / "de").iterdir():  # copied without their digest
         file.unlink()
@@ -239,38 +238,15 @@ def test_a_truncated_file_is_refused(cache):
 
 
 def test_a_repository_without_such_a_table_is_refused(cache):
-    snapshot = two_parts(cache)
-    with pytest.raises(StudyError, match=r"\(fr, validation\): .* names no such .*; its configurations: de$"):
+    two_parts(cache)
+    with pytest.raises(StudyError, match=r"has no fr/validation\*"):
         tasks.load("xnli", "dev", "fr")
-    (snapshot / "README.md").write_text("# A card without a head")
-    with pytest.raises(StudyError, match="it may hold a loading script"):
-        tasks.load("xnli", "dev", "de")
-    (snapshot / "README.md").write_text(
-        "---\nconfigs:\n- config_name: de\n  data_files:\n  - {split: validation, path: xnli.py}\n---\n"
-    )
-    (snapshot / "xnli.py").write_text("raise SystemExit")
-    with pytest.raises(StudyError, match="a .py file is not read; only parquet, json"):
-        tasks.load("xnli", "dev", "de")
-
-
-def test_json_and_csv_are_read_too(cache):
-    snapshot = two_parts(cache)
-    card = "---\nconfigs:\n- config_name: {0}\n  data_files:\n  - split: validation\n    path: [{1}]\n---\n"
-    found = []
-    for name, content in (
-        ("de.jsonl", '{"premise": "a", "hypothesis": "b", "label": "neutral"}\n'),
-        ("de.csv", "premise,hypothesis,label\na,b,neutral\n"),
-    ):
-        (snapshot / "README.md").write_text(card.format("de", name))
-        (snapshot / name).write_text(content)
-        found.append(tasks.load("xnli", "dev", "de", strict=False))
-    assert found == [[PairExample("0", "a", "b", 1)]] * 2
 
 
 def test_what_is_cached_is_known(cache):
     two_parts(cache)
-    assert hub.cached("datasets/facebook/xnli", ["README.md", "de/*"])
-    assert not hub.cached("datasets/facebook/xnli", ["README.md", "fr/*"])
+    assert hub.cached("datasets/facebook/xnli", ["de/*"])
+    assert not hub.cached("datasets/facebook/xnli", ["fr/*"])
     assert not hub.cached("google/mt5-base", ["config.json"])
 
 

@@ -63,7 +63,7 @@ def _parallel(params: Params) -> Iterator[Download]:
         corpus = CORPORA[name]
         pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]
         repo = f"datasets/{corpus.hub}"
-        patterns = ("README.md", *(hub.usual_files(pair, "train") for pair in pairs))
+        patterns = tuple(hub.usual_files(pair, "train") for pair in pairs)
         what = f"parallel text {name}, {len(pairs)} pairs of languages"
         yield Download(what, repo, patterns, MEGABYTES.get(repo, 0) * len(pairs), corpus.licence)
 
@@ -114,7 +114,7 @@ def _task_sets(params: Params) -> Iterator[Download]:
         for repo in dict.fromkeys(repo for repo, _, _ in places):
             patterns = [hub.usual_files(config, split) for r, config, split in places if r == repo]
             what, size = f"{name} ({', '.join(splits)})", MEGABYTES.get(repo, 0)
-            yield Download(what, repo, ("README.md", *dict.fromkeys(patterns)), size, SETS[name].licence)
+            yield Download(what, repo, tuple(dict.fromkeys(patterns)), size, SETS[name].licence)
 
 
 def require(params: Params, tell: Callable[[str], None] | None = None) -> None:

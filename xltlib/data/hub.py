@@ -1,8 +1,7 @@
-"""What comes from the hub: files of pinned commits, from its cache or the network, or one message at once."""
+"""What comes from the hub: files of pinned commits, from its cache or the network, or one message."""
 
 import re
 import socket
-import threading
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -10,13 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import yaml
-
 from xltlib import StudyError
-from xltlib.store import sha256_file
 
-PATIENCE = 3.0  # seconds until a hub that does not answer counts as out of reach
-READERS = {"parquet": "parquet", "json": "json", "jsonl": "json", "csv": "csv"}  # by a file's ending
+CONNECT_TIMEOUT = 3.0  # seconds until a hub that does not answer counts as out of reach
 
 # The commits that are read. Each hash was found, with its repository, in published texts of several others.
 PINNED = {
@@ -34,8 +29,6 @@ PINNED = {
     "intfloat/multilingual-e5-small": "fd1525a9fd15316a2d503bf26ab031a61d056e98",
 }  # google/mt5-*: their main branch has no safetensors, and no commit that has could be verified
 
-_whole: set[Path] = set()  # files whose digest this process has checked
-
 
 def commit(repo: str, revision: str | None = None) -> str:
     """The 40 hexadecimal digits of the commit to read: `revision`, or the pinned one of the repository.
@@ -52,79 +45,50 @@ def commit(repo: str, revision: str | None = None) -> str:
     return chosen
 
 
-def snapshot(
-    repo: str,
-    patterns: Sequence[str],
-    revision: str | None = None,
-    otherwise: str = "",
-    later: Sequence[str] = (),
-) -> Path:
-    """The folder that holds the repository's files of these patterns, complete and undamaged.
+def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, otherwise: str = "") -> Path:
+    """The folder that holds the repository's files of these patterns.
 
-    For the error message, `otherwise` says what else a reader may do who has no network, and `later` names
-    the files that will be asked for next.
+    `otherwise` says, for the error message, what else a reader may do who has no network.
 
     Raises
     ------
     StudyError
-        At once where the files are neither in the cache nor within reach; for a commit that is not there, for
-        a part of a file that is missing, and for a file that is not what the hub has under its digest.
+        Where the files are neither in the cache nor within reach, for a commit that is not there, and for a
+        table of which a part is missing.
     """
-    chosen, told = commit(repo, revision), ""
+    from huggingface_hub import snapshot_download  # slow to import, and needless where only folders are read
+
+    sha, name = commit(repo, revision), repo.removeprefix("datasets/")
+    kind, reason = "model" if name == repo else "dataset", ""
     for local in (True, False) if online() else (True,):
         try:
-            return _complete(repo, chosen, patterns, local)
-        except StudyError as error:
-            if not online():
-                raise
-            told = str(error)
+            folder = Path(
+                snapshot_download(
+                    name, repo_type=kind, revision=sha, allow_patterns=list(patterns), local_files_only=local
+                )
+            )
+            for pattern in patterns:
+                _files(folder, pattern)
+            return folder
         except Exception as error:  # the hub's errors share no class
-            told = f"{type(error).__name__}: {error}".partition("\n")[0]
-    if online():
-        raise StudyError(f"{repo} at {chosen} could not be loaded: {told}. {otherwise}".rstrip())
-    folder = _folder(repo)
+            reason = f"{error}".partition("\n")[0]
     raise StudyError(
-        f"{repo} at {chosen} is not on this machine, and the hub is out of reach. Where there is a network, "
-        f"run `{command(repo, [*patterns, *later], chosen)}`, then copy the folder {folder.name} of its "
-        f"cache to {folder}. {otherwise}".rstrip()
+        f"{repo} at {sha} is not on this machine, and the hub does not give it: {reason}. Where there is a "
+        f"network, run `{command(repo, patterns, sha)}`, then copy the folder {_folder(repo).name} of its "
+        f"cache to {_folder(repo)}. {otherwise}".rstrip()
     )
 
 
-def _complete(repo: str, chosen: str, patterns: Sequence[str], local: bool) -> Path:
-    """The folder with the files, from the cache alone if `local`; an error where one is absent or damaged."""
-    from huggingface_hub import snapshot_download  # slow to import, and needless where only folders are read
-
-    name = repo.removeprefix("datasets/")
-    folder = Path(
-        snapshot_download(
-            name, repo_type="model" if name == repo else "dataset", revision=chosen,
-            allow_patterns=list(patterns), local_files_only=local,
-        )
-    )  # fmt: skip
-    absent = [pattern for pattern in patterns if not any(folder.glob(pattern))]
-    if absent:
-        raise FileNotFoundError(f"no file there is named {' or '.join(absent)}")
-    _check(f"{repo} at {chosen}", _found(folder, patterns))
-    return folder
-
-
 def table(repo: str, config: str, split: str, revision: str | None = None, otherwise: str = "") -> Any:
-    """One split of one configuration of a data set, as `datasets.Dataset`; only plain tables are read.
-
-    Which files it consists of is what the repository's card says of it.
-    """
-    card = snapshot(repo, ["README.md"], revision, otherwise, [usual_files(config)]) / "README.md"
-    patterns = _data_files(card, f"{repo} ({config}, {split})", config, split)
-    files = _found(snapshot(repo, patterns, revision, otherwise), patterns)
-    ending = files[0].suffix.removeprefix(".")
-    if ending not in READERS:
-        raise StudyError(f"{files[0]}: a .{ending} file is not read; only {', '.join(READERS)} are")
+    """One split of one configuration of a data set, as `datasets.Dataset`; only parquet files are read."""
+    pattern = usual_files(config, split)
+    files = _files(snapshot(repo, [pattern], revision, otherwise), pattern)
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(READERS[ending], data_files=[str(file) for file in files], split="train")
+        return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # the readers' errors share no class
         raise StudyError(
             f"{files[0]}: cannot be read ({error}); a truncated download? remove it, and fetch it again"
@@ -132,6 +96,22 @@ def table(repo: str, config: str, split: str, revision: str | None = None, other
     finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern, one at least, and all parts of those that come in parts."""
+    files = sorted(file for file in folder.glob(pattern) if file.is_file())
+    if not files:
+        raise StudyError(f"{folder} has no {pattern}")
+    for file in files:
+        part = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\..+)", file.name)
+        count = part and len(list(file.parent.glob(f"{part[1]}-*-of-{part[2]}{part[3]}")))
+        if part and count < int(part[2]):
+            raise StudyError(
+                f"{count} of the {int(part[2])} parts of {part[1]} are in {file.parent}: the download was "
+                "interrupted; run it again"
+            )
+    return files
 
 
 def usual_files(config: str, split: str = "") -> str:
@@ -145,70 +125,20 @@ def cached(repo: str, patterns: Sequence[str], revision: str | None = None) -> b
     return all(any(snapshot.glob(pattern)) for pattern in patterns)
 
 
+@cache
 def online() -> bool:
-    """Whether the hub, or the proxy to it, takes a connection; asked once, for some seconds at most."""
+    """Whether the hub, or the proxy to it, takes a connection; asked once."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
         return False
     address = urlsplit(getproxies().get("https") or constants.ENDPOINT)
-    return _reachable(address.hostname or "", address.port or (443 if address.scheme == "https" else 80))
-
-
-@cache
-def _reachable(host: str, port: int) -> bool:
-    answered = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), PATIENCE).close()
-            answered.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)  # looking up a name cannot be given a time limit
-    thread.start()
-    thread.join(PATIENCE)
-    return answered.is_set()
-
-
-def _found(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-
-
-def _check(what: str, files: Sequence[Path]) -> None:
-    """Refuse a set of parts of which one is missing, and a file whose bytes are not those of its digest.
-
-    The hub's cache names a large file by its SHA-256.
-    """
-    for file in files:
-        part = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\..+)", file.name)
-        if part:
-            count = sum(other.parent == file.parent and other.name.startswith(part[1]) for other in files)
-            if count < int(part[2]):
-                raise StudyError(
-                    f"{what}: {count} of the {int(part[2])} parts of {part[1]} are in {file.parent}: the "
-                    "download was interrupted; run it again"
-                )
-        blob = file.resolve()
-        if blob in _whole or not re.fullmatch(r"[0-9a-f]{64}", blob.name):
-            continue
-        if sha256_file(blob) != blob.name:
-            raise StudyError(f"{file}: damaged, or a truncated download: remove {blob}, and fetch it again")
-        _whole.add(blob)
-
-
-def _data_files(card: Path, what: str, config: str, split: str) -> list[str]:
-    """The patterns of a split's files, from the `configs` in the head of the data set's card."""
-    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)
-    configs = (yaml.safe_load(head[1]) or {}).get("configs", []) if head else []
-    for entry in configs:
-        if entry["config_name"] == config:
-            for files in entry["data_files"]:
-                if files["split"] == split:
-                    return [files["path"]] if isinstance(files["path"], str) else list(files["path"])
-    known = ", ".join(entry["config_name"] for entry in configs) or "none: it may hold a loading script"
-    raise StudyError(f"{what}: {card} names no such configuration and split; its configurations: {known}")
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), CONNECT_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
 
 
 def command(repo: str, patterns: Iterable[str], revision: str | None = None) -> str:
