@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from xltlib import StudyError
 from xltlib.data import hub
 from xltlib.textfile import read_lines
@@ -44,106 +46,16 @@ class Corpus:
     hub: str = ""
 
 
-_NTREX_CODES = {
-    "ar": "arb",
-    "bg": "bul",
-    "de": "deu",
-    "el": "ell",
-    "en": "eng",
-    "es": "spa",
-    "fr": "fra",
-    "hi": "hin",
-    "ja": "jpn",
-    "ko": "kor",
-    "ru": "rus",
-    "sw": "swa",
-    "th": "tha",
-    "tr": "tur",
-    "ur": "urd",
-    "vi": "vie",
-    "zh": "zho-CN",
-}
+def _corpora() -> dict[str, Corpus]:
+    table = yaml.safe_load(Path(__file__).with_name("corpora.yaml").read_text(encoding="utf-8"))
+    lists = ("languages", "columns")
+    return {
+        name: Corpus(**{key: tuple(value) if key in lists else value for key, value in entry.items()})
+        for name, entry in table.items()
+    }
 
-CORPORA = {
-    "bible": Corpus(
-        ("de", "el", "en", "es", "fr", "ja", "ko", "ru", "sw", "vi", "zh"),
-        "bible/bible.{language}.txt",
-        {"train": 31102},
-        "github.com/scrollmapper/bible_databases and christos-c/bible-corpus, one verse a line, KJV",
-        "public domain; English CC0",
-    ),
-    "tico19": Corpus(
-        ("ar", "en", "es", "fr", "hi", "ru", "sw", "ur", "zh"),
-        "tico19/tico19.en-{pair}.{language}",
-        {"train": 3071},
-        "github.com/tico-19/tico-19.github.io, the TMX files as parallel lines",
-        "CC0 1.0",
-    ),
-    "ntrex": Corpus(
-        tuple(_NTREX_CODES),
-        "ntrex/newstest2019-ref.{language}.txt",
-        {"train": 1997},
-        "github.com/MicrosoftTranslator/NTREX",
-        "CC BY-SA 4.0",
-        codes=_NTREX_CODES,
-        exceptions={"en": "ntrex/newstest2019-src.eng.txt"},
-    ),
-    "multi30k": Corpus(
-        ("de", "en", "fr"),
-        "multi30k/{split}.{language}",
-        {"train": 29000, "dev": 1014, "test": 1000},
-        "github.com/multi30k/dataset, task 1 raw",
-        "non-commercial research (Flickr30K terms)",
-        split_names={"dev": "val", "test": "test_2016_flickr"},
-    ),
-    "opennmt_ende_10k": Corpus(
-        ("de", "en"),
-        "opennmt_ende_10k/{split}.{language}",
-        {"train": 10000},
-        "github.com/OpenNMT/OpenNMT-py, data/src-train.txt and tgt-train.txt",
-        "WMT research terms",
-    ),
-    "small_parallel_enja": Corpus(
-        ("en", "ja"),
-        "small_parallel_enja/{split}.{language}",
-        {"train": 50000, "dev": 500, "test": 500},
-        "github.com/odashi/small_parallel_enja",
-        "CC BY 2.0 FR",
-    ),
-    "tatoeba_en_zh": Corpus(
-        ("en", "zh"),
-        "tatoeba_en_zh/cmn.txt",
-        {"train": 29155},
-        "manythings.org/anki, cmn-eng: English TAB Chinese TAB attribution",
-        "CC BY 2.0 FR",
-        columns=("en", "zh"),
-    ),
-    "3am_en_zh": Corpus(
-        ("en", "zh"),
-        "3am_en_zh/{split}.{language}",
-        {"train": 23931, "dev": 1000, "test": 1000},
-        "github.com/MaxyLee/3AM",
-        "MIT (repository)",
-        split_names={"dev": "val"},
-    ),
-    "eutrans_es_en": Corpus(
-        ("en", "es"),
-        "eutrans_es_en/{split}.{language}",
-        {"train": 9900, "dev": 100, "test": 2996},
-        "github.com/lvapeab/nmt-keras, examples/EuTrans",
-        "MIT (repository)",
-        split_names={"train": "training"},
-        drop_repeats=True,  # 9,900 lines hold 5,235 different English sentences
-    ),
-    "opus100": Corpus(
-        ("ar", "bg", "de", "el", "en", "es", "fr", "ja", "ko", "ru", "th", "tr", "vi", "zh"),
-        "opus-100-corpus/v1.0/supervised/{both}/opus.{both}-{split}.{language}",
-        {"train": 1_000_000, "dev": 2000, "test": 2000},
-        "opus.nlpl.eu/opus-100.php (opus-100-corpus-v1.0)",
-        "as its parts",
-        hub="Helsinki-NLP/opus-100",
-    ),
-}
+
+CORPORA = _corpora()
 
 
 def find_file(folder: Path | str, names: Iterable[str], what: str) -> Path:
