@@ -404,10 +404,11 @@ def register(subparsers) -> None:
     parser = subparsers.add_parser(
         "score",
         help="score predictions in an official format",
-        description="Print the official metrics, in percent, of anybody's predictions as JSON.",
+        description="Print the official metrics, in percent, of anybody's predictions as JSON. Predictions "
+        "that carry ids are matched by them, others by line; where gold has no ids, they are row numbers from 0.",
     )
     parser.add_argument("task", choices=(*LABEL_TASKS, *OFFICIAL_STYLE))
-    parser.add_argument("gold", help="the data set's file, or one label a line")
+    parser.add_argument("gold", help="the set's file, of one language or of all, or one label a line")
     parser.add_argument("predictions", help="in gold's forms, or JSON of id to label or answer")
     parser.add_argument("--language", required=True, help="of the text, of the context for questions")
     parser.add_argument(
