@@ -405,7 +405,8 @@ def register(subparsers) -> None:
         "score",
         help="score predictions in an official format",
         description="Print the official metrics, in percent, of anybody's predictions as JSON. Predictions "
-        "that carry ids are matched by them, others by line; where gold has no ids, they are row numbers from 0.",
+        "that carry ids are matched by them, others by line; where gold has no ids, they are row numbers "
+        "from 0.",
     )
     parser.add_argument("task", choices=(*LABEL_TASKS, *OFFICIAL_STYLE))
     parser.add_argument("gold", help="the set's file, of one language or of all, or one label a line")
