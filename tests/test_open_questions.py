@@ -192,6 +192,10 @@ def test_a_curve_has_a_dot_for_each_seed_and_a_band():
 
 def test_weights_grow_by_an_order_of_magnitude():
     counts = [questions.weights(size, params(hidden_size=64, num_layers=3)) for size in SIZES]
+    published = params(data="real", model="mbert", hidden_size=768, num_layers=12, num_heads=12)
+    assert questions.sizes(published)[-1] == ""
+    layers = [questions.weights(size, published) / 768**2 / 12 for size in questions.sizes(published)]
+    assert layers == [3, 6, 9, 12]
     assert counts == sorted(counts)
     assert counts[-1] / counts[0] > 10
 

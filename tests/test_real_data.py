@@ -199,7 +199,7 @@ def test_dictionaries_have_a_pair_of_words_a_line(tmp_path, monkeypatch):
     tinydata.write(tmp_path, "muse/en-fr.txt", ["ice cream\tglace"])
     found = real_data.dictionaries("muse/{source}-{target}.txt", "en", ["de", "fr"])
     assert found == {"de": {"dog": ["Hund", "Köter"]}, "fr": {"ice cream": ["glace"]}}
-    with pytest.warns(UserWarning, match="zh is not switched into: .*en-zh.txt"):
+    with pytest.warns(UserWarning, match="no such file for zh$"):
         assert list(real_data.dictionaries("muse/{source}-{target}.txt", "en", ["zh", "de"])) == ["de"]
     with pytest.warns(match="zh is not"), pytest.raises(StudyError, match="no such file for any of zh"):
         real_data.dictionaries("muse/{source}-{target}.txt", "en", ["zh"])

@@ -113,7 +113,7 @@ def test_what_only_synthetic_languages_have_is_refused_at_once(made):
         (lambda: runs.transfer("nli", "none", 0, "rs_da"), "by the parameter neighbour_lists"),
         (lambda: runs.transfer("nli", "none", 0, "code_switch"), "by the parameter dictionaries"),
         (lambda: runs.encoder("weam", 0, "links=gold"), "no gold links"),
-        (lambda: runs.lexicon("none", 0), "true translations"),
+        (lambda: runs.lexicon("none", 0), "lexicon on real languages needs .* dictionaries"),
     ):
         with pytest.raises(StudyError, match=words):
             ask()
@@ -133,6 +133,9 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
              for entry in methods]  # fmt: skip
     for result in computed(asked, store):
         assert {"en", "es"} == set(result.scores)
+    (lexicon,) = computed([runs.lexicon("none", 0, "threshold=0")], store)
+    assert set(lexicon.scores) == {"es"}
+    assert lexicon.values["pairs"]["es"]["proposed"] == lexicon.values["pairs"]["es"]["asked"] > 0
     cases = [Case(spec.params, store.result(runs.text()), chosen.languages) for spec in asked]
     texts = [
         " ".join(f"{e.text_a} {e.text_b}" for e in case.training_examples(case.examples("train", 40)))

@@ -185,10 +185,11 @@ class Runs:
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
         finetuning.options("salt", method_options)
-        if self.real:
-            finetuning.check_real("lexicon", "salt", {})
         labels = _labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
+        if self.real:
+            taken |= self._real_tasks() | self._take("dictionaries") | self._further("device", "precision")
+            finetuning.check_real("lexicon", "salt", taken)
         version = f"{VERSIONS['lexicon']}.{finetuning.METHODS['salt'].version}"
         return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
 

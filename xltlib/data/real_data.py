@@ -110,7 +110,10 @@ def task_texts(params: Mapping) -> Iterator[str]:
             yield from (word, *near)
     if params["dictionaries"]:
         targets = [x for x in params["languages"] if x != params["source"]]
-        for table in dictionaries(params["dictionaries"], params["source"], targets).values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # languages without one matter where text is switched
+            tables = dictionaries(params["dictionaries"], params["source"], targets)
+        for table in tables.values():
             for word, translations in table.items():
                 yield from (word, *translations)
 
@@ -241,18 +244,19 @@ def neighbour_lists(name: str) -> dict[str, list[str]]:
 def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """Translations of source words in lower case, by target language, from files of a pair of words a line.
 
-    `pattern` names the files, as "muse/{source}-{target}.txt". A target language without a file is left out,
-    which a warning tells.
+    `pattern` names the files, as "muse/{source}-{target}.txt". Target languages without a file are left out,
+    which one warning tells.
     """
     if "{target}" not in pattern:
         raise StudyError(f"dictionaries = {pattern!r}: expected {{source}} and {{target}} in it")
     found: dict[str, dict[str, list[str]]] = {}
+    absent: list[str] = []
     for target in targets:
         name = pattern.replace("{source}", source).replace("{target}", target)
         try:
             path = corpora.find_file(folder() or Path(), [name], f"a dictionary of {source}-{target}")
-        except StudyError as error:
-            warnings.warn(f"{target} is not switched into: {error}", stacklevel=2)
+        except StudyError:
+            absent.append(target)
             continue
         table = found[target] = {}
         for number, line in enumerate(read_lines(path), start=1):
@@ -264,6 +268,8 @@ def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str,
                 known.append(pair[1].strip())
     if not found:
         raise StudyError(f"dictionaries = {pattern!r}: there is no such file for any of {', '.join(targets)}")
+    if absent:
+        warnings.warn(f"dictionaries = {pattern!r}: no such file for {', '.join(absent)}", stacklevel=2)
     return found
 
 

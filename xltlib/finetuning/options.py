@@ -16,8 +16,6 @@ FOREIGN = 0.28
 MIXES = ("vector", "scalar", "half", "hard", "none")
 TYPO_RATES = (0.1, 0.2, 0.3)  # shares of words with a typing error, at which fine-tuned models are scored
 COMMON = ("select",)  # options of every method
-# what real languages lack, by the task that needs it
-SYNTHETIC_ONLY = {"lexicon": "the true translations of words"}
 
 
 @dataclass(frozen=True)
@@ -100,15 +98,10 @@ def options(method: str, text: str = "") -> Options:
 
 
 def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
-    """StudyError for what cannot be done on real languages.
-
-    Something is known of synthetic ones alone, or the parameters that are `given` name no file of it.
-    """
-    file = METHODS[method].file
+    """StudyError where the parameters that are `given` name no file of what only synthetic languages have."""
+    what, file = (task, "dictionaries") if task == "lexicon" else (method, METHODS[method].file)
     if file and not given.get(file):
-        raise StudyError(f"{method} on real languages needs a file: name it by the parameter {file}")
-    if task in SYNTHETIC_ONLY:
-        raise StudyError(f"{task} needs {SYNTHETIC_ONLY[task]}: real languages have none here")
+        raise StudyError(f"{what} on real languages needs a file: name it by the parameter {file}")
 
 
 def first_task(chosen: Options, task: str) -> str:

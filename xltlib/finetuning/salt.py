@@ -296,24 +296,25 @@ def lexicon_scores(
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:  # fmt: skip
     """Whether the distilled word pairs are right, by language: 0/1 (PAIRS,), and counts.
 
-    `truth`: {language: {source word: its translations}}; only words in it are asked for. All substitutions
+    `truth`: {language: {source word: its translations}}, in lower case; only words that it has for some
+    language are asked for. All substitutions
     above the threshold are pairs, each occurrence one; PAIRS of them count, evenly spaced (repeated where
     there are fewer), and where nothing is proposed nothing is right.
     """
     scores, counts = {}, {}
     everything = find_words(sequences, pieces)
     spelt = [pieces.word(sequences[i][b : b + k]) for i, b, k in zip(*everything, strict=True)]
-    known = next(iter(truth.values()))
-    asked = np.array([word in known for word in spelt])
-    places, spelt = everything.where(asked), [w for w, a in zip(spelt, asked, strict=True) if a]
+    spelt = [word.lower() for word in spelt]
     everywhere = union(list(words.values()))
     for language, table in truth.items():
+        asked = np.flatnonzero([word in table for word in spelt])
+        places, own = everything.where(asked), [spelt[row] for row in asked]
         allowed = words[language] if how.restrict else everywhere
         found = _passing(encoder, sequences, how, places, allowed, how.threshold, pieces.special.mask)
-        right = np.array([pieces.word(new) in table[spelt[i]] for i, new in found.items()], dtype=float)
+        pairs = [(own[i], pieces.word(new).lower()) for i, new in found.items()]
+        right = np.array([translation in table[word] for word, translation in pairs], dtype=float)
         some = np.linspace(0, len(right) - 1, PAIRS).round().astype(int)
         scores[language] = right[some] if len(right) else np.zeros(PAIRS)
-        distinct = {(spelt[i], pieces.word(new)) for i, new in found.items()}
-        counts[language] = {"asked": len(spelt), "proposed": len(right), "distinct": len(distinct),
+        counts[language] = {"asked": len(own), "proposed": len(right), "distinct": len(set(pairs)),
                             "precision": round(float(right.mean()), 4) if len(right) else 0.0}  # fmt: skip
     return scores, counts

@@ -161,13 +161,22 @@ def _budget(chosen: Options, sizes: Mapping[str, float], rng: np.random.Generato
 
 
 def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """How many of the word pairs that SALT distils from an encoder are translations by the true lexicon."""
+    """How many of the word pairs that SALT distils from an encoder are translations.
+
+    The true lexicon says so, or for real languages the dictionaries, in the languages that have one.
+    """
     text, encoder_run = inputs
     case = Case(spec.params, text, spec.params["languages"])
     count = min(LEXICON_EXAMPLES, spec.params["train_examples"])
     data = case.encode(case.examples("train", count, "nli")[case.source], task="nli")
     pieces, words = case.vocabularies()
-    truth = robust.translations(case.world, case.source, case.targets)
+    if case.real:
+        truth = {
+            language: {word: [x.lower() for x in translations] for word, translations in table.items()}
+            for language, table in case.dictionaries.items()
+        }
+    else:
+        truth = robust.translations(case.world, case.source, case.targets)
     encoder = case.encoder(encoder_run.file("config.json").parent)
     scores, counts = salt.lexicon_scores(encoder, data.ids, pieces, words, truth, case.augmentation())
     save_scores(directory / "scores.npz", scores)

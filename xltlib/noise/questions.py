@@ -39,6 +39,7 @@ SIZES = (  # of encoders, an order of magnitude in weights and more
 )
 SHARES = (0.0625, 0.25, 0.5, 1.0)  # of its translation pairs that the language with little text keeps
 BUDGETS = (125, 250, 500, 1000, 2000)  # intermediate examples for each language
+LAYERS = ("num_layers=3", "num_layers=6", "num_layers=9", "")  # the first ones of a published encoder
 TYPED = "words with an error"
 NOISE_NAMES = {"": "no noise", "noise=typo": "typing errors", "noise=token": "replaced tokens"}
 
@@ -191,15 +192,25 @@ def _q1_figure(r: Reader) -> dict[str, Any]:
 
 
 def _q2_runs(runs: Runs) -> list[Spec]:
-    made = _grid(runs, ("nli", "qa"), [{"objective_options": size} for size in SIZES])
+    made = _grid(runs, ("nli", "qa"), [{"objective_options": size} for size in sizes(runs.params)])
     return [*made, *(runs.evaluation("typo", transfer) for transfer in made)]
 
 
+def sizes(params: Params) -> tuple[str, ...]:
+    """The options that make the encoders of all sizes, the smallest first."""
+    return LAYERS if params.model else SIZES
+
+
 def weights(options: str, params: Params) -> int:
-    """Weights of an encoder of this shape: embeddings, and per layer attention and gated feed-forward."""
+    """Weights of an encoder of this shape: embeddings, and per layer attention and gated feed-forward.
+
+    Of a published encoder those of its layers alone: the embeddings are the same for all sizes.
+    """
     chosen = pretraining.options("none", options)
     h = chosen.hidden_size or params.hidden_size
     layers = chosen.num_layers or params.num_layers
+    if params.model:
+        return layers * (4 * h * h + 2 * h * 4 * h)
     return params.vocab_size * h + layers * (4 * h * h + 3 * h * 2 * h)
 
 
@@ -216,15 +227,15 @@ def relative_drop(r: Reader, task: str, size: str, rate: float) -> np.ndarray:
 
 def _q2_effects(r: Reader) -> list[Told]:
     told, rate, alpha = [], TYPO_RATES[-1], r.params.alpha
-    x = np.log10([weights(size, r.params) for size in SIZES])
+    x = np.log10([weights(size, r.params) for size in sizes(r.params)])
     slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     for task in (t for t in ("nli", "qa") if r.has(t)):
-        drops = np.stack([relative_drop(r, task, size, rate) for size in SIZES])  # (sizes, R)
+        drops = np.stack([relative_drop(r, task, size, rate) for size in sizes(r.params)])  # (sizes, R)
         words = f"decrease of the relative drop for ten times the weights, {task}, {rate:.0%} typing errors"
         shrinks = ratio_effect(-(slope @ drops), alpha, r.params.test_examples)
         told.append(Told(words, shrinks, "of the score above chance"))
         gains = []
-        for size in (SIZES[0], SIZES[-1]):
+        for size in (sizes(r.params)[0], sizes(r.params)[-1]):
             for at in ("", f"@typo{rate:g}"):
                 gains.append(r.scores(task, [t + at for t in r.targets], objective_options=size))
         words = f"drop of the smallest minus drop of the largest encoder, {task}"
@@ -237,7 +248,7 @@ def _q2_figure(r: Reader) -> dict[str, Any]:
     for task in (t for t in ("nli", "qa") if r.has(t)):
         for language in r.params.languages:
             series = []
-            for size in SIZES:
+            for size in sizes(r.params):
                 at = partial(typed, r, task, language, {"objective_options": size})
                 series.append(line(f"{weights(size, r.params):,} weights", rates, at, r.params.alpha))
             y_label = "F1" if task == "qa" else "accuracy"
