@@ -11,7 +11,7 @@ def test_a_notebooks_parameters_cell_is_read_as_code(tmp_path):
     path = tmp_path / "a.ipynb"
     tinystudy.write_notebook(path, "other = 1", names=["profile", "seeds"])
     assert notebooks.declared(path) == ["profile", "seeds"]
-    assert notebooks.check(path, {"seeds": "here"}) == ["profile", "seeds"]
+    assert notebooks.injected(path, {"seeds": "here", "alpha": "a"}) == ["profile", "seeds", "alpha"]
 
 
 @pytest.mark.parametrize(

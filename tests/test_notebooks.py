@@ -1,21 +1,20 @@
 """The committed notebooks: their structure, their parameters, and that they ask only for what there is.
 
-`python tests/test_notebooks.py` writes their parameters cells anew, when a profile sets one more.
+`python tests/test_notebooks.py` writes their parameters cells anew, when a default or its meaning changes.
 """
 
 import ast
 import importlib
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from xltlib import notebooks
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.params import Params, notebook_cell
+from xltlib.params import notebook_cell
 from xltlib.runs import STAGES
-from xltlib.settings import read_mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"xltlib", *(f"xltlib.{p.parent.name}" for p in (ROOT / "xltlib").glob("*/__init__.py"))}
@@ -23,11 +22,9 @@ CLAIM = re.compile(r"\bS[0-4]-\d+\b")
 CELLS, LINES = 15, 110
 
 
-def set_by_profiles() -> list[str]:
-    """The parameters that some profile sets, in the order of `Params`."""
-    profiles = [read_mapping(path)[0] for path in sorted((ROOT / "params").glob("*.yaml"))]
-    named = {name for values in profiles if "profile" in values for name in values}
-    return [f.name for f in fields(Params) if f.name in named]
+def names(stage: str) -> list[str]:
+    """The parameters in a notebook's cell."""
+    return notebooks.declared(ROOT / "notebooks" / f"{stage}.ipynb")
 
 
 def read(stage: str):
@@ -61,13 +58,15 @@ def test_is_committed_without_outputs(stage):
 def test_parameters_cell_is_the_generated_one(stage):
     cells = tagged(read(stage))
     assert len(cells) == 1
-    assert cells[0].source == notebook_cell(set_by_profiles()), "run python tests/test_notebooks.py"
+    assert cells[0].source == notebook_cell(names(stage)), "run python tests/test_notebooks.py"
+    assert names(stage)[0] == "profile"
+    assert 6 <= len(names(stage)) <= 12  # what an explorer turns
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameters_are_checked_before_anything_else_is_named(stage):
     first, second = code_cells(stage)[:2]
-    assert first == notebook_cell(set_by_profiles())
+    assert first == notebook_cell(names(stage))
     assert "params = from_notebook(globals())\nsession = study.open(params)" in second
 
 
@@ -111,11 +110,17 @@ def test_names_only_what_the_library_has(stage):
             assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_imports_the_room_of_its_name(stage):
+    room = {"04_noise_ablations": "noise"}.get(stage, stage.partition("_")[2])
+    assert re.search(rf"^from xltlib\.{room} import .*figures", code_cells(stage)[1], re.M)
+
+
 def test_every_figure_has_a_name_of_its_own():
-    text = "\n".join(cell for stage in STAGES for cell in code_cells(stage))
-    names = re.findall(r"figures\.save\(\s*f?\"([\w{}]+)\"", text)
-    assert len(names) == text.count("figures.save(")
-    assert len(set(names)) == len(names)
+    text = "\n".join(path.read_text() for path in (ROOT / "xltlib").glob("*/figures.py"))
+    known = re.findall(r'session\.figures / f?"([\w{}]+)"|session, "(\w+)", rows', text)
+    assert len(known) > 20
+    assert len(set(known)) == len(known)
 
 
 def test_cells_have_fixed_ids():
@@ -128,7 +133,7 @@ def rewrite() -> None:
     """Write all parameters cells anew."""
     for stage in STAGES:
         notebook = read(stage)
-        tagged(notebook)[0].source = notebook_cell(set_by_profiles())
+        tagged(notebook)[0].source = notebook_cell(names(stage))
         path = ROOT / "notebooks" / f"{stage}.ipynb"
         path.write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
 

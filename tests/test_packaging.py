@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+ROOMS = ("alignment", "pretraining", "finetuning", "noise", "significance", "claims")
 # The order in which the rooms, and the modules beside them, build on each other: what everything may use;
 # texts, links, noise and tests; encoders; predictions; the study's runs; verdicts; what draws them and what
 # tells of them; and what a user starts. Within a layer any direction will do that makes no circle of modules.
@@ -26,7 +27,7 @@ LAYERS = (
     {"finetuning"},
     {"runs", "builders", "pool"},
     {"claims", "noise.questions"},
-    {"panels", "language_data", "text_data", "figure_data", "sweep_data", "verdict_data", "figures"},
+    {"drawing", *(f"{room}.figures" for room in ROOMS)},
     {"wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid"},
     {"cli", "__main__"},
 )

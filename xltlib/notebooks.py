@@ -95,17 +95,9 @@ def declared(path: Path) -> list[str]:
     return names
 
 
-def check(path: Path, places: Mapping[str, str]) -> list[str]:
-    """The names in a notebook's parameters cell, which must have all that are set (name -> place).
-
-    Raises StudyError for one that it lacks: papermill itself only warns.
-    """
-    names = declared(path)
-    for name, place in places.items():
-        if name not in names:
-            add = "add it there (`xlt params` tells its default), or leave it out"
-            raise StudyError(f"{place}: {name} is not in the parameters cell of {path}: {add}")
-    return names
+def injected(path: Path, places: Mapping[str, str]) -> list[str]:
+    """The parameters that a notebook is given: those of its own cell, and all that are set."""
+    return list(dict.fromkeys([*declared(path), *places]))
 
 
 def execute(

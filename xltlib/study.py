@@ -227,7 +227,7 @@ def run(
     _restore(session.published)
     places = read_mapping(params_path)[1]
     names = {
-        stage: [*notebooks.check(_source(session, stage), places), *(overrides or {})] for stage in asked
+        stage: [*notebooks.injected(_source(session, stage), places), *(overrides or {})] for stage in asked
     }
     specs = [spec for stage in asked for spec in session.specs(stage)]
     compute_all(specs, session.store, session.jobs, fresh, tell)
@@ -253,7 +253,7 @@ def job(session: Session, stage: str, names: Sequence[str], changed: bool = Fals
     source, values = _source(session, stage), to_dict(session.params)
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
     package = Path(__file__).parent
-    code = [p for p in package.rglob("*.*") if p.suffix in (".py", ".json")]
+    code = [p for p in package.rglob("*.*") if p.suffix in (".py", ".json", ".yaml")]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml")]
     files = {str(p.relative_to(package)): sha256_file(p) for p in sorted(code)}
     files |= {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}

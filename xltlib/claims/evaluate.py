@@ -12,8 +12,8 @@ from xltlib.claims.comparison import Comparison, compare, queries, query_setting
 from xltlib.claims.design import Look
 from xltlib.claims.ledger import Claim, Ledger, Test, find
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.claims.reading import ten_digits
 from xltlib.claims.reports import arithmetic, calibration, report_checks, verdict_table
+from xltlib.claims.scores import of_records, ten_digits
 from xltlib.claims.selection import World, select
 from xltlib.claims.verdicts import Family, Judgement, Lines, variants
 from xltlib.noise import questions
@@ -140,7 +140,7 @@ def _question(report: Mapping[str, Any], records: Sequence[Mapping], params: Par
         reason = f"this profile has no runs for it; it needs {report['question_needs']}"
         return told | {"status": NOT_RUN, "reason": reason}
     try:
-        return told | questions.answer(number, records, params)
+        return told | questions.answer(number, of_records(records), params)
     except LookupError as error:
         return told | {"status": NOT_RUN, "reason": str(error.args[0])}
 

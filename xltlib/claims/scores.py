@@ -73,6 +73,11 @@ def judged_by(task: str) -> str:
     return JUDGED_BY.get(task) or FIRST_METRIC.get(task, "accuracy")
 
 
+def ten_digits(x: float) -> float:
+    """The number in ten digits: more differ between machines."""
+    return float(f"{x:.10g}")
+
+
 # The table
 
 
@@ -118,6 +123,14 @@ def run_rows(
     return rows
 
 
+def of_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table of runs that were joined before: digest, labels, scores by the names of their settings."""
+    rows = [
+        row for r in records for row in run_rows(r["labels"], r["scores"], r["digest"], r.get("clusters"))
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
 def baselines(results: Iterable[Result]) -> pd.DataFrame:
     """What costs no encoder: a row for each baseline and setting, with its name and score."""
     rows = []
@@ -128,6 +141,12 @@ def baselines(results: Iterable[Result]) -> pd.DataFrame:
                     where = read_setting(setting, task)._asdict()
                     rows.append({"task": task, **where, "baseline": name, "score": score})
     return pd.DataFrame(rows, columns=["task", *SETTING, "baseline", "score"])
+
+
+def clean(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of plain settings: one language, the first test set, no noise, judged as the task is."""
+    plain = (scores["second_language"] == "") & (scores["test_set"] == "") & (scores["noise"] == "")
+    return scores[plain & (scores["metric"] == scores["task"].map(judged_by))]
 
 
 # Queries
@@ -232,6 +251,15 @@ def paired(
     return Selection(plain, settings, seeds, tuple(digests[seed] for seed in seeds), tuple(arrays))
 
 
+def system(
+    scores: pd.DataFrame, task: str, objective: str, languages: Iterable[str], method: str = "standard"
+) -> Selection:
+    """An objective fine-tuned by a method with its options, as `rs_da:updates=equal`, in some languages."""
+    method, _, options = method.partition(":")
+    query = {"task": task, "objective": objective, "method": method, "method_options": options}
+    return paired(scores, query, [Setting(name) for name in languages])
+
+
 def _missing(name: str, seeds: Sequence[int], settings: Sequence[Setting], cells: Mapping) -> str:
     """Why there are no arrays over the settings: a seed that lacks one, or has other examples of it."""
     if not settings:
@@ -255,7 +283,7 @@ def means(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def intervals(scores: pd.DataFrame, by: Sequence[str], alpha: float) -> pd.DataFrame:
-    """The mean of each group with its interval over seeds and examples, and the mean of each seed.
+    """The mean of each group with its interval over seeds and examples, and the means of the seeds in order.
 
     A group holds one row for each seed and setting; seeds that lack a setting of their group are left out.
     """
@@ -270,5 +298,5 @@ def intervals(scores: pd.DataFrame, by: Sequence[str], alpha: float) -> pd.DataF
         effect = difference(arrays, [np.zeros_like(a) for a in arrays], alpha=alpha)
         bounds = {"low": max(effect.low, 0.0), "high": min(effect.high, 1.0)}  # what a score can be
         told = dict(zip(by, names, strict=True)) | {"mean": effect.estimate, **bounds}
-        rows.append(told | {"seeds": dict(zip(grid.index.tolist(), effect.per_seed, strict=True))})
+        rows.append(told | {"seeds": list(effect.per_seed)})
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])

@@ -204,7 +204,7 @@ def decide(rows: Sequence[dict[str, Any]], alpha: float) -> None:
     """Give each row (`estimate`, `p`, `seeds`) of one family its p-value after Holm and its outcome."""
     for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
         row["p_holm"] = float(p)
-        row["state"] = outcome(row["estimate"], p, len(row["seeds"]), alpha)
+        row["outcome"] = outcome(row["estimate"], p, len(row["seeds"]), alpha)
 
 
 def variants(

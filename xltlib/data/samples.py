@@ -1,6 +1,5 @@
-"""The languages of a study as its notebooks show them: sentences, gold links, keyboards, baselines."""
+"""Sentences, gold links, examples and keyboards of a study's languages, as notebooks show them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import StudyError, evaluation
+from xltlib import StudyError
 from xltlib.alignment import links
 from xltlib.alignment.encoder_alignment import word_links
 from xltlib.data import real_data, synthetic, task_data
@@ -16,13 +15,10 @@ from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
 from xltlib.data.tasks import LABELS
 from xltlib.data.text import keyboard_of
-from xltlib.finetuning import published
 from xltlib.noise import typing as noise
 from xltlib.params import Params, to_dict
-from xltlib.store import Result
 
 STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
-CHANCE = "majority label (qa: a random word)"
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,11 @@ class Sample:
         owners = None if self.owners is None else [self.owners[row]]
         return Sample(self.language, [self.pairs[row]], [self.words[row]], gold, owners)
 
-    def of_words(self, found: links.Links) -> links.Links:
-        """Links of words from those that an aligner has found in `pairs`."""
+    def of_words(self, unit_links: links.Links) -> links.Links:
+        """Links of words from links of the units of `pairs`."""
         if self.owners is None:
-            return found
-        return [word_links(x, *both) for x, both in zip(found, self.owners, strict=True)]
+            return unit_links
+        return [word_links(x, *both) for x, both in zip(unit_links, self.owners, strict=True)]
 
 
 class Languages:
@@ -125,28 +121,6 @@ class Synthetic(Languages):
         order = sorted(self.params.targets, key=far.get)
         return [(x, f"{x}\n{far[x]:g}\n{synthetic.LANGUAGES[x].order}") for x in order]
 
-    def baselines(self, results: Sequence[Result] = ()) -> dict[str, dict]:
-        """What costs no encoder, by task: chance, and one sentence alone (trained on the same examples)."""
-        params, found = self.params, {}
-        for task in params.tasks:
-            test = self.examples(task, "test", params.test_examples)
-            if task not in LABELS:
-                words = np.mean([1 / len(e.context.replace(" .", "").split()) for e in test[params.source]])
-                found[task] = {"levels": [{"name": CHANCE, "y": round(float(words), 5)}], "marks": []}
-                continue
-            train = self.examples(task, "train", params.train_examples)[params.source]
-            gold = np.array([e.label for e in test[params.source]])
-            majority = evaluation.majority_accuracy([e.label for e in train], gold)
-            texts = [e.text_b for name in params.languages for e in test[name]]
-            labels = [e.label for e in train]
-            guessed = evaluation.ngram_predictions([e.text_b for e in train], labels, texts)
-            shares = (guessed.reshape(len(params.languages), -1) == gold).mean(1).round(5).tolist()
-            found[task] = {
-                "levels": [{"name": CHANCE, "y": round(majority, 5)}],
-                "marks": [{"name": "second sentence alone (n-grams)", "values": shares}],
-            }
-        return found
-
 
 class Real(Languages):
     """Languages that people speak: text and test sets of the publishers, gold links for some of them."""
@@ -203,36 +177,6 @@ class Real(Languages):
         """The target languages in the order of the profile: no single distance orders them."""
         return [(name, name) for name in self.params.targets]
 
-    def baselines(self, results: Sequence[Result] = ()) -> dict[str, dict]:
-        """The baselines that a run has computed, and scores of mBERT as published, by task.
-
-        "qa@mlqa" is of a further test set; questions are scored by F1.
-        """
-        run = next((r for r in results if r.kind == "baselines"), None)
-        if run is None:
-            raise StudyError("the results hold no run of baselines: notebooks 02 and 03 make it")
-        found: dict[str, dict] = {}
-        for task, named in run.values["baselines"].items():
-            suffixes = dict.fromkeys(
-                x[len(task_data.language_of(x)) :] for scores in named.values() for x in scores
-            )
-            judged = [x for x in suffixes if x.endswith("#f1")] or suffixes  # exact matches beside F1 are not
-            for suffix in judged:
-                marks = [
-                    {"name": name, "values": [scores.get(x + suffix) for x in self.params.languages]}
-                    for name, scores in named.items()
-                ]
-                levels, known = published.beside(self._test_set(task, suffix), self.params.languages)
-                found[task + suffix.removesuffix("#f1")] = {"levels": levels, "marks": [*marks, *known]}
-        return found
-
-    def _test_set(self, task: str, suffix: str) -> str:
-        """The test set of a setting: the one that it names, or the first of the task; "" for probes."""
-        named = suffix.partition("#")[0].removeprefix("@")
-        if named or task not in self.params.tasks:
-            return named
-        return task_data.sets(to_dict(self.params), task, "test_sets")[0][0]
-
 
 @cache
 def _parallel(params: Params, language: str) -> list[tuple[str, str]]:
@@ -242,6 +186,6 @@ def _parallel(params: Params, language: str) -> list[tuple[str, str]]:
 
 
 @cache
-def of(params: Params) -> Languages:
+def languages_for(params: Params) -> Languages:
     """The languages of a profile."""
     return Real(params) if params.data == "real" else Synthetic(params)

@@ -1,0 +1,119 @@
+"""What notebook 06 shows: all statements, the effects behind verdicts, and the reports as data."""
+
+import html
+from collections.abc import Mapping
+
+import pandas as pd
+
+from xltlib import StudyError, drawing
+from xltlib.claims.claim_text import render_text, shown_verdict
+from xltlib.claims.verdicts import robustness
+from xltlib.drawing import Drawn, Session
+
+OPENING = {  # how itables shows `claim_table`: in its order, whole, filtered by any column, lines broken
+    "allow_html": True, "layout": {"top1": "searchBuilder"}, "classes": "display compact", "order": [],
+    "lengthMenu": [5, 10, 25, 100], "pageLength": 5, "maxBytes": 0, "showIndex": False, "autoWidth": False,
+}  # fmt: skip
+
+
+def claim_table(evidence: Mapping) -> pd.DataFrame:
+    """All statements with the reports' verdict and ours; a statement opens to show its evidence.
+
+    Cells are HTML in which everything that comes from data is escaped: show them by itables with `OPENING`.
+    """
+    rows = []
+    for claim in evidence["claims"]:
+        cells = {
+            "verdict": shown_verdict(claim), "report says": claim["report_verdict"],
+            "confidence": claim["report_confidence"], "source says": claim["source"]["status"],
+            "report": claim["report"], "method": claim["method"], "tasks": ", ".join(claim["tasks"]),
+        }  # fmt: skip
+        text = {k: html.escape(v) if isinstance(v, str) else v for k, v in cells.items()}
+        summary, full = (html.escape(x) for x in (f"{claim['id']} {claim['statement']}", render_text(claim)))
+        details = full.replace("\n    ", " ").replace("\n", "<br>")  # the table breaks lines itself
+        wide = '<details style="min-width: 24em; text-align: left">'
+        rows.append({"statement": f"{wide}<summary>{summary}</summary>{details}</details>", **text})
+    return pd.DataFrame(rows)
+
+
+def margins(test: Mapping) -> list[float]:
+    """Where a test draws its margin: at both signs for an equivalence."""
+    return [-test["margin"], test["margin"]] if test["type"] == "equivalence" else [test["margin"]]
+
+
+def claim_effects(session: Session, evidence: Mapping) -> Drawn:
+    """Every deciding test that has an effect: estimate, interval, margin and outcome."""
+    rows = []
+    for claim in evidence["claims"]:
+        for test in claim["tests"]:
+            if test["role"] == "decides" and test.get("effect"):
+                e = test["effect"]
+                row = {"label": f"{claim['id']} {test['type']}, {test['task']}", "margin": margins(test)}
+                row |= {"outcome": test["outcome"], "seeds": e["per_seed"]}
+                rows.append(row | {name: e[name] for name in ("estimate", "low", "high")})
+    tested = list(dict.fromkeys(row["label"].split()[0] for row in rows))
+    seeds = max((len(row["seeds"]) for row in rows), default=0)
+    return drawing.save(
+        session.figures / "claim_effects", drawing.forest, rows, title="Statements tested by runs",
+        caption=f"{len(rows)} deciding tests of {len(tested)} statements, {seeds} seed(s) at most, scale "
+        f"{evidence['scale']}; intervals before, outcomes after Holm's correction; dotted: the margin.",
+        alt="Effects with intervals of all tested statements, marked by outcome.", claims=tested,
+        x_label="effect in the unit of the test",
+    )  # fmt: skip
+
+
+def robustness_table(evidence: Mapping) -> pd.DataFrame:
+    """How many variants of the analysis keep the outcome of each deciding test, in all and by choice."""
+    rows = {}
+    for claim in evidence["claims"]:
+        for number, test in enumerate(claim["tests"], 1):
+            variants = robustness(test) if test["role"] == "decides" else None
+            if variants:
+                row = {"outcome": test["outcome"], "all": f"{variants['kept']} of {variants['variants']}"}
+                row["reversed"] = variants["reversed"]
+                row |= {choice: f"{kept} of {count}" for choice, kept, count in variants["by"]}
+                rows[f"{claim['id']}, test {number} ({test['type']}, {test['task']})"] = row
+    columns = ("outcome", "all", "reversed", "margin", "seeds", "languages", "correction")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).fillna("–")
+
+
+def report_table(evidence: Mapping) -> pd.DataFrame:
+    """What the reports say against themselves, counted."""
+    checks = evidence["reports"]
+    rule, copied, cited = checks["confidence_rule"], checks["copied_report"], checks["references"]
+    wrong = [f"report {h['report']}" for h in checks["header_counts"] if not h["agrees"]]
+    opposite = [" and ".join(pair["verdicts"]) for pair in checks["opposite_verdicts"]]
+    off_topic = [f"report {r['report']}: {r['arxiv']}" for r in cited["off_topic"]]
+    rows = {
+        f"verdict is confidence of {rule['threshold']:g} or more, exceptions": rule["exceptions"],
+        "headers whose counts are not those of their rows": wrong,
+        "same fact, or whole and part, with opposite verdicts": opposite,
+        "facts stated more than once": [" = ".join(group["ids"]) for group in checks["duplicates"]],
+        "statements cut off": [row["id"] for row in checks["truncated"]],
+        f"cited papers beside the point, of {cited['cited']}": off_topic,
+        f"rows of report 3 repeated word for word in report 4, of {copied['rows']}": copied["same_words"],
+    }
+    counted = {k: (v, "") if isinstance(v, int) else (len(v), "; ".join(v)) for k, v in rows.items()}
+    return pd.DataFrame(counted, index=["number", "which"]).T
+
+
+def confidence(session: Session, evidence: Mapping, by: str = "report") -> Drawn:
+    """The reports' confidences by `report`, or by our `verdict`, with the threshold of their verdicts."""
+    words = {"report": "report {}", "verdict": "{}"}
+    if by not in words:
+        raise StudyError(f"by: {by!r}, expected 'report' or 'verdict'")
+    rows = [
+        {
+            "id": c["id"], "category": words[by].format(c[by]), "value": c["report_confidence"],
+            "kind": f"report says {c['report_verdict']}",
+        }
+        for c in evidence["claims"]
+    ]  # fmt: skip
+    return drawing.save(
+        session.figures / ("confidence" if by == "report" else "confidence_verdict"), drawing.strip, rows,
+        title=f"The reports' confidence, by {by if by == 'report' else 'our verdict'}", claims=[],
+        caption=f"{len(rows)} statements; dashed: the threshold that separates verified from not verified.",
+        alt="Confidence of every statement as a dot, by row and by the report's verdict.",
+        categories=sorted({row["category"] for row in rows}), x_label="confidence that the report states",
+        threshold=evidence["reports"]["confidence_rule"]["threshold"],
+    )  # fmt: skip

@@ -1,0 +1,490 @@
+"""Every figure of the study, drawn by seaborn from a small data file beside it, the same bytes each time.
+
+A data file holds what a figure says (title, caption, text for screen readers, statements), the name of its
+drawing, a tidy table (`rows`), and how to draw it. Letters of a figure are as large as its caption.
+"""
+
+import base64
+import html
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from PIL import Image
+
+from xltlib import StudyError
+from xltlib.params import Params
+from xltlib.store import plain, read_json, write_bytes, write_json
+
+Data = Mapping[str, Any]
+
+# Okabe and Ito's colours, and Tol's wine: the colour-blind tell them apart; markers and lines differ too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("", (4, 1.5), (4, 1, 1, 1), (1, 1), (6, 1), (4, 1, 1, 1, 1, 1), (2, 2), (8, 2, 2, 2))
+MARKS = (
+    "--",
+    ":",
+    "-.",
+    (0, (1, 3)),
+    (0, (6, 2, 1, 2, 1, 2)),
+)  # lines of chance, baselines, published scores
+GREY, SURE, POSSIBLE = "#595959", "#E69F00", "#f6e3c5"
+OUTCOMES = {"supported": ("#009E73", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#000000", "s")}
+STYLE = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana"], "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11, "legend.fontsize": 11, "xtick.labelsize": 11, "ytick.labelsize": 11,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
+    "legend.frameon": False, "svg.hashsalt": "xltlib", "svg.fonttype": "none",
+}  # fmt: skip
+WIDTH = 8.2  # inches: what a page shows without making letters smaller
+DPI, SHADES = (
+    120,
+    128,
+)  # of the png: twice the dots of a screen at that width; antialiased lines need few colours
+DENSE = 20  # more points than this on a line are drawn without markers
+CROWDED = 16  # points by category in one panel, beyond which it takes the whole width
+FEW_SEEDS = 2  # their intervals fill every panel (12.7 standard errors): seeds are drawn alone
+NEEDED = ("title", "caption", "alt", "claims")
+
+
+class Session(Protocol):
+    """What a figure needs of `study.Session`: parameters, its folder, and for some the runs themselves."""
+
+    params: Params
+    figures: Path
+    published: Path
+    runs: Any
+    store: Any
+
+
+class Drawn:
+    """A saved figure, which a notebook shows with its caption and its text for screen readers."""
+
+    def __init__(self, path: Path, data: Data) -> None:
+        self.path, self.data = path, data
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The table that the figure was drawn from."""
+        return pd.DataFrame(self.data["rows"])
+
+    def _repr_html_(self) -> str:
+        image = base64.b64encode(self.path.read_bytes()).decode("ascii")
+        alt, caption = (html.escape(self.data[key], quote=True) for key in ("alt", "caption"))
+        picture = f'<img src="data:image/png;base64,{image}" alt="{alt}" style="max-width:100%">'
+        return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+    def __repr__(self) -> str:
+        return f"{self.data['title']}. {self.data['caption']} ({self.path.name})"
+
+
+def save(
+    path: str | Path, draw: Callable[[Data], Figure], rows: pd.DataFrame | Sequence, **data: Any
+) -> Drawn:
+    """Write `<path>.json`, then draw from that file alone to `<path>.svg` and `<path>.png`.
+
+    Parameters
+    ----------
+    path : without an ending
+    draw : one of `DRAWINGS`
+    rows : a tidy table as `draw` describes it; numbers are rounded to six digits, the same on every machine
+    data : `title`, `caption` (it names the sample size), `alt` and `claims` (ids), then what `draw` asks for;
+        `key=True` marks the figure of a study's first screen
+
+    Raises StudyError where one of these is missing.
+    """
+    path = Path(path).with_suffix(".json")
+    missing = [key for key in NEEDED if key not in data]
+    if missing:
+        raise StudyError(f"figure {path.stem}: it lacks {', '.join(missing)}; needed: {', '.join(NEEDED)}")
+    if DRAWINGS.get(draw.__name__) is not draw:
+        raise StudyError(f"figure {path.stem}: {draw.__name__} is not one of {', '.join(DRAWINGS)}")
+    table = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, plain(_rounded({**data, "rows": table, "draw": draw.__name__}), path.stem))
+    return redraw(path)
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers of numpy and pandas as plain ones, in six digits; None for what is no number."""
+    if isinstance(value, dict):
+        return {str(k): _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_rounded(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), 6) if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def redraw(path: str | Path) -> Drawn:
+    """A figure drawn anew from its data file."""
+    path = Path(path)
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("draw") not in DRAWINGS:
+        raise StudyError(f"{path}: not the data of a figure, whose `draw` is one of {', '.join(DRAWINGS)}")
+    with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
+        figure = DRAWINGS[data["draw"]](data)
+        svg, dots, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(dots, format="png", metadata={"Software": None}, dpi=DPI)
+        plt.close(figure)
+    image = Image.open(dots).convert("RGB").quantize(SHADES, Image.Quantize.MEDIANCUT)
+    image.save(png, format="png", optimize=True)
+    # two digits of a point suffice, and halve the file
+    write_bytes(path.with_suffix(".svg"), re.sub(rb"(\d\.\d\d)\d+", rb"\1", svg.getvalue()))
+    write_bytes(path.with_suffix(".png"), png.getvalue())
+    return Drawn(path.with_suffix(".png"), data)
+
+
+def in_order(rows: pd.DataFrame, **orders: Iterable[str]) -> pd.DataFrame:
+    """The rows whose columns hold one of some names, sorted by these; the first column comes first."""
+    for name, order in orders.items():
+        rows = rows[rows[name].isin(list(order))]
+    places = {name: {x: k for k, x in enumerate(order)} for name, order in orders.items()}
+    return rows.sort_values(list(orders), key=lambda column: column.map(places[column.name]), kind="stable")
+
+
+def caption(words: str, params: Params, intervals: str = "bars") -> str:
+    """The end of a caption: how many seeds and examples stand behind dots and intervals."""
+    counted = f"{words} Dots: {params.seeds} seed{'s' if params.seeds > 1 else ''}"
+    if params.seeds <= FEW_SEEDS:
+        return f"{counted}, too few for an interval; {params.test_examples} examples a language."
+    width = f"{1 - params.alpha:.0%} intervals over seeds and {params.test_examples} examples a language"
+    return f"{counted}; {intervals}: {width}."
+
+
+# Panels of scores
+
+
+def facets(data: Data) -> Figure:
+    """Panels of means by `series` over `x`: seeds as pale dots, intervals as bars, or as bands of lines.
+
+    rows : panel, series, x, seeds (list), and mean, low, high where an interval is known; x is a number, or
+        one of `categories`; with `row`, panels stand in a grid
+    marks : {panel, (row), name, x, y}: what means are compared with; over the whole panel where x is null
+    lines : whether means are joined; dense lines have no markers
+    ticks : {text: x}; log_x; limits [low, high] of y; x_label, y_label, or dicts of them by panel or row;
+        columns (3), height (2.6, inches); bands {panel: [low, high]}; looks {series: number}
+    """
+    rows = _positions(pd.DataFrame(data["rows"]), data)
+    if rows.empty:
+        return _nothing()
+    grid = "row" in rows
+    panels = list(dict.fromkeys(rows["panel"]))
+    columns = len(panels) if grid else min(data.get("columns", 3), len(panels))
+    crowd = rows.groupby("panel")["x"].nunique().max() if "categories" in data else 0
+    columns, height = 1 if crowd > CROWDED else columns, data.get("height", 2.6)
+    shape = {"row": "row"} if grid else {"col_wrap": columns}
+    plots = sns.FacetGrid(
+        rows, col="panel", col_order=panels, height=height, aspect=WIDTH / columns / height, sharex=False,
+        sharey=data.get("share_y", False), **shape,
+    )  # fmt: skip
+    plots.figure.set_layout_engine("constrained")
+    plots.set_titles("{col_name}" if not grid else "")
+    looks = _looks(rows, data)
+    names = list(dict.fromkeys(mark["name"] for mark in data.get("marks", [])))
+    looks["marks"] = {name: MARKS[k % len(MARKS)] for k, name in enumerate(names)}
+    for key, ax in plots.axes_dict.items():
+        row, panel = key if grid else ("", key)
+        own = rows[(rows["panel"] == panel) & ((rows["row"] == row) if grid else True)]
+        marks = [m for m in data.get("marks", []) if m["panel"] == panel and m.get("row", "") == row]
+        _panel(ax, own, marks, data, looks, panel)
+        ax.set_title(panel if not grid or row == rows["row"].iloc[0] else "")
+        ax.set_xlabel(textwrap.fill(_of(data.get("x_label", ""), panel), int(10 * WIDTH / columns)))
+        label = (row if panel == panels[0] else "") if grid else _of(data.get("y_label", ""), panel)
+        ax.set_ylabel(textwrap.fill(label, int(8 * height)))  # one longer than the axes would shrink them
+    _legend(plots.figure, plots.axes.flat)
+    return plots.figure
+
+
+def _positions(rows: pd.DataFrame, data: Data) -> pd.DataFrame:
+    """The rows with a number for x: categories side by side, and series beside each other in a category."""
+    if rows.empty or "categories" not in data:
+        return rows
+    names, series = data["categories"], list(dict.fromkeys(rows["series"]))
+    step = 0.8 / len(series)
+    beside = {name: step * (k - (len(series) - 1) / 2) for k, name in enumerate(series)}
+    return rows.assign(x=rows["x"].map(names.index) + rows["series"].map(beside))
+
+
+def _looks(rows: pd.DataFrame, data: Data) -> dict[str, dict]:
+    """Colour, marker and line of each series, the same in all panels."""
+    numbers = data.get("looks", {})
+    names = {name: numbers.get(name, k) for k, name in enumerate(dict.fromkeys(rows["series"]))}
+    kinds = {"palette": COLOURS, "markers": MARKERS, "dashes": DASHES}
+    return {kind: {name: looks[k % len(looks)] for name, k in names.items()} for kind, looks in kinds.items()}
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, looks: dict, panel: str) -> None:
+    lines, categories = data.get("lines", False), data.get("categories")
+    if rows.empty:
+        ax.text(0.5, 0.5, data.get("empty", "no results yet"), ha="center", va="center", color=GREY,
+                transform=ax.transAxes)  # fmt: skip
+        ax.set(xticks=[], yticks=[])
+        return
+    if band := data.get("bands", {}).get(panel):
+        ax.axhspan(*band, color="#eeeeee", zorder=0)
+    _marks(ax, marks, categories, looks["marks"])
+    seeds = rows.explode("seeds").dropna(subset="seeds").astype({"seeds": float})
+    seeds = seeds[rows["seeds"].map(len).reindex(seeds.index) > 1]
+    means = rows.assign(mean=_means(rows)).dropna(subset="mean")
+    dense = lines and means.groupby("series").size().max() > DENSE
+    hue = {"hue": "series", "palette": looks["palette"], "ax": ax}
+    if dense and len(seeds):
+        seeds = seeds.assign(seed=seeds.groupby(["series", "x"]).cumcount())
+        sns.lineplot(
+            seeds,
+            x="x",
+            y="seeds",
+            units="seed",
+            estimator=None,
+            alpha=0.4,
+            linewidth=0.7,
+            legend=False,
+            **hue,
+        )
+    elif len(seeds):
+        sns.scatterplot(seeds, x="x", y="seeds", s=14, alpha=0.5, linewidth=0, legend=False, **hue)
+    for name, own in means.groupby("series", sort=False):
+        _intervals(ax, own, looks["palette"][name], lines)
+    shape = {"style": "series", "markers": not dense and looks["markers"]}
+    if lines:
+        shape |= {
+            "dashes": looks["dashes"],
+            "errorbar": None,
+            "linewidth": 1.5,
+            "markersize": 5,
+            "markeredgewidth": 0,
+        }
+        sns.lineplot(means, x="x", y="mean", **hue, **shape)
+    else:
+        sns.scatterplot(means, x="x", y="mean", s=36, linewidth=0, zorder=4, **hue, **shape)
+    _axes(ax, data, categories, panel)
+
+
+def _means(rows: pd.DataFrame) -> pd.Series:
+    """The means told, or those of the seeds."""
+    own = rows["seeds"].map(lambda values: float(np.mean(values)) if len(values) else np.nan)
+    return rows["mean"].astype(float).fillna(own) if "mean" in rows else own
+
+
+def _intervals(ax: Axes, rows: pd.DataFrame, colour: str, lines: bool) -> None:
+    """Intervals of a series, but for those of two seeds, which would fill the panel."""
+    if "low" not in rows:
+        return
+    rows = rows[~rows["seeds"].map(len).between(1, FEW_SEEDS)].dropna(subset=["low", "high"]).sort_values("x")
+    if rows.empty:
+        return
+    if lines:
+        ax.fill_between(
+            rows["x"],
+            rows["low"].astype(float),
+            rows["high"].astype(float),
+            color=colour,
+            alpha=0.13,
+            linewidth=0,
+        )
+    else:
+        ax.vlines(rows["x"], rows["low"], rows["high"], color=colour, linewidth=1.6, zorder=3)
+
+
+def _marks(
+    ax: Axes, marks: Sequence[Data], categories: Sequence[str] | None, lines: Mapping[str, Any]
+) -> None:
+    """Lines of chance, baselines and published scores: over the panel, or over one category."""
+    for name, line in lines.items():
+        own, label = [mark for mark in marks if mark["name"] == name and mark["y"] is not None], name
+        for mark in own:
+            style = {"color": GREY, "linestyle": line, "linewidth": 1.5, "zorder": 1, "label": label}
+            if mark.get("x") is None:
+                ax.axhline(mark["y"], **style)
+            else:
+                at = categories.index(mark["x"])
+                ax.hlines(mark["y"], at - 0.42, at + 0.42, **style)
+            label = None
+
+
+def _axes(ax: Axes, data: Data, categories: Sequence[str] | None, panel: str) -> None:
+    if data.get("log_x"):
+        ax.set_xscale("log")
+    ticks = {name: k for k, name in enumerate(categories)} if categories else _of(data.get("ticks"), panel)
+    if ticks:
+        ax.set_xticks(list(ticks.values()), list(ticks))
+        ax.xaxis.set_minor_locator(NullLocator())
+    if categories:
+        ax.set_xlim(-0.5, len(categories) - 0.5)
+        ax.grid(axis="x", visible=False)
+    if data.get("limits"):
+        ax.set_ylim(*data["limits"])
+
+
+def _of(value: Any, panel: str) -> Any:
+    """What holds for a panel: the value itself, or that of the panel in a dict of panels."""
+    return value.get(panel, "") if isinstance(value, Mapping) and panel in value else value
+
+
+# Effects
+
+
+def forest(data: Data) -> Figure:
+    """Differences with their intervals, one a row: seeds as dots, no difference and the margin marked.
+
+    rows : label, estimate, low, high, seeds (list), and where known outcome, margin (one or both of them),
+        second [low, high]
+    x_label : the unit; second : what the dashed interval is
+    """
+    rows = pd.DataFrame(data["rows"])
+    if rows.empty:
+        return _nothing()
+    rows = rows.assign(y=range(len(rows) - 1, -1, -1))
+    if "outcome" not in rows:
+        rows["outcome"] = ""
+    looks = {name: OUTCOMES.get(name, (COLOURS[0], "o")) for name in rows["outcome"].unique()}
+    palette, markers = ({name: look[k] for name, look in looks.items()} for k in (0, 1))
+    figure = plt.figure(figsize=(WIDTH, 1.2 + 0.34 * max(2, len(rows))), layout="constrained")
+    ax = figure.subplots()
+    ax.axvline(0, color="black", linewidth=1, label="no difference")
+    hue = {"y": "y", "hue": "outcome", "palette": palette, "linewidth": 0, "ax": ax}
+    seeds = rows.explode("seeds").dropna(subset="seeds").astype({"seeds": float})
+    seeds["y"] -= 0.24
+    sns.scatterplot(seeds, x="seeds", s=16, alpha=0.55, legend=False, **hue)
+    for row in rows[rows["seeds"].map(len) > FEW_SEEDS].itertuples():
+        ax.hlines(row.y, row.low, row.high, color=palette[row.outcome], linewidth=2)
+        if isinstance(getattr(row, "second", None), list):
+            style = {"color": GREY, "linewidth": 1.2, "linestyle": "--", "label": data["second"]}
+            ax.hlines(row.y + 0.22, *row.second, **style)
+    if "margin" in rows:
+        own = rows.explode("margin").dropna(subset="margin")
+        own = own[own["margin"] != 0]
+        style = {"color": GREY, "linewidth": 1.8, "linestyle": ":", "label": "margin"}
+        ax.vlines(own["margin"], own["y"] - 0.38, own["y"] + 0.38, **style)
+    shape = {"style": "outcome", "markers": markers, "s": 52, "legend": "full" if any(looks) else False}
+    sns.scatterplot(rows, x="estimate", zorder=3, **shape, **hue)
+    ax.set_yticks(rows["y"], rows["label"])
+    ax.set(ylim=(-0.7, len(rows) - 0.4), xlabel=data["x_label"], ylabel="")
+    ax.grid(axis="y", visible=False)
+    sns.despine(ax=ax)
+    _legend(figure, [ax])
+    return figure
+
+
+# Links, words, and the reports
+
+
+def link_matrix(data: Data) -> Figure:
+    """One sentence pair: gold links as squares (sure dark, possible pale), others as circles, by panel.
+
+    rows : panel, links [[i, j]]; source, target: words; sure, possible: [[i, j]]
+    """
+    source, target = data["source"], data["target"]
+    gold = np.zeros((len(source), len(target)), int)
+    for value, cells in ((1, data["possible"]), (2, data["sure"])):
+        for i, j in cells:
+            gold[i, j] = value
+    height = 0.27 * len(source) + 1.4
+    rows = pd.DataFrame(data["rows"])
+    plots = sns.FacetGrid(rows, col="panel", col_wrap=2, height=height, aspect=WIDTH / 2 / height)
+    plots.figure.set_layout_engine("constrained")
+    cells = {"cmap": ListedColormap(["white", POSSIBLE, SURE]), "vmin": 0, "vmax": 2, "cbar": False}
+    rings = {"s": 70, "color": "none", "edgecolor": "black", "linewidth": 1.6, "label": "link"}
+    for row in data["rows"]:
+        ax = plots.axes_dict[row["panel"]]
+        sns.heatmap(gold, linewidths=0.6, linecolor="#dddddd", ax=ax, **cells)
+        i, j = np.array(row["links"]).reshape(-1, 2).T
+        sns.scatterplot(x=j + 0.5, y=i + 0.5, legend=False, ax=ax, **rings)
+        ax.set_xticks(np.arange(len(target)) + 0.5, target, rotation=60, ha="right", rotation_mode="anchor")
+        ax.set_yticks(np.arange(len(source)) + 0.5, source, rotation=0)
+        ax.set(title=row["panel"], aspect="equal")
+    for name, colour in (("sure (gold)", SURE), ("possible (gold)", POSSIBLE)):
+        plots.axes.flat[0].scatter([], [], s=90, marker="s", color=colour, label=name)
+    _legend(plots.figure, plots.axes.flat)
+    return plots.figure
+
+
+def word_map(data: Data) -> Figure:
+    """Word vectors of a sentence in two languages on the plane that spreads them most, with their links.
+
+    rows : panel, language, word, x, y; languages: the two of them; links: [[i, j]], by the words' order
+    """
+    rows, pair = pd.DataFrame(data["rows"]), data["languages"]
+    plots = sns.FacetGrid(
+        rows, col="panel", col_wrap=2, height=3.4, aspect=WIDTH / 2 / 3.4, sharex=False, sharey=False
+    )
+    plots.figure.set_layout_engine("constrained")
+    for panel, ax in plots.axes_dict.items():
+        own = rows[rows["panel"] == panel]
+        first, second = (own[own["language"] == name].reset_index() for name in pair)
+        for i, j in data["links"] if len(own.dropna()) else ():
+            ax.plot([first.x[i], second.x[j]], [first.y[i], second.y[j]], color=GREY, linewidth=0.9, zorder=1)
+        looks = {"palette": COLOURS[:2], "markers": MARKERS[:2], "hue_order": pair, "style_order": pair}
+        sns.scatterplot(
+            own, x="x", y="y", hue="language", style="language", s=45, linewidth=0, ax=ax, **looks
+        )
+        for word in own.dropna().itertuples():
+            style = {"color": COLOURS[pair.index(word.language)], "textcoords": "offset points"}
+            ax.annotate(word.word, (word.x, word.y), (4, 4 if word.language == pair[0] else -12), **style)
+        ax.margins(0.2)
+        ax.set(title=panel, xticks=[], yticks=[], xlabel="first component", ylabel="second component")
+    _legend(plots.figure, plots.axes.flat)
+    return plots.figure
+
+
+def strip(data: Data) -> Figure:
+    """Numbers as dots by category, kinds apart, equal ones side by side.
+
+    rows : category, kind, value; categories: their order; x_label; threshold: a number that is marked
+    """
+    rows, names = pd.DataFrame(data["rows"]), data["categories"]
+    figure = plt.figure(figsize=(WIDTH, 1.4 + 0.62 * len(names)), layout="constrained")
+    ax = figure.subplots()
+    label = f"threshold {data['threshold']:g}"
+    ax.axvline(data["threshold"], color="black", linestyle="--", linewidth=1, label=label)
+    kinds = list(dict.fromkeys(rows["kind"]))
+    hue = {"hue": "kind", "hue_order": kinds, "palette": COLOURS[: len(kinds)]}
+    sns.swarmplot(rows, x="value", y="category", order=names, dodge=True, size=4.5, ax=ax, **hue)
+    ax.set(xlabel=data["x_label"], ylabel="")
+    ax.set_xlim(left=0)
+    sns.despine(ax=ax)
+    _legend(figure, [ax])
+    return figure
+
+
+def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend for all panels, below them, as many names in a row as fit; each name once."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+        if ax.get_legend():
+            ax.get_legend().remove()
+    handles.pop("", None)
+    if handles:
+        widest = 0.65 + 0.09 * max(map(len, handles))  # inches, about
+        ncols = max(1, min(len(handles), int(figure.get_figwidth() // widest)))
+        figure.set_figheight(figure.get_figheight() + 0.25 * -(-len(handles) // ncols))
+        place = {"loc": "outside lower center", "ncols": ncols, "handlelength": 2.4}
+        figure.legend(handles.values(), handles.keys(), **place)
+
+
+def _nothing(text: str = "no results yet") -> Figure:
+    """A figure that says that there is nothing to draw, instead of an empty frame."""
+    figure = plt.figure(figsize=(WIDTH / 2, 1.2))
+    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
+    return figure
+
+
+DRAWINGS = {draw.__name__: draw for draw in (facets, forest, link_matrix, word_map, strip)}
