@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiny import params
 
 from xltlib import StudyError
 from xltlib.data import synthetic
@@ -42,6 +43,7 @@ from xltlib.data.synthetic import (
 )
 from xltlib.data.tasks import LABELS
 from xltlib.evaluation import ngram_predictions
+from xltlib.runs import Runs
 
 TASKS = ("nli", "paraphrase", "qa")
 
@@ -512,3 +514,8 @@ def test_seeds_and_splits_differ(world):
 def test_an_unknown_task_is_named_with_the_known_ones(world):
     with pytest.raises(StudyError, match="'tagging'.*nli, paraphrase, qa"):
         task_examples(world, "tagging", 5, "train", 0)
+
+
+def test_an_unknown_language_is_refused_before_work():
+    with pytest.raises(StudyError, match="'de'; known: src, .*published languages need data: real"):
+        Runs(params(languages=("src", "de"))).text()

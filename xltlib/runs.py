@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from xltlib import StudyError
+from xltlib.data import synthetic
 from xltlib.finetuning import options as finetuning
 from xltlib.params import Params
 from xltlib.pretraining import options as pretraining
@@ -57,6 +58,7 @@ class Runs:
                     "cut_subwords", "train_sets", "test_sets", "neighbour_lists", "dictionaries"
                 )
             return Spec("text", taken, f"{VERSIONS['text']}.{VERSIONS['real']}")
+        synthetic.check_languages(self.params.languages)  # before any work
         return Spec("text", taken | {"world_seed": self.params.world_of(seed)}, VERSIONS["text"])
 
     def pairs(self, seed: int | None = None) -> Spec:

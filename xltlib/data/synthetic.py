@@ -9,6 +9,7 @@ the shapes of the two sentences of a pair have the same distribution under every
 alone says nothing about the label.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -114,13 +115,21 @@ def clauses(
     return Clauses(concept, synonym, fronted, np.full(n, ABSENT) if asked is None else asked)
 
 
+def check_languages(names: Iterable[str]) -> None:
+    """StudyError for a language that has no grammar here."""
+    for name in names:
+        if name not in LANGUAGES:
+            raise StudyError(
+                f"unknown synthetic language {name!r}; known: {', '.join(LANGUAGES)}; published languages "
+                "need data: real"
+            )
+
+
 class World:
     """The interlingua with its languages. ``seed`` fixes lexicons and selectional preferences."""
 
     def __init__(self, languages: tuple[str, ...] = tuple(LANGUAGES), seed: int = 0):
-        unknown = [name for name in languages if name not in LANGUAGES]
-        if unknown:
-            raise StudyError(f"unknown synthetic language {unknown[0]!r}; known: {', '.join(LANGUAGES)}")
+        check_languages(languages)
         self.languages, self.seed = languages, seed
         self._offsets, total = {}, 0
         for category in CATEGORIES:
