@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import tinystudy
-import yaml
 
 from xltlib import StudyError, notebooks, report, study, wanted
 from xltlib.claims.ledger_file import load_ledger
@@ -204,15 +203,6 @@ def test_a_notebook_that_is_not_there(word):
         study.stages([word])
 
 
-def test_a_name_that_a_notebook_lacks_stops_before_any_work(tiny, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "compute_all", lambda *_: pytest.fail("work was begun"))
-    tinystudy.write_notebook(tmp_path / "notebooks/04_noise_ablations.ipynb", names=["profile"])
-    with pytest.raises(
-        StudyError, match=r"tiny.yaml, line \d+: \w+ is not in the parameters cell of .*04_noise"
-    ):
-        run(tiny, told)
-
-
 def test_a_value_set_for_one_run_reaches_every_notebook(tiny, told, monkeypatch):
     values = []
     monkeypatch.setattr(notebooks, "execute", lambda jobs, *_: values.extend(job.values for job in jobs))
@@ -290,19 +280,6 @@ def test_the_runs_of_a_statement(tiny, root):
         wanted.claim_runs(ledger, Params(), claim.id)  # every label can be judged
     specs, absent = wanted.claim_runs(ledger, Params(), "S0-1")
     assert len(specs) % Params().seeds == 0
-
-
-def test_the_studys_notebooks_declare_what_profiles_set(root):
-    profiles = {p: yaml.safe_load(p.read_text()) for p in sorted((root / "params").glob("*.yaml"))}
-    profiles = {path: values for path, values in profiles.items() if "profile" in values}
-    assert profiles
-    found = [path for stage in STAGES if (path := root / "notebooks" / f"{stage}.ipynb").is_file()]
-    if not found:
-        pytest.skip("there are no notebooks")
-    for path in found:
-        names = notebooks.declared(path)
-        for profile, values in profiles.items():
-            assert set(values) <= set(names), f"{path.name} does not declare what {profile.name} sets"
 
 
 def environment(**more) -> dict[str, str]:
