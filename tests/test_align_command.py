@@ -9,8 +9,7 @@ from test_alignment import BOOKS, pharaoh, split, table
 
 from xltlib import StudyError
 from xltlib.alignment import aligner
-from xltlib.alignment.aligner import train
-from xltlib.alignment.em import Aligner
+from xltlib.alignment.aligner import Aligner, train
 
 
 @pytest.fixture
@@ -85,8 +84,24 @@ def test_command_reads_standard_input_tabs_and_empty_sides(xlt, monkeypatch, cap
         ("a ||| b ||| c\n", "pairs:1: 2 separators"),
         ("a ||| b\n\n", "pairs:2: 0 separators"),
         (b"a ||| b\na ||| \xff\n", "pairs:2: byte 0xff is not UTF-8"),
+        ("a ||| b\na\0 ||| c\n", r"pairs:2: control character U\+0000"),
+        ("a ||| b\na ||| \x1b\n", r"pairs:2: control character U\+001B"),
+        (f"a ||| b\n{'a ' * 20000}||| {'b ' * 20000}\n", "pairs:2: 20000 source and 20000 target words"),
     ],
 )
 def test_command_names_the_line_of_a_bad_text(xlt, text, message):
     with pytest.raises(StudyError, match=message):
         xlt(text)
+
+
+def test_command_aligns_a_long_sentence_with_a_short_one(xlt):
+    out, _ = xlt("a ||| x\n" + " ".join(f"w{k}" for k in range(20000)) + " a ||| x y\n", "-d", "-o", "-v")
+    assert out.splitlines()[0] == "0-0"
+
+
+@pytest.mark.parametrize("option", ["--save-model", "-p"])
+def test_command_looks_at_output_paths_before_the_work(xlt, tmp_path, monkeypatch, option):
+    monkeypatch.setattr(aligner, "train", None)  # must not be reached
+    for path in (tmp_path, tmp_path / "absent" / "file"):
+        with pytest.raises(StudyError, match=f"{path}: cannot be written"):
+            xlt(BOOKS, option, str(path))

@@ -1,6 +1,9 @@
 """The statistical aligner: by hand, against plain loops, against the C++ program, and as a command."""
 
+import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +12,17 @@ import torch
 from scipy.special import digamma
 
 from xltlib import StudyError
-from xltlib.alignment import aligner, cooccurrence, em
-from xltlib.alignment.aligner import RECOMMENDED, align_both, load_models, save_models, train, train_both
-from xltlib.alignment.em import Aligner
-from xltlib.alignment.links import read_gold, symmetrize
+from xltlib.alignment import em
+from xltlib.alignment.aligner import (
+    RECOMMENDED,
+    Aligner,
+    align_both,
+    load_models,
+    save_models,
+    train,
+    train_both,
+)
+from xltlib.alignment.links import aer, read_gold, symmetrize
 
 BOOKS = """\
 the house ||| das haus
@@ -188,7 +198,7 @@ def slow_train(pairs, s: Aligner):
 @pytest.mark.parametrize("chunk", [1 << 17, 5])
 def test_vectorised_em_agrees_with_plain_loops(monkeypatch, reverse, bayes, diagonal, optimize, chunk):
     """Chunks of 5 links cut groups in pieces, and number frequent words by a table, not by sorting."""
-    monkeypatch.setitem(cooccurrence.CHUNK, "cpu", chunk)
+    monkeypatch.setitem(em.CHUNK, "cpu", chunk)
     for seed in range(3):
         pairs = random_pairs(np.random.default_rng(seed))
         settings = Aligner(
@@ -208,7 +218,7 @@ def test_vectorised_em_agrees_with_plain_loops(monkeypatch, reverse, bayes, diag
 
 def test_keys_too_long_to_pack_are_sorted_all_the_same():
     keys = torch.tensor([1 << 61, 5, 1 << 62, 5, 0])
-    found, places = cooccurrence._sort(keys.clone())
+    found, places = em._sort(keys.clone())
     assert found.tolist() == sorted(keys.tolist())
     assert keys[places].tolist() == found.tolist()
 
@@ -290,8 +300,7 @@ def test_aer_falls_with_the_size_of_the_corpus():
 
     drawn = [pair() for _ in range(900)]
     pairs, sure = [d[:2] for d in drawn], [d[2] for d in drawn[:40]]
-    gold = aligner.Gold(sure, sure, 0, 0, ())
-    small, large = aligner.aer_by_size(pairs[:40], gold, pairs[40:], [0, 860])
+    small, large = (aer(align_both(pairs[:size])[:40], sure) for size in (40, 900))
     assert large.aer < 0.1 < 0.3 < small.aer
     assert large.sure == 240
 
@@ -324,6 +333,17 @@ def test_sentences_must_be_lists_of_words():
         train([(["a"], ["b"]), ("a b", "x y")])
 
 
+def test_a_pair_too_long_for_the_memory_is_refused():
+    with pytest.raises(StudyError, match="sentence pair 2: 20000 source and 20000 target words"):
+        train([(["a"], ["b"]), (["a"] * 20000, ["b"] * 20000)])
+
+
+def test_the_aligner_is_imported_without_torch():
+    code = "import sys, xltlib.alignment.aligner; print(*({'torch', 'pandas', 'scipy'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "\n"
+
+
 def test_a_file_that_is_no_model(tmp_path):
     for content in (b"", b"PK\x03\x04 rubbish", b"\x93NUMPY"):
         (tmp_path / "model").write_bytes(content)
@@ -331,6 +351,50 @@ def test_a_file_that_is_no_model(tmp_path):
             load_models(tmp_path / "model")
     with pytest.raises(StudyError, match="cannot be read"):
         load_models(tmp_path / "absent")
+
+
+DAMAGES = {
+    "theta": ("theta0", 3, math.nan, "theta holds nan"),
+    "negative": ("theta0", 0, -0.1, "theta holds -0.1"),
+    "null": ("null1", 2, 1.5, "null holds 1.5"),
+    "infinite": ("null0", 0, math.inf, "null holds inf"),
+    "given": ("given0", 1, 10**6, "given holds a word outside 0 to"),
+    "given below": ("given1", 1, -1, "given holds a word outside 0 to"),
+    "order": ("given0", 0, 5, "pairs out of order"),
+    "first": ("first_pair0", 0, -3, "first_pair does not divide"),
+    "last": ("first_pair0", -1, 10**12, "first_pair does not divide"),
+}
+
+
+@pytest.mark.parametrize(("name", "place", "value", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_model_that_no_training_can_have_made(tmp_path, name, place, value, message):
+    save_models(tmp_path / "model", train_both(split(BOOKS)))
+    arrays = dict(np.load(tmp_path / "model"))
+    arrays[name][place] = value
+    np.savez(tmp_path / "model.npz", **arrays)
+    with pytest.raises(StudyError, match=rf"model.npz: damaged: {message}.*train it again"):
+        load_models(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda about, arrays: about["models"][0].update(tension=math.nan), "tension nan"),
+        (lambda about, arrays: about["models"][0]["settings"].update(p_null=2), "p_null = 2"),
+        (lambda about, arrays: about["words"][0].append("the"), "a word stands twice"),
+        (lambda about, arrays: arrays.update(null0=arrays["null0"][1:]), "tables of different lengths"),
+        (lambda about, arrays: arrays.update(theta0=arrays["theta0"].astype("U9")), "theta of type <U9"),
+    ],
+)
+def test_a_model_with_other_contents(tmp_path, change, message):
+    save_models(tmp_path / "model", train_both(split(BOOKS)))
+    arrays = dict(np.load(tmp_path / "model"))
+    about = json.loads(arrays["about"].tobytes())
+    change(about, arrays)
+    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(tmp_path / "model.npz", **arrays)
+    with pytest.raises(StudyError, match=message):
+        load_models(tmp_path / "model.npz")
 
 
 # Real text: what fast_align (cab1e9a) and atools score with -d -o -v, both ways, and grow-diag-final-and
@@ -344,5 +408,5 @@ def test_aer_on_gold(data_dir, pair, expected):
     pairs = split(text)
     gold = read_gold(folder / f"{pair}.gold", [(len(e), len(f)) for e, f in pairs])
     assert gold.index_base == 1
-    score = aligner.aer(align_both(pairs), gold.sure, gold.possible)
+    score = aer(align_both(pairs), gold.sure, gold.possible)
     assert score.aer == pytest.approx(expected, abs=0.002)

@@ -16,8 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xltlib.alignment import aligner
-from xltlib.alignment.aligner import RECOMMENDED, train
-from xltlib.alignment.em import Aligner
+from xltlib.alignment.aligner import RECOMMENDED, Aligner, train
 from xltlib.alignment.links import aer, read_gold, read_pharaoh, symmetrize
 from xltlib.data import corpora
 

@@ -1,38 +1,123 @@
-"""Statistical word alignment: trains the fast_align model in one or both directions, and aligns with it."""
+"""Statistical word alignment: trains the fast_align model in one or both directions, and aligns with it.
+
+The model itself is in `em`, which is imported when it is first used: torch takes seconds and 200 MiB.
+"""
 
 import json
 import math
+import os
 import sys
 import zipfile
+import zlib
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from xltlib import StudyError
-from xltlib.alignment.cooccurrence import Corpus, Layout, Pairs, encode, lay_out
-from xltlib.alignment.em import UNSEEN, Aligner, Parameters, decode, expect, fit_tension, maximise
 from xltlib.alignment.links import (
     HEURISTICS,
-    AlignmentScore,
-    Gold,
     Links,
-    aer,
+    check_size,
     split_links,
     symmetrize,
     tokenized_pairs,
     write_pharaoh,
 )
 
-RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_bayes=True)  # by its authors
 BEAM = 4.0  # the printed table leaves out log theta < BEAM * best log theta of the given word (C++ -t)
-_ARRAYS = ("given", "first_pair", "theta", "null")
+_ARRAYS = {"given": np.int32, "first_pair": np.int64, "theta": np.float64, "null": np.float64}
+_DAMAGED = (  # what NumPy, zipfile and JSON raise for files of another kind
+    ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+Pairs = Iterable[tuple[Sequence[str], Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Settings of one direction, with fast_align's options and defaults; its authors recommend -d -o -v."""
+
+    reverse: bool = False  # -r: the source is generated from the target; links stay (source, target)
+    favor_diagonal: bool = False  # -d: prior around the diagonal; without it uniform (IBM model 1)
+    optimize_tension: bool = False  # -o: fit the tension of the diagonal prior, from the second iteration on
+    variational_bayes: bool = False  # -v: Dirichlet prior alpha on theta, mean-field estimate
+    iterations: int = 5  # -I: the last one decodes
+    p_null: float = 0.08  # -q: probability of NULL under the diagonal prior
+    alpha: float = 0.01  # -a
+    tension: float = 4.0  # -T: start value
+    empirical_from_zero: bool = True  # C++ quirk: the observed distance counts j from 0, not from 1
+    swapped_normalizer: bool = True  # C++ quirk: the expected distance uses a Z with n and m exchanged
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("iterations", self.iterations >= 1, "at least 1"),
+            ("p_null", 0 < self.p_null < 1, "between 0 and 1"),
+            ("alpha", self.alpha > 0, "above 0"),
+            ("tension", 0 < self.tension < math.inf, "above 0"),
+        ):
+            if not good:
+                found = getattr(self, name)
+                raise StudyError(f"aligner: {name} = {found}; a number {expected} expected")
+
+
+RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_bayes=True)  # by its authors
+
+
+# Texts as numbers
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A parallel text as numbers; the generating side is called source, whatever the direction."""
+
+    source: np.ndarray  # int32, words of all source sentences one after the other
+    target: np.ndarray  # int32
+    n: np.ndarray  # int64 (S,), source lengths
+    m: np.ndarray  # int64 (S,)
+    source_words: list[str]
+    target_words: list[str]
+
+    def swapped(self) -> "Corpus":
+        return Corpus(self.target, self.source, self.m, self.n, self.target_words, self.source_words)
+
+
+def encode(pairs: Pairs, vocabularies: tuple[list[str], list[str]] | None = None) -> Corpus:
+    """Number the words of tokenised pairs, frequent ones first; with vocabularies, new words after theirs."""
+    known = vocabularies or ((), ())
+    tables = [defaultdict(None, {word: k for k, word in enumerate(words)}) for words in known]
+    ids, lengths = (array("i"), array("i")), (array("q"), array("q"))
+    for table in tables:
+        table.default_factory = table.__len__
+    for number, pair in enumerate(pairs, 1):
+        if len(pair) != 2 or isinstance(pair[0], str) or isinstance(pair[1], str):
+            raise StudyError(f"sentence pair {number}: two lists of words expected, (source, target)")
+        check_size(f"sentence pair {number}", *pair)
+        for words, table, tokens, sizes in zip(pair, tables, ids, lengths, strict=True):
+            tokens.extend(map(table.__getitem__, words))
+            sizes.append(len(words))
+    flat, words = [np.array(tokens, np.int32) for tokens in ids], [list(table) for table in tables]
+    if vocabularies is None:
+        flat, words = zip(*map(_by_frequency, flat, words), strict=True)
+    return Corpus(*flat, *(np.array(sizes, np.int64) for sizes in lengths), *words)
+
+
+def _by_frequency(ids: np.ndarray, words: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Frequent words first: their parameters then lie close together, which the cache rewards."""
+    order = np.argsort(-np.bincount(ids, minlength=len(words)), kind="stable")
+    rank = np.empty(len(words), np.int32)
+    rank[order] = np.arange(len(words), dtype=np.int32)
+    return rank[ids], [words[k] for k in order]
+
+
+# Training
 
 
 class Iteration(NamedTuple):
@@ -55,20 +140,21 @@ class Model:
     source_words: list[str]
     target_words: list[str]
     given: np.ndarray  # int32 (P,), the conditioning word of each pair; pairs sorted by (generated, given)
-    first_pair: np.ndarray  # int64, where the pairs of each generated word begin, and the end
+    first_pair: np.ndarray  # int64 (F + 1,), where the pairs of each generated word begin, and the end
     theta: np.ndarray  # float64 (P,)
-    null: np.ndarray  # float64, one per generated word
+    null: np.ndarray  # float64 (F,), p(generated word | NULL)
     tension: float
     history: list[Iteration]
     links: Links | None = None  # of the training pairs, decoded by the last iteration; not saved
 
     def align(self, pairs: Pairs, device: str = "cpu") -> Links:
         """Links of new tokenised pairs, without training: one int32 array (L, 2) per pair."""
+        from xltlib.alignment import em
+
         corpus = encode(pairs, (self.source_words, self.target_words))
         corpus = corpus.swapped() if self.settings.reverse else corpus
-        with _one_thread():
-            layout = lay_out(corpus, torch.device(device))
-            best, _ = decode(layout, self.settings, self._parameters(layout, corpus), len(corpus.target))
+        with em.one_thread():
+            best = em.align(corpus, self, device)
         return _to_links(best, corpus, self.settings.reverse)
 
     @property
@@ -76,23 +162,10 @@ class Model:
         """The generated word of each pair, int64 (P,)."""
         return np.repeat(np.arange(len(self.null)), np.diff(self.first_pair))
 
-    def _parameters(self, layout: Layout, corpus: Corpus) -> Parameters:
-        """theta of the pairs of another text; pairs and words never seen get `UNSEEN`."""
-        types = len(corpus.source_words)
-        keys = self.generated * types + self.given
-        generated = np.repeat(np.arange(len(corpus.target_words)), np.diff(layout.first_pair.cpu()))
-        wanted = generated * types + layout.given.cpu().numpy()
-        place = np.searchsorted(keys, wanted)
-        seen = np.append(keys, -1)[place] == wanted
-        theta = np.where(seen, np.append(self.theta, UNSEEN)[place], UNSEEN)
-        null = np.append(self.null, np.full(len(corpus.target_words) - len(self.null), UNSEEN))
-        device = layout.pair.device
-        return Parameters(torch.tensor(theta, device=device), torch.tensor(null, device=device), self.tension)
-
 
 def _to_links(best: np.ndarray, corpus: Corpus, reverse: bool) -> Links:
     """Links as (source, target) of the text, in the order of the generated side's words."""
-    m = corpus.m.numpy()
+    m = corpus.m
     pair = np.repeat(np.arange(len(m)), m)
     j = np.arange(len(best)) - np.repeat(np.cumsum(m) - m, m)
     linked = best > 0
@@ -100,54 +173,20 @@ def _to_links(best: np.ndarray, corpus: Corpus, reverse: bool) -> Links:
     return split_links(np.stack(columns, 1).astype(np.int32), np.bincount(pair[linked], minlength=len(m)))
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums, and so the last bits of every result, depend on the number of threads: it is one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _train(text: Corpus, settings: Aligner, device: str, progress: Progress | None) -> Model:
-    corpus = text.swapped() if settings.reverse else text
-    layout = lay_out(corpus, torch.device(device))
-    parameters = Parameters(
-        torch.full((len(layout.given),), UNSEEN, dtype=torch.float64, device=device),
-        torch.full((len(corpus.target_words),), UNSEEN, dtype=torch.float64, device=device),
-        settings.tension,
-    )
-    words, history = len(layout.word), []
+    from xltlib.alignment import em
 
-    def record(likelihood: float) -> None:
+    corpus, history = text.swapped() if settings.reverse else text, []
+
+    def record(likelihood: float, words: int, tension: float) -> None:
         bits = -likelihood / math.log(2) / words if words else math.nan
-        history.append(Iteration(bits, 2.0**bits, parameters.tension))
+        history.append(Iteration(bits, 2.0**bits, tension))
         if progress:
             progress(settings, len(history), history[-1])
 
-    for number in range(1, settings.iterations):
-        fit = settings.optimize_tension and settings.favor_diagonal and number > 1
-        theta, null, likelihood, observed = expect(layout, settings, parameters, observe=fit)
-        record(likelihood)
-        maximise(layout, settings, theta, null)
-        tension = parameters.tension
-        if fit and words:
-            tension = fit_tension(layout, settings, tension, observed, words)
-        parameters = Parameters(theta, null, tension)
-    best, likelihood = decode(layout, settings, parameters, len(corpus.target))
-    record(likelihood)
-    arrays = (layout.given, layout.first_pair, parameters.theta, parameters.null)
-    return Model(
-        settings,
-        text.source_words,
-        text.target_words,
-        *(x.cpu().numpy() for x in arrays),
-        parameters.tension,
-        history,
-        _to_links(best, corpus, settings.reverse),
-    )
+    arrays, tension, best = em.estimate(corpus, settings, device, record)
+    links = _to_links(best, corpus, settings.reverse)
+    return Model(settings, text.source_words, text.target_words, *arrays, tension, history, links)
 
 
 def train(
@@ -158,7 +197,9 @@ def train(
     A pair with an empty side is kept, without links, and left out of the counts and the cross-entropy.
     Likelihoods are in float64; on a CPU equal input gives equal bits.
     """
-    with _one_thread():
+    from xltlib.alignment import em
+
+    with em.one_thread():
         return _train(encode(pairs), settings, device, progress)
 
 
@@ -166,9 +207,11 @@ def train_both(
     pairs: Pairs, settings: Aligner = RECOMMENDED, device: str = "cpu", progress: Progress | None = None
 ) -> tuple[Model, Model]:
     """Train both directions of tokenised pairs, on a CPU in two threads: (forward, reverse)."""
+    from xltlib.alignment import em
+
     text = encode(pairs)
     ways = [replace(settings, reverse=reverse) for reverse in (False, True)]
-    with _one_thread(), ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:
+    with em.one_thread(), ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:
         forward, backward = pool.map(lambda way: _train(text, way, device, progress), ways)
     return forward, backward
 
@@ -179,22 +222,6 @@ def align_both(
     """Links of tokenised pairs: both directions trained on them, then symmetrised."""
     forward, backward = train_both(pairs, settings, device)
     return symmetrize(forward.links, backward.links, heuristic)
-
-
-def aer_by_size(
-    test: Sequence,
-    gold: Gold,
-    extra: Sequence,
-    sizes: Sequence[int],
-    settings: Aligner = RECOMMENDED,
-    heuristic: str = "grow-diag-final-and",
-) -> list[AlignmentScore]:
-    """Scores on the test pairs, aligned together with the first `size` pairs of `extra`, for each size."""
-    scores = []
-    for size in sizes:
-        links = align_both([*test, *extra[:size]], settings, heuristic)[: len(test)]
-        scores.append(aer(links, gold.sure, gold.possible))
-    return scores
 
 
 # Files
@@ -216,11 +243,18 @@ def save_models(path: str | Path, models: Sequence[Model]) -> None:
 
 
 def load_models(path: str | Path) -> list[Model]:
-    """The models of a file that `save_models` wrote."""
+    """The models of a file that `save_models` wrote.
+
+    Raises
+    ------
+    StudyError
+        For a file that cannot be read, is no such file, or holds what no training can have made: other types
+        or shapes, probabilities outside 0 to 1 (NaN), words out of range.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
-            return [
+            models = [
                 Model(
                     Aligner(**entry["settings"]),
                     *about["words"],
@@ -230,12 +264,46 @@ def load_models(path: str | Path) -> list[Model]:
                 )
                 for k, entry in enumerate(about["models"])
             ]
+        fault = next(filter(None, map(_fault, models)), None)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
-        raise StudyError(
-            f"{path}: not a model written by --save-model, or damaged: train it again with --save-model"
-        ) from None
+    except _DAMAGED:
+        fault = "not a model written by --save-model, or damaged"
+    except StudyError as error:
+        fault = f"damaged: {error}"
+    if fault:
+        raise StudyError(f"{path}: {fault}: train it again with --save-model")
+    return models
+
+
+def _fault(model: Model) -> str | None:
+    """What no training can have brought about in a model that was read, if anything."""
+    given, generated = model.source_words, model.target_words
+    if model.settings.reverse:
+        given, generated = generated, given
+    if any(len(set(words)) < len(words) for words in (given, generated)):
+        return "damaged: a word stands twice"
+    for name, kind in _ARRAYS.items():
+        values = getattr(model, name)
+        if values.dtype != kind or values.ndim != 1:
+            return f"damaged: {name} of type {values.dtype} and shape {values.shape}"
+    for name in ("theta", "null"):
+        values = getattr(model, name)
+        wrong = values[~((values >= 0) & (values <= 1))]  # NaN is neither
+        if len(wrong):
+            return f"damaged: {name} holds {wrong[0]:g}, which is no probability"
+    first, pairs = model.first_pair, len(model.given)
+    if (len(model.theta), len(model.null), len(first)) != (pairs, len(generated), len(generated) + 1):
+        return "damaged: tables of different lengths"
+    if first[0] != 0 or first[-1] != pairs or (np.diff(first) < 0).any():
+        return "damaged: first_pair does not divide the pairs among the words"
+    if ((model.given < 0) | (model.given >= len(given))).any():
+        return f"damaged: given holds a word outside 0 to {len(given) - 1}"
+    if (np.diff(model.generated * len(given) + model.given) <= 0).any():
+        return "damaged: pairs out of order"
+    if not 0 < model.tension < math.inf:
+        return f"damaged: tension {model.tension}"
+    return None
 
 
 def write_table(path: str | Path, model: Model) -> None:
@@ -334,6 +402,10 @@ def _learn(args: Namespace, both: bool) -> Sequence[Model]:
             file=sys.stderr,
         )
 
+    for path in filter(None, (args.save_model, args.conditional_probabilities)):
+        place = Path(path) if Path(path).exists() else Path(path).parent
+        if Path(path).is_dir() or not place.exists() or not os.access(place, os.W_OK):
+            raise StudyError(f"{path}: cannot be written; give a file in a folder that exists and is yours")
     learn = train_both if both else train
     models = learn(tokenized_pairs(args.pairs), settings, progress=report)
     models = models if both else (models,)

@@ -21,6 +21,7 @@ Lengths = Sequence[tuple[int, int]]  # (source words, target words) of each sent
 HEURISTICS = ("intersect", "union", "grow-diag", "grow-diag-final", "grow-diag-final-and")
 _TOKEN = re.compile(r"(\d+)([-p])(\d+)", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+LARGEST = 1 << 22  # possible links of a sentence pair, 2,048 words by 2,048: bounds time and memory
 _BLOCK = 1 << 15  # sentence pairs symmetrised at once: bounds the memory of their grids (about 30 MiB)
 
 
@@ -57,7 +58,19 @@ def tokenized_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
                 "with a blank on either side of |||"
             )
         middle = words.index("|||")
-        yield words[:middle], words[middle + 1 :]
+        pair = words[:middle], words[middle + 1 :]
+        check_size(f"{name}:{number}", *pair)
+        yield pair
+
+
+def check_size(place: str, source: Sequence, target: Sequence) -> None:
+    """StudyError for a pair of more than `LARGEST` possible links, with which time and memory grow."""
+    n, m = len(source), len(target)
+    if max(n, 1) * max(m, 1) > LARGEST:
+        raise StudyError(
+            f"{place}: {n} source and {m} target words found, more than {LARGEST} possible links; split the "
+            "pair or leave it out"
+        )
 
 
 def _parse(lines: Iterable[tuple[int, str]], name: str, typed: bool) -> list[list[tuple[int, int, bool]]]:
