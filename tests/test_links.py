@@ -1,5 +1,6 @@
 """Links: files in both index bases, AER by hand, symmetrisation against drawn matrices and plain loops."""
 
+import io
 import math
 
 import numpy as np
@@ -12,7 +13,6 @@ from xltlib.alignment.links import (
     corrupt_links,
     random_links,
     read_gold,
-    read_pharaoh,
     symmetrize,
     write_pharaoh,
 )
@@ -39,49 +39,39 @@ def file(tmp_path):
 # Files
 
 
-@pytest.mark.parametrize("base", [0, 1])
-def test_pharaoh_round_trip(tmp_path, base):
-    links = [array((0, 0), (2, 1)), array(), array((0, 3))]
-    write_pharaoh(tmp_path / "links", links, index_base=base)
-    text = (tmp_path / "links").read_text()
-    assert text == ("0-0 2-1\n\n0-3\n" if base == 0 else "1-1 3-2\n\n1-4\n")
-    lengths = [(3, 2), (1, 0), (1, 4)]
-    assert lists(read_pharaoh(tmp_path / "links", index_base=base)) == lists(links)
-    assert lists(read_pharaoh(tmp_path / "links", lengths=lengths)) == lists(
-        links
-    )  # 0, or 3 of 3, proves the base
+def test_pharaoh_lines(file):
+    links, stream = [array((0, 0), (2, 1)), array(), array((0, 3))], io.StringIO()
+    write_pharaoh(stream, links)
+    assert stream.getvalue() == "0-0 2-1\n\n0-3\n"
+    assert lists(read_gold(file(stream.getvalue()), [(3, 2), (1, 0), (1, 4)]).sure) == lists(links)
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
         ("0-0\n1:1\n", {}, "links:2: '1:1' is not a link"),
-        ("0-0 1p1\n", {}, "'1p1' is not a link"),
         ("0-0 -1-1\n", {}, "'-1-1' is not a link"),
         ("0-0 ٣-1\n", {}, "is not a link"),
         ("1-1\n0-2\n", {"index_base": 1}, "links:2: a link with index 0"),
-        ("1-1\n2-2\n", {}, "give the index base"),
-        ("1-1\n1-1\n", {"lengths": [(2, 2), (3, 3)]}, "give the index base"),
-        ("1-1\n3-1\n", {"lengths": [(2, 2), (3, 3)], "index_base": 0}, "links:2: .*counts from 1"),
-        ("0-0\n3-1\n", {"lengths": [(2, 2), (3, 3)]}, r"links:2: link 3-1 outside .* \(index base 0\)"),
-        ("1-1\n4-3\n", {"lengths": [(2, 2), (3, 3)]}, r"links:2: link 4-3 outside .* \(index base 1\)"),
-        ("0-0\n", {"lengths": [(2, 2), (3, 3)]}, "1 lines found, 2 sentence pairs"),
-        ("0-0\n", {"index_base": 2}, "0 or 1 expected"),
+        ("1-1\n1-1\n", {}, "give the index base"),
+        ("1-1\n3-1\n", {"index_base": 0}, "links:2: .*counts from 1"),
+        ("0-0\n", {}, "1 lines found, 2 sentence pairs"),
+        ("0-0\n\n", {"index_base": 2}, "0 or 1 expected"),
         (b"0-0\n1-1 \xe9\n", {}, "links:2: byte 0xe9 is not UTF-8"),
     ],
 )
-def test_bad_pharaoh_files(file, content, options, message):
+def test_bad_files_of_links(file, content, options, message):
     with pytest.raises(StudyError, match=message):
-        read_pharaoh(file(content), **options)
+        read_gold(file(content), [(2, 2), (3, 3)], **options)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(StudyError, match="no such file"):
-        read_pharaoh(tmp_path / "absent", index_base=0)
+        read_gold(tmp_path / "absent", [])
 
 
 def test_a_file_without_links_needs_no_base(file):
-    assert lists(read_pharaoh(file("\n\n"))) == [[], []]
+    assert lists(read_gold(file("\n\n"), [(1, 1), (1, 1)]).sure) == [[], []]
 
 
 def test_gold_in_both_bases(file):
@@ -135,7 +125,7 @@ def test_aer_by_hand(file, base):
     gold = {0: "0-0 1-1 2p1 0p1\n1-0\n", 1: "1-1 2-2 3p2 1p2\n2-1\n"}[base]
     gold = read_gold(file(gold), lengths, index_base=base)
     text = {0: "0-0 1-1 2-1\n0-1\n", 1: "1-1 2-2 3-2\n1-2\n"}[base]
-    score = aer(read_pharaoh(file(text), base, lengths), gold.sure, gold.possible)
+    score = aer(read_gold(file(text), lengths, base).sure, gold.sure, gold.possible)
     assert score.aer == pytest.approx(1 - 5 / 7)
     assert (score.precision, score.recall) == (pytest.approx(3 / 4), pytest.approx(2 / 3))
     assert (score.links, score.sure) == (4, 3)
@@ -255,6 +245,65 @@ def test_symmetrisation_of_nothing():
         symmetrize([], [], "grow")
     with pytest.raises(StudyError, match="1 sentence pairs forward, 0 backward"):
         symmetrize([array()], [])
+
+
+# Links from encoder states
+
+HAND = np.array(
+    [
+        [0.9, 0.2, 0.1, 0.1],
+        [0.8, 0.3, 0.4, 0.1],
+        [0.1, 0.2, 0.5, 0.6],
+    ]
+)
+
+
+def test_argmax_by_hand():
+    """Rows choose 0, 0, 3; columns choose 0, 1, 2, 2: only 0-0 and 2-3 are mutual."""
+    assert L.argmax_links(HAND).tolist() == [[0, 0], [2, 3]]
+
+
+def test_permuted_states_are_found_again():
+    generator = np.random.default_rng(0)
+    states, order = generator.normal(size=(9, 32)), generator.permutation(9)
+    noisy = states[order] + 0.1 * generator.normal(size=(9, 32))
+    links = L.argmax_links(L.similarity(states, noisy))
+    assert links.dtype == np.int32
+    assert sorted(map(tuple, links.tolist())) == sorted((int(i), j) for j, i in enumerate(order))
+    swapped = L.argmax_links(L.similarity(noisy, states))
+    assert sorted(map(tuple, swapped[:, ::-1].tolist())) == sorted(map(tuple, links.tolist()))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0), (1, 1), (1, 4)])
+def test_small_sentences(shape):
+    links = L.argmax_links(np.full(shape, 0.5))
+    assert links.shape[1] == 2
+    assert len(links) == 0 or min(shape) == 1
+    assert (len(links) == 1) or shape != (1, 1)
+
+
+def test_similarity_is_a_shifted_cosine():
+    states = np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    expected = [[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 0.5]]
+    np.testing.assert_allclose(L.similarity(states, states), expected)
+    assert L.similarity(np.zeros((0, 2)), states).shape == (0, 3)
+    with pytest.raises(StudyError, match=r"\(3, 2\) and \(1, 3\)"):
+        L.similarity(states, np.zeros((1, 3)))
+
+
+def test_a_word_has_the_mean_of_its_subwords():
+    states = np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [9.0, 9.0]])
+    pooled = L.pool_words(states, np.array([-1, 0, 0, 2, -1]))
+    assert pooled.tolist() == [[2.0, 3.0], [0.0, 0.0], [5.0, 6.0]]
+    with pytest.raises(StudyError, match=r"\(3,\)"):
+        L.pool_words(np.zeros((2, 3)), np.array([0, 1, 2]))
+
+
+def test_words_are_linked_if_any_of_their_subwords_are():
+    links = np.array([[0, 0], [1, 1], [2, 1], [3, 2]])
+    linked = L.word_links(links, np.array([-1, 0, 0, 1]), np.array([-1, 0, 1]))
+    assert linked.tolist() == [[0, 0], [1, 1]]
+    assert L.word_links(np.zeros((0, 2), int), np.array([0]), np.array([0])).shape == (0, 2)
 
 
 # Controls

@@ -15,9 +15,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from xltlib.alignment import aligner
 from xltlib.alignment.aligner import RECOMMENDED, Aligner, train
-from xltlib.alignment.links import aer, read_gold, read_pharaoh, symmetrize
+from xltlib.alignment.links import aer, read_gold, symmetrize
 from xltlib.data import corpora
 
 GROW = "grow-diag-final-and"
@@ -82,6 +84,12 @@ def cpp(path: Path, options: str, threads: int = 1) -> tuple[str, list[str]]:
     return run.stdout, re.findall(r"cross entropy: (\S+)", run.stderr)
 
 
+def read_links(path: Path) -> list[np.ndarray]:
+    """Links of a file of `i-j` tokens."""
+    lines = path.read_text().splitlines()
+    return [np.array([k.split("-") for k in x.split()], np.int32).reshape(-1, 2) for x in lines]
+
+
 def atools(forward: Path, backward: Path) -> str:
     program = Path(os.environ["FAST_ALIGN_DIR"]) / "atools"
     run = subprocess.run(
@@ -97,7 +105,7 @@ def same_links(name: str, pairs: Text, folder: Path) -> None:
         (folder / "links").write_text(links)
         model = train(pairs, settings)
         mine = [set(map(tuple, pair.tolist())) for pair in model.links]
-        theirs = [set(map(tuple, pair.tolist())) for pair in read_pharaoh(folder / "links", index_base=0)]
+        theirs = [set(map(tuple, pair.tolist())) for pair in read_links(folder / "links")]
         total, common = (
             sum(map(len, x)) for x in (theirs, [a & b for a, b in zip(mine, theirs, strict=True)])
         )
@@ -146,7 +154,7 @@ def same_aer(name: str, pairs: Text, gold, folder: Path) -> None:
     }
     row = [f"{name:15s}{len(pairs):>7d}"]
     for mine, theirs in both.values():
-        for links in (mine, read_pharaoh(theirs, index_base=0)):
+        for links in (mine, read_links(theirs)):
             row.append(f"{100 * aer(links[:size], gold.sure, gold.possible).aer:>9.2f}")
     print("".join(row) + eflomal(pairs, gold, folder))
 
@@ -159,7 +167,7 @@ def eflomal(pairs: Text, gold, folder: Path) -> str:
         (folder / side).write_text("".join(" ".join(pair[k]) + "\n" for pair in pairs), encoding="utf-8")
     options = ["-s", folder / "s", "-t", folder / "t", "-f", folder / "f", "-r", folder / "r", "--overwrite"]
     subprocess.run([os.environ["EFLOMAL"], *options], check=True, capture_output=True)
-    sides = [read_pharaoh(folder / side, index_base=0) for side in "fr"]
+    sides = [read_links(folder / side) for side in "fr"]
     return f"{100 * aer(symmetrize(*sides)[: len(gold.sure)], gold.sure, gold.possible).aer:>9.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Word links: Pharaoh files, gold standards and AER, symmetrisation of two directions, deliberate corruption.
+"""Word links: files, gold standards and AER, symmetrisation, links from encoder states, links made worse.
 
 Links of a corpus are a list with one int32 array of shape (L, 2) per sentence pair: (source word, target
 word), counted from 0.
@@ -13,7 +13,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.textfile import stream_lines
+from xltlib.textfile import excerpt, stream_lines
 
 Links = list[np.ndarray]
 Lengths = Sequence[tuple[int, int]]  # (source words, target words) of each sentence pair
@@ -73,22 +73,22 @@ def check_size(place: str, source: Sequence, target: Sequence) -> None:
         )
 
 
-def _parse(lines: Iterable[tuple[int, str]], name: str, typed: bool) -> list[list[tuple[int, int, bool]]]:
+def _parse(lines: Iterable[tuple[int, str]], name: str) -> list[list[tuple[int, int, bool]]]:
     """(source, target, sure) of every token, as written."""
     parsed = []
     for number, line in lines:
-        found = [_TOKEN.fullmatch(token) for token in line.split()]
-        for token, match in zip(line.split(), found, strict=True):
-            if match is None or (match[2] == "p" and not typed):
-                expected = "i-j (sure) or ipj (possible)" if typed else "i-j"
-                raise StudyError(
-                    f"{name}:{number}: {token!r} is not a link; expected {expected}, such as 3-4"
-                )
-        parsed.append([(int(match[1]), int(match[3]), match[2] == "-") for match in found])
+        tokens = line.split()
+        matches = [_TOKEN.fullmatch(token) for token in tokens]
+        if None in matches:
+            wrong = excerpt(tokens[matches.index(None)])
+            raise StudyError(
+                f"{name}:{number}: {wrong} is not a link; expected i-j (sure) or ipj (possible), such as 3-4"
+            )
+        parsed.append([(int(match[1]), int(match[3]), match[2] == "-") for match in matches])
     return parsed
 
 
-def _find_base(parsed: list, lengths: Lengths | None, index_base: int | None, name: str) -> int:
+def _find_base(parsed: list, lengths: Lengths, index_base: int | None, name: str) -> int:
     """The index base, proved by the file or given; a given base that the file disproves is an error."""
     if index_base not in (None, 0, 1):
         raise StudyError(f"index_base: {index_base!r} found, 0 or 1 expected")
@@ -99,10 +99,8 @@ def _find_base(parsed: list, lengths: Lengths | None, index_base: int | None, na
                 f"{name}:{zero}: a link with index 0, but the base is said to be 1; give index base 0"
             )
         return 0
-    full = None
-    if lengths is not None:
-        sized = enumerate(zip(parsed, lengths, strict=True), 1)
-        full = next((k for k, (line, (n, m)) in sized if any(i == n or j == m for i, j, _ in line)), None)
+    sized = enumerate(zip(parsed, lengths, strict=True), 1)
+    full = next((k for k, (line, (n, m)) in sized if any(i == n or j == m for i, j, _ in line)), None)
     if full is not None:
         if index_base == 0:
             raise StudyError(
@@ -118,44 +116,14 @@ def _find_base(parsed: list, lengths: Lengths | None, index_base: int | None, na
     return index_base or 0
 
 
-def _check_count(parsed: list, lengths: Lengths | None, name: str) -> None:
-    if lengths is not None and len(parsed) != len(lengths):
-        raise StudyError(
-            f"{name}: {len(parsed)} lines found, {len(lengths)} sentence pairs expected; one line a pair"
-        )
-
-
 def _array(pairs: Iterable[tuple[int, int]], base: int) -> np.ndarray:
     return np.array(sorted(set(pairs)), np.int32).reshape(-1, 2) - np.int32(base)
 
 
-def read_pharaoh(path: str | Path, index_base: int | None = None, lengths: Lengths | None = None) -> Links:
-    """Links of a Pharaoh file (`i-j` tokens, a sentence pair a line), from 0 whatever the file counts from.
-
-    Without `index_base` the base must follow from the file: an index 0 proves 0, an index equal to a
-    sentence's length (needs `lengths`) proves 1. With `lengths`, a link outside its sentence is an error.
-    """
-    parsed = _parse(stream_lines(path), str(path), typed=False)
-    _check_count(parsed, lengths, str(path))
-    base = _find_base(parsed, lengths, index_base, str(path))
-    for number, (line, (n, m)) in enumerate(zip(parsed, lengths or [], strict=False), 1):
-        for i, j, _ in line:
-            if i - base >= n or j - base >= m:
-                raise StudyError(
-                    f"{path}:{number}: link {i}-{j} outside a pair of {n} and {m} words (index base {base})"
-                )
-    return [_array(((i, j) for i, j, _ in line), base) for line in parsed]
-
-
-def write_pharaoh(target: str | Path | TextIO, links: Links, index_base: int = 0) -> None:
-    """Write links, given from 0, as Pharaoh lines that count from `index_base`; no links, an empty line."""
-    if isinstance(target, (str, Path)):
-        with open(target, "w", encoding="utf-8", newline="\n") as stream:
-            return write_pharaoh(stream, links, index_base)
+def write_pharaoh(stream: TextIO, links: Links) -> None:
+    """Write links as Pharaoh lines, `i-j` from 0, one line a sentence pair; no links, an empty line."""
     for pair in links:
-        if index_base:
-            pair = pair + index_base
-        target.write(" ".join([f"{i}-{j}" for i, j in pair.tolist()]) + "\n")
+        stream.write(" ".join([f"{i}-{j}" for i, j in pair.tolist()]) + "\n")
 
 
 @dataclass(frozen=True)
@@ -172,15 +140,19 @@ class Gold:
 def read_gold(path: str | Path, lengths: Lengths, index_base: int | None = None, column: int = 0) -> Gold:
     """Gold links of a file, or a tab-separated column of it: sure ones written `i-j`, possible ones `ipj`.
 
-    The base is found as in `read_pharaoh`. Links outside their sentence are counted and left out, not fatal.
+    Without `index_base` the base must follow from the file: an index 0 proves 0, an index equal to a
+    sentence's length proves 1. Links outside their sentence are counted and left out, not fatal.
     """
     name = str(path)
     rows = [(number, line.split("\t")) for number, line in stream_lines(path)]
     short = next((number for number, row in rows if len(row) <= column), None)
     if short is not None:
         raise StudyError(f"{name}:{short}: no tab-separated column {column + 1}")
-    parsed = _parse(((number, row[column]) for number, row in rows), name, typed=True)
-    _check_count(parsed, lengths, name)
+    parsed = _parse(((number, row[column]) for number, row in rows), name)
+    if len(parsed) != len(lengths):
+        raise StudyError(
+            f"{name}: {len(parsed)} lines found, {len(lengths)} sentence pairs expected; one line a pair"
+        )
     base = _find_base(parsed, lengths, index_base, name)
     sizes = [(n + base, m + base) for n, m in lengths]
     kept = [[k for k in line if k[0] < n and k[1] < m] for line, (n, m) in zip(parsed, sizes, strict=True)]
@@ -338,6 +310,64 @@ def symmetrize(forward: Links, backward: Links, heuristic: str = "grow-diag-fina
         kept = np.ones(len(grids.cells), bool) if heuristic == "union" else grids.linked[grids.cells]
         result += grids.links(kept)
     return result
+
+
+# Links from encoder states
+#
+# A similarity matrix has shape (S, M): source by target units, words or subwords; values in [0, 1], higher is
+# more alike. Source of the extraction: Jalili Sabet et al., SimAlign (Findings of EMNLP 2020).
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(1 + cosine) / 2 of source states (S, H) and target states (M, H): (S, M); 0.5 for a zero vector."""
+    if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
+        raise StudyError(
+            f"encoder states of shapes {source.shape} and {target.shape}: (S, H) and (M, H) expected"
+        )
+    unit = []
+    for states in (source, target):
+        norm = np.linalg.norm(states, axis=1, keepdims=True)
+        unit.append(states / np.where(norm == 0, 1, norm))
+    return (1 + unit[0] @ unit[1].T) / 2
+
+
+def pool_words(states: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Means of the states (T, H) of each word's subwords: (W, H).
+
+    `words` (T,) holds the word of each subword from 0, negative for none (special tokens); W is one more than
+    the last. A word without a subword has the state 0.
+    """
+    words = np.asarray(words)
+    if words.shape != states.shape[:1]:
+        raise StudyError(
+            f"words of shape {words.shape} for states {states.shape}: one word number a subword expected"
+        )
+    kept = np.flatnonzero(words >= 0)
+    pooled = np.zeros((int(words.max(initial=-1)) + 1, states.shape[1]), states.dtype)
+    np.add.at(pooled, words[kept], states[kept])
+    sizes = np.maximum(np.bincount(words[kept], minlength=len(pooled)), 1)
+    return pooled / sizes[:, None].astype(states.dtype)
+
+
+def centred(sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """States of sentences, each (W, H), less the mean of them all: a language's own offset says nothing."""
+    mean = np.concatenate(sentences).mean(0)
+    return [states - mean for states in sentences]
+
+
+def word_links(links: np.ndarray, source_words: np.ndarray, target_words: np.ndarray) -> np.ndarray:
+    """Links of words from links of subwords: two words are linked if any of their subwords are."""
+    pairs = np.stack([np.asarray(source_words)[links[:, 0]], np.asarray(target_words)[links[:, 1]]], axis=1)
+    return np.unique(pairs[(pairs >= 0).all(axis=1)], axis=0).astype(np.int32)
+
+
+def argmax_links(matrix: np.ndarray) -> np.ndarray:
+    """Links (L, 2) between units of a similarity matrix (S, M) that are each other's most similar one."""
+    if not matrix.size:
+        return np.zeros((0, 2), np.int32)
+    nearest, target = matrix.argmax(axis=0), matrix.argmax(axis=1)
+    source = np.flatnonzero(nearest[target] == np.arange(len(matrix)))
+    return np.stack([source, target[source]], axis=1).astype(np.int32)
 
 
 # Controls: links that are wrong by a known amount

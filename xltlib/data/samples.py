@@ -9,7 +9,6 @@ import pandas as pd
 
 from xltlib import StudyError
 from xltlib.alignment import links
-from xltlib.alignment.encoder_alignment import word_links
 from xltlib.data import real_data, synthetic, task_data
 from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
@@ -50,7 +49,7 @@ class Sample:
         """Links of words from links of the units of `pairs`."""
         if self.owners is None:
             return unit_links
-        return [word_links(x, *both) for x, both in zip(unit_links, self.owners, strict=True)]
+        return [links.word_links(x, *both) for x, both in zip(unit_links, self.owners, strict=True)]
 
 
 class Languages:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from xltlib import StudyError, evaluation
-from xltlib.alignment import encoder_alignment, links
+from xltlib.alignment import links
 from xltlib.data import synthetic, tokenization
 from xltlib.data.text import kept_pairs, link_lists, read_sentences, tokenizer_of, world_of
 from xltlib.noise.typing import code_switch
@@ -257,7 +257,7 @@ def _word_vectors(encoder: models.Encoder, encode, sentences: list) -> list[list
         layers = layers or [[np.empty(0)] * len(coded) for _ in states]
         for n, row in enumerate(rows):
             for layer, batch in zip(layers, states, strict=True):
-                layer[row] = encoder_alignment.pool_words(batch[n, 1:-1], np.array(coded[row][1]))
+                layer[row] = links.pool_words(batch[n, 1:-1], np.array(coded[row][1]))
     return layers
 
 
@@ -266,17 +266,15 @@ def _probe_layer(source: list[np.ndarray], target: list[np.ndarray], gold: list)
 
     Vectors are centred by language first: a constant offset between languages says nothing about their words.
     """
-    a, b = (encoder_alignment.centred(side) for side in (source, target))
+    a, b = (links.centred(side) for side in (source, target))
     means = [np.stack([s.mean(0) for s in side]) for side in (a, b)]
-    hits = evaluation.retrieval_scores(encoder_alignment.similarity(*means))["forward"]
+    hits = evaluation.retrieval_scores(links.similarity(*means))["forward"]
     sure = [np.array(s) for s, _ in gold]
-    made = [
-        encoder_alignment.argmax_links(encoder_alignment.similarity(x, y)) for x, y in zip(a, b, strict=True)
-    ]
+    made = [links.argmax_links(links.similarity(x, y)) for x, y in zip(a, b, strict=True)]
     score = links.aer(made, sure, [np.array(p) for _, p in gold])
     words = [np.concatenate([x[s[:, k]] for x, s in zip(side, sure, strict=True)])[:1000]
              for k, side in enumerate((a, b))]  # fmt: skip
-    near = encoder_alignment.similarity(*words).argmax(1)
+    near = links.similarity(*words).argmax(1)
     right = (words[1][near] == words[1]).all(1)  # a word's own vector, wherever it stands
     return {
         "sentences": _round(hits.mean()),

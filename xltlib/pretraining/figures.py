@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from xltlib import builders, drawing
-from xltlib.alignment import encoder_alignment
+from xltlib.alignment.links import pool_words
 from xltlib.claims import scores as score_table
 from xltlib.claims.scores import Setting, paired
 from xltlib.data.samples import languages_for
@@ -226,7 +226,7 @@ def _vectors(encoder: models.Encoder, encode: WordEncoder, words: Sequence[str])
     ids, owners = encode(words)
     with torch.inference_mode():
         states = encoder.states(torch.from_numpy(join(ids))[None])[0].numpy()
-    return encoder_alignment.pool_words(states[1:-1], np.array(owners))
+    return pool_words(states[1:-1], np.array(owners))
 
 
 def _plane(vectors: np.ndarray) -> np.ndarray:

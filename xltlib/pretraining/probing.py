@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from xltlib import StudyError, evaluation
-from xltlib.alignment import encoder_alignment, links
+from xltlib.alignment import links
 from xltlib.data import real_data, tasks, tokenization
 from xltlib.data.corpora import clean
 from xltlib.data.tasks import TaggedSentence
@@ -117,7 +117,7 @@ def build_probe(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
 def _retrieval(reader: Reader, pairs: real_data.Pairs) -> list[np.ndarray]:
     """By layer, 1 for each first sentence whose nearest second one is its translation (N,)."""
     layers = zip(*(reader.sentences(side) for side in zip(*pairs, strict=True)), strict=True)
-    return [evaluation.retrieval_scores(encoder_alignment.similarity(a, b))["forward"] for a, b in layers]
+    return [evaluation.retrieval_scores(links.similarity(a, b))["forward"] for a, b in layers]
 
 
 def _alignment(reader: Reader, source: str, language: str) -> list[float]:
@@ -129,11 +129,8 @@ def _alignment(reader: Reader, source: str, language: str) -> list[float]:
     )
     found = []
     for both in zip(*sides, strict=True):
-        a, b = (encoder_alignment.centred(side) for side in both)
-        made = [
-            encoder_alignment.argmax_links(encoder_alignment.similarity(x, y))
-            for x, y in zip(a, b, strict=True)
-        ]
+        a, b = (links.centred(side) for side in both)
+        made = [links.argmax_links(links.similarity(x, y)) for x, y in zip(a, b, strict=True)]
         found.append(_round(links.aer(made, gold.sure, gold.possible).aer))
     return found
 
