@@ -7,8 +7,8 @@ from pathlib import Path
 import nbformat
 
 from xltlib.claims.ledger_file import load_ledger
-from xltlib.report_views import FAMILIES, TESTED
-from xltlib.store import sha256_file, write_json
+from xltlib.page import ANSWERS
+from xltlib.store import save_scores, sha256_file, write_json
 
 NASTY = [
     '<script>alert("x")</script> & <b>bold</b>',
@@ -16,10 +16,11 @@ NASTY = [
     ".. raw:: html\n\n   <i>x</i>\n\n:::{note}\nA directive\n:::\n\n# A heading",
     "'single' \"double\" </article></td></script><!-- --> {{ 7 * 7 }} {% raw %}",
 ]
-VERDICTS = [v for verdicts in FAMILIES.values() for v in verdicts]
+VERDICTS = [v for verdicts in ANSWERS.values() for v in verdicts]
+TESTED = ("supported", "contradicted", "inconclusive")
 
 
-def sample_claim(i: int) -> dict:
+def sample_claim(i: int, scale: str = "mechanism") -> dict:
     """The i-th of a series of claims that goes through all verdicts, with strings that could break a page."""
     verdict = VERDICTS[i % len(VERDICTS)]
     fact = {"fact": "a <fact>", "mark": "read in source", "where": "p. 3 & 4"}
@@ -30,17 +31,24 @@ def sample_claim(i: int) -> dict:
         "report_verdict": ("verified", "not verified")[i % 2],
         "report_confidence": 0.01 * i,
         "kind": "numeric result",
-        "method": ("TLM", "WEAM", None)[i % 3],
+        "method": ("TLM", "WEAM", "SALT")[i % 3],
         "tasks": (["nli", "qa"], [], ["paraphrase"])[i % 3],
         "duplicates": ["S1-1"] if i % 7 == 3 else [],
         "contradicts": ["S0-1"] if i % 7 == 5 else [],
+        "parts": [],
+        "part_of": [],
+        "related": [],
+        "limits": "",
+        "command": f"xlt claim S{i % 5}-{i // 5 + 1} params/<quick>.yaml",
         "truncated": i % 9 == 0,
         "verdict": verdict,
-        "scale": "mechanism",
+        "scale": scale,
         "reason": "because <it> is",
         "tests": [],
-        "source": {"status": "not found", "facts": [fact]} if i % 2 else {"status": "confirmed", **fact},
-    }
+        "source": {
+            "status": ("confirmed", "not found")[i % 2], "facts": [fact], "searched": "the <abstract>",
+        },
+    }  # fmt: skip
     if verdict in TESTED:
         claim |= {"tests": [sample_test(i, verdict)], "limits": "two <cores>"}
     return claim
@@ -58,11 +66,13 @@ def sample_test(i: int, outcome: str) -> dict:
         **bounds, "estimate": middle, "p": 0.0004, "p_holm": 0.02, "seeds": 3, "settings": 2,
         "examples": 2000, "sd_seeds": 0.02, "smallest_detectable": 0.03,
         "power_at_margin": 0.71, "note": "a <note>", "second_opinions": opinions,
-        "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": None},
+        "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": 0.01},
     }  # fmt: skip
     variant = {"correction": "holm", "left_out": "", "seeds": 3, "outcome": outcome, **bounds}
     return {
         "type": ("superiority", "equivalence")[i % 2],
+        "role": "decides",
+        "task": "nli",
         "words": "A beats B by more than <m>.",
         "formula": "mean(a - b) > m, $a$ & <b>",
         "margin": 0.02,
@@ -92,7 +102,7 @@ def write_ledger(folder, root) -> Path:
     return folder / "claims.yaml"
 
 
-def write_profile(folder, claims: list[dict], ledger) -> None:
+def write_profile(folder, claims: list[dict], ledger, scale: str = "mechanism") -> None:
     """claims.json, runs.json, two figures and a manifest with the digests of them all."""
     folder.mkdir(parents=True, exist_ok=True)
     effect = {
@@ -102,38 +112,46 @@ def write_profile(folder, claims: list[dict], ledger) -> None:
     answered = {
         "report": 0, "question": "Does <noise> help?", "status": "answered", "figure": "noise",
         "sentence": "Open: gain of <noise>: +0.010.", "effect": effect,
-        "effects": [effect, {**effect, "words": "no interval", "low": None, "high": None, "p": None}],
+        "effects": [effect, {**effect, "words": "of the others"}],
         "limits": "one <size>",
+        "scale": scale,
     }  # fmt: skip
     asked = {"report": 1, "question": "And <size>?", "status": "not run", "reason": "it needs <runs>"}
-    run = {"kind": "transfer", "labels": {"objective": "tlm"}, "params": {"lr": 1e-3}, "seconds": 12.5}
+    labels = {"objective": "tlm", "task": "nli", "seed": 0}
+    run = {
+        "kind": "transfer", "labels": labels, "params": {"lr": 1e-3}, "seconds": 12.5, "inputs": [],
+        "version": 1, "files": ["<run>"], "values": {"means": {"near": 0.5}},
+    }  # fmt: skip
     files = {
         "claims.json": {
             "profile": folder.name,
-            "scale": "mechanism",
+            "scale": scale,
             "alpha": 0.05,
             "claims": claims,
-            "key_figure": "transfer",
             "ledger_digest": load_ledger(ledger).digest,
             "counts": dict(Counter(c["verdict"] for c in claims)),
             "questions": [answered, asked],
-            "reports": {"counts": [{"report": 0, "header": 9, "rows": 9}], "threshold": {"verified": 0.15}},
+            "reports": {"truncated": [{"id": "S0-1", "report": 0}]},
         },
         "runs.json": {f"{i:016d}": run for i in range(3)},
         "transfer.json": {
             "title": "Transfer_falls *with* <it>",
             "caption": "A & B",
+            "alt": "falling <it>",
             "claims": ["S0-1"],
         },
-        "noise.json": {"title": "Noise", "caption": "Loss by <noise>"},
+        "noise.json": {"title": "Noise", "caption": "Loss by <noise>", "alt": "loss", "claims": []},
     }
     for name, content in files.items():
         write_json(folder / name, content)
+    save_scores(folder / "scores.npz", {})
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><rect width="60" height="20"/></svg>'
     for name in ("transfer.svg", "noise.svg"):
         (folder / name).write_text(svg)
+        (folder / name).with_suffix(".png").write_bytes(b"a picture")
     digests = {p.name: sha256_file(p) for p in folder.iterdir()}
-    machine = {"versions": {"python": "3.11", "torch": "2.13.0"}, "wall_seconds": {"encoder": 61.2}}
+    costs = {"encoder": {"runs": 2, "seconds": 61.2, "peak_memory_mb": 512.0}}
+    machine = {"environments": [{"python": "3.11"}], "runs": costs, "parameters": {"seeds": 3}}
     write_json(folder / "manifest.json", {**machine, "files": digests})
 
 

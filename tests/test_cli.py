@@ -192,9 +192,9 @@ def test_a_wrong_id_names_the_nearest(tiny, capsys):
     assert "S0-1" in capsys.readouterr().err
 
 
-def test_check_and_page_speak_of_the_profile(tiny, capsys):
-    assert cli.main(["check", "tiny"]) == 1
-    assert "run the study with this profile first" in capsys.readouterr().err
+def test_check_needs_published_evidence(tiny, capsys):
+    assert cli.main(["check", "--figures", "absent"]) == 1
+    assert "run the study first" in capsys.readouterr().err
 
 
 def test_scores_can_be_compared(tiny, tmp_path, capsys):

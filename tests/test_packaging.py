@@ -28,7 +28,7 @@ LAYERS = (
     {"runs", "builders", "pool"},
     {"claims", "noise.questions"},
     {"drawing", *(f"{room}.figures" for room in ROOMS)},
-    {"wanted", "report_views", "report_evidence", "report", "notebooks", "study", "plan", "grid"},
+    {"wanted", "page", "notebooks", "study", "plan", "grid"},
     {"cli", "__main__"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tinystudy
 
-from xltlib import StudyError, notebooks, report, study, wanted
+from xltlib import StudyError, notebooks, page, study, wanted
 from xltlib.claims.ledger_file import load_ledger
 from xltlib.params import Params, load
 from xltlib.runs import STAGES
@@ -63,7 +63,7 @@ def test_a_whole_study_is_published_and_agrees_with_itself(tiny, told):
     assert told == [*STAGES, f"published: {folder}", "page"]
     made = {"claims.json", "manifest.json", "runs.json", "scores.npz"}
     assert {p.name for p in folder.iterdir()} == made | {f"{stage}.svg" for stage in STAGES}
-    problems = report.check(folder, session.ledger)
+    problems = page.check(folder.parent, session.ledger)
     assert all("a figure without its data" in problem for problem in problems)
     claims = json.loads((folder / "claims.json").read_bytes())
     assert claims == study.evidence(session.params, session.store)
@@ -108,7 +108,7 @@ def test_a_changed_ledger_changes_the_verdicts_without_new_runs(tiny, told):
     session = run(tiny, told)
     session.ledger.write_text(session.ledger.read_text().replace("margin: 0.0", "margin: 0.01"))
     run(tiny, told)
-    assert not report._check_ledger(report.read_evidence(session.published, session.ledger, session.root))
+    assert not page.read_evidence(session.published.parent, session.ledger).outdated
 
 
 def test_some_notebooks_alone_are_not_published(tiny, told, tmp_path):

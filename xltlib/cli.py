@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most commands do without
 
 PROFILE = "params/quick.yaml"
 ELSEWHERE = {  # command -> module that registers it when it is called, and what it does
-    "check": ("report", "tell where page, evidence and ledger disagree"),
-    "page": ("report", "build the reviewer's page from published evidence"),
+    "check": ("page", "say where page, evidence and ledger disagree"),
+    "page": ("page", "build the reviewer's page from published evidence"),
     "align": ("alignment.aligner", "word alignment with the fast_align model"),
     "score": ("evaluation", "score predictions in an official format"),
     "plan": ("plan", "runs, hours, disk and downloads of a profile"),

@@ -345,7 +345,7 @@ def forest(data: Data) -> Figure:
 
     rows : label, estimate, low, high, seeds (list), and where known outcome, margin (one or both of them),
         second [low, high]
-    x_label : the unit; second : what the dashed interval is
+    x_label : the unit; second : what the dashed interval is; width, in inches
     """
     rows = pd.DataFrame(data["rows"])
     if rows.empty:
@@ -355,7 +355,8 @@ def forest(data: Data) -> Figure:
         rows["outcome"] = ""
     looks = {name: OUTCOMES.get(name, (COLOURS[0], "o")) for name in rows["outcome"].unique()}
     palette, markers = ({name: look[k] for name, look in looks.items()} for k in (0, 1))
-    figure = plt.figure(figsize=(WIDTH, 1.2 + 0.34 * max(2, len(rows))), layout="constrained")
+    size = (data.get("width", WIDTH), 1.2 + 0.34 * max(2, len(rows)))
+    figure = plt.figure(figsize=size, layout="constrained")
     ax = figure.subplots()
     ax.axvline(0, color="black", linewidth=1, label="no difference")
     hue = {"y": "y", "hue": "outcome", "palette": palette, "linewidth": 0, "ax": ax}

@@ -14,7 +14,7 @@ from typing import Any
 
 import filelock
 
-from xltlib import StudyError, notebooks, report, wanted
+from xltlib import StudyError, notebooks, page, wanted
 from xltlib.claims import evaluate as claims
 from xltlib.claims.design import DESIGN, Design
 from xltlib.claims.ledger_file import load_ledger, read_yaml
@@ -362,7 +362,7 @@ def _page(session: Session, tell: Callable[[str], None]) -> None:
         tell(f"no page, because {absent[0]} is absent: pip install 'xltlib[page]', then xlt page")
         return
     executed = _made(session, "notebooks", changed=False)
-    first = report.build(session.published, executed, session.root / "site", session.ledger, session.root)
+    first = page.build(session.published.parent, executed, session.root / "site", session.ledger)
     tell(f"the page: {first}")
 
 

@@ -1,7 +1,7 @@
 // The table of statements: filter, search, sort. Without this script the whole table is there to read.
 (() => {
-  const table = document.getElementById("claims-table");
-  const form = document.getElementById("claims-filters");
+  const table = document.getElementById("statements");
+  const form = document.getElementById("filters");
   if (!table || !form) return;
   const rows = [...table.tBodies[0].rows];
   const selects = [...form.querySelectorAll("select")];

@@ -1,0 +1,683 @@
+"""The reviewer's page: generated from all published evidence, and checked against it afterwards."""
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xltlib import StudyError
+from xltlib.claims.ledger import Ledger, label
+from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.verdicts import robustness
+from xltlib.store import read_json, sha256_file, write_json
+
+TEMPLATES = Path(__file__).parent / "page"
+EVIDENCE = ("claims.json", "manifest.json", "runs.json", "scores.npz")  # any other .json is of a figure
+SCALES = ("mechanism", "reduced", "pretrained", "paper")  # a smaller one never speaks for a larger one
+ANSWERS = {  # what a verdict says of its statement
+    "holds": ("supported", "confirmed by source", "possible"),
+    "does not hold": ("contradicted", "contradicted by source", "impossible"),
+    "open": ("inconclusive", "not found"),
+    "could not be tested": ("not run",),
+}
+ANSWER_OF = {verdict: answer for answer, verdicts in ANSWERS.items() for verdict in verdicts}
+BY_RUNS = ("supported", "contradicted", "inconclusive", "not run")
+GREEK = {"alpha": "α", "beta": "β", "epsilon": "ε", "lambda": "λ"}
+STAMP = "site.json"  # digests of what the page was made from and of its own files; written last
+OUTSIDE = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>")
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+# Evidence
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a profile has published: verdicts, manifest, runs, and figures with their data files."""
+
+    folder: Path
+    claims: dict[str, Any]
+    manifest: dict[str, Any]
+    runs: dict[str, dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def scale(self) -> str:
+        return self.claims["scale"]
+
+    @property
+    def seeds(self) -> int:
+        """The most seeds of a deciding test."""
+        return max(map(_seeds, self.claims["claims"]), default=0)
+
+    @property
+    def files(self) -> list[Path]:
+        """All published files, in order of their names."""
+        return sorted(path for path in self.folder.iterdir() if path.is_file())
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The data of each figure that is drawn, by name."""
+        names = sorted({path.stem for path in self.folder.glob("*.svg")} & self.data, key=natural)
+        return {name: read_json(self.folder / f"{name}.json") for name in names}
+
+    @property
+    def data(self) -> set[str]:
+        """The names of all data files of figures."""
+        return {path.stem for path in self.folder.glob("*.json") if path.name not in EVIDENCE}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement with what each profile says of it."""
+
+    claim: dict[str, Any]  # what all profiles share: its text, its source, its tests
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)  # profile -> its entry in claims.json
+
+    @property
+    def id(self) -> str:
+        return self.claim["id"]
+
+    def at(self, scale: str) -> dict[str, Any] | None:
+        """The entry that speaks for a scale: of those with runs, the one with the most seeds."""
+        own = [entry for entry in self.entries.values() if entry["scale"] == scale]
+        return max(own, key=lambda entry: (entry["verdict"] != "not run", _seeds(entry)), default=None)
+
+    @property
+    def by_runs(self) -> bool:
+        """Whether runs decide it, at whatever scale."""
+        return any(entry["verdict"] in BY_RUNS for entry in self.entries.values())
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict at each scale; "not run" where no profile of the scale has tested it."""
+        known = {scale: self.at(scale) for scale in SCALES} if self.by_runs else {}
+        return {scale: entry["verdict"] if entry else "not run" for scale, entry in known.items()}
+
+    @property
+    def by_source(self) -> str:
+        """What its source, or arithmetic, says of it."""
+        verdict = self.claim["verdict"]
+        status = {"confirmed": "confirmed by source", "contradicted": "contradicted by source"}
+        return (
+            verdict
+            if verdict in ("possible", "impossible")
+            else status.get(self.claim["source"]["status"], "not found")
+        )
+
+
+def _seeds(entry: Mapping[str, Any]) -> int:
+    """The most seeds of a statement's deciding tests."""
+    return max(
+        (t["effect"]["seeds"] for t in entry["tests"] if t["role"] == "decides" and t.get("effect")),
+        default=0,
+    )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All published profiles, those with the most seeds first, and the ledger as it is now."""
+
+    profiles: tuple[Profile, ...]
+    ledger_path: Path
+    ledger: Ledger
+
+    @cached_property
+    def statements(self) -> list[Statement]:
+        """All statements in the order of their ids."""
+        entries: dict[str, dict[str, dict]] = {}
+        for profile in self.profiles:
+            for claim in profile.claims["claims"]:
+                entries.setdefault(claim["id"], {})[profile.name] = claim
+        return [
+            Statement(next(iter(own.values())), own)
+            for _, own in sorted(entries.items(), key=lambda x: natural(x[0]))
+        ]
+
+    @property
+    def digest(self) -> str:
+        """What a page is known to be made from: the digests of all claims.json."""
+        return "".join(sha256_file(profile.folder / "claims.json")[:16] for profile in self.profiles)
+
+    @property
+    def outdated(self) -> list[str]:
+        """The profiles whose verdicts belong to another ledger than the present one."""
+        return [p.name for p in self.profiles if p.claims["ledger_digest"] != self.ledger.digest]
+
+    @property
+    def reports(self) -> dict[int, dict[str, Any]]:
+        """What is known of each report (title, question, references), by its number."""
+        return {report["id"]: report for report in self.ledger.reports}
+
+
+def read_evidence(figures: Path, ledger_path: Path) -> Evidence:
+    """All published profiles below a folder; StudyError where there are none, or one cannot be read."""
+    folders = sorted(path.parent for path in figures.glob("*/claims.json"))
+    if not folders:
+        raise StudyError(f"{figures}: no profile has published evidence there: run the study first (xlt run)")
+    profiles = []
+    for folder in folders:
+        claims, manifest, runs = (_mapping(folder / name) for name in EVIDENCE[:3])
+        for claim in claims.get("claims", [{}]):
+            if not SAFE_ID.fullmatch(str(claim.get("id"))) or claim.get("verdict") not in ANSWER_OF:
+                found = f"id {claim.get('id')!r}, verdict {claim.get('verdict')!r}"
+                raise StudyError(
+                    f"{folder / 'claims.json'}: {found}: not the verdicts of a study; run it again"
+                )
+        profiles.append(Profile(folder, claims, manifest, runs))
+    profiles.sort(
+        key=lambda p: (SCALES.index(p.scale), -max(map(_seeds, p.claims["claims"]), default=0), p.name)
+    )
+    return Evidence(tuple(profiles), ledger_path, load_ledger(ledger_path))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: found a {type(content).__name__}, expected an object; run the study again")
+    return content
+
+
+def headline(evidence: Evidence) -> dict[str, dict[str, list[str]]]:
+    """The first screen: by scale, and by source, the statements under each answer."""
+    columns = {scale: {s.id: s.verdicts[scale] for s in evidence.statements if s.by_runs} for scale in SCALES}
+    columns["source"] = {s.id: s.by_source for s in evidence.statements}
+    return {
+        name: {answer: [i for i, v in verdicts.items() if ANSWER_OF[v] == answer] for answer in ANSWERS}
+        for name, verdicts in columns.items()
+    }
+
+
+def effects(statement: Statement) -> Iterator[dict[str, Any]]:
+    """Rows of a forest: each measured test of a statement in each profile."""
+    for number, _ in enumerate(statement.claim["tests"], 1):
+        for profile, entry in statement.entries.items():
+            test = entry["tests"][number - 1]
+            if effect := test.get("effect"):
+                numbers = {name: effect[name] for name in ("estimate", "low", "high")}
+                told = {"seeds": effect["per_seed"], "margin": test["margin"], "outcome": test["outcome"]}
+                yield {"test": number, "profile": profile, "task": test["task"], **numbers, **told}
+
+
+def findings(evidence: Evidence) -> list[dict[str, Any]]:
+    """The sentences of the first screen, their verdicts and numbers filled in from the evidence."""
+    known, rows = {s.id: s for s in evidence.statements}, []
+    for finding in yaml.safe_load((TEMPLATES / "findings.yaml").read_text(encoding="utf-8")):
+        statement = known.get(finding["statement"])
+        entry = statement and statement.at(SCALES[0])
+        own = [row for row in effects(statement) if row["test"] == finding["test"]] if entry else []
+        if own:
+            test = entry["tests"][finding["test"] - 1]
+            rows.append(
+                finding
+                | {"effect": test["effect"], "outcome": test["outcome"], "unit": test["unit"], "rows": own}
+            )
+    return rows
+
+
+# Words
+
+
+def number(x: float | None, signed: bool = False) -> str:
+    """A number with three decimals ("–" where there is none); whole numbers keep all digits."""
+    if not finite(x):
+        return "–"
+    if isinstance(x, int):
+        return f"{x:+d}" if signed else f"{x:,}"
+    digits = 3 if abs(x) < 100 else 1
+    return f"{x:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def finite(x: Any) -> bool:
+    """Whether `x` is a number that can be shown."""
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def exact(x: Any) -> str:
+    """A value of parameters or versions, as it was written."""
+    return "–" if x is None else f"{x:.6g}" if isinstance(x, float) else str(x)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value as readers expect it."""
+    return "–" if not finite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def interval(effect: Mapping[str, Any], points: bool = False) -> str:
+    """An estimate with its interval, "+0.050 [+0.020, +0.080]", or in points of 100, "+5.0 [2.0, 8.0]"."""
+    if points:
+        low, high = (f"{100 * effect[end]:.1f}" for end in ("low", "high"))
+        return f"{100 * effect['estimate']:+.1f} [{low}, {high}]".replace("-", "−")
+    low, high = (number(effect[end], True) for end in ("low", "high"))
+    return f"{number(effect['estimate'], True)} [{low}, {high}]"
+
+
+def slug(text: Any) -> str:
+    """A class name or part of an address: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-")
+
+
+def words(key: Any) -> str:
+    """A key of the data as words ("peak_memory_mb" becomes "Peak memory mb")."""
+    text = str(key).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def natural(item: Any) -> list:
+    """A sort key under which S1-9 comes before S1-10; of a pair, by its first part."""
+    text = item[0] if isinstance(item, tuple) else item
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def typeset(text: str) -> str:
+    """A text in which a formula of one Greek letter, as $\\lambda$, is that letter."""
+    return re.sub(r"\$\\(alpha|beta|epsilon|lambda)\$", lambda m: GREEK[m[1]], text)
+
+
+def short_title(title: str) -> str:
+    """The subject of a report for headings and menus: its title up to the words that all of them share."""
+    title = title.removeprefix("Zero-Shot Cross-Lingual Transfer Performance with ")
+    return re.split(r" (?:for|in) (?=Robust|Zero-Shot|XTREME)| on XNLI", title)[0]
+
+
+def is_records(x: Any) -> bool:
+    """Whether a value is a list of records, or a mapping of flat ones, to be shown as a table."""
+    rows = list(x.values()) if isinstance(x, Mapping) else x
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        return False
+    return not isinstance(x, Mapping) or not any(
+        isinstance(v, dict | list) for row in rows for v in row.values()
+    )
+
+
+def records(x: Any) -> list[dict[str, Any]]:
+    """Records as a list; those of a mapping begin with their key."""
+    return [{"": key, **row} for key, row in x.items()] if isinstance(x, Mapping) else list(x)
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys of all records in the order of their first appearance, what names a record first."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return sorted(keys, key=lambda key: key not in ("", "id", "ids", "claims", "report"))
+
+
+def run_summary(run: Mapping[str, Any]) -> str:
+    """A run on one line: its kind, what is compared, task and seed; or the simple ones of its parameters."""
+    kind, labels = run["kind"], run["labels"]
+    if labels:
+        return f"{kind}, {label(labels)}, {labels['task']}, seed {labels['seed']}"
+    simple = [
+        f"{k} {exact(v)}" for k, v in run["params"].items() if not isinstance(v, dict | list) and v != ""
+    ]
+    return ", ".join([kind, *simple[:6]])
+
+
+def by_kind(runs: Mapping[str, Mapping]) -> dict[str, list[tuple[str, Mapping]]]:
+    """Runs (digest and run) by kind, and in each kind by what they compare."""
+    kinds: dict[str, list] = {}
+    for digest, run in sorted(runs.items(), key=lambda item: (run_summary(item[1]), item[0])):
+        kinds.setdefault(run["kind"], []).append((digest, run))
+    return kinds
+
+
+SHOWN = (
+    exact,
+    interval,
+    slug,
+    typeset,
+    words,
+    is_records,
+    records,
+    columns,
+    run_summary,
+    by_kind,
+    robustness,
+)
+FILTERS = {"num": number, "p": p_value, **{function.__name__: function for function in SHOWN}}
+
+
+# Pages
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading (empty for none) and the fragment of HTML below it."""
+
+    heading: str
+    fragment: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page with its sections, and the pages below it in the menu."""
+
+    title: str
+    sections: list[Section]
+    below: list[str] = field(default_factory=list)
+
+
+def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
+    """Every generated page by its name. Pure, so that a site can be compared with its data."""
+    render, statements = _renderer(evidence, notebooks), evidence.statements
+
+    def one(title: str, template: str, **values: Any) -> Page:
+        return Page(title, [Section("", render(template, **values))])
+
+    site = {
+        "index": one("What holds", "index.html"),
+        "statements": one("All statements", "statements.html"),
+    }
+    for number_, report in evidence.reports.items():
+        own = [s for s in statements if s.claim["report"] == number_]
+        sections = [Section("", render("report.html", report=report, own=own))]
+        sections += [Section(s.id, render("statement.html", s=s)) for s in own]
+        site[f"report-{number_}"] = Page(short_title(report["title"]), sections)
+    site["questions"] = one("The open questions", "questions.html")
+    site["originals"] = one("Differences found in the originals", "originals.html")
+    site["figures"] = one("Figures", "figures.html")
+    for profile in evidence.profiles:
+        sections = [
+            Section(data["title"], render("figure.html", profile=profile, name=name, data=data))
+            for name, data in profile.figures.items()
+        ]
+        site[f"figures-{profile.name}"] = Page(f"Figures: {profile.name}", sections)
+        site[f"runs-{profile.name}"] = one(f"Runs: {profile.name}", "runs.html", profile=profile)
+    for name, title in (
+        ("runs", "Runs"),
+        ("environment", "Environment and cost"),
+        ("limitations", "Limitations"),
+    ):
+        site[name] = one(title, "runs_index.html" if name == "runs" else f"{name}.html")
+    for kind in ("figures", "runs"):
+        site[kind].below.extend(f"{kind}-{profile.name}" for profile in evidence.profiles)
+    site["notebooks"] = one("Notebooks", "notebooks.html")
+    site["notebooks"].below.extend(f"notebooks/{name}" for name in notebooks)
+    return site
+
+
+def _renderer(evidence: Evidence, notebooks: Sequence[str]) -> Callable[..., str]:
+    """A function (template, values) -> HTML in which everything that comes from data is escaped."""
+    jinja2 = _require("jinja2")
+    loader, statements = jinja2.FileSystemLoader(TEMPLATES), evidence.statements
+    env = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    env.filters.update(FILTERS)
+    env.globals.update(
+        evidence=evidence, statements=statements, notebooks=notebooks, scales=SCALES, answers=ANSWERS,
+        answer_of=ANSWER_OF, headline=headline(evidence), findings=findings(evidence),
+        facets=facets(evidence), facet_values=facet_values, effects=effects, short_title=short_title,
+        known={s.id: s.claim["report"] for s in statements},
+        profiles={profile.name: profile for profile in evidence.profiles},
+    )  # fmt: skip
+    return lambda template, **values: env.get_template(template).render(values).strip() + "\n"
+
+
+def facet_values(statement: Statement) -> dict[str, list[str]]:
+    """What a statement shows under each filter of the table."""
+    claim, verdicts = statement.claim, statement.verdicts
+    by_scale = {scale: [ANSWER_OF[verdicts[scale]] if verdicts else "no runs"] for scale in SCALES}
+    return {
+        "report": [str(claim["report"])],
+        "method": [claim["method"]],
+        "task": claim["tasks"] or ["none"],
+        "report says": [claim["report_verdict"]],
+        "source": [ANSWER_OF[statement.by_source]],
+        **by_scale,
+    }
+
+
+def facets(evidence: Evidence) -> dict[str, dict[str, int]]:
+    """Every filter with its values and how many statements each one keeps."""
+    counts: dict[str, Counter] = {}
+    for statement in evidence.statements:
+        for name, values in facet_values(statement).items():
+            counts.setdefault(name, Counter()).update(set(values))
+    return {name: dict(sorted(c.items(), key=natural)) for name, c in counts.items()}
+
+
+def _require(module: str) -> Any:
+    """A package of the `page` extra; StudyError says how to get one that is absent."""
+    try:
+        return __import__(module)
+    except ImportError:
+        raise StudyError(f"the page needs {module}: install the extra, pip install 'xltlib[page]'") from None
+
+
+# The site
+
+
+def build(figures: Path, notebooks: Path | None, out: Path, ledger_path: Path) -> Path:
+    """Build the site of all published evidence into `out`; the path of its first page.
+
+    Parameters
+    ----------
+    figures : folder of published evidence, with a folder for each profile
+    notebooks : folder of executed notebooks, or None
+    out : folder of the site; replaced if it holds an earlier one
+    ledger_path : `params/claims.yaml`
+
+    Raises
+    ------
+    StudyError
+        If evidence is missing or unreadable, `out` holds something else, or Sphinx is absent or fails.
+    """
+    for module in ("sphinx", "myst_nb", "sphinx_book_theme"):
+        _require(module)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / STAMP).is_file())):
+        raise StudyError(
+            f"{out} is not a page made by this command: remove it, or name another folder (--out)"
+        )
+    evidence = read_evidence(figures, ledger_path)
+    executed = sorted(notebooks.glob("*.ipynb")) if notebooks and notebooks.is_dir() else []
+    with tempfile.TemporaryDirectory() as scratch:
+        source, site = Path(scratch, "source"), Path(scratch, "site")
+        _write_sources(evidence, executed, source)
+        _sphinx(source, site)
+        files = {str(p.relative_to(site)): sha256_file(p) for p in sorted(site.rglob("*")) if p.is_file()}
+        write_json(site / STAMP, {"claims": evidence.digest, "files": files})
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(site, out)
+    return out / "index.html"
+
+
+def _write_sources(evidence: Evidence, executed: Sequence[Path], source: Path) -> None:
+    """The folder that Sphinx reads: a thin page of headings for each page, its HTML, notebooks and data."""
+    for folder in ("fragments", "notebooks", "_static", "extra/data/notebooks", "extra/data/effects"):
+        (source / folder).mkdir(parents=True)
+    shutil.copy(TEMPLATES / "conf.py", source)
+    for name in ("page.css", "statements.js"):
+        shutil.copy(TEMPLATES / name, source / "_static")
+    for notebook in executed:
+        shutil.copy(notebook, source / "notebooks")
+        shutil.copy(notebook, source / "extra/data/notebooks")
+    for name, file in _data_files(evidence).items():
+        (source / "extra/data" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(file, source / "extra/data" / name)
+    _draw_effects(evidence, source / "extra/data/effects")
+    site = pages(evidence, [notebook.stem for notebook in executed])
+    inner = {name for page in site.values() for name in page.below}
+    for name, page in site.items():
+        text = _page_source(evidence, name, page, source / "fragments")
+        below = (
+            [other for other in site if other not in inner and other != name]
+            if name == "index"
+            else page.below
+        )
+        if below:
+            text += "\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {other}\n" for other in below)
+        (source / f"{name}.rst").write_text(text, encoding="utf-8")
+
+
+def _data_files(evidence: Evidence) -> dict[str, Path]:
+    """What the page links to: all published files by profile, the ledger, and the reports as data."""
+    own = {f"{profile.name}/{path.name}": path for profile in evidence.profiles for path in profile.files}
+    beside = (evidence.ledger_path, evidence.ledger_path.with_name("reports.yaml"))
+    return own | {path.name: path for path in beside if path.is_file()}
+
+
+def _draw_effects(evidence: Evidence, folder: Path) -> None:
+    """A forest of each statement's tests in all profiles, and one of each finding."""
+    from xltlib import drawing  # seaborn takes a while, and `xlt check` does without
+
+    about = {"caption": "", "alt": "", "claims": [], "x_label": "effect in the unit of the test"}
+    for statement in evidence.statements:
+        rows = [
+            row | {"label": f"{row['test']} {row['task']}: {row['profile']}"} for row in effects(statement)
+        ]
+        if rows:
+            drawing.save(folder / statement.id, drawing.forest, rows, title=statement.id, **about)
+    for finding in findings(evidence):
+        rows = [row | {"label": f"{row['profile']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
+        name = f"finding-{finding['statement']}"
+        drawing.save(folder / name, drawing.forest, rows, title=finding["says"], width=5.4, **about)
+
+
+def _page_source(evidence: Evidence, name: str, page: Page, fragments: Path) -> str:
+    """A page in reStructuredText: only headings are markup, data stays in fragments that no parser reads."""
+    wide = ":html_theme.sidebar_secondary.remove: true\n\n" if len(page.sections) == 1 else ""
+    lines = [f"{wide}.. meta::\n   :claims-digest: {evidence.digest}\n", _heading(page.title, "=")]
+    for k, section in enumerate(page.sections):
+        file = fragments / f"{name}-{k}.html"
+        file.write_text(section.fragment, encoding="utf-8")
+        if section.heading:
+            lines.append(_heading(section.heading, "-"))
+        lines.append(f".. raw:: html\n   :file: fragments/{file.name}\n")
+    return "\n".join(lines)
+
+
+def _heading(text: str, rule: str) -> str:
+    text = re.sub(r"([^\w\s])", r"\\\1", " ".join(text.split()))
+    return f"{text}\n{rule * max(4, 2 * len(text))}\n"
+
+
+def _sphinx(source: Path, site: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(source.parent / "doctrees")]
+    done = subprocess.run([*command, str(source), str(site)], capture_output=True, text=True)
+    if done.returncode:
+        raise StudyError("Sphinx could not build the page:\n" + (done.stderr or done.stdout)[-2000:])
+    if done.stderr.strip():
+        print(done.stderr.strip().replace(f"{source}/", ""), file=sys.stderr)
+    (site / ".buildinfo").unlink(missing_ok=True)
+
+
+# The check
+
+
+def check(figures: Path, ledger_path: Path, site: Path | None = None) -> list[str]:
+    """Where evidence, ledger and page disagree; an empty list when they do not.
+
+    The counts are taken again from the claims, every published file is compared with its digest in the
+    manifest, and each part of the page is made again from the data and looked for in the built page.
+    """
+    try:
+        evidence = read_evidence(figures, ledger_path)
+        problems = [problem for profile in evidence.profiles for problem in _check_profile(profile)]
+    except StudyError as error:
+        return [str(error)]
+    again = "run the study again"
+    problems += [
+        f"{ledger_path} is newer than the evidence in {figures / name}: {again}" for name in evidence.outdated
+    ]
+    return problems + (list(_check_site(evidence, site)) if site and site.is_dir() else [])
+
+
+def _check_profile(profile: Profile) -> Iterator[str]:
+    """Counts against claims, files against the manifest, figures against their data."""
+    folder, counted = profile.folder, Counter(claim["verdict"] for claim in profile.claims["claims"])
+    told = {verdict: n for verdict, n in profile.claims["counts"].items() if n}
+    if told != counted:
+        yield f"{folder / 'claims.json'}: counts say {told}, its claims give {dict(counted)}"
+    digests = profile.manifest.get("files", {})
+    present = {path.name for path in profile.files} - {"manifest.json"}
+    yield from (
+        f"{folder / name}: in the manifest and not there" for name in sorted(digests.keys() - present)
+    )
+    yield from (
+        f"{folder / name}: there and not in the manifest" for name in sorted(present - digests.keys())
+    )
+    for name in sorted(present & digests.keys()):
+        if sha256_file(folder / name) != digests[name]:
+            yield f"{folder / name}: changed after the manifest was written"
+    drawn = {path.stem for path in folder.glob("*.svg")}
+    for name in sorted(drawn ^ profile.data):
+        what = "a figure without its data" if name in drawn else "a figure's data without the figure"
+        yield f"{folder / name}: {what}"
+
+
+def _check_site(evidence: Evidence, site: Path) -> Iterator[str]:
+    """Edits after the build by digest; drift by making every fragment again."""
+    if not (site / STAMP).is_file():
+        yield f"{site} has no {STAMP}: it was not made by xlt page, or only half; make it again"
+        return
+    stamp = read_json(site / STAMP)
+    if stamp["claims"] != evidence.digest:
+        yield f"{site} was made from other evidence than is published: make it again (xlt page)"
+        return
+    for name, digest in stamp["files"].items():
+        if not (site / name).is_file():
+            yield f"{site / name}: missing from the page"
+        elif sha256_file(site / name) != digest:
+            yield f"{site / name}: changed after the page was built"
+    for name, file in _data_files(evidence).items():
+        if stamp["files"].get(f"data/{name}") != sha256_file(file):
+            yield f"{site}/data/{name}: differs from {file}"
+    for path in sorted(site.rglob("*.html")):
+        if outside := OUTSIDE.search(path.read_text(encoding="utf-8")):
+            yield f"{path}: loads from outside, so it does not work offline: {outside[0][:120]}"
+    names = sorted(path.stem for path in (site / "data/notebooks").glob("*.ipynb"))
+    for name, page in pages(evidence, names).items():
+        path = site / f"{name}.html"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if f'content="{evidence.digest}"' not in text:
+            yield f"{path}: does not carry the digest of the evidence"
+        for section in page.sections:
+            if section.fragment.strip() not in text:
+                yield f"{path}: {section.heading or 'first part'} differs from what the data gives"
+
+
+# Commands
+
+
+def register(subparsers: Any) -> None:
+    """Add `xlt page` and `xlt check`."""
+    page = subparsers.add_parser("page", help="build the reviewer's page from published evidence")
+    check_ = subparsers.add_parser("check", help="say where page, evidence and ledger disagree")
+    for parser, func in ((page, _page_command), (check_, _check_command)):
+        add = parser.add_argument
+        add("--figures", type=Path, default=Path("figures"), help="published evidence [figures]")
+        add("--ledger", type=Path, default=Path("params/claims.yaml"), help="[params/claims.yaml]")
+        add("--out", type=Path, default=Path("site"), help="folder of the page [site]")
+        parser.set_defaults(func=func)
+    page.add_argument("--notebooks", type=Path, help="executed notebooks [runs/notebooks/quick, where it is]")
+
+
+def _page_command(args: Any) -> int:
+    notebooks = args.notebooks or Path("runs/notebooks/quick")
+    print(
+        f"{build(args.figures, notebooks, args.out, args.ledger)}: open it in a browser, no server is needed"
+    )
+    return 0
+
+
+def _check_command(args: Any) -> int:
+    problems = check(args.figures, args.ledger, args.out)
+    for problem in problems:
+        print(f"xlt check: {problem}", file=sys.stderr)
+    if not problems:
+        page = f"the page in {args.out}" if args.out.is_dir() else f"no page in {args.out}"
+        print(f"{args.figures}: agrees with its ledger and manifests; {page}")
+    return 1 if problems else 0
