@@ -142,7 +142,23 @@ def rewrite(change):
     return damage
 
 
+def flip(name, old, new):
+    """Other bytes of the same length in a file, as by a flipped bit."""
+
+    def damage(folder):
+        path = next(folder.glob(name))
+        content = path.read_bytes()
+        changed = content.replace(old, new) if old else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+        assert len(changed) == len(content)
+        assert changed != content
+        path.write_bytes(changed)
+
+    return damage
+
+
 DAMAGE = {
+    "flipped bit of a weight": flip("*.safetensors", b"", b""),
+    "other loss": flip("checkpoint.json", b'"loss": 0', b'"loss": 1'),
     "cut": cut, "no tensors": no_tensors, "no json": no_json, "not a mapping": not_a_mapping,
     "no history": no_history,
     "no last weight": rewrite(lambda t: t.pop("weight/second.bias")),
@@ -157,7 +173,8 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
     damage(tmp_path)
     model, steps = Toy(), []
     inner = toy_loss(model)
-    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+    with pytest.warns(UserWarning, match="the checkpoint is damaged: trained from the start"):
+        history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
     assert steps[0] == 0
     assert history == unbroken()[0]
     assert same(weights(model), unbroken()[1])

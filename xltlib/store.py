@@ -106,6 +106,11 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def seal(record: Mapping[str, Any]) -> str:
+    """Digest of a record without its seal: shows damage to the record itself."""
+    return hashlib.sha256(canonical({k: v for k, v in record.items() if k != "seal"})).hexdigest()[:16]
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
@@ -452,7 +457,7 @@ class Store:
             record = read_json(directory / RECORD)
             sizes = {name: entry["size"] for name, entry in record["files"].items()}
             complete = all((directory / name).stat().st_size == size for name, size in sizes.items())
-            return record if complete and record["seal"] == _seal(record) else None
+            return record if complete and record["seal"] == seal(record) else None
         except (StudyError, OSError, KeyError, TypeError, AttributeError):
             return None
 
@@ -518,7 +523,7 @@ class Store:
         record = spec.record | {"values": values, "seconds": seconds, "files": files}
         record |= {"weights": self._weights(spec, files)}
         record |= {"memory_mb": peak_memory(), "environment": environment()}
-        write_json(partial / RECORD, record | {"seal": _seal(record)})
+        write_json(partial / RECORD, record | {"seal": seal(record)})
         final.parent.mkdir(exist_ok=True)
         partial.rename(final)
         _sync(final.parent)
@@ -549,11 +554,6 @@ def _files(directory: Path) -> dict[str, dict]:
         p.relative_to(directory).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)}
         for p in paths
     }
-
-
-def _seal(record: dict) -> str:
-    """Digest of the record without its seal: shows damage to the record itself."""
-    return hashlib.sha256(canonical({k: v for k, v in record.items() if k != "seal"})).hexdigest()[:16]
 
 
 def _sync(path: Path) -> None:

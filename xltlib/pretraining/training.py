@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import StudyError
-from xltlib.store import read_json, write_json
+from xltlib.store import read_json, seal, sha256_file, write_json
 
 Progress = Callable[[str], None]
 
@@ -92,10 +93,9 @@ def fit(
     meter, saved, pause = _Meter(progress, name, opt.steps, step), time.monotonic(), opt.checkpoint_seconds
     model.train()
     while step < end:
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(step, opt, end)
         with _forward(device, opt, step):
             parts = loss(step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, opt, end)
         parts["loss"].backward()
         log.add(step, parts, torch.nn.utils.clip_grad_norm_(named.values(), opt.clip))
         if device.type in WAITED_FOR:
@@ -179,7 +179,10 @@ class _Log:
 
 
 class _Checkpoint:
-    """Weights and optimiser state as safetensors, history beside them; JSON last, so half of one is none."""
+    """Weights and optimiser state as safetensors; history, and the digests of both, beside them.
+
+    JSON comes last, so that half a checkpoint is none.
+    """
 
     STATE = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for a parameter that has had a gradient
 
@@ -196,31 +199,38 @@ class _Checkpoint:
                 tensors[f"{key}/{name}"] = torch.as_tensor(value).cpu()
         path = self.directory / f"checkpoint-{step}.safetensors"
         save_file({k: v.contiguous() for k, v in tensors.items()}, path)
-        write_json(self.directory / "checkpoint.json", {"step": step, "history": history, "sums": sums})
+        state = {"step": step, "history": history, "sums": sums, "sha256": sha256_file(path)}
+        write_json(self.directory / "checkpoint.json", state | {"seal": seal(state)})
         for old in self.directory.glob("checkpoint-*.safetensors"):
             if old != path:
                 old.unlink()
         self.step = step
 
     def restore(self) -> tuple[int, list, dict[str, float]]:
-        """Step, history and running sums to go on from; a damaged checkpoint counts as none."""
+        """Step, history and running sums to go on from; a damaged checkpoint is told and counts as none."""
         if self.directory is None or not (self.directory / "checkpoint.json").exists():
             return 0, [], {}
         try:
             state = read_json(self.directory / "checkpoint.json")
             step, history, sums = state["step"], state["history"], state["sums"]
-            tensors = load_file(self.directory / f"checkpoint-{step}.safetensors")
-            found = {name: self._found(tensors, name) for name in self.named}
-        except (StudyError, SafetensorError, OSError, KeyError, TypeError):
+            path = self.directory / f"checkpoint-{step}.safetensors"
+            if state["seal"] != seal(state) or state["sha256"] != sha256_file(path):
+                raise KeyError("another digest")
+            tensors = load_file(path)
+            moments = {name: self._moments(tensors, name) for name in self.named}
+        except (StudyError, SafetensorError, OSError, KeyError, TypeError, AttributeError):
+            warnings.warn(
+                f"{self.directory}: the checkpoint is damaged: trained from the start", stacklevel=3
+            )
             return 0, [], {}
         for name, parameter in self.named.items():  # nothing can fail from here on
             parameter.data.copy_(tensors[f"weight/{name}"])
-            if found[name]:
-                self.optimizer.state[parameter] = found[name]
+            if moments[name]:
+                self.optimizer.state[parameter] = moments[name]
         self.step = step
         return step, history, sums
 
-    def _found(self, tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    def _moments(self, tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         """The optimiser's state of a parameter, empty if it had none; KeyError where something is amiss."""
         if tensors[f"weight/{name}"].shape != self.named[name].shape:
             raise KeyError(name)
