@@ -49,8 +49,8 @@ class Plan:
         self.rates = Rates(self.finished, self.params, session.root)
         self._status = cache(session.store.status)
 
-    def status(self, spec: Spec) -> str:
-        """The state of a run in the store, asked once."""
+    def status(self, spec: Spec, whole: bool = False) -> str:
+        """The state of a run in the store, asked once; a plan reads no file of it, `whole` or not."""
         return self._status(spec)
 
     @cached_property
