@@ -65,7 +65,7 @@ def test_settings_mean_languages_of_the_profile(real):
 
 
 def test_settings_mean_the_languages_of_a_real_set(real):
-    some = replace(PARAMS, data="real", pair_languages=("src", "far"))
+    some = PARAMS.replace(data="real", scale="reduced", pair_languages=("src", "far"))
     world = World.of(real, some)
     assert world.settings("pairs") == ("src|far", "far|src")
     records = [{"labels": {"task": "nli"}, "scores": {"src": [], "far": [], "src|far": []}}]
@@ -286,5 +286,5 @@ def test_text_of_a_statement_says_what_decided(tmp_path):
         "Verdict: mechanism supported", "Again: xlt claim S0-1",
     ):  # fmt: skip
         assert part in text
-    paper = evaluate(ledger, records, replace(PARAMS, scale="paper"))
+    paper = evaluate(ledger, records, PARAMS.model_copy(update={"scale": "paper"}))
     assert "Verdict: supported" in render_text(claims.claim_result(paper, ledger, "S0-1"))

@@ -1,6 +1,6 @@
 """Fine-tuning: spans are the best allowed, options belong to methods, each loss is what its method says."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -152,7 +152,7 @@ def test_options_belong_to_their_methods():
 
 def test_every_option_belongs_to_a_method():
     owned = {*COMMON, *(name for method in METHODS.values() for name in method.options)}
-    assert owned == {field.name for field in fields(Options)}
+    assert owned == set(Options.model_fields)
 
 
 def trained(tokenizer, data, loss, frozen=False):

@@ -21,7 +21,7 @@ ROOMS = ("alignment", "pretraining", "finetuning", "noise", "significance", "cla
 # texts, links, noise and tests; encoders; predictions; the study's runs; verdicts; what draws them and what
 # tells of them; and what a user starts. Within a layer any direction will do that makes no circle of modules.
 LAYERS = (
-    {"", "settings", "params", "textfile", "store"},
+    {"", "params", "textfile", "store"},
     {"data", "alignment", "noise", "significance", "evaluation"},
     {"pretraining"},
     {"finetuning"},

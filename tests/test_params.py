@@ -1,8 +1,13 @@
 """Parameters: what is accepted, and how what cannot be used is refused."""
 
 import ast
-import dataclasses
+import gzip
+import itertools
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +15,11 @@ import yaml
 from xltlib import StudyError
 from xltlib import params as P
 from xltlib.params import Params
+
+# lists of lists, nine times as many at each step
+BOMB = "a: &a [x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghi")
+)
 
 
 @pytest.fixture
@@ -26,7 +36,7 @@ def read(tmp_path):
 
 def test_what_is_given_wins_over_the_defaults_and_set_over_the_file(read):
     found = read("seeds: 5\nmask_rate: 0.4\nmethods: [standard, rs-rp]\n", seeds="6", source="src")
-    assert found == dataclasses.replace(Params(), seeds=6, mask_rate=0.4, methods=("standard", "rs-rp"))
+    assert found == Params().replace(seeds=6, mask_rate=0.4, methods=("standard", "rs-rp"))
 
 
 def test_a_whole_number_does_for_a_number_and_becomes_one(read):
@@ -77,7 +87,14 @@ def test_a_byte_order_mark_is_passed_over(read):
         ("mask_rate: 1" + "0" * 400, ["mask_rate", "a number"]),
         ("", ["p.yaml: the file is empty"]),
         ("# nothing yet", ["the file is empty"]),
-        (b"profile: \xff", ["byte 9 is not UTF-8"]),
+        (b"profile: \xff", ["p.yaml:1", "byte 0xff is not UTF-8"]),
+        ("pretrain_steps: 1.0e+20", ["found 1e+20 (float)", "a whole number"]),
+        ("pretrain_steps: 100000000000000000000", ["0 to 100000000"]),
+        ("profile: " + "x" * 5000 + "!", ["profile", "small letters"]),
+        ("x" * 900 + ": 3", ["no parameter"]),
+        (BOMB, ["no parameter 'a'"]),
+        ("languages: " + "[" * 90 + "]" * 90, ["languages"]),
+        ("questions: [7]", ["found 7", "[0, 1, 2, 3, 4]"]),
     ],
 )
 def test_a_refusal_names_the_place_what_was_found_and_what_is_expected(read, text, words):
@@ -118,13 +135,13 @@ def test_parameters_are_checked_however_they_are_made():
     with pytest.raises(StudyError, match="found 'three'"):
         Params(seeds="three")
     with pytest.raises(StudyError, match="multiple of num_heads"):
-        dataclasses.replace(Params(), hidden_size=65)
+        Params().replace(hidden_size=65)
     assert Params(languages=["src", "far"]).languages == ("src", "far")
     assert hash(Params()) == hash(Params(languages=["src", "near", "mid", "far", "low"]))
 
 
 def test_a_notebooks_cell_gives_the_defaults_back():
-    names = [f.name for f in dataclasses.fields(Params)]
+    names = list(Params.model_fields)
     cell = P.notebook_cell(names)
     assert len(cell.splitlines()) == len(names)
     assert all(len(line.split("  # ")) == 2 for line in cell.splitlines())
@@ -162,9 +179,9 @@ def test_the_plain_form_survives_yaml(tmp_path):
 
 def test_the_table_has_every_parameter_with_its_meaning():
     lines = P.describe().splitlines()
-    fields = dataclasses.fields(Params)
-    assert [line.split()[0] for line in lines[1:]] == [f.name for f in fields]
-    assert all(f.metadata["doc"] in line for f, line in zip(fields, lines[1:], strict=True))
+    assert [line.split()[0] for line in lines[1:]] == list(Params.model_fields)
+    fields = Params.model_fields.values()
+    assert all(f.description in line for f, line in zip(fields, lines[1:], strict=True))
 
 
 def test_every_profile_loads_and_is_named_as_its_file(root):
@@ -178,3 +195,46 @@ def test_no_import_takes_a_parameters_place_unseen():
     with pytest.raises(StudyError, match="the notebook's parameters: questions"):
         P.from_notebook({"questions": re})
     assert P.from_notebook({"noise_tasks": []}).noise_tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "scale"),
+    [
+        ("data: synthetic", "mechanism"),
+        ("data: real", "reduced"),
+        ("data: real\nmodel: multilingual-e5-small", "pretrained"),
+        ("data: real\nmodel: mbert", "pretrained"),  # some thousand examples
+        ("data: real\nmodel: mbert\ntrain_examples: 392702\ntest_examples: 5010", "paper"),
+        ("data: real\nmodel: mbert\ntrain_examples: 392702\ntest_examples: 2000", "pretrained"),
+        ("data: real\nmodel: my-model\ntrain_examples: 392702\ntest_examples: 5010", "pretrained"),
+        (
+            "data: real\nmodel: mbert\ntrain_examples: 392702\ntest_examples: 5010\nofficial_counts: false",
+            "pretrained",
+        ),
+    ],
+)
+def test_the_scale_is_that_of_data_and_model(read, text, scale):
+    for other in ("mechanism", "reduced", "pretrained", "paper"):
+        if other == scale:
+            assert read(f"{text}\nscale: {scale}").scale == scale
+            continue
+        with pytest.raises(StudyError, match=f'scale = "{other}": expected "{scale}", since '):
+            read(f"{text}\nscale: {other}")
+
+
+def test_a_file_that_is_no_profile_is_refused_at_once(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_bytes(b"seeds: 3\n" * 7_000_000)
+    packed = tmp_path / "p.yaml.gz"
+    packed.write_bytes(gzip.compress(b"seeds: 3\n" * 100_000))
+    start = time.perf_counter()
+    for file, words in ((path, r"found 60\.1 MiB"), (packed, "no profile"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(StudyError, match=words):
+            P.load(file)
+    assert time.perf_counter() - start < 2, "some milliseconds on an idle core"
+
+
+def test_a_misspelt_parameter_is_told_without_waiting_for_large_packages():
+    command = "import sys, xltlib.params; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert not {"numpy", "torch", "transformers", "pandas", "scipy", "datasets"} & set(done.stdout.split())

@@ -99,8 +99,8 @@ def test_the_disk_is_told_from_the_weights(tiny):
 
 
 PAPER = {
-    "scale": "paper", "data": "real", "model": "mbert", "device": "cuda", "languages": ["en", "de", "ja"],
-    "source": "en",
+    "scale": "pretrained", "data": "real", "model": "mbert", "device": "cuda",
+    "languages": ["en", "de", "ja"], "source": "en",
 }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Pre-training: the text of each objective, passes and predictions, and that each of them learns."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -72,7 +70,7 @@ def losses_and_gradients(name, chosen):
 def test_weam_of_weight_zero_is_tlm_bit_for_bit(name, text_options):
     chosen = options("tlm", text_options)
     (tlm, a), (weam, b) = (
-        losses_and_gradients(*x) for x in (("tlm", chosen), (name, replace(chosen, lambda_=0.0)))
+        losses_and_gradients(*x) for x in (("tlm", chosen), (name, chosen.replace(lambda_=0.0)))
     )
     assert tlm == weam
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

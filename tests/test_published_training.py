@@ -1,7 +1,5 @@
 """Objectives on models and tokenizers shaped as mBERT's and XLM-R's, and runs from such a model on."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -128,7 +126,7 @@ def test_weam_of_weight_zero_is_tlm_bit_for_bit_with_dropout(setting, given):
     kind, made, special = setting
     found = []
     for name, weight in (("tlm", 1.0), ("weam", 0.0), ("weam", 1.0)):
-        chosen = replace(options("tlm", given), lambda_=weight)
+        chosen = options("tlm", given).replace(lambda_=weight)
         model = extended(encoder(kind, len(made)), chosen, 2)
         assert model.lm.config.hidden_dropout_prob > 0
         loss = objective_loss(name, model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))

@@ -92,7 +92,7 @@ CHAIN = ["text", "pairs", "links", "base", "tlm", "transfer", "probe"]
         ({"objectives": ("none",)}, []),
         ({"methods": ("standard", "translate_train")}, []),
         ({"alpha": 0.1, "bootstrap_samples": 500}, []),
-        ({"profile": "other", "scale": "reduced"}, []),
+        ({"profile": "other", "alpha": 0.01}, []),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )

@@ -15,8 +15,10 @@ SIZES = {
 
 
 def params(**changes) -> Params:
-    """The small study's parameters, some of them changed."""
-    return Params(**SIZES | changes)
+    """The small study's parameters, some of them changed, at the scale that follows from them."""
+    real = "pretrained" if changes.get("model") else "reduced"
+    scale = {"scale": real if changes.get("data") == "real" else "mechanism"}
+    return Params(**SIZES | scale | changes)
 
 
 def computed(specs: list[Spec], store: Store) -> list[Result]:

@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from xltlib import StudyError
-from xltlib.params import Params
-from xltlib.settings import unknown
+from xltlib.params import Params, unknown
 from xltlib.store import read_json, sha256_file, write_bytes, write_json
 
 AT_ONCE = 2  # kernels; a notebook that finds its runs done takes seconds, most of them for imports
@@ -90,7 +89,7 @@ def declared(path: Path) -> list[str]:
     targets = [t for s in body for t in getattr(s, "targets", [getattr(s, "target", None)])]
     names = [t.id for t in targets if isinstance(t, ast.Name)]
     for name in names:
-        if name not in {f.name for f in fields(Params)}:
+        if name not in Params.model_fields:
             raise StudyError(f"{path}: its parameters cell: {unknown(Params, name)}")
     return names
 

@@ -1,65 +1,378 @@
-"""The study's parameters: what each one means, its default, and what it may be."""
+"""The study's parameters and the options of its methods: meaning, default and bounds, checked where they enter.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+Values come from a YAML file, from `--set name=value`, from a notebook's cell, or from a text such as
+"threshold=0.7,rate=0.3". What cannot be used is refused before any work, with the place where it stands.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from reprlib import repr as _short
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+
+import yaml
+from annotated_types import MinLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from xltlib import StudyError
-from xltlib.settings import NAME, allowed, check, literal, par, read_mapping, read_value, type_name, unknown
+from xltlib.textfile import read_text
 
-__all__ = ["Params", "describe", "from_notebook", "load", "notebook_cell", "to_dict"]
+LARGEST = 2**18  # bytes of a file of parameters; the study's own have some thousand
+
+# What the scale of a study takes besides real languages: the papers' models, and their benchmarks in full.
+PAPER_MODELS = ("mbert", "xlmr-base", "xlmr-large", "mt5-small", "mt5-base", "mt5-large")
+PAPER_EXAMPLES = {"train_examples": 392_702, "test_examples": 5_010}  # of MultiNLI and XNLI
 
 
-SET = r"[a-z0-9_]+/[a-z]+"
-OPTIONS = r"(:[a-z_]+=[a-z0-9_.]+(,[a-z_]+=[a-z0-9_.]+)*)?"
+# --- settings in general
+
+
+class Settings(BaseModel):
+    """Values that are checked by type and bounds when they are set, and never change.
+
+    `places` says where a value stands (a line of a file, an option of the command line), `where` where all
+    others do. Raises StudyError for an unknown name and for a value that cannot be used.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    def __init__(self, places: Mapping[str, str] | None = None, where: str = "", /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            refusal = _refusal(type(self), error, places or {}, where or type(self).__name__)
+        else:
+            return
+        raise refusal
+
+    def replace(self, **changes: Any) -> Self:
+        """The same values but for these, checked again."""
+        return type(self)(**{**vars(self), **changes})
+
+
+def par(
+    default: Any, doc: str, *, unit: str = "", low: float | None = None, high: float | None = None
+) -> Any:
+    """One setting: its default, what it means, and its bounds (inclusive)."""
+    return Field(default, description=doc + (f" [{unit}]" if unit else ""), ge=low, le=high)
+
+
+def matching(pattern: str) -> Any:
+    """Text of which all matches the pattern."""
+    return Annotated[str, Field(pattern=f"^({pattern})$")]
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _without_repeats(items: tuple) -> tuple:
+    repeated = next((item for i, item in enumerate(items) if item in items[:i]), None)
+    if repeated is not None:
+        raise PydanticCustomError("repeated", "{item}", {"item": literal(repeated)})
+    return items
+
+
+T = TypeVar("T")
+ZeroOrMore = Annotated[tuple[T, ...], BeforeValidator(_as_tuple), AfterValidator(_without_repeats)]
+OneOrMore = Annotated[tuple[T, ...], MinLen(1), BeforeValidator(_as_tuple), AfterValidator(_without_repeats)]
+NAME = r"[a-z][a-z0-9_-]*"  # becomes a folder or a part of "src|near", so it holds no separator
+Name = matching(NAME)
+
+
+def literal(value: Any) -> str:
+    """`value` as a notebook and a YAML file both write it (only True and False differ by their case)."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def choices(field: FieldInfo) -> tuple:
+    """The values that a setting chooses from, or that each of its items does; () where it is free."""
+    kind = _item_type(field.annotation)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def allowed(field: FieldInfo) -> str:
+    """The choices or bounds of a setting in words."""
+    if choices(field):
+        return " | ".join(map(str, choices(field)))
+    low, high = (next((getattr(m, b) for m in field.metadata if hasattr(m, b)), None) for b in ("ge", "le"))
+    if low is None or high is None:
+        return f"{low} or more" if low is not None else f"{high} or less" if high is not None else ""
+    return f"{low} to {high}"
+
+
+def type_name(field: FieldInfo) -> str:
+    """The type of a setting in one word or two: `int`, `list of str`."""
+    kind = _item_type(field.annotation)
+    name = type(get_args(kind)[0]).__name__ if get_origin(kind) is Literal else kind.__name__
+    return f"list of {name}" if get_origin(field.annotation) is tuple else name
+
+
+def _item_type(annotation: Any) -> Any:
+    """The plain type behind a tuple's and an Annotated's first argument."""
+    while get_origin(annotation) in (tuple, Annotated):
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+# --- refusals
+
+
+def unknown(cls: type[Settings], name: str, what: str = "parameter") -> str:
+    """Error text for a name that the settings do not have, with the closest one that they have."""
+    names = [known.rstrip("_") for known in cls.model_fields]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    others = "`xlt params` lists all of them" if what == "parameter" else f"known: {', '.join(names)}"
+    return f"there is no {what} {_short(name)}: {f'did you mean {near[0]}?' if near else others}"
+
+
+def _refusal(
+    cls: type[Settings], error: ValidationError, places: Mapping[str, str], where: str
+) -> StudyError:
+    """The first of the errors in one line: where, what was found, what is expected."""
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    name = problem["loc"][0] if problem["loc"] else problem["ctx"]["name"]
+    place = places.get(name, where)
+    if problem["type"] == "extra_forbidden":
+        return StudyError(f"{place}: {unknown(cls, name)}")
+    if problem["type"] == "conflict":
+        return StudyError(
+            f"{place}: {name} = {problem['ctx']['found']}: expected {problem['ctx']['expected']}"
+        )
+    if problem["type"] == "repeated":
+        return StudyError(f"{place}: {name}: {problem['msg']} is given twice, expected each item once")
+    value = problem["input"]
+    found = "nothing" if value is None else f"{_short(value)} ({type(value).__name__})"
+    expected = _expected(cls.model_fields[name], problem)
+    return StudyError(f"{place}: {name}: found {found}, expected {expected}")
+
+
+_EXPECTED = {
+    "int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number",
+    "bool_type": "true or false", "string_type": "text",
+}  # fmt: skip
+
+
+def _expected(field: FieldInfo, problem: ErrorDetails) -> str:
+    """What a setting may be, and how to write what was probably meant."""
+    kind, value = problem["type"], problem["input"]
+    if kind == "literal_error" and isinstance(value, type(choices(field)[0])):
+        near = difflib.get_close_matches(str(value), map(str, choices(field)), n=1)
+        return f"one of {literal(choices(field))}" + (f": {near[0]}?" if near else "")
+    if kind == "literal_error":
+        kind = "int_type" if isinstance(choices(field)[0], int) else "string_type"
+    if kind in _EXPECTED:
+        return _EXPECTED[kind] + _hint(value, kind)
+    if kind in ("tuple_type", "too_short"):
+        least = "a list" if kind == "tuple_type" else "at least one item"
+        return f"{least}, such as {literal(field.default)}"
+    if kind == "string_pattern_mismatch":
+        plain = "small letters, digits, - and _, with a letter first"
+        return plain if problem["ctx"]["pattern"] == f"^({NAME})$" else field.description
+    return allowed(field)
+
+
+def _hint(value: Any, kind: str) -> str:
+    """How to write in YAML what was probably meant."""
+    if kind == "string_type" and isinstance(value, bool):
+        words = "yes, on or true" if value else "no, off or false"
+        return f' (unquoted, YAML takes {words} for {value}: put the word in quotes, such as "no")'
+    if kind == "string_type" and isinstance(value, int | float):
+        return " (put it in quotes)"
+    if kind == "float_type" and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
+        mantissa, exponent = re.split("[eE]", value)
+        return f" (YAML takes {value} for text: write {mantissa}.0e{exponent})"
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        return " (write it without quotes)" if re.fullmatch(r"[-+]?\d{1,15}(\.\d{1,15})?", value) else ""
+    if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return f" (write {value:.0f})"
+    return ""
+
+
+# --- reading
+
+
+def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The names and values of a YAML file that holds one mapping, and the place (file, line) of each.
+
+    Raises StudyError where the file is missing, empty, too large, not text, not YAML, or gives a name twice.
+    """
+    path = Path(path)
+    values, places = {}, {}
+    for key, node in _compose(_read(path), path):
+        place = f"{path}, line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise StudyError(f"{place}: expected a parameter's name, found a {key.id}")
+        name = key.value
+        if name in values:
+            again = f"{_short(name)[1:-1]} is given twice, first in {places[name]}: remove one of the two"
+            raise StudyError(f"{place}: {again}")
+        values[name], places[name] = _construct(node, f"{place}: {_short(name)[1:-1]}"), place
+    return values, places
+
+
+def read_value(text: str, place: str) -> Any:
+    """One value written as YAML, as on a command line; StudyError names `place` where it cannot be read."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise StudyError(f"{place}: the value is not valid YAML: {_first_line(error)}") from None
+    return None if node is None else _construct(node, place)
+
+
+def _read(path: Path) -> str:
+    """The text of a file of parameters."""
+    if path.is_file() and path.stat().st_size > LARGEST:
+        size = f"{path.stat().st_size / 2**20:.1f} MiB"
+        raise StudyError(f"{path}: found {size}, expected lines such as `seeds: 3`: no profile is that large")
+    if not path.exists():
+        folder = path.parent
+        beside = ", ".join(sorted(p.name for p in folder.glob("*.y*ml"))) if folder.is_dir() else ""
+        raise StudyError(f"{path}: there is no such file" + (f"; there is {beside}" if beside else ""))
+    text = read_text(path)
+    if len(text) > LARGEST:  # gzip hides a size
+        raise StudyError(f"{path}: expected lines such as `seeds: 3`: no profile is that large")
+    return text
+
+
+def _compose(text: str, path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The key and value nodes of the one mapping in `text`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise StudyError(f"{place}: not valid YAML: {problem[:100]}") from None
+    if node is None:
+        raise StudyError(f"{path}: the file is empty: expected lines such as `seeds: 3`")
+    if not isinstance(node, yaml.MappingNode):
+        line = node.start_mark.line + 1
+        raise StudyError(f"{path}, line {line}: expected lines such as `seeds: 3`, found a {node.id}")
+    return node.value
+
+
+def _construct(node: yaml.Node, place: str) -> Any:
+    """A node as a Python value; a number that YAML 1.1 takes for octal or base 60 is refused."""
+    for scalar in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        number = scalar.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if number and re.match(r"[-+]?0\d|.*:", scalar.value):
+            octal = f"YAML takes {_short(scalar.value)[1:-1]} for octal or base 60: write a decimal number"
+            raise StudyError(f"{place}: {octal}")
+    try:
+        return yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise StudyError(f"{place}: cannot be read: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:100] or type(error).__name__
+
+
+# --- options of a method or an objective
+
+
+@cache
+def parse_options(cls: type[T], text: str, where: str) -> T:
+    """The options of a method or an objective, written "threshold=0.7,synonyms=false", as a `cls`.
+
+    A field whose name Python keeps for itself ends in "_" (`lambda_`); the text leaves that out.
+    """
+    fields, values, places = {name.rstrip("_"): name for name in cls.model_fields}, {}, {}
+    for option in filter(None, text.split(",")):
+        name, _, value = option.partition("=")
+        if name not in fields:
+            raise StudyError(f"{where}: {unknown(cls, name, 'option')}")
+        if fields[name] in values:
+            raise StudyError(f"{where}: option {name} is given twice")
+        places[fields[name]] = f"{where}: {_short(option)[1:-1]}"
+        values[fields[name]] = read_value(value, places[fields[name]])
+    return cls(places, where, **values)
+
+
+def in_order(cls: type[Settings], text: str) -> str:
+    """Options as `parse_options` reads them, in the order of the fields: one text for the same options."""
+    order = [name.rstrip("_") for name in cls.model_fields]
+    return ",".join(sorted(filter(None, text.split(",")), key=lambda x: order.index(x.partition("=")[0])))
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """Those settings that differ from their default, by name."""
+    return {k: v for k, v in settings if v != type(settings).model_fields[k].default}
+
+
+# --- the parameters of a study
+
+CorpusName = matching("[a-z0-9_]+")
+SetName = matching("[a-z0-9_]+/[a-z]+")
+MethodName = matching(NAME + r"(:[a-z_]+=[a-z0-9_.]+(,[a-z_]+=[a-z0-9_.]+)*)?")
+LinkKind = matching(r"estimated|gold|random|corrupt[01](\.\d+)?")
+StatementId = matching(r"S\d?(-\d+)?")
+PathName = matching(r"\S*")
+Task = Literal["nli", "paraphrase", "qa"]
 
 
 # fmt: off
-@dataclass(frozen=True)
-class Params:
+class Params(Settings):
     """All parameters of a study, checked. Defaults are the quick profile's."""
 
-    profile: str = par("quick", "name of this set of parameters: the folder figures/<profile>/", pattern=NAME)
-    scale: str = par("mechanism", "what its verdicts may speak for", choices=("mechanism", "reduced", "pretrained", "paper"))
-    data: str = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub", choices=("synthetic", "real"))
-    world_seed: int = par(0, "seed of the synthetic languages and their text", low=0)
+    profile: Name = par("quick", "name of this set of parameters: the folder figures/<profile>/")
+    scale: Literal["mechanism", "reduced", "pretrained", "paper"] = par("mechanism", "what its verdicts may speak for")
+    data: Literal["synthetic", "real"] = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub")
+    world_seed: int = par(0, "seed of the synthetic languages and their text", low=0, high=1_000_000_000)
     world_per_seed: bool = par(False, "each seed has synthetic languages of its own (world_seed + seed), so that seeds differ in all that chance decides")
     seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
     first_seed: int = par(0, "the first of their seeds; a replication takes those that no other profile has had", low=0, high=1_000_000)
-    languages: tuple[str, ...] = par(("src", "near", "mid", "far", "low"), "all languages of the study", pattern=NAME)
-    source: str = par("src", "the language that has labelled training data", pattern=NAME)
-    corpora: tuple[str, ...] = par(("opus100",), "real parallel text: for each language what has it with the source", pattern=r"[a-z0-9_]+")
-    train_sets: tuple[str, ...] = par(("multinli/train", "pawsx/train", "squad/train"), "real training examples of the source language, as set/split, one for each task", pattern=SET)
-    test_sets: tuple[str, ...] = par(("xnli/test", "pawsx/test", "xquad/test", "mlqa/test"), "real test examples; a further set of the same task is scored as de@mlqa", pattern=SET)
-    neighbour_lists: str = par("", "RS-DA's lists for a real source language, as released with Robust-XLT: JSON of word -> words near it; a path, or one below XLT_DATA", pattern=r"\S*")
-    dictionaries: str = par("", "word pairs that code_switch may use on real languages, a pair a line, with {source} and {target} for the languages; a path, or one below XLT_DATA", pattern=r"\S*")
+    languages: OneOrMore[Name] = par(("src", "near", "mid", "far", "low"), "all languages of the study")
+    source: Name = par("src", "the language that has labelled training data")
+    corpora: OneOrMore[CorpusName] = par(("opus100",), "real parallel text: for each language what has it with the source")
+    train_sets: OneOrMore[SetName] = par(("multinli/train", "pawsx/train", "squad/train"), "real training examples of the source language, as set/split, one for each task")
+    test_sets: OneOrMore[SetName] = par(("xnli/test", "pawsx/test", "xquad/test", "mlqa/test"), "real test examples; a further set of the same task is scored as de@mlqa")
+    neighbour_lists: PathName = par("", "RS-DA's lists for a real source language, as released with Robust-XLT: JSON of word -> words near it; a path, or one below XLT_DATA")
+    dictionaries: PathName = par("", "word pairs that code_switch may use on real languages, a pair a line, with {source} and {target} for the languages; a path, or one below XLT_DATA")
     official_counts: bool = par(True, "refuse real sets that have not as many examples as were published")
-    model: str = par("", "published model, or folder of one, that every encoder starts from; none: from scratch", pattern=r"\S*")
+    model: PathName = par("", "published model, or folder of one, that every encoder starts from; none: from scratch")
     model_layers: int = par(0, "layers of the published model that are kept, its first ones; 0: all", low=0, high=96)
     cut_subwords: bool = par(False, "of a published model's subwords keep those alone that the study's text and tasks have, and all single characters: less memory, faster heads, the same segmentation of that text")
-    pair_languages: tuple[str, ...] = par((), "languages of the generalised setting, whose two sentences are in two of them; none: all", pattern=NAME, empty=True)
-    tasks: tuple[str, ...] = par(("nli", "paraphrase", "qa"), "what is transferred", choices=("nli", "paraphrase", "qa"))
-    objectives: tuple[str, ...] = par(("none", "tlm", "weam"), "pre-training objectives compared", pattern=NAME)
-    further_objectives: tuple[str, ...] = par((), "objectives whose encoders are probed, not fine-tuned", pattern=NAME, empty=True)
-    probes: tuple[str, ...] = par(("retrieval",), "what encoders of real languages are probed for before any task", choices=("retrieval", "captions", "alignment", "tagging"))
-    methods: tuple[str, ...] = par(("standard", "adversarial", "rs_rp", "rs_da:updates=equal", "salt"), "fine-tuning methods compared, with options as in rs_da:updates=equal", pattern=NAME + OPTIONS)
-    documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100)
-    parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10)
-    train_examples: int = par(10_000, "labelled examples of the source language", unit="examples", low=8)
-    test_examples: int = par(1_000, "test examples, the same in each language", unit="examples", low=8)
+    pair_languages: ZeroOrMore[Name] = par((), "languages of the generalised setting, whose two sentences are in two of them; none: all")
+    tasks: OneOrMore[Task] = par(("nli", "paraphrase", "qa"), "what is transferred")
+    objectives: OneOrMore[Name] = par(("none", "tlm", "weam"), "pre-training objectives compared")
+    further_objectives: ZeroOrMore[Name] = par((), "objectives whose encoders are probed, not fine-tuned")
+    probes: OneOrMore[Literal["retrieval", "captions", "alignment", "tagging"]] = par(("retrieval",), "what encoders of real languages are probed for before any task")
+    methods: OneOrMore[MethodName] = par(("standard", "adversarial", "rs_rp", "rs_da:updates=equal", "salt"), "fine-tuning methods compared, with options as in rs_da:updates=equal")
+    documents: int = par(12_000, "raw text for each language", unit="documents of 2 to 4 sentences", low=100, high=100_000_000)
+    parallel_pairs: int = par(6_000, "parallel text for each target language", unit="pairs", low=10, high=100_000_000)
+    train_examples: int = par(10_000, "labelled examples of the source language", unit="examples", low=8, high=100_000_000)
+    test_examples: int = par(1_000, "test examples, the same in each language", unit="examples", low=8, high=10_000_000)
     vocab_size: int = par(900, "size of the joint subword vocabulary", unit="subwords", low=50, high=1_000_000)
     hidden_size: int = par(64, "width of the encoder's vectors", low=8, high=8192)
     num_layers: int = par(3, "layers of the encoder", low=1, high=96)
     num_heads: int = par(2, "attention heads; with narrow ones the encoder is slow to compare words across sentences", low=1, high=128)
-    pretrain_steps: int = par(6_000, "updates of MLM that every encoder gets", unit="updates", low=0)
-    continue_steps: int = par(1_200, "updates of the compared objective after them", unit="updates", low=0)
+    pretrain_steps: int = par(6_000, "updates of MLM that every encoder gets", unit="updates", low=0, high=100_000_000)
+    continue_steps: int = par(1_200, "updates of the compared objective after them", unit="updates", low=0, high=100_000_000)
     batch_size: int = par(32, "small batches learn more per second on a CPU", unit="sentences", low=1, high=65_536)
     batch_tokens: int = par(0, "for text of very different lengths: each update of pre-training has about so many tokens instead; 0: batch_size sentences", unit="tokens", low=0, high=10_000_000)
     max_length: int = par(128, "longest sequence of real text, special tokens included", unit="subwords", low=8, high=8192)
     question_length: int = par(384, "the same for a question with a window of its passage", unit="subwords", low=16, high=8192)
-    device: str = par("cpu", "where encoders are trained and used", choices=("cpu", "cuda"))
-    precision: str = par("float32", "of matrix products in training and prediction; weights stay float32", choices=("float32", "bfloat16"))
+    device: Literal["cpu", "cuda"] = par("cpu", "where encoders are trained and used")
+    precision: Literal["float32", "bfloat16"] = par("float32", "of matrix products in training and prediction; weights stay float32")
     compile: bool = par(False, "fuse the operations of each layer of the encoder (torch.compile), which takes a while at the start of each run: for large models on a GPU")
     mask_rate: float = par(0.3, "share of the subwords masked in MLM and TLM", low=0.01, high=0.9)
     pretrain_lr: float = par(3e-3, "highest learning rate of pre-training (Adam, tiny encoders)", low=1e-7, high=1.0)
@@ -69,19 +382,15 @@ class Params:
     finetune_epochs: int = par(2, "passes over the training examples", unit="epochs", low=1, high=1000)
     finetune_until: float = par(0.0, "score on development examples of the source (accuracy; F1 in qa) at which fine-tuning comes to its end; finetune_epochs passes are the most. 0: always those passes", low=0.0, high=1.0)
     freeze_embeddings: bool = par(True, "keep embeddings still in fine-tuning, so that all languages stay comparable")
-    pooling: str = par("mean", "what a pair is classified by: mean of the states, or [CLS]", choices=("mean", "cls"))
-    method_objectives: tuple[str, ...] = par(("none",), "encoders that other methods than standard start from", pattern=NAME)
-    link_kinds: tuple[str, ...] = par((), "word links that WEAM is trained on to see what they matter", pattern=r"estimated|gold|random|corrupt[01](\.\d+)?", empty=True)
-    noise_tasks: tuple[str, ...] = par(("nli",), "tasks whose fine-tuned models are scored under typing errors too", choices=("nli", "paraphrase", "qa"), empty=True)
-    statement_runs: tuple[str, ...] = par((), "statements (by the start of their id, as S0 or S1-10) whose deciding tests get their runs", pattern=r"S\d?(-\d+)?", empty=True)
-    control_runs: tuple[str, ...] = par((), "statements whose controls and ablations get theirs, too", pattern=r"S\d?(-\d+)?", empty=True)
-    questions: tuple[int, ...] = par((), "open questions of the reports that are answered, by report", low=0, high=4, empty=True)
+    pooling: Literal["mean", "cls"] = par("mean", "what a pair is classified by: mean of the states, or [CLS]")
+    method_objectives: OneOrMore[Name] = par(("none",), "encoders that other methods than standard start from")
+    link_kinds: ZeroOrMore[LinkKind] = par((), "word links that WEAM is trained on to see what they matter")
+    noise_tasks: ZeroOrMore[Task] = par(("nli",), "tasks whose fine-tuned models are scored under typing errors too")
+    statement_runs: ZeroOrMore[StatementId] = par((), "statements (by the start of their id, as S0 or S1-10) whose deciding tests get their runs")
+    control_runs: ZeroOrMore[StatementId] = par((), "statements whose controls and ablations get theirs, too")
+    questions: ZeroOrMore[Literal[0, 1, 2, 3, 4]] = par((), "open questions of the reports that are answered, by report")
     alpha: float = par(0.05, "rate of false positives that a verdict allows, over all claims", low=1e-4, high=0.5)
     bootstrap_samples: int = par(2_000, "resamples behind an interval", unit="resamples", low=100, high=10_000_000)
-
-    def __post_init__(self) -> None:
-        for name, value in _complete(vars(self), {}, "Params").items():
-            object.__setattr__(self, name, value)
 
     @property
     def every_seed(self) -> range:
@@ -98,7 +407,42 @@ class Params:
     def targets(self) -> tuple[str, ...]:
         """The languages without labelled training data."""
         return tuple(name for name in self.languages if name != self.source)
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        for name, expected in _conflicts(self):
+            found = literal(getattr(self, name))
+            raise PydanticCustomError("conflict", "", {"name": name, "found": found, "expected": expected})
+        return self
 # fmt: on
+
+
+def _conflicts(params: Params) -> Iterator[tuple[str, str]]:
+    """What cannot be together, as (the parameter to change, what is expected of it)."""
+    if len(params.languages) < 2:
+        yield "languages", "the source and at least one target language"
+    if params.source not in params.languages:
+        yield "source", f"one of languages = {literal(params.languages)}"
+    if params.hidden_size % params.num_heads:
+        yield "hidden_size", f"a multiple of num_heads = {params.num_heads}"
+    scale, reason = _scale(params)
+    if params.scale != scale:
+        yield "scale", f'"{scale}", since {reason}'
+
+
+def _scale(params: Params) -> tuple[str, str]:
+    """What verdicts may speak for, which follows from data and model, and why."""
+    if params.data == "synthetic":
+        return "mechanism", "the languages are synthetic"
+    if not params.model:
+        return "reduced", "encoders are trained from scratch on real languages (no model)"
+    if params.model not in PAPER_MODELS:
+        return "pretrained", f"{params.model} is not among the papers' models ({', '.join(PAPER_MODELS)})"
+    if not params.official_counts:
+        return "pretrained", "the benchmarks are not published ones in full (official_counts: false)"
+    for name, full in PAPER_EXAMPLES.items():
+        if getattr(params, name) < full:
+            return "pretrained", f"the benchmarks are cut ({name} below {full})"
+    return "paper", f"{params.model} learns the published benchmarks in full"
 
 
 def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Params:
@@ -108,23 +452,22 @@ def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Params
     """
     values, places = read_mapping(path)
     for name, text in (overrides or {}).items():
-        places[name] = f"--set {name}={text}"
+        places[name] = f"--set {_short(f'{name}={text}')[1:-1]}"
         values[name] = read_value(text, places[name])
-    return Params(**_complete(values, places, str(path)))
+    return Params(places, str(path), **values)
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Params:
     """The parameters that a notebook has set; called with `globals()` right after its parameters cell.
 
-    Every public name bound to a plain value (a number, a text, a flag, or a list of them) counts, so that a misspelt
-    one is refused, not passed over. What else a notebook keeps does not, so that its cells can be run again;
-    but a parameter's name counts whatever it is bound to, so that no import takes its place unseen.
+    Every public name bound to a plain value (a number, a text, a flag, or a list of them) counts, so that a
+    misspelt one is refused, not passed over. What else a notebook keeps does not, so that its cells can be run
+    again; but a parameter's name counts whatever it is bound to, so that no import takes its place unseen.
     """
     own = {"In", "Out", "exit", "quit"}  # what IPython puts beside the notebook's names
     names = [n for n in namespace if not n.startswith("_") and n not in own]
-    own_names = {f.name for f in fields(Params)}
-    values = {name: namespace[name] for name in names if name in own_names or _is_plain(namespace[name])}
-    return Params(**_complete(values, {}, "the notebook's parameters"))
+    values = {n: namespace[n] for n in names if n in Params.model_fields or _is_plain(namespace[n])}
+    return Params({}, "the notebook's parameters", **values)
 
 
 def _is_plain(value: Any) -> bool:
@@ -136,46 +479,25 @@ def _is_plain(value: Any) -> bool:
 
 def notebook_cell(names: Iterable[str]) -> str:
     """The text of a notebook's parameters cell: one `name = default  # doc` line for each name."""
-    known, lines = {f.name: f for f in fields(Params)}, []
+    lines = []
     for name in names:
-        if name not in known:
+        if name not in Params.model_fields:
             raise StudyError(f"a notebook's parameters cell: {unknown(Params, name)}")
-        choices = f" ({allowed(known[name])})" if known[name].metadata["choices"] else ""
-        lines.append(f"{name} = {literal(known[name].default)}  # {_meaning(known[name])}{choices}")
+        field = Params.model_fields[name]
+        words = f" ({allowed(field)})" if choices(field) else ""
+        lines.append(f"{name} = {literal(field.default)}  # {field.description}{words}")
     return "\n".join(lines)
 
 
 def to_dict(params: Params) -> dict[str, Any]:
     """The parameters as plain values (tuples become lists), ready for JSON and YAML."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(params).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in params}
 
 
 def describe() -> str:
     """A table of all parameters: name, type, default, what is allowed, meaning."""
     rows = [("name", "type", "default", "allowed", "meaning")]
-    for f in fields(Params):
-        rows.append((f.name, type_name(Params, f), literal(f.default), allowed(f), _meaning(f)))
+    for name, f in Params.model_fields.items():
+        rows.append((name, type_name(f), literal(f.default), allowed(f), f.description))
     widths = [max(len(row[i]) for row in rows) for i in range(4)] + [0]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-
-
-def _meaning(f: Any) -> str:
-    return f.metadata["doc"] + (f" [{f.metadata['unit']}]" if f.metadata["unit"] else "")
-
-
-def _complete(values: Mapping[str, Any], places: Mapping[str, str], where: str) -> dict[str, Any]:
-    """All parameters, each one checked and then together; StudyError where one cannot be used."""
-    clean = check(Params, values, places, where)
-    for name, expected in _conflicts(clean):
-        raise StudyError(f"{places.get(name, where)}: {name} = {literal(clean[name])}: expected {expected}")
-    return clean
-
-
-def _conflicts(v: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """What cannot be together, as (the parameter to change, what is expected of it)."""
-    if len(v["languages"]) < 2:
-        yield "languages", "the source and at least one target language"
-    if v["source"] not in v["languages"]:
-        yield "source", f"one of languages = {literal(v['languages'])}"
-    if v["hidden_size"] % v["num_heads"]:
-        yield "hidden_size", f"a multiple of num_heads = {v['num_heads']}"

@@ -1,16 +1,14 @@
 """Which runs a study consists of: their specs, what they build on, and which notebook needs them."""
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from xltlib import StudyError
 from xltlib.data import synthetic
 from xltlib.finetuning import options as finetuning
-from xltlib.params import Params
+from xltlib.params import Params, changed, in_order
 from xltlib.pretraining import options as pretraining
-from xltlib.settings import changed, in_order
 from xltlib.store import Spec
 
 # a result is reused only where the version of what made it is the same: raise one when its numbers change
@@ -107,7 +105,7 @@ class Runs:
         if objective == "none":
             return self.base(seed, chosen)
         if objective == "mixed" and self.real:  # no other lexicon is there
-            chosen = replace(chosen, lexicon="estimated")
+            chosen = chosen.replace(lexicon="estimated")
         taken = self._take("batch_size", "mask_rate", "continue_lr", "document_share")
         taken |= self._further("batch_tokens", "device", "precision", "compile")
         steps = self.params.continue_steps * chosen.epochs / (len(self.params.targets) if target else 1)

@@ -20,10 +20,9 @@ from xltlib.claims.design import DESIGN, Design
 from xltlib.claims.ledger_file import load_ledger, read_yaml
 from xltlib.data import downloads
 from xltlib.evaluation import best_of
-from xltlib.params import Params, load, to_dict
+from xltlib.params import Params, load, read_mapping, to_dict
 from xltlib.pool import compute_all
 from xltlib.runs import STAGES, Runs, closure
-from xltlib.settings import read_mapping
 from xltlib.store import (
     RUNS,
     Result,

@@ -5,10 +5,10 @@ Nothing here needs torch: which runs a study has is known without training.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from xltlib import StudyError
-from xltlib.settings import changed, par, parse_options
+from xltlib.params import Settings, changed, par, parse_options
 
 # Of 79 common Spanish, French and German words tried, 22 stand in the lists released with Robust-XLT (arXiv
 # 2104.08645): they code-switch by accident.
@@ -54,22 +54,21 @@ METHODS = {
 
 
 # fmt: off
-@dataclass(frozen=True)
-class Options:
+class Options(Settings):
     """What may differ between two runs of one method; a run's label names what is not the default."""
 
-    select: str = par("last", "weights that are scored: the last ones, the best of four points on development examples of the source, or (an oracle) on those of each language", choices=("last", "source", "oracle"))
-    norm: str = par("l2", "ball of a token's perturbation; linf: the cube within it", choices=("l2", "linf"))
+    select: Literal["last", "source", "oracle"] = par("last", "weights that are scored: the last ones, the best of four points on development examples of the source, or (an oracle) on those of each language")
+    norm: Literal["l2", "linf"] = par("l2", "ball of a token's perturbation; linf: the cube within it")
     epsilon: float = par(0.01, "radius of the ball, relative to the mean length of the embeddings; the largest of 0.003, 0.01, 0.02, 0.05 that cost no point of source accuracy on development examples of nli (0.02: 26)", low=0.0, high=10.0)
     steps: int = par(2, "projected gradient steps; an update costs at most 1 + steps", low=1, high=100)
     step_size: float = par(0.75, "length of such a step, relative to the radius: two of them reach the border", low=0.0, high=10.0)
     clean_weight: float = par(0.5, "weight of the loss without perturbation; on the other alone, training collapses", low=0.0, high=1.0)
     size: float = par(0.3, "root mean square length of the random perturbation, relative to the mean length of the embeddings; the largest of 0.1, 0.3, 1 that cost no point of source accuracy on development examples of nli (1: 44)", low=0.0, high=10.0)
-    distribution: str = par("normal", "of the numbers of a random perturbation", choices=("normal", "uniform"))
+    distribution: Literal["normal", "uniform"] = par("normal", "of the numbers of a random perturbation")
     vote: int = par(0, "perturbed copies that a label is voted on at prediction; 0, as released: none", low=0, high=1000)
     copies: int = par(0, "perturbed copies of the training examples; 0, as released: 10 for paraphrase, 3 for others", low=0, high=1000)
-    updates: str = par("released", "released: passes over all copies, so copies times the updates of standard; equal: as many as standard", choices=("released", "equal"))
-    neighbours: str = par("all", "no_foreign: lists without the foreign words that got into them by accident", choices=("all", "no_foreign"))
+    updates: Literal["released", "equal"] = par("released", "released: passes over all copies, so copies times the updates of standard; equal: as many as standard")
+    neighbours: Literal["all", "no_foreign"] = par("all", "no_foreign: lists without the foreign words that got into them by accident")
     foreign: float = par(FOREIGN, "share of concepts of which a foreign word stands in the lists: 22 of 79 words tried in the released ones", low=0.0, high=1.0)
     threshold: float = par(0.5, "probability that a word of the target language must pass to be a substitution: more than all others together (source accuracy on development examples of nli at 0.3, 0.5, 0.7, 0.9: .89 .96 .94 .97)", low=0.0, high=1.0)
     synonym_threshold: float = par(0.7, "the same for synonyms in the source language", low=0.0, high=1.0)
@@ -77,14 +76,14 @@ class Options:
     restrict: bool = par(True, "only words of the target language's text; false: words of any language")
     hide: bool = par(False, "mask the words to be replaced, all at once; by default the encoder sees them")
     rate: float = par(0.5, "share of the words for which substitutions are looked for", low=0.0, high=1.0)
-    mix: str = par("vector", "r of the mixture: a random vector, a random number, 0.5, 0 or 1 by word; none: substitutions as they are", choices=MIXES)
-    draw: str = par("step", "r drawn anew in each step, or once for each example", choices=("step", "once"))
+    mix: Literal[MIXES] = par("vector", "r of the mixture: a random vector, a random number, 0.5, 0 or 1 by word; none: substitutions as they are")
+    draw: Literal["step", "once"] = par("step", "r drawn anew in each step, or once for each example")
     ratio: float = par(1.0, "share of the sentences that are code-switched (CoSDA-ML: 1)", low=0.0, high=1.0)
     cross: float = par(0.4, "share of their words (CoSDA-ML: 0.4 to 0.9)", low=0.0, high=1.0)
-    translations: str = par("perfect", "noisy: a quarter of the words are another word of their kind, as by a translator of that error rate; synthetic languages only", choices=("perfect", "noisy"))
-    first: str = par("auto", "intermediate task; auto: paraphrase, and before paraphrase nli", choices=("auto", "nli", "paraphrase", "qa"))
+    translations: Literal["perfect", "noisy"] = par("perfect", "noisy: a quarter of the words are another word of their kind, as by a translator of that error rate; synthetic languages only")
+    first: Literal["auto", "nli", "paraphrase", "qa"] = par("auto", "intermediate task; auto: paraphrase, and before paraphrase nli")
     n: int = par(1000, "intermediate examples for each language, in balanced sampling", low=1, high=10_000_000)
-    sampling: str = par("balanced", "random: as many in all, drawn from languages in proportion to their text", choices=("balanced", "random"))
+    sampling: Literal["balanced", "random"] = par("balanced", "random: as many in all, drawn from languages in proportion to their text")
 # fmt: on
 
 

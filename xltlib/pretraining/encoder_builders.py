@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -216,7 +215,7 @@ def _objective_texts(
     """What an objective reads of each target language."""
     if objective == "mixed":
         return mixed_texts(pairs, linked, text, languages, recipe.options, recipe.seed)
-    chosen = replace(recipe.options, links=linked.params["links"]) if linked else recipe.options
+    chosen = recipe.options.replace(links=linked.params["links"]) if linked else recipe.options
     left_out = set() if chosen.punctuation else punctuation_ids(tokenizer_of(text))
     return parallel_texts(pairs, linked, languages, chosen, left_out)
 

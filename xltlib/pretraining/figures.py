@@ -16,10 +16,9 @@ from xltlib.data.samples import languages_for
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.data.tokenization import load as load_tokenizer
 from xltlib.drawing import Drawn, Session
-from xltlib.params import Params
+from xltlib.params import Params, allowed, literal, type_name
 from xltlib.pretraining import models
 from xltlib.pretraining.options import OBJECTIVES
-from xltlib.settings import allowed, literal, type_name
 from xltlib.significance.tests import difference
 from xltlib.store import Result
 
@@ -38,9 +37,9 @@ WORDS_SHOWN = 15  # of both sides of a sentence pair: more would hide each other
 def options_table(options: type) -> pd.DataFrame:
     """What the sources leave open: every option, its default, what else it may be, and what it means."""
     rows = {}
-    for f in fields(options):
-        told = {"default": literal(f.default), "may be": allowed(f) or type_name(options, f)}
-        rows[f.name.rstrip("_")] = told | {"meaning": f.metadata["doc"]}
+    for name, f in options.model_fields.items():
+        told = {"default": literal(f.default), "may be": allowed(f) or type_name(f)}
+        rows[name.rstrip("_")] = told | {"meaning": f.description}
     return pd.DataFrame(rows).T
 
 

@@ -3,10 +3,11 @@
 Nothing here needs torch: which runs a study has is known without training. The losses are in `objectives`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 from xltlib import StudyError
-from xltlib.settings import changed, par, parse_options
+from xltlib.params import Settings, changed, matching, par, parse_options
 
 # published models without a head for masked words: pre-training on documents trains theirs, and nothing else
 HEADLESS = ("multilingual-e5-small", "intfloat/multilingual-e5-small")
@@ -50,31 +51,30 @@ OBJECTIVES = {
 
 
 # fmt: off
-@dataclass(frozen=True)
-class Options:
+class Options(Settings):
     """What may differ between two encoders of one objective; a run's label names what is not the default."""
 
     mask_rate: float = par(0.0, "share of the subwords masked; 0: the profile's", low=0.0, high=0.9)
-    corruption: str = par("standard", "masked subwords are 80 % [MASK], 10 % random, 10 % as they are (standard), or all [MASK] (mask)", choices=("standard", "mask"))
-    predicted: str = par("any", "equal: as many predicted subwords as at the profile's mask rate, by more or fewer updates", choices=("any", "equal"))
+    corruption: Literal["standard", "mask"] = par("standard", "masked subwords are 80 % [MASK], 10 % random, 10 % as they are (standard), or all [MASK] (mask)")
+    predicted: Literal["any", "equal"] = par("any", "equal: as many predicted subwords as at the profile's mask rate, by more or fewer updates")
     epochs: float = par(1.0, "updates, in units of the profile's continue_steps", low=0.01, high=100.0)
     joint: bool = par(True, "one encoder for all target languages; false: one each, with equal updates for a language")
     pairs: float = par(1.0, "share of its translation pairs that the language with little text has, or each real target language; links and lexicons are estimated on these alone", low=0.001, high=1.0)
-    order: str = par("random", "sides of a pair: either first (random), or the source first", choices=("random", "source_first"))
-    positions: str = par("continue", "reset: positions restart in the second sentence of a pair (XLM)", choices=("continue", "reset"))
+    order: Literal["random", "source_first"] = par("random", "sides of a pair: either first (random), or the source first")
+    positions: Literal["continue", "reset"] = par("continue", "reset: positions restart in the second sentence of a pair (XLM)")
     language_embeddings: bool = par(False, "add a vector for its language to each subword's in pairs (XLM); it starts at 0 and is dropped after pre-training: documents and tasks do without, from the first update on")
-    links: str = par("estimated", "estimated (both directions intersected), grown (grow-diag-final-and), gold, random, or corrupt0.5 (gold, with any share corrupted)", pattern=LINK_KINDS)
-    one_to_many: str = par("first", "of several links of a word: the first, the one nearest the diagonal, or none is used", choices=("first", "nearest", "none"))
-    expand: str = par("nth", "subwords of linked words: n-th with n-th, first with first, last with last; mean (word_aligned): the means of both", choices=("nth", "first", "last", "mean"))
+    links: matching(LINK_KINDS) = par("estimated", "estimated (both directions intersected), grown (grow-diag-final-and), gold, random, or corrupt0.5 (gold, with any share corrupted)")
+    one_to_many: Literal["first", "nearest", "none"] = par("first", "of several links of a word: the first, the one nearest the diagonal, or none is used")
+    expand: Literal["nth", "first", "last", "mean"] = par("nth", "subwords of linked words: n-th with n-th, first with first, last with last; mean (word_aligned): the means of both")
     punctuation: bool = par(True, "exchange punctuation marks too")
     both_masked: bool = par(True, "exchange pairs of words that are both masked too: their vectors have seen neither word")
     lambda_: float = par(1.0, "weight of WEAM's cross-lingual prediction", low=0.0, high=100.0)
-    unaligned: str = par("keep", "masked subwords without a partner: predicted from their own vector after the exchange too, or left out there", choices=("keep", "drop"))
-    head: str = par("shared", "own: predictions after the exchange have a second head, a copy of the first; it is dropped after pre-training", choices=("shared", "own"))
+    unaligned: Literal["keep", "drop"] = par("keep", "masked subwords without a partner: predicted from their own vector after the exchange too, or left out there")
+    head: Literal["shared", "own"] = par("shared", "own: predictions after the exchange have a second head, a copy of the first; it is dropped after pre-training")
     beta: float = par(1.0, "weight of the distance to the frozen start on the source language (word_aligned)", low=0.0, high=1000.0)
     boundaries: bool = par(False, "pull the two sides' [CLS] and [SEP] together too (word_aligned)")
     rate: float = par(0.4, "share of the words translated in code-switched text; 0.4 is CoSDA-ML's for classification (MLDoc)", low=0.0, high=1.0)
-    lexicon: str = par("gold", "translations of code-switched words: of the languages' own stems (gold), or by links of the pairs (estimated)", choices=("gold", "estimated"))
+    lexicon: Literal["gold", "estimated"] = par("gold", "translations of code-switched words: of the languages' own stems (gold), or by links of the pairs (estimated)")
     hidden_size: int = par(0, "width of the encoder's vectors; 0: the profile's", low=0, high=8192)
     num_layers: int = par(0, "layers of the encoder; 0: the profile's", low=0, high=96)
     num_heads: int = par(0, "attention heads; 0: the profile's", low=0, high=128)
@@ -92,7 +92,7 @@ def options(objective: str, text: str = "") -> Options:
         raise StudyError(f"objective {objective}: links=subword is what {other} stand for: take these")
     if chosen.expand == "mean" and objective != "word_aligned":
         raise StudyError(f"objective {objective}: expand=mean: only nth, first and last can be exchanged")
-    return replace(chosen, links="subword") if objective.startswith("subword_") else chosen
+    return chosen.replace(links="subword") if objective.startswith("subword_") else chosen
 
 
 def needs_links(objective: str, chosen: Options) -> bool:
@@ -100,14 +100,11 @@ def needs_links(objective: str, chosen: Options) -> bool:
     return OBJECTIVES[objective].linked or (objective == "mixed" and chosen.lexicon == "estimated")
 
 
-@dataclass(frozen=True)
-class SpanOptions:
+class SpanOptions(Settings):
     """What may differ between two span corruptions; a run's label names what is not the default."""
 
-    noise: str = par(
-        "none",
-        "what the encoder's input suffers: typing errors in words, or subwords replaced by others",
-        choices=("none", "typo", "token"),
+    noise: Literal["none", "typo", "token"] = par(
+        "none", "what the encoder's input suffers: typing errors in words, or subwords replaced by others"
     )
     rate: float = par(0.1, "share of the words (typo) or subwords (token) that it hits", low=0.0, high=1.0)
     mask_rate: float = par(0.15, "share of the subwords masked, as mT5", low=0.01, high=0.9)
