@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
