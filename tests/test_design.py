@@ -4,7 +4,7 @@ import pytest
 import yaml
 from studies import better, small_ledger
 
-from xltlib import StudyError, report, study
+from xltlib import StudyError, page, study
 from xltlib.claims.ledger_file import load_ledger
 from xltlib.params import Params
 from xltlib.store import commit
@@ -77,15 +77,15 @@ def test_evidence_that_is_older_than_its_rules_is_a_problem(tmp_path):
         profile_dir, manifest = folder, {"rules": {"digest": ledger.design.digest}}
 
     Evidence.ledger = ledger
-    assert report._check_rules(Evidence) == []
+    assert page._check_rules(Evidence) == []
     raw = yaml.safe_load(path.read_text())
     raw["claims"][0]["tests"][0]["matters"] = 0.005
     path.write_text(yaml.safe_dump(raw))
     Evidence.ledger = load_ledger(path)
-    assert "is younger than the runs" in report._check_rules(Evidence)[0]
+    assert "is younger than the runs" in page._check_rules(Evidence)[0]
     changed(tmp_path / "design.yaml", frozen=Evidence.ledger.design.digest)
     Evidence.ledger = load_ledger(path)  # frozen anew after the runs
-    assert "is younger than the runs" in report._check_rules(Evidence)[0]
+    assert "is younger than the runs" in page._check_rules(Evidence)[0]
 
     class Session:
         params, root, published = Params(profile="confirmation"), tmp_path, folder
