@@ -8,6 +8,7 @@ from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
 from xltlib import StudyError
+from xltlib.claims.campaign import campaigns
 from xltlib.claims.comparison import Comparison
 from xltlib.claims.design import Design, Look
 from xltlib.claims.ledger import Test as LedgerTest
@@ -190,3 +191,15 @@ def test_variants_move_one_choice_at_a_time(rng):
     assert {row["seeds"] for row in rows} == set(range(2, 13))
     without_mid = next(row for row in rows if row["left_out"] == "mid")
     assert without_mid["estimate"] == difference(*([array[0], array[2]] for array in scores)).estimate
+
+
+def test_simulated_confirmations_decide_rightly(rng):
+    spreads = dict.fromkeys("abcd", 0.02)
+    none, large = (campaigns(DESIGN, spreads, dict.fromkeys(spreads, gain), rng, 25) for gain in (0.0, 0.06))
+    assert none["false"] <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 25)
+    assert none["contradicted"] > 0.5
+    assert large["supported"] > 0.9
+    assert large["seeds"] < 20
+    failing = campaigns(DESIGN, spreads, dict.fromkeys(spreads, 0.0), rng, 25, failing=0.1, depth=0.3)
+    assert failing["false"] <= 0.2  # the trainings that succeed do gain
+    assert failing["false_all"] > 0.05  # and a sample without a failure cannot know of one

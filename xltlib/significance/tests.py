@@ -120,10 +120,10 @@ def sign_flips(units: Sequence[float]) -> float:
     halves = []
     for part in (units[::2], units[1::2]):
         sums = np.zeros(1)
-        for unit in part:
-            sums = np.concatenate([sums - unit, sums + unit])
-        halves.append(np.sort(sums))
-    above = len(halves[0]) - np.searchsorted(halves[0], observed - halves[1], "left")
+        for unit in part:  # two sorted runs, which a stable sort merges
+            sums = np.sort(np.concatenate([sums - unit, sums + unit]), kind="stable")
+        halves.append(sums)
+    above = len(halves[0]) - np.searchsorted(halves[0], observed - halves[1][::-1], "left")
     return float(min(1.0, 2 * above.sum() / 2 ** len(units)))
 
 
@@ -271,6 +271,9 @@ class _Mean:
         distance = abs(self.estimate - null)
         if distance <= ROUNDING:
             return 1.0
+        from_seeds, from_items, noise, _ = self.variances
+        if not from_items and not noise and from_seeds:  # seeds alone vary: the t test over their means
+            return float(2 * special.stdtr(self.seeds - 1, -distance / np.sqrt(from_seeds)))
         if self.half(LEAST_P) <= distance:
             return LEAST_P
         root = optimize.brentq(
