@@ -66,12 +66,12 @@ def campaigns(
         family = Family(data, lines, design.looks, design, design.learnt_scale, {}, waits=True)
         judgements = family.judgements()
         outcomes = {name: j.outcome for name, j in judgements.items()}
-        wrong = [
-            (outcome == SUPPORTED and gains[name] <= 0)
-            or (outcome == CONTRADICTED and gains[name] >= MATTERS)
-            for name, outcome in outcomes.items()
-        ]
-        counts["false"] += any(wrong)
+        for truth, more in (("false", beside), ("false_all", 0.0)):
+            true = {name: gains[name] + more for name in outcomes}
+            counts[truth] += any(
+                (found == SUPPORTED and true[name] <= 0) or (found == CONTRADICTED and true[name] >= MATTERS)
+                for name, found in outcomes.items()
+            )
         for outcome in (SUPPORTED, CONTRADICTED):
             counts[outcome] += list(outcomes.values()).count(outcome)
         counts["seeds"] += sum(j.look for j in judgements.values() if j.outcome in counts)
