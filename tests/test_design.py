@@ -73,22 +73,22 @@ def test_evidence_that_is_older_than_its_rules_is_a_problem(tmp_path):
     changed(tmp_path / "design.yaml", frozen=load_ledger(path).design.digest)
     ledger, folder = load_ledger(path), tmp_path / "figures" / "confirmation"
 
-    class Evidence:
-        profile_dir, manifest = folder, {"rules": {"digest": ledger.design.digest}}
+    class Profile:
+        name, manifest = "confirmation", {"rules": {"digest": ledger.design.digest}}
 
-    Evidence.ledger = ledger
-    assert page._check_rules(Evidence) == []
+    Profile.folder = folder
+    assert list(page._check_rules(Profile, ledger.design)) == []
     raw = yaml.safe_load(path.read_text())
     raw["claims"][0]["tests"][0]["matters"] = 0.005
     path.write_text(yaml.safe_dump(raw))
-    Evidence.ledger = load_ledger(path)
-    assert "is younger than the runs" in page._check_rules(Evidence)[0]
-    changed(tmp_path / "design.yaml", frozen=Evidence.ledger.design.digest)
-    Evidence.ledger = load_ledger(path)  # frozen anew after the runs
-    assert "is younger than the runs" in page._check_rules(Evidence)[0]
+    design = load_ledger(path).design
+    assert "is younger than the runs" in next(page._check_rules(Profile, design))
+    changed(tmp_path / "design.yaml", frozen=design.digest)
+    design = load_ledger(path).design  # frozen anew after the runs
+    assert "is younger than the runs" in next(page._check_rules(Profile, design))
 
     class Session:
         params, root, published = Params(profile="confirmation"), tmp_path, folder
 
     with pytest.raises(StudyError, match="undo the change"):
-        study._rules(Evidence.ledger.design, Session, Evidence.manifest)
+        study._rules(design, Session, Profile.manifest)

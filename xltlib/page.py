@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from xltlib import StudyError
+from xltlib.claims.design import Design
 from xltlib.claims.ledger import Ledger, label
 from xltlib.claims.ledger_file import load_ledger
 from xltlib.claims.verdicts import robustness
@@ -592,7 +593,20 @@ def check(figures: Path, ledger_path: Path, site: Path | None = None) -> list[st
     problems += [
         f"{ledger_path} is newer than the evidence in {figures / name}: {again}" for name in evidence.outdated
     ]
+    design = evidence.ledger.design
+    problems += [problem for profile in evidence.profiles for problem in _check_rules(profile, design)]
     return problems + (list(_check_site(evidence, site)) if site and site.is_dir() else [])
+
+
+def _check_rules(profile: Profile, design: Design) -> Iterator[str]:
+    """Whether the rules are those that the runs of a confirmation were started under, and are so marked."""
+    started = profile.manifest.get("rules", {}).get("digest", "none")
+    if design.confirms(profile.name) and not started == design.digest == design.frozen:
+        yield (
+            f"{profile.folder}: its runs were started under the rules {started}, frozen is {design.frozen},"
+            f" and ledger and design now have {design.digest}: a margin, a smallest effect or a rule is younger"
+            " than the runs that it judges"
+        )
 
 
 def _check_profile(profile: Profile) -> Iterator[str]:
