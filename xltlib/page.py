@@ -604,8 +604,8 @@ def _check_rules(profile: Profile, design: Design) -> Iterator[str]:
     if design.confirms(profile.name) and not started == design.digest == design.frozen:
         yield (
             f"{profile.folder}: its runs were started under the rules {started}, frozen is {design.frozen},"
-            f" and ledger and design now have {design.digest}: a margin, a smallest effect or a rule is younger"
-            " than the runs that it judges"
+            f" and ledger and design now have {design.digest}: a margin, a smallest effect or a rule is"
+            " younger than the runs that it judges"
         )
 
 
