@@ -14,8 +14,8 @@ import torch
 from simulated import two_systems
 from tiny import params
 
-from xltlib.builders import compute
 from xltlib.data.text import tokenizer_of
+from xltlib.pool import compute
 from xltlib.runs import Runs
 from xltlib.store import Result, Store
 

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from xltlib.params import load
-from xltlib.pool import describe
-from xltlib.runs import STAGES, closure
+from xltlib.runs import STAGES, closure, describe
 from xltlib.store import Spec, digest_of, read_json
-from xltlib.wanted import stage_specs
+from xltlib.study import stage_specs
 
 PINS = Path(__file__).with_name("digests.json")
 RENEW = bool(os.environ.get("XLT_RENEW_DIGESTS"))

@@ -10,8 +10,7 @@ from xltlib import StudyError, notebooks
 def test_a_notebooks_parameters_cell_is_read_as_code(tmp_path):
     path = tmp_path / "a.ipynb"
     tinystudy.write_notebook(path, "other = 1", names=["profile", "seeds"])
-    assert notebooks.declared(path) == ["profile", "seeds"]
-    assert notebooks.injected(path, {"seeds": "here", "alpha": "a"}) == ["profile", "seeds", "alpha"]
+    assert notebooks.declared(path) == {"profile": "quick", "seeds": 2}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +19,7 @@ def test_a_notebooks_parameters_cell_is_read_as_code(tmp_path):
         ("seeds = 3", [], "0 code cells are tagged"),
         ("seeds: int = 3\nsedes = 3", ["parameters"], "did you mean seeds"),
         ("seeds = \n", ["parameters"], "line 1: invalid syntax"),
+        ("seeds = 2 * alpha", ["parameters"], "seeds: expected a plain value"),
     ],
 )
 def test_a_parameters_cell_that_cannot_be_used(tmp_path, source, tags, message):

@@ -93,10 +93,6 @@ def cheap(result):
     return {"means": result.values["baselines"]}
 
 
-def version(module, table, key):
-    return getattr(module, table)[key], f'{table}["{key}"] in {module.__name__.replace(".", "/")}.py'
-
-
 def entry(module, registry, key):
     number, place = getattr(module, registry)[key].version, module.__name__.replace(".", "/")
     return number, f'version of {registry}["{key}"] in {place}.py'
@@ -106,22 +102,22 @@ def cases():
     """Name -> (spec, what is pinned of its result, its version, where that stands)."""
     study, real = Runs(params(seeds=1)), Runs(params(seeds=1, **tinydata.PARAMS, scale="reduced"))
     found = {
-        "text": (study.text(), text, *version(runs, "VERSIONS", "text")),
-        "pairs": (study.pairs(), pairs, *version(runs, "VERSIONS", "pairs")),
-        "links": (study.links(), links, *version(runs, "VERSIONS", "links")),
+        "text": (study.text(), text, *entry(runs, "KINDS", "text")),
+        "pairs": (study.pairs(), pairs, *entry(runs, "KINDS", "pairs")),
+        "links": (study.links(), links, *entry(runs, "KINDS", "links")),
         "base": (study.base(0), encoder, *entry(pretraining, "OBJECTIVES", "none")),
         "evaluation": (
             study.evaluation("typo", study.transfer("nli", "none", 0)),
             evaluation,
-            *version(runs, "VERSIONS", "evaluation"),
+            *entry(runs, "KINDS", "evaluation"),
         ),
-        "lexicon": (study.lexicon("none", 0), evaluation, *version(runs, "VERSIONS", "lexicon")),
-        "span_corruption": (study.seq2seq(0), written, *version(runs, "VERSIONS", "seq2seq")),
-        "answers": (study.answers(0, "noise=typo"), transfer, *version(runs, "VERSIONS", "answers")),
-        "real": (real.text(), real_text, *version(runs, "VERSIONS", "real")),
-        "tagging": (real.tagging("none", 0), evaluation, *version(runs, "VERSIONS", "tagging")),
-        "baselines": (real.baselines, cheap, *version(runs, "VERSIONS", "baselines")),
-        "probe": (study.probe("none", 0), probe, *version(runs, "VERSIONS", "probe")),
+        "lexicon": (study.lexicon("none", 0), evaluation, *entry(runs, "KINDS", "lexicon")),
+        "span_corruption": (study.seq2seq(0), written, *entry(runs, "KINDS", "seq2seq")),
+        "answers": (study.answers(0, "noise=typo"), transfer, *entry(runs, "KINDS", "answers")),
+        "real": (real.text(), real_text, runs.REAL_TEXT, "REAL_TEXT in xltlib/runs.py"),
+        "tagging": (real.tagging("none", 0), evaluation, *entry(runs, "KINDS", "tagging")),
+        "baselines": (real.baselines(), cheap, *entry(runs, "KINDS", "baselines")),
+        "probe": (study.probe("none", 0), probe, *entry(runs, "KINDS", "probe")),
     }
     for name in OBJECTIVES:
         found[name] = (study.encoder(name, 0), encoder, *entry(pretraining, "OBJECTIVES", name))
@@ -172,8 +168,8 @@ def test_every_version_is_pinned():
     objectives = {"base", *OBJECTIVES}
     assert set(pretraining.OBJECTIVES) | {"base"} == objectives | {"none"}
     assert {f"{method}-{task}" for method in finetuning.METHODS for task in TASKS} <= set(CASES)
-    elsewhere = {"tasks", "seq2seq"}  # seen in every transfer; the case "span_corruption"
-    assert objectives | set(runs.VERSIONS) - elsewhere <= set(CASES)
+    elsewhere = {"encoder", "transfer", "seq2seq"}  # by objective and method; the case "span_corruption"
+    assert objectives | set(runs.KINDS) - elsewhere <= set(CASES)
 
 
 def test_differences_by_hand():

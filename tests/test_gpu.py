@@ -138,9 +138,9 @@ def test_a_compiled_study_by_papermill(tmp_path, monkeypatch, device):
         tinystudy.write_notebook(path, tinystudy.WORKS.format(name=stage), names=tuple(changed))
     monkeypatch.setenv("XLT_ROOT", str(tmp_path))
     session = study.run(profile, jobs=2, tell=lambda line: None)
-    claims = json.loads((session.published / "claims.json").read_bytes())
+    claims = json.loads((session.computed / "claims.json").read_bytes())
     assert claims["claims"][0]["verdict"]
-    published = json.loads((session.published / "runs.json").read_bytes())
+    published = json.loads((session.computed / "runs.json").read_bytes())
     assert {spec.digest for spec in session.specs("06_claims")} <= published.keys()
 
 

@@ -13,7 +13,7 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import cli, grid, study
+from xltlib import cli, plan, study
 from xltlib.params import Params, load
 from xltlib.runs import STAGES, Runs, closure
 
@@ -23,7 +23,12 @@ ONE = {"seeds": 1, "objectives": ["none"], "methods": ["standard"], "noise_tasks
 def sliced(**changes):
     """The slices of a study by name."""
     runs = Runs(Params(**{"methods": ("standard",), "objectives": ("none", "tlm")} | changes))
-    return {each.name: each for each in grid.slices(spec for stage in STAGES for spec in runs.stage(stage))}
+    return plan.slices(spec for stage in STAGES for spec in runs.stage(stage))
+
+
+def stamps(profile):
+    """The folder of the stamps, brought up to date, and the slices."""
+    return plan.stamps(study.open(load(profile)))
 
 
 @pytest.fixture
@@ -67,24 +72,24 @@ def test_a_parameter_changes_only_the_slices_that_depend_on_it():
 
 
 def test_stamps_follow_the_store(tiny):
-    folder, found = grid.read(tiny)
+    folder, found = stamps(tiny)
     assert not list(folder.iterdir())
     tinystudy.fill(tiny)
-    assert grid.read(tiny) == (folder, found)
-    assert {path.name for path in folder.iterdir()} == {name + grid.DONE for name in found}
+    assert stamps(tiny) == (folder, found)
+    assert {path.name for path in folder.iterdir()} == {name + plan.DONE for name in found}
     text = next(each for each in found.values() if each.name.startswith("text"))
     shutil.rmtree(study.open(load(tiny)).store.path(text.specs[0]))
-    grid.read(tiny)
-    assert {name for name in found if not (folder / (name + grid.DONE)).exists()} == {text.name}
+    stamps(tiny)
+    assert {name for name in found if not (folder / (name + plan.DONE)).exists()} == {text.name}
 
 
 def test_one_slice_is_computed_by_the_command(tiny, capsys):
     assert cli.main(["slice", str(tiny)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[0] for line in lines] == list(grid.read(tiny)[1])
+    assert [line[0] for line in lines] == list(stamps(tiny)[1])
     assert cli.main(["slice", str(tiny), lines[0][0]]) == 0
-    folder, _ = grid.read(tiny)
-    assert [path.name for path in folder.iterdir()] == [lines[0][0] + grid.DONE]
+    folder, _ = stamps(tiny)
+    assert [path.name for path in folder.iterdir()] == [lines[0][0] + plan.DONE]
     assert cli.main(["slice", str(tiny), "text-00000000"]) == 2
     assert "there is no slice text-00000000" in capsys.readouterr().err
 

@@ -25,10 +25,10 @@ LAYERS = (
     {"data", "alignment", "noise", "significance", "evaluation"},
     {"pretraining"},
     {"finetuning"},
-    {"runs", "builders", "pool"},
+    {"runs", "pool"},
     {"claims", "noise.questions"},
     {"drawing", *(f"{room}.figures" for room in ROOMS)},
-    {"wanted", "page", "notebooks", "study", "plan", "grid"},
+    {"page", "notebooks", "plan", "study"},
     {"cli", "__main__"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

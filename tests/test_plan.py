@@ -1,13 +1,11 @@
 """The plan: runs counted as they will be computed, hours told from measured ones, what must be fetched."""
 
-import argparse
-
 import hubs
 import pytest
 import tinystudy
 import yaml
 
-from xltlib import StudyError, plan, study
+from xltlib import StudyError, cli, plan, pool
 from xltlib.data import downloads, hub
 from xltlib.params import Params, load
 from xltlib.pretraining import models
@@ -29,10 +27,7 @@ def tiny(tmp_path, monkeypatch):
 
 def told(capsys, profile) -> str:
     """What the command prints."""
-    parser = argparse.ArgumentParser()
-    plan.register(parser.add_subparsers())
-    args = parser.parse_args(["plan", str(profile), "-j", "2"])
-    assert args.func(args) == 0
+    assert cli.main(["plan", str(profile), "-j", "2"]) == 0
     return capsys.readouterr().out
 
 
@@ -44,7 +39,7 @@ def test_a_new_study_has_nothing_to_tell_hours_from(tiny, capsys):
     text = told(capsys, tiny)
     assert rows(text)["encoder"] == ["2", "0", "0", "2", "not", "measured"]
     assert rows(text)["all"][:4] == ["9", "0", "0", "9"]
-    assert "no run is finished or published" in text
+    assert "9 runs to compute; how long they take was never measured" in text
     assert "Downloads: none" in text
     assert rows(text)["S0-1"][:2] == ["6", "6"]  # all its runs are to do
 
@@ -53,31 +48,26 @@ def test_hours_are_those_of_like_runs(tiny, capsys):
     specs = tinystudy.fill(tiny)
     text = told(capsys, tiny)
     assert rows(text)["all"][:4] == [str(len(specs)), str(len(specs)), "0", "0"]
-    assert "With 2 processes" not in text
+    assert "Nothing is to be computed." in text
     tiny.write_text(yaml.safe_dump(tinystudy.SMALL | PLAIN | {"seeds": 3, "methods": ["standard", "rs_rp"]}))
     text = told(capsys, tiny)
     assert rows(text)["text"][:4] == ["1", "1", "0", "0"]
     assert rows(text)["encoder"][:4] == ["6", "2", "0", "4"]
     assert "not measured" not in rows(text)["all"]
-    assert "3 runs are unlike any finished one" in text
+    assert "runs to compute with 2 processes: about 5 s in all" in text
 
 
-def rates(*measured):
-    """Rates told from (spec, seconds)."""
-
-    class Finished:
-        def __init__(self, spec, seconds):
-            self.record, self.seconds = spec.record, seconds
-
-    found = {spec.digest: Finished(spec, seconds) for spec, seconds in measured}
-    for spec in closure(spec for spec, _ in measured):
-        found.setdefault(spec.digest, Finished(spec, 1.0))
-    return plan.Rates(found, Params(), None)
+def costs(*measured):
+    """Costs told from (spec, seconds)."""
+    found = plan.Costs(None, None, Params())
+    found.finished = {spec.digest: spec.record | {"seconds": 1.0} for spec in closure(s for s, _ in measured)}
+    found.finished |= {spec.digest: spec.record | {"seconds": seconds} for spec, seconds in measured}
+    return found
 
 
 def test_seconds_are_scaled_by_updates_and_sizes():
     one, two = Runs(Params()), Runs(Params(continue_steps=2400, train_examples=20_000))
-    told = rates(
+    told = costs(
         (one.encoder("tlm", 0), 20.0), (one.encoder("tlm", 1), 40.0), (one.transfer("nli", "none", 0), 9.0)
     )
     assert told.seconds(one.encoder("tlm", 5)) == pytest.approx(30.0)  # the median
@@ -87,15 +77,19 @@ def test_seconds_are_scaled_by_updates_and_sizes():
     assert told.seconds(two.transfer("nli", "none", 0)) == pytest.approx(expected)
     wide = told.seconds(one.encoder("tlm", 0, "hidden_size=128,num_heads=4"))
     assert 60 < wide < 120  # twice as wide: between two and four times the weights
-    assert told.rough(one.transfer("nli", "none", 0, "rs_rp"))
-    assert not told.rough(two.transfer("nli", "tlm", 3))
+    assert told.seconds(one.encoder("tlm", 1)) == 40.0, "measured itself"
     assert told.seconds(one.evaluation("typo", one.transfer("nli", "none", 0))) is None
 
 
-def test_the_disk_is_told_from_the_weights(tiny):
-    made = plan.Plan(study.open(load(tiny)))
-    encoder = next(spec for spec in made.specs if spec.kind == "encoder")
-    assert made.bytes(encoder) == 4 * models.parameter_count(models.tiny(300, 16, 1, 2, 0))
+def test_the_time_left_follows_the_measured_speed():
+    runs = Runs(Params())
+    specs = [runs.encoder("tlm", seed) for seed in range(4)]
+    left = pool.TimeLeft(specs, 2, {specs[0]: 10.0, specs[1]: 10.0, specs[2]: 20.0}.get, after=10.0)
+    # the fourth is taken to be as long as the others; 20 s for the 10 s planned: all else is slower too
+    assert left.after_run(specs[0], 20.0) == "; about 65 s left"
+    assert left.after_run(specs[2], 40.0) == "; about 45 s left"
+    assert pool.TimeLeft(specs, 2, lambda spec: None, 0.0).after_run(specs[0], 5.0) == ""
+    assert [pool.duration(x) for x in (0, 88, 91, 6000)] == ["5 s", "90 s", "2 min", "1.7 h"]
 
 
 PAPER = {

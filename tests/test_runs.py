@@ -15,11 +15,10 @@ import torch
 from tiny import computed, equal, params
 
 from xltlib import StudyError, pool
-from xltlib.builders import BUILDERS, compute
-from xltlib.pool import compute_all, describe
-from xltlib.runs import STAGES, Runs, closure
+from xltlib.pool import compute, compute_all
+from xltlib.runs import KINDS, STAGES, Runs, closure, describe
 from xltlib.store import Spec, Store, publish
-from xltlib.wanted import stage_specs
+from xltlib.study import stage_specs
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +168,7 @@ def test_closure_has_each_run_once_and_inputs_first():
     for at, spec in enumerate(found):
         assert all(other in found[:at] for other in spec.inputs)
     real = Runs(params(data="real", probes=("retrieval", "tagging"))).stage("02_pretraining")
-    assert {s.kind for s in [*found, *real]} == set(BUILDERS)
+    assert {s.kind for s in [*found, *real]} == set(KINDS)
     assert closure([]) == []
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import tinystudy
 
-from xltlib import StudyError, notebooks, page, study, wanted
+from xltlib import StudyError, notebooks, study
 from xltlib.claims.ledger_file import load_ledger
 from xltlib.params import Params, load
 from xltlib.runs import STAGES
-from xltlib.store import write_bytes
+from xltlib.store import write_bytes, write_json
 
 
 @pytest.fixture
@@ -57,14 +57,21 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_a_whole_study_is_published_and_agrees_with_itself(tiny, told):
+def publish(profile):
+    """Put what a run has computed into figures/."""
+    session = study.open(load(profile))
+    study.publish_computed(session)
+    return session.published
+
+
+def test_a_whole_study_leaves_evidence_that_agrees_with_itself(tiny, told):
     session = run(tiny, told)
-    folder = session.published
-    assert told == [*STAGES, f"published: {folder}", "page"]
+    folder = session.computed
+    assert told[:-1] == [*STAGES, "page"]
+    assert told[-1].startswith(f"nothing to compare: {session.published} has no run of these parameters")
     made = {"claims.json", "manifest.json", "runs.json", "scores.npz"}
     assert {p.name for p in folder.iterdir()} == made | {f"{stage}.svg" for stage in STAGES}
-    problems = page.check(folder.parent, session.ledger)
-    assert all("a figure without its data" in problem for problem in problems)
+    assert study.damaged(folder) == []
     claims = json.loads((folder / "claims.json").read_bytes())
     assert claims == study.evidence(session.params, session.store)
     assert claims["claims"][0]["tests"][0]["effect"]["seeds"] == 2
@@ -75,20 +82,63 @@ def test_a_whole_study_is_published_and_agrees_with_itself(tiny, told):
     }  # fmt: skip
     assert manifest["ledger_digest"] == load_ledger(session.ledger).digest
     assert manifest["parameters"]["documents"] == 200
-    assert [*session.root.joinpath("figures").iterdir()] == [folder], "nothing is left aside"
+    assert not [*session.root.joinpath("figures").iterdir()], "nothing is published without being asked"
+    assert publish(tiny) == session.published
+    assert [*session.root.joinpath("figures").iterdir()] == [session.published], "nothing is left aside"
+    assert content(session.published) == content(folder)
 
 
 def test_a_second_run_executes_nothing_and_changes_no_byte(tiny, told):
-    before = content(run(tiny, told).published)
-    assert content(run(tiny, told).published) == before
-    assert not set(told) & set(STAGES)
+    before = content(run(tiny, told).computed)
+    times = {path: path.stat().st_mtime_ns for path in run(tiny, told).computed.iterdir()}
+    assert content(run(tiny, told).computed) == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "nothing was written"
+    assert not set(told) & {*STAGES, "page"}
+
+
+def test_what_was_computed_is_compared_with_what_is_published(tiny, told):
+    session = run(tiny, told)
+    publish(tiny)
+    run(tiny, told)
+    same = f"compared with {session.published}, from the same kind of processor: 8 of 8 runs to the last bit"
+    assert told[-1] == f"{same}; 1 of 1 verdicts as published"
+    manifest = json.loads((session.published / "manifest.json").read_bytes())
+    manifest["environments"][0]["cpu"] = "another"
+    write_json(session.published / "manifest.json", manifest)
+    comparison = study.Comparison.of(session.computed, session.published)
+    assert (
+        "another kind of processor: 8 of 8 runs to the last bit, 8 with mean scores" in comparison.sentence()
+    )
+
+
+def test_published_numbers_are_replaced_on_request_alone(tiny, told, monkeypatch):
+    session = run(tiny, told)
+    publish(tiny)
+    other = dict(runs=8, same=7, near=8, verdicts=(1, 1), published=session.published)
+    for one_processor in (False, True):
+        comparison = study.Comparison(**other, one_processor=one_processor)
+        monkeypatch.setattr(study.Comparison, "of", lambda *_, comparison=comparison: comparison)
+        assert comparison.clean is not one_processor
+    with pytest.raises(StudyError, match=r"7 of 8 runs to the last bit.*--replace"):
+        study.publish_computed(session)
+    study.publish_computed(session, replace=True)
+
+
+def test_evidence_that_was_changed_is_not_published(tiny, told):
+    session = run(tiny, told)
+    (session.computed / "01_alignment.svg").write_text("<svg>else</svg>")
+    with pytest.raises(StudyError, match=r"01_alignment.svg is missing or changed"):
+        study.publish_computed(session)
+    run(tiny, told)
+    assert told[:-1] == ["page"], "put together again, without executing a notebook"
+    study.publish_computed(session)
 
 
 def test_a_changed_notebook_is_executed_again_alone(tiny, told, tmp_path):
     run(tiny, told)
     tinystudy.write_notebook(tmp_path / "notebooks/02_pretraining.ipynb", "1 + 1")
     run(tiny, told)
-    assert told[:-2] == ["02_pretraining"]
+    assert told[:-2] == ["02_pretraining"], "then the page and the comparison"
 
 
 @pytest.mark.parametrize("damage", ["copy", "figure", "stamp"])
@@ -101,51 +151,52 @@ def test_a_damaged_copy_or_figure_is_made_again(tiny, told, tmp_path, damage):
     }[damage]
     path.write_text("{}")
     run(tiny, told)
-    assert told[:-2] == ["03_finetuning"]
+    assert told[:-1] == ["03_finetuning"], "the same evidence as before: no new page"
 
 
 def test_a_changed_ledger_changes_the_verdicts_without_new_runs(tiny, told):
     session = run(tiny, told)
     session.ledger.write_text(session.ledger.read_text().replace("margin: 0.0", "margin: 0.01"))
     run(tiny, told)
-    assert not page.read_evidence(session.published.parent, session.ledger).outdated
+    claims = json.loads((session.computed / "claims.json").read_bytes())
+    assert claims["ledger_digest"] == load_ledger(session.ledger).digest
 
 
 def test_some_notebooks_alone_are_not_published(tiny, told, tmp_path):
     run(tiny, told, only=["03", "01_alignment"])
     assert told[:2] == ["01_alignment", "03_finetuning"]
-    assert "not published, because only some notebooks ran" in told[2]
-    assert not (tmp_path / "figures/tiny").exists()
+    assert "no evidence is put together, because only some notebooks ran" in told[2]
+    assert not (tmp_path / "runs/evidence").exists()
 
 
 def test_changed_parameters_leave_the_profile_alone(tiny, told, tmp_path):
-    published = content(run(tiny, told).published)
+    computed = content(run(tiny, told).computed)
     session = run(tiny, told, overrides={"alpha": "0.1"})
-    assert "not published, because parameters were changed" in told[-1]
-    assert content(session.published) == published
+    assert "no evidence is put together, because parameters were changed" in told[-1]
+    assert content(session.computed) == computed
     (other,) = (tmp_path / "runs/notebooks").glob("tiny-*")
     assert {p.stem for p in other.glob("*.ipynb")} == set(STAGES)
-    claims = json.loads((tmp_path / "runs/figures" / other.name / "claims.json").read_bytes())
-    assert claims["alpha"] == 0.1
     run(tiny, told)
     assert not set(told) & set(STAGES), "the profile's own notebooks were still there"
 
 
 def test_an_override_that_changes_nothing_is_the_profile(tiny, told):
     run(tiny, told, overrides={"seeds": "2"})
-    assert told[-1] == "page"
+    assert told[-2] == "page"
 
 
 def test_published_evidence_stands_for_the_runs(tiny, told, tmp_path):
-    before = content(run(tiny, told).published)
+    run(tiny, told)
+    before = content(publish(tiny))
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    after = content(run(tiny, told).published)
+    after = content(run(tiny, told).computed)
     assert told[:6] == list(STAGES)
     assert {name for name in before if before[name] != after[name]} == set()
 
 
 def test_what_another_profile_has_published_stands_for_runs_too(tiny, told, tmp_path):
-    specs = study.open(load(run(tiny, told).root / tiny)).specs("06_claims")
+    specs = run(tiny, told).specs("06_claims")
+    publish(tiny)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     other = tiny.with_name("again.yaml")
     other.write_text(tiny.read_text("utf-8").replace("profile: tiny", "profile: again"), "utf-8")
@@ -158,10 +209,11 @@ def test_what_another_profile_has_published_stands_for_runs_too(tiny, told, tmp_
 
 def test_a_fresh_run_passes_over_published_evidence(tiny, told, tmp_path, monkeypatch):
     run(tiny, told)
+    publish(tiny)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     asked = []
 
-    def compute_all(specs, store, jobs, fresh, tell):
+    def compute_all(specs, store, jobs, fresh, *_):
         asked.append((fresh, {store.status(spec) for spec in specs}))
         raise StudyError("enough")
 
@@ -173,20 +225,24 @@ def test_a_fresh_run_passes_over_published_evidence(tiny, told, tmp_path, monkey
 
 
 def test_what_was_published_comes_back_after_a_kill_between_two_renames(tiny, told):
-    session = run(tiny, told)
-    before = content(session.published)
-    session.published.rename(session.published.with_name(".tiny.old"))
-    assert content(run(tiny, told).published) == before
+    run(tiny, told)
+    folder = publish(tiny)
+    before = content(folder)
+    folder.rename(folder.with_name(".tiny.old"))
+    folder.with_name(".tiny.new").mkdir()
+    study.open(load(tiny))
+    assert content(folder) == before
 
 
 @pytest.mark.parametrize("name", ["runs.json", "claims.json", "manifest.json", "01_alignment.svg"])
 def test_a_figure_cannot_take_the_name_of_another_file(tiny, told, tmp_path, monkeypatch, name):
-    before = content(run(tiny, told).published)
+    before = content(run(tiny, told).computed)
     (tmp_path / "runs/figures/tiny/05_significance" / name).write_text("{}")
+    (tmp_path / "runs/evidence/.tiny.json").unlink()
     monkeypatch.setattr(notebooks, "execute", lambda *_: None)
     with pytest.raises(StudyError, match=f"{name} is there already"):
         run(tiny, told)
-    assert content(tmp_path / "figures/tiny") == before
+    assert content(tmp_path / "runs/evidence/tiny") == before
 
 
 @pytest.mark.parametrize(
@@ -209,7 +265,17 @@ def test_a_value_set_for_one_run_reaches_every_notebook(tiny, told, monkeypatch)
     run(tiny, told, overrides={"alpha": "0.1", "seeds": "1"}, only=["03"])
     (given,) = values
     assert (given["alpha"], given["seeds"], given["documents"]) == (0.1, 1, 200)
-    assert given.keys() == {*tinystudy.SMALL, "alpha"}
+    assert given.keys() >= {"alpha", "seeds"}
+    assert not given.keys() & {"pooling", "mask_rate"}, "what is as by default is not passed"
+
+
+def test_parameters_beyond_a_notebooks_cell_are_passed_too(tiny, told, tmp_path, monkeypatch):
+    values = []
+    monkeypatch.setattr(notebooks, "execute", lambda jobs, *_: values.extend(job.values for job in jobs))
+    tinystudy.write_notebook(tmp_path / "notebooks/03_finetuning.ipynb", names=["profile", "documents"])
+    run(tiny, told, only=["03"])
+    assert values[0]["documents"] == 200
+    assert values[0].keys() >= {"documents", "vocab_size", "pretrain_steps"}
 
 
 def test_a_profile_has_its_files_name(tiny, told):
@@ -231,8 +297,14 @@ def test_a_session_finds_the_study_from_any_folder_in_it(tiny, tmp_path, monkeyp
     monkeypatch.setenv("XLT_FRESH", "1")
     assert study.open(params).fresh
     monkeypatch.chdir("/")
+    assert study.find_root() == Path(study.__file__).parents[1], "the checkout that this code is of"
+    monkeypatch.setattr(study, "__file__", "/elsewhere/xltlib/study.py")
     with pytest.raises(StudyError, match="XLT_ROOT"):
+        study.find_root()
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path / "mistyped"))
+    with pytest.raises(StudyError, match="not the folder of a study"):
         study.open(params)
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_a_session_gives_results_and_records(tiny, capsys):
@@ -254,11 +326,12 @@ def test_evidence_needs_all_runs(tiny, tmp_path):
         study.evidence(session.params, session.store)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "99999999999", "\u00b2", "9" * 5000])
 def test_a_number_of_processes_that_cannot_be(text, monkeypatch):
     monkeypatch.setenv("XLT_JOBS", text)
-    with pytest.raises(StudyError, match=f"XLT_JOBS={text}"):
+    with pytest.raises(StudyError, match=r"XLT_JOBS=.*expected the number of processes") as caught:
         study.default_jobs()
+    assert len(str(caught.value)) < 100
 
 
 def test_as_many_processes_as_gpus(monkeypatch):
@@ -272,13 +345,13 @@ def test_as_many_processes_as_gpus(monkeypatch):
 
 def test_the_runs_of_a_statement(tiny, root):
     params = load(tiny)
-    specs, absent = wanted.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")
+    specs, absent = study.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")
     assert absent == []
     assert set(specs) == set(study.Runs(params).stage("03_finetuning"))
     ledger = load_ledger(root / "params/claims.yaml")
     for claim in ledger.claims:
-        wanted.claim_runs(ledger, Params(), claim.id)  # every label can be judged
-    specs, absent = wanted.claim_runs(ledger, Params(), "S0-1")
+        study.claim_runs(ledger, Params(), claim.id)  # every label can be judged
+    specs, absent = study.claim_runs(ledger, Params(), "S0-1")
     assert len(specs) % Params().seeds == 0
 
 

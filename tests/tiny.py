@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from xltlib.builders import compute
 from xltlib.params import Params
+from xltlib.pool import compute
 from xltlib.runs import closure
 from xltlib.store import Result, Spec, Store
 

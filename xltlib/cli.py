@@ -1,40 +1,31 @@
-"""The command line `xlt`: the study's own commands here, those of single modules where they are at home."""
+"""The command line `xlt`: every command, its arguments, and the function that does the work."""
 
 import argparse
-import importlib
+import json
 import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from xltlib import StudyError
 
-if TYPE_CHECKING:  # torch takes seconds to import, and most commands do without
-    from xltlib.store import Result, Spec
+# Modules are imported where a command needs them: torch takes seconds, and most commands do without.
 
 PROFILE = "params/quick.yaml"
-ELSEWHERE = {  # command -> module that registers it when it is called, and what it does
-    "check": ("page", "say where page, evidence and ledger disagree"),
-    "page": ("page", "build the reviewer's page from published evidence"),
-    "align": ("alignment.aligner", "word alignment with the fast_align model"),
-    "score": ("evaluation", "score predictions in an official format"),
-    "plan": ("plan", "runs, hours, disk and downloads of a profile"),
-    "slice": ("grid", "compute a part of a study"),
-    "compare": ("significance.compare", "test two systems' per-example scores against each other"),
-}
+SCORED = ("xnli", "pawsx", "xcopa", "mlqa", "xquad", "tydiqa")  # by their sets' official measures
+HEURISTICS = ("intersect", "union", "grow-diag", "grow-diag-final", "grow-diag-final-and")
 RESUMES = "run the same command again: it resumes"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 for input that cannot be used, 130 when interrupted."""
-    argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = _parser(argv[0] if argv else "").parse_args(argv)
+        args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
         code = args.func(args)
         sys.stdout.flush()
-        return code
+        return code or 0
     except StudyError as error:
         print(f"xlt: error: {error}", file=sys.stderr)
         return 2
@@ -44,83 +35,73 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a full disk, a read-only folder: the study's own files are checked where read
+        print(f"xlt: error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    """The parser of all commands; of those at home elsewhere only the one that is called is imported."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("xlt", description="A study of zero-shot cross-lingual transfer.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_status(commands)
-    _add_claim(commands)
-    _add_question(commands)
-    module = ELSEWHERE.get(command, ("", ""))[0]
-    if module:
-        importlib.import_module(f"xltlib.{module}").register(commands)
-    for name, (home, text) in ELSEWHERE.items():
-        if home != module:
-            commands.add_parser(name, help=text)
-    params = commands.add_parser("params", help="list all parameters: type, default, meaning")
-    params.set_defaults(func=_params)
+    study = argparse.ArgumentParser(add_help=False)
+    study.add_argument("params", nargs="?", default=PROFILE, help="a profile's file [%(default)s]")
+    work = argparse.ArgumentParser(add_help=False, parents=[study])
+    _add_work(work)
+
+    def command(name: str, function, text: str, parents=(), **more) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, parents=list(parents), **more)
+        added.set_defaults(func=function)
+        return added
+
+    run = command("run", _run, "run the study: its missing runs, its notebooks, its page", [work])
+    run.add_argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone")
+    run.add_argument("--fresh", action="store_true", help="compute what is published but not in the store")
+    add = command("publish", _publish, "put what `xlt run` has computed into figures/").add_argument
+    add("profile", nargs="?", default=PROFILE, help="a profile's file [%(default)s]")
+    add("--replace", action="store_true", help="even where published runs have other numbers now")
+    command("status", _status, "what is done, pending or failed, and the time it took", [study])
+    plan = command("plan", _plan, "runs, hours and downloads of a profile, told before it starts", [study])
+    plan.add_argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
+    command("params", _params, "list all parameters: type, default, meaning")
+    text = "the runs that a statement needs, its tests, evidence and verdict"
+    claim = argparse.ArgumentParser(add_help=False)
+    claim.add_argument("id", help="such as S0-1")
+    claim = command("claim", _claim, text, [claim, work])
+    claim.add_argument("--deciding", action="store_true", help="without the runs of controls and ablations")
+    number = argparse.ArgumentParser(add_help=False)
+    number.add_argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4")
+    command("question", _question, "the runs that answer an open question, and its effects", [number, work])
+    add = command(
+        "slice", _slice, "compute the runs of one slice of a study, as a cluster's job"
+    ).add_argument
+    add("params", help="a profile's file")
+    add("name", nargs="?", help="of the slice; without one, all of them are listed")
+    _add_page(command("page", _page, "build the reviewer's page from published evidence"))
+    _add_page(command("check", _check, "tell where page, evidence and ledger disagree"))
+    _add_align(command("align", _align, "word alignment with the fast_align model"))
+    _add_score(command("score", _score, "score predictions in an official format"))
+    _add_compare(command("compare", _compare, "test two systems' per-example scores against each other"))
     return parser
 
 
-def _add_run(commands: argparse._SubParsersAction) -> None:
-    text = "compute the runs that are missing, execute the notebooks, publish the evidence, build the page"
-    parser = commands.add_parser("run", help="run the study", description=text)
-    _add_profile(parser)
-    _add_jobs(parser)
-    _add_set(parser)
-    add = parser.add_argument
-    add("--only", nargs="+", default=[], metavar="NN", help="these notebooks only; nothing is published")
-    add("--fresh", action="store_true", help="compute what is published but not in the store")
-    parser.set_defaults(func=_run)
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
+    text = "another value of a parameter; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def _add_status(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("status", help="what is done, pending, failed, and the time it took")
-    _add_profile(parser)
-    parser.set_defaults(func=_status)
+def _jobs(text: str) -> int:
+    from xltlib.pool import job_count
+
+    try:
+        return job_count(text)
+    except StudyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _add_claim(commands: argparse._SubParsersAction) -> None:
-    text = "compute the runs that a statement needs, then show its tests, evidence and verdict"
-    parser = commands.add_parser("claim", help="one statement, its evidence and verdict", description=text)
-    parser.add_argument("id", help="such as S0-1")
-    told = "compute the runs of its deciding tests alone, not those of controls and ablations"
-    parser.add_argument("--deciding", action="store_true", help=told)
-    _add_profile(parser)
-    _add_jobs(parser)
-    _add_set(parser)
-    parser.set_defaults(func=_claim)
-
-
-def _add_question(commands: argparse._SubParsersAction) -> None:
-    text = "compute the runs that answer one of the reports' open questions, then show its effects"
-    parser = commands.add_parser("question", help="one open question and its answer", description=text)
-    parser.add_argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4")
-    _add_profile(parser)
-    _add_jobs(parser)
-    _add_set(parser)
-    parser.set_defaults(func=_question)
-
-
-def _add_profile(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("params", nargs="?", default=PROFILE, help="a profile's file [%(default)s]")
-
-
-def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-j", "--jobs", type=_count, metavar="N", help="processes [XLT_JOBS, or 2]")
-
-
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    told = "another value of a parameter; may be repeated"
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=told)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r}: expected a whole number, 0 or more")
     return int(text)
 
 
@@ -134,109 +115,272 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
     return overrides
 
 
-def _run(args: argparse.Namespace) -> int:
+def _session(args: argparse.Namespace):
+    """The study with the profile and the values that a command names: first the parameters, then the rest."""
+    from xltlib.params import load
+
+    params = load(args.params, _overrides(args) if "set" in args else None)
+    from xltlib import study
+
+    return study.open(params, jobs=getattr(args, "jobs", None))
+
+
+# The study
+
+
+def _run(args: argparse.Namespace) -> None:
+    from xltlib.params import load
+
+    load(args.params, _overrides(args))  # a misspelt name is told at once
     from xltlib import study
 
     study.run(args.params, args.only, _overrides(args), args.jobs, args.fresh)
-    return 0
 
 
-def _params(args: argparse.Namespace) -> int:
+def _publish(args: argparse.Namespace) -> None:
+    args.params = args.profile
+    session = _session(args)
+    from xltlib import study
+
+    print(study.publish_computed(session, args.replace).sentence())
+    print(f"published: {session.published}")
+
+
+def _params(args: argparse.Namespace) -> None:
     from xltlib import params
 
     print(params.describe())
-    return 0
 
 
-def _claim(args: argparse.Namespace) -> int:
-    from xltlib import study, wanted
+def _plan(args: argparse.Namespace) -> None:
+    session = _session(args)
+    from xltlib import plan
+
+    for part in plan.tables(session):
+        print("\n".join(part), end="\n\n")
+
+
+def _status(args: argparse.Namespace) -> None:
+    session = _session(args)
+    from xltlib import study
+    from xltlib.plan import table
+    from xltlib.runs import STAGES
+
+    specs = session.all_specs()
+    states = {spec: session.store.status(spec) for spec in specs}
+    seconds = {
+        spec: session.store.result(spec).seconds for spec in specs if states[spec] in ("done", "published")
+    }
+
+    def row(name: str, own: Sequence, last: str = "") -> tuple[str, ...]:
+        counts = Counter("pending" if states[s] in ("missing", "partial") else states[s] for s in own)
+        numbers = (counts[state] for state in ("done", "published", "pending", "failed"))
+        return (name, *map(str, numbers), f"{sum(seconds.get(s, 0) for s in own):.0f}", last)
+
+    rows = [("", "done", "published", "pending", "failed", "seconds", "")]
+    for kind in dict.fromkeys(spec.kind for spec in specs):
+        rows.append(row(f"{kind} runs", [spec for spec in specs if spec.kind == kind]))
+    rows.append(row("all runs", specs))
+    for stage in STAGES:
+        job = study.job(session, stage)
+        executed = f"executed in {job.seconds():.0f} s" if job.finished() else "to execute"
+        rows.append(row(stage, session.specs(stage), executed))
+    print("\n".join(table(rows)))
+    for spec in (spec for spec, state in states.items() if state == "failed"):
+        print(f"failed: {spec}: {session.store.failure(spec)}")
+
+
+def _claim(args: argparse.Namespace) -> None:
+    session = _session(args)
+    from xltlib import study
     from xltlib.claims import evaluate as claims
-    from xltlib.params import load
     from xltlib.pool import compute_all
 
-    session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
     ledger = claims.load_ledger(session.ledger)
-    specs, absent = wanted.claim_runs(ledger, session.params, args.id, args.deciding)
+    specs, absent = study.claim_runs(ledger, session.params, args.id, args.deciding)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
-    compute_all(specs, session.store, session.jobs)
+    compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
     others = [spec for spec in session.specs("06_claims") if spec not in specs]
-    results = session.there([*specs, *others])
-    found = claims.evaluate(
+    results = session.available([*specs, *others])
+    verdicts = claims.evaluate(
         ledger, session.records(results), session.params, specification_curves=False
     )  # fmt: skip
-    told = claims.claim_result(found, ledger, args.id)
-    told["command"] += "".join(f" --set {shlex.quote(text)}" for text in args.set)
-    told["command"] += " --deciding" if args.deciding else ""
-    print(claims.render_text(told))
+    result = claims.claim_result(verdicts, ledger, args.id)
+    result["command"] += "".join(f" --set {shlex.quote(text)}" for text in args.set)
+    result["command"] += " --deciding" if args.deciding else ""
+    print(claims.render_text(result))
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
         print(f"{missing} runs of the study are missing: with their tests, Holm will correct for more.")
-    return 0
 
 
-def _question(args: argparse.Namespace) -> int:
-    from xltlib import study
+def _question(args: argparse.Namespace) -> None:
+    session = _session(args)
     from xltlib.claims import scores
     from xltlib.noise import questions
-    from xltlib.params import load
     from xltlib.pool import compute_all
 
-    session = study.open(load(args.params, _overrides(args)), jobs=args.jobs)
     asked = questions.QUESTIONS[args.number]
-    results = compute_all(asked.runs(session.runs), session.store, session.jobs)
-    found = questions.answer(args.number, scores.table(results), session.params)
-    print(f"Question {args.number}: {asked.asks}\n{found['sentence']}\n")
-    for effect in found["effects"]:
+    specs = asked.runs(session.runs)
+    results = compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
+    answer = questions.answer(args.number, scores.table(results), session.params)
+    print(f"Question {args.number}: {asked.asks}\n{answer['sentence']}\n")
+    for effect in answer["effects"]:
         print(questions.sentence(effect))
     print(f"\nScale: {session.params.scale}. Limits: {asked.limits}")
-    return 0
 
 
-def _status(args: argparse.Namespace) -> int:
-    from xltlib import notebooks, study
-    from xltlib.params import load
-    from xltlib.runs import STAGES, closure
+def _slice(args: argparse.Namespace) -> None:
+    session = _session(args)
+    from xltlib import plan, study
+    from xltlib.pool import compute, missing
+    from xltlib.runs import describe
 
-    session = study.open(load(args.params))
-    stages = {stage: session.specs(stage) for stage in STAGES}
-    specs = closure(spec for wanted in stages.values() for spec in wanted)
-    states = {spec: session.store.status(spec) for spec in specs}
-    results = {spec: session.store.result(spec) for spec, state in states.items() if _is_there(state)}
-    rows = [("", "done", "published", "pending", "failed", "seconds")]
-    for kind in dict.fromkeys(spec.kind for spec in specs):
-        rows.append((f"{kind} runs", *_tally([s for s in specs if s.kind == kind], states, results)))
-    rows.append(("all runs", *_tally(specs, states, results)))
-    for stage, wanted in stages.items():
-        source = session.root / "notebooks" / f"{stage}.ipynb"
-        job = study.job(session, stage, notebooks.declared(source)) if source.is_file() else None
-        executed = f"executed in {job.seconds():.0f} s" if job and job.finished() else "to execute"
-        rows.append(
-            (stage, *_tally(wanted, states, results), executed if job else "there is no such notebook")
-        )
-    _print_table(rows)
-    for spec, state in states.items():
-        if state == "failed":
-            print(f"failed: {spec}: {session.store.failure(spec)}")
-    return 0
+    slices = plan.slices(session.all_specs())
+    if args.name is None:
+        for each in slices.values():
+            print(each.name, len(each.specs), *each.needs)
+        return
+    if args.name not in slices:
+        raise StudyError(f"{args.params}: there is no slice {args.name}; have the parameters been changed?")
+    study.require_downloads(session.params)
+    import torch
+
+    torch.set_num_threads(1)  # numbers depend on it; a cluster has as many jobs as cores
+    for spec in slices[args.name].specs:
+        if missing([spec], session.store, session.fresh):
+            result = compute(spec, session.store, session.fresh, lambda line: print(line, file=sys.stderr))
+            print(f"{describe(spec)}: {result.seconds:.0f} s", file=sys.stderr)
 
 
-def _is_there(state: str) -> bool:
-    return state in ("done", "published")
+# The page
 
 
-def _tally(
-    specs: Sequence["Spec"], states: dict["Spec", str], results: dict["Spec", "Result"]
-) -> tuple[str, ...]:
-    """How many runs are done, published, pending and failed, and the seconds that those there took."""
-    counts = Counter("pending" if states[s] in ("missing", "partial") else states[s] for s in specs)
-    seconds = sum(results[spec].seconds for spec in specs if spec in results)
-    return (*(str(counts[name]) for name in ("done", "published", "pending", "failed")), f"{seconds:.0f}")
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--figures", type=Path, default=Path("figures"), help="published evidence [figures]")
+    add("--ledger", type=Path, default=Path("params/claims.yaml"), help="[params/claims.yaml]")
+    add("--out", type=Path, default=Path("site"), help="folder of the page [site]")
+    if parser.prog.endswith("page"):
+        add("--notebooks", type=Path, help="executed notebooks [runs/notebooks/quick, where it is]")
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Names to the left, numbers to the right below their heading, remarks as they are."""
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
-    for name, *numbers in rows:
-        cells = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=False)]
-        print("  ".join([name.ljust(widths[0]), *cells, *numbers[5:]]).rstrip())
+def _page(args: argparse.Namespace) -> None:
+    from xltlib import page, study
+
+    study.restore(args.figures)
+    notebooks = args.notebooks or Path("runs/notebooks/quick")
+    first = page.build(args.figures, notebooks, args.out, args.ledger)
+    print(f"{first}: open it in a browser, no server is needed")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from xltlib import page, study
+
+    study.restore(args.figures)
+    problems = page.check(args.figures, args.ledger, args.out)
+    for problem in problems:
+        print(f"xlt check: {problem}", file=sys.stderr)
+    if not problems:
+        site = f"the page in {args.out}" if args.out.is_dir() else f"no page in {args.out}"
+        print(f"{args.figures}: agrees with its ledger and manifests; {site}")
+    return 1 if problems else 0
+
+
+# Tools for anybody's files
+
+
+def _add_align(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Align the words of a parallel text. Links (source-target, from 0) go to standard output, the "
+        "cross-entropy of each iteration to standard error. The usual settings are -d -o -v."
+    )
+    add = parser.add_argument
+    add("pairs", help="file of `source ||| target` lines, or - for standard input")
+    for option, name, text in (
+        ("-d", "--favor_diagonal", "favour links near the diagonal"),
+        ("-o", "--optimize_tension", "fit how near"),
+        ("-v", "--variational_bayes", "Dirichlet prior on the translation probabilities"),
+        ("-r", "--reverse", "generate the source from the target"),
+    ):
+        add(option, name, action="store_true", help=text)
+    add("-I", "--iterations", type=int, metavar="N", help="number of EM iterations (5)")
+    add("-q", "--p0", type=float, metavar="X", help="probability of NULL (0.08)")
+    add("-a", "--alpha", type=float, metavar="X", help="strength of the Dirichlet prior (0.01)")
+    add(
+        "-T", "--diagonal_tension", type=float, metavar="X", help="start value of the tension (4), implies -d"
+    )
+    add("-p", "--conditional_probabilities", metavar="FILE", help="write the table of log probabilities")
+    add("--force-align", metavar="MODEL", help="align with a saved model and its settings, without training")
+    add("--save-model", metavar="MODEL", help="keep what was learned")
+    add("--symmetrize", choices=HEURISTICS, help="align in both directions and combine them")
+
+
+def _align(args: argparse.Namespace) -> int:
+    if args.symmetrize and (args.reverse or args.conditional_probabilities):
+        raise StudyError("--symmetrize aligns in both directions: leave out -r and -p")
+    for option, path in (("--save-model", args.save_model), ("-p", args.conditional_probabilities)):
+        if path:
+            _writable(option, Path(path))
+    from xltlib.alignment import aligner
+
+    default = aligner.Aligner()
+    names = {"iterations": "iterations", "p0": "p_null", "alpha": "alpha"}
+    for name, field in names.items():
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(default, field))
+    return aligner.command(args)
+
+
+def _writable(option: str, path: Path) -> None:
+    """StudyError where a file cannot be written: told before the work whose result it is to hold."""
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise StudyError(f"{option} {path}: cannot be written: {error.strerror}") from None
+    if not existed:
+        path.unlink()
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print the official metrics, in percent, of anybody's predictions as JSON."
+    add = parser.add_argument
+    add("task", choices=SCORED, help="the set that was predicted")
+    add("gold", help="the data set's file, or one label a line")
+    add("predictions", help="in gold's forms, or JSON of id to label or answer")
+    add("--language", required=True, help="language of the text, of the context for questions")
+    add("--style", choices=("mlqa", "squad"), help="answer normalisation; default: the task's official one")
+    add("--per-example", action="store_true", help="add the score of every example by its id")
+
+
+def _score(args: argparse.Namespace) -> None:
+    from xltlib import evaluation
+
+    result = evaluation.score_files(args.task, args.gold, args.predictions, args.language, args.style)
+    if not args.per_example:
+        del result["scores"]
+    print(json.dumps(result, indent=None if args.per_example else 2))
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("a", type=Path, metavar="A.json", help="scores of the system thought to be better")
+    add("b", type=Path, metavar="B.json", help="scores of the other, same task and examples")
+    add("--metric", help="compare this metric only (default: all that both files have)")
+    add("--intersect", action="store_true", help="compare the shared examples only")
+    add("--alpha", type=float, default=0.05, help="1 - level of the interval (default: 0.05)")
+    add("--seed", type=_natural, default=0, help="seed of the permutation test (default: 0)")
+    add("--json", action="store_true", help="print the result as JSON")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from xltlib.significance import compare
+
+    result = compare.compare_files(
+        args.a, args.b, metric=args.metric, intersect=args.intersect, alpha=args.alpha, seed=args.seed
+    )
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    print(text if args.json else compare.table(result))

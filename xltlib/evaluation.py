@@ -1,6 +1,5 @@
 """Scores of predictions, per example first; cheap baselines that any encoder must beat; and `xlt score`."""
 
-import json
 import re
 import string
 import unicodedata
@@ -397,31 +396,3 @@ def _check_ids(predictions: Mapping, keys: Sequence[str], what: str) -> None:
         raise StudyError(f"{what}: {len(missing)} of {len(keys)} ids have no prediction, first {first}")
     if unknown:
         raise StudyError(f"{what}: {len(unknown)} ids are not in the gold file, first {excerpt(unknown[0])}")
-
-
-def register(subparsers) -> None:
-    """The command `xlt score`."""
-    parser = subparsers.add_parser(
-        "score",
-        help="score predictions in an official format",
-        description="Print the official metrics, in percent, of anybody's predictions as JSON. Predictions "
-        "that carry ids are matched by them, others by line; where gold has no ids, they are row numbers "
-        "from 0.",
-    )
-    parser.add_argument("task", choices=(*LABEL_TASKS, *OFFICIAL_STYLE))
-    parser.add_argument("gold", help="the set's file, of one language or of all, or one label a line")
-    parser.add_argument("predictions", help="in gold's forms, or JSON of id to label or answer")
-    parser.add_argument("--language", required=True, help="of the text, of the context for questions")
-    parser.add_argument(
-        "--style", choices=STYLES, help="answer normalisation; default: the task's official one"
-    )
-    parser.add_argument("--per-example", action="store_true", help="add the score of every example by its id")
-    parser.set_defaults(func=_score)
-
-
-def _score(args) -> int:
-    result = score_files(args.task, args.gold, args.predictions, args.language, args.style)
-    if not args.per_example:
-        del result["scores"]
-    print(json.dumps(result, indent=None if args.per_example else 2))
-    return 0

@@ -4,7 +4,6 @@ import ast
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from xltlib import StudyError
 from xltlib.params import Params, unknown
+from xltlib.pool import follow_parent
 from xltlib.store import read_json, sha256_file, write_bytes, write_json
 
 AT_ONCE = 2  # kernels; a notebook that finds its runs done takes seconds, most of them for imports
@@ -69,34 +67,36 @@ class Job:
         return {"digest": self.digest, "copy": sha256_file(self.copy), "figures": files, "seconds": seconds}
 
 
-def declared(path: Path) -> list[str]:
-    """The names that a notebook's parameters cell sets; StudyError where it has none, or a wrong one."""
+def declared(path: Path) -> dict[str, Any]:
+    """The names and values of a notebook's parameters cell; StudyError where it has none, or a wrong one.
+
+    The cell has those parameters that a reader turns; all others can be passed beyond them.
+    """
+    notebook = read_json(path)
     try:
-        notebook = nbformat.read(path, as_version=4)
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # nbformat raises several kinds, and hardly one of its own
-        raise StudyError(f"{path}: not a notebook, or damaged: {error}") from None
-    cells = [
-        c for c in notebook.cells if "parameters" in c.metadata.get("tags", []) and c.cell_type == "code"
-    ]
+        cells = [
+            "".join(cell["source"])
+            for cell in notebook["cells"]
+            if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", [])
+        ]
+    except (KeyError, TypeError, AttributeError):
+        raise StudyError(f"{path}: not a notebook, or damaged") from None
     if len(cells) != 1:
         raise StudyError(f"{path}: {len(cells)} code cells are tagged `parameters`, expected one")
+    values, known = {}, set(Params.model_fields)
     try:
-        body = ast.parse(cells[0].source).body
+        for statement in ast.parse(cells[0]).body:
+            targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+            for name in (target.id for target in targets if isinstance(target, ast.Name)):
+                if name not in known:
+                    raise StudyError(f"{path}: its parameters cell: {unknown(Params, name)}")
+                value = ast.literal_eval(statement.value)
+                values[name] = list(value) if isinstance(value, tuple) else value
     except SyntaxError as error:
         raise StudyError(f"{path}: its parameters cell, line {error.lineno}: {error.msg}") from None
-    targets = [t for s in body for t in getattr(s, "targets", [getattr(s, "target", None)])]
-    names = [t.id for t in targets if isinstance(t, ast.Name)]
-    for name in names:
-        if name not in Params.model_fields:
-            raise StudyError(f"{path}: its parameters cell: {unknown(Params, name)}")
-    return names
-
-
-def injected(path: Path, places: Mapping[str, str]) -> list[str]:
-    """The parameters that a notebook is given: those of its own cell, and all that are set."""
-    return list(dict.fromkeys([*declared(path), *places]))
+    except ValueError:
+        raise StudyError(f"{path}: its parameters cell: {name}: expected a plain value") from None
+    return values
 
 
 def execute(
@@ -130,18 +130,12 @@ def execute(
 
 def _begin(parent: int, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    """End with the process that asked, even if it was killed; a kernel ends with its own parent."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    follow_parent(parent)
 
 
 def _execute(job: Job) -> float:
     """Execute one notebook and return the seconds; its copy and its stamp appear only when all went well."""
+    import nbformat
     import papermill
 
     job.stamp.unlink(missing_ok=True)
@@ -161,7 +155,12 @@ def _execute(job: Job) -> float:
         raise StudyError(_failure(job, error)) from None
     except Exception as error:  # no kernel, or one that died
         raise StudyError(f"{job.source}: {type(error).__name__}: {error}; see {job.partial}, {log}") from None
-    write_bytes(job.copy, _clean(nbformat.read(job.partial, as_version=4)))
+    notebook = nbformat.read(job.partial, as_version=4)
+    notebook.metadata.pop("papermill", None)  # times, and folders of this machine
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+    write_bytes(job.copy, (nbformat.writes(notebook) + "\n").encode())
     job.partial.unlink()
     log.unlink()
     seconds = round(time.perf_counter() - start, 1)
@@ -175,12 +174,3 @@ def _failure(job: Job, error: Any) -> str:
     lines = [line for line in error.source.strip().splitlines() if line.strip() and line[0] != "#"]
     first = f" ({lines[0].strip()})" if lines else ""
     return f"{job.source}, cell [{error.exec_count}]{first}: " + "\n".join([*message, f"see {job.partial}"])
-
-
-def _clean(notebook: nbformat.NotebookNode) -> bytes:
-    """The executed notebook without what papermill wrote of times and of this machine's folders."""
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        for key in ("papermill", "execution"):
-            cell.metadata.pop(key, None)
-    return (nbformat.writes(notebook) + "\n").encode()

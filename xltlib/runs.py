@@ -1,7 +1,12 @@
-"""Which runs a study consists of: their specs, what they build on, and which notebook needs them."""
+"""The catalogue of runs: for each kind what it is made of, what builds it, and where its results are read.
 
-from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+A kind of run is one entry: its spec is made by the method of `Runs` that has its name, and the decorator
+`kind` above that method says the rest. Nothing here needs what trains.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from xltlib import StudyError
@@ -11,20 +16,6 @@ from xltlib.params import Params, changed, in_order
 from xltlib.pretraining import options as pretraining
 from xltlib.store import Spec
 
-# a result is reused only where the version of what made it is the same: raise one when its numbers change
-VERSIONS = {
-    "text": 1, "pairs": 1, "links": 1, "probe": 1, "tasks": 2, "evaluation": 1, "lexicon": 1,
-    "real": 1, "tagging": 1, "baselines": 3, "seq2seq": 1, "answers": 1,
-}  # fmt: skip
-IN_SPEC = (
-    *pretraining.SHAPE,
-    "mask_rate",
-    "predicted",
-    "epochs",
-    "joint",
-    "links",
-)  # options that a spec shows elsewhere
-REAL_LINKS = ("estimated", "grown", "subword", "random")  # that need no gold ones
 STAGES = (
     "01_alignment",
     "02_pretraining",
@@ -33,6 +24,48 @@ STAGES = (
     "05_significance",
     "06_claims",
 )
+REAL_TEXT = 1  # version of how real text is read, beside that of the kind `text`
+REAL_LINKS = ("estimated", "grown", "subword", "random")  # that need no gold ones
+# options of an objective that a spec shows elsewhere
+IN_SPEC = (*pretraining.SHAPE, "mask_rate", "predicted", "epochs", "joint", "links")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    build : "module:function" that computes it, (spec, inputs, directory, progress) -> values; imported where
+        the run is computed
+    version : a result is reused only where it is the same: raise it when the numbers of the kind change
+    real : what builds it where the languages are real, if that is another function
+    stage : the notebook that shows those runs which a statement asks for
+    compared : whether tests of statements and questions compare its scores
+    task : what statements call its task, where that is none of the study's
+    labels : which labels of a statement its spec depends on; the others must be the defaults, or the `fixed`
+    """
+
+    name: str
+    build: str
+    version: int = 1
+    real: str = ""
+    stage: str = ""
+    compared: bool = False
+    task: str = ""
+    labels: tuple[str, ...] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+
+KINDS: dict[str, Kind] = {}  # in the order in which they build on one another
+
+
+def kind(build: str, **properties: Any) -> Callable:
+    """The entry of a kind of run, written above the method of `Runs` that makes its spec."""
+
+    def enter(method: Callable) -> Callable:
+        KINDS[method.__name__] = Kind(method.__name__, build, **properties)
+        return method
+
+    return enter
 
 
 class Runs:
@@ -46,6 +79,7 @@ class Runs:
         """Whether the languages are real."""
         return self.params.data == "real"
 
+    @kind("xltlib.data.text:build_text")
     def text(self, seed: int | None = None) -> Spec:
         """Documents of every language and the joint tokenizer; of a seed's own world where each has one."""
         taken = self._take("languages", "documents", "vocab_size")
@@ -55,14 +89,18 @@ class Runs:
                 taken |= self._take(
                     "cut_subwords", "train_sets", "test_sets", "neighbour_lists", "dictionaries"
                 )
-            return Spec("text", taken, f"{VERSIONS['text']}.{VERSIONS['real']}")
+            return Spec("text", taken, f"{KINDS['text'].version}.{REAL_TEXT}")
         synthetic.check_languages(self.params.languages)  # before any work
-        return Spec("text", taken | {"world_seed": self.params.world_of(seed)}, VERSIONS["text"])
+        return Spec("text", taken | {"world_seed": self.params.world_of(seed)}, KINDS["text"].version)
 
+    @kind("xltlib.data.text:build_pairs")
     def pairs(self, seed: int | None = None) -> Spec:
         """Translation pairs of the source with every target language; with gold links where synthetic."""
-        return Spec("pairs", self._take("source", "parallel_pairs"), VERSIONS["pairs"], (self.text(seed),))
+        return Spec(
+            "pairs", self._take("source", "parallel_pairs"), KINDS["pairs"].version, (self.text(seed),)
+        )
 
+    @kind("xltlib.data.text:build_links")
     def links(self, kind: str = "estimated", share: float = 1.0, seed: int | None = None) -> Spec:
         """Links of the pairs, of a kind that `pretraining.Options.links` names or of subwords ("subword").
 
@@ -73,7 +111,14 @@ class Runs:
                 f"links {kind!r}: real text has no gold links; there are {', '.join(REAL_LINKS)}"
             )
         taken = {"links": kind} | ({"share": share} if share < 1 else {})
-        return Spec("links", taken, VERSIONS["links"], (self.pairs(seed),))
+        return Spec("links", taken, KINDS["links"].version, (self.pairs(seed),))
+
+    @kind("xltlib.finetuning.baseline_builders:build_baselines", version=3)
+    def baselines(self) -> Spec:
+        """What costs no encoder, for every measure on real languages."""
+        taken = self._take("source", "languages", "tasks", "probes", "train_examples", "test_examples")
+        inputs = (self.text(), self.pairs(), self.links())
+        return Spec("baselines", taken | self._real_tasks(), KINDS["baselines"].version, inputs)
 
     def base(self, seed: int, chosen: pretraining.Options | None = None) -> Spec:
         """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen.
@@ -88,13 +133,10 @@ class Runs:
             taken["model_layers"] = layers
         if self.params.model in pretraining.HEADLESS:
             seed = 0
-        return Spec(
-            "encoder",
-            taken | {"objective": "base", "seed": seed},
-            pretraining.OBJECTIVES["none"].version,
-            (self.text(seed),),
-        )
+        taken |= {"objective": "base", "seed": seed}
+        return Spec("encoder", taken, pretraining.OBJECTIVES["none"].version, (self.text(seed),))
 
+    @kind("xltlib.pretraining.encoder_builders:build_encoder", stage="02_pretraining")
     def encoder(self, objective: str, seed: int, options: str = "", target: str = "") -> Spec:
         """The base encoder after the updates of an objective ("none": the base itself).
 
@@ -117,11 +159,59 @@ class Runs:
         others = {k: v for k, v in changed(chosen).items() if k not in IN_SPEC}
         taken |= {"options": others} if others else {}
         taken |= {"target": target} if target else {}
+        taken |= _own(pretraining.OBJECTIVES[objective])
         inputs = (self.base(seed, chosen), self.pairs(seed), self.text(seed))
         if pretraining.needs_links(objective, chosen):
             inputs += (self.links(chosen.links, chosen.pairs, seed),)
         return Spec("encoder", taken, pretraining.OBJECTIVES[objective].version, inputs)
 
+    @kind(
+        "xltlib.pretraining.encoder_builders:build_probe", real="xltlib.pretraining.probing:build_probe",
+        stage="02_pretraining", compared=True, task="retrieval", labels=("objective", "objective_options"),
+    )  # fmt: skip
+    def probe(self, objective: str, seed: int, objective_options: str = "") -> Spec:
+        """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
+        labels = _labels("retrieval", objective, seed, objective_options)
+        taken = self._take("source", "languages") | {"labels": labels}
+        if self.real:
+            taken |= self._take("official_counts")
+            taken["probes"] = [name for name in self.params.probes if name != "tagging"]
+        else:
+            taken["sentences"] = 500
+        return Spec(
+            "probe",
+            taken,
+            KINDS["probe"].version,
+            (self.encoder(objective, seed, objective_options), self.text(seed)),
+        )
+
+    @kind("xltlib.pretraining.probing:build_tagging", compared=True)
+    def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
+        """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
+        labels = _labels("tagging", objective, seed, options)
+        taken = self._take("source", "languages", "official_counts") | {"labels": labels}
+        version, encoder = KINDS["tagging"].version, self.encoder(objective, seed, options)
+        return Spec("tagging", taken, version, (encoder, self.text(seed)))
+
+    @kind(
+        "xltlib.finetuning.task_builders:build_lexicon", stage="03_finetuning", compared=True, task="lexicon",
+        labels=("objective", "method_options"), fixed={"method": "salt"},
+    )  # fmt: skip
+    def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
+        """How many of the word pairs that SALT distils from an encoder are translations."""
+        finetuning.options("salt", method_options)
+        labels = _labels("lexicon", objective, seed, "", "salt", method_options)
+        taken = self._take("source", "languages", "train_examples") | {"labels": labels}
+        if self.real:
+            taken |= self._real_tasks() | self._take("dictionaries") | self._further("device", "precision")
+            finetuning.check_real("lexicon", "salt", taken)
+        version = f"{KINDS['lexicon'].version}.{finetuning.METHODS['salt'].version}"
+        return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
+
+    @kind(
+        "xltlib.finetuning.task_builders:build_transfer", version=2, stage="03_finetuning", compared=True,
+        labels=("task", "objective", "objective_options", "method", "method_options"),
+    )  # fmt: skip
     def transfer(
         self, task: str, objective: str, seed: int, method: str = "standard",
         objective_options: str = "", method_options: str = "",
@@ -146,13 +236,22 @@ class Runs:
                 chosen = finetuning.options(method, method_options)
                 first = finetuning.first_task(chosen, task) if method == "intermediate" else task
                 task_data.check_translations(taken, first)
+        taken |= _own(finetuning.METHODS[method])
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
         encoders = tuple(self.encoder(objective, seed, objective_options, target) for target in targets)
-        version = f"{VERSIONS['tasks']}.{finetuning.METHODS[method].version}"
+        version = f"{KINDS['transfer'].version}.{finetuning.METHODS[method].version}"
         return Spec("transfer", taken | {"labels": labels}, version, (self.text(seed), *encoders))
 
+    @kind("xltlib.finetuning.task_builders:build_evaluation", stage="03_finetuning", compared=True)
+    def evaluation(self, settings: str, transfer: Spec) -> Spec:
+        """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
+        taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
+        taken |= self._further("pair_languages") if settings == "pairs" else {}
+        return Spec("evaluation", taken, KINDS["evaluation"].version, (transfer, transfer.inputs[0]))
+
+    @kind("xltlib.pretraining.seq2seq_builders:build_seq2seq")
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = pretraining.span_options(options)
@@ -161,8 +260,9 @@ class Runs:
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
-        return Spec("seq2seq", taken, VERSIONS["seq2seq"], (self.text(seed),))
+        return Spec("seq2seq", taken, KINDS["seq2seq"].version, (self.text(seed),))
 
+    @kind("xltlib.pretraining.seq2seq_builders:build_answers", compared=True)
     def answers(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
         labels = _labels("qa", "span_corruption", seed, options)
@@ -173,52 +273,8 @@ class Runs:
         taken |= self._real_tasks() | self._further("device", "precision")
         # writing an answer takes longer to learn than pointing at it
         taken |= {"finetune_epochs": 3 * self.params.finetune_epochs, "labels": labels}
-        version = f"{VERSIONS['tasks']}.{VERSIONS['answers']}"
+        version = f"{KINDS['transfer'].version}.{KINDS['answers'].version}"
         return Spec("answers", taken, version, (self.text(seed), self.seq2seq(seed, options)))
-
-    def evaluation(self, settings: str, transfer: Spec) -> Spec:
-        """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
-        taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
-        taken |= self._further("pair_languages") if settings == "pairs" else {}
-        return Spec("evaluation", taken, VERSIONS["evaluation"], (transfer, transfer.inputs[0]))
-
-    def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
-        """How many of the word pairs that SALT distils from an encoder are translations."""
-        finetuning.options("salt", method_options)
-        labels = _labels("lexicon", objective, seed, "", "salt", method_options)
-        taken = self._take("source", "languages", "train_examples") | {"labels": labels}
-        if self.real:
-            taken |= self._real_tasks() | self._take("dictionaries") | self._further("device", "precision")
-            finetuning.check_real("lexicon", "salt", taken)
-        version = f"{VERSIONS['lexicon']}.{finetuning.METHODS['salt'].version}"
-        return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
-
-    def probe(self, objective: str, seed: int, options: str = "") -> Spec:
-        """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
-        labels = _labels("retrieval", objective, seed, options)
-        taken = self._take("source", "languages") | {"labels": labels}
-        if self.real:
-            taken |= self._take("official_counts")
-            taken["probes"] = [name for name in self.params.probes if name != "tagging"]
-        else:
-            taken["sentences"] = 500
-        return Spec(
-            "probe", taken, VERSIONS["probe"], (self.encoder(objective, seed, options), self.text(seed))
-        )
-
-    def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
-        """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
-        labels = _labels("tagging", objective, seed, options)
-        taken = self._take("source", "languages", "official_counts") | {"labels": labels}
-        version, encoder = VERSIONS["tagging"], self.encoder(objective, seed, options)
-        return Spec("tagging", taken, version, (encoder, self.text(seed)))
-
-    @cached_property
-    def baselines(self) -> Spec:
-        """What costs no encoder, for every measure on real languages."""
-        taken = self._take("source", "languages", "tasks", "probes", "train_examples", "test_examples")
-        inputs = (self.text(), self.pairs(), self.links())
-        return Spec("baselines", taken | self._real_tasks(), VERSIONS["baselines"], inputs)
 
     def stage(self, name: str) -> list[Spec]:
         """The runs whose results a notebook shows; what they build on is found from them."""
@@ -236,10 +292,10 @@ class Runs:
             probes = [self.probe(*one) for one in all_of_them]
             if self.real and "tagging" in params.probes:
                 probes += [self.tagging(*one) for one in all_of_them]
-            cheap = [self.baselines] if self.real else []
+            cheap = [self.baselines()] if self.real else []
             return [self.links(), *cheap, *encoders, *probes]  # links: what probes are compared with
         if name == "03_finetuning":
-            cheap = [self.baselines] if self.real else []
+            cheap = [self.baselines()] if self.real else []
             return [*cheap, *(self.transfer(*one) for seed in seeds for one in self._grid(seed))]
         if name == "04_noise_ablations":
             grid = (one for seed in seeds for one in self._grid(seed) if one[0] in params.noise_tasks)
@@ -248,6 +304,26 @@ class Runs:
         if name in ("05_significance", "06_claims"):
             return [spec for earlier in STAGES[1:4] for spec in self.stage(earlier)]
         return []
+
+    def for_labels(self, labels: Mapping[str, str], settings: Collection[str] = ()) -> list[Spec]:
+        """The runs, one a seed, that have scores for the labels and settings of a statement's test.
+
+        None where this version, or the profile, has no such run.
+        """
+        task = labels["task"]
+        entry = next((each for each in KINDS.values() if each.task == task), KINDS["transfer"])
+        usual = {"objective_options": "", "method": "standard", "method_options": ""} | entry.fixed
+        if any(labels[name] != usual[name] for name in usual if name not in entry.labels):
+            return []
+        if not entry.task and task not in self.params.tasks:
+            return []
+        chosen = {name: labels[name] for name in entry.labels}
+        try:
+            specs = [getattr(self, entry.name)(seed=seed, **chosen) for seed in self.params.every_seed]
+        except StudyError:  # an objective, a method or an option that this version does not have
+            return []
+        pairs = specs if any("|" in name for name in settings) else []
+        return [*specs, *(self.evaluation("pairs", transfer) for transfer in pairs)]
 
     def _grid(self, seed: int) -> Iterator[tuple]:
         """What `transfer` takes for every objective by standard fine-tuning, then for every other method."""
@@ -289,6 +365,28 @@ def _labels(
         "objective": objective, "objective_options": objective_options, "method": method,
         "method_options": in_order(finetuning.Options, method_options), "task": task, "seed": seed,
     }  # fmt: skip
+
+
+def _own(entry: pretraining.Objective | finetuning.Method) -> dict[str, str]:
+    """The code of an objective or a method that is not the study's own, so that its runs are of that code."""
+    return {"code": entry.source} if entry.source else {}
+
+
+def builder(spec: Spec) -> Callable[..., dict]:
+    """The function that computes a run; the text that it builds on says what kind of languages it has."""
+    entry = KINDS[spec.kind]
+    real = entry.real and any("data" in other.params for other in closure([spec]) if other.kind == "text")
+    module, _, function = (entry.real if real else entry.build).partition(":")
+    return getattr(import_module(module), function)
+
+
+def describe(spec: Spec) -> str:
+    """A run in a few words."""
+    labels = spec.params.get("labels", spec.params)
+    names = ("task", "method", "objective", "objective_options", "links")
+    words = " ".join(str(labels[name]) for name in names if labels.get(name))
+    seed = f", seed {labels['seed']}" if "seed" in labels else ""
+    return f"{spec.kind} {words}".strip() + seed
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""The whole study: its runs, then its notebooks, then the published evidence and the page."""
+"""The study: what a notebook opens, which runs it needs, and a whole run from the text to the evidence."""
 
 import importlib.util
 import os
@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
-from xltlib import StudyError, notebooks, page, wanted
+from xltlib import StudyError, notebooks
 from xltlib.claims import evaluate as claims
 from xltlib.claims.design import DESIGN, Design
+from xltlib.claims.ledger import Ledger
 from xltlib.claims.ledger_file import load_ledger, read_yaml
-from xltlib.data import downloads
 from xltlib.evaluation import best_of
-from xltlib.params import Params, load, read_mapping, to_dict
-from xltlib.pool import compute_all
-from xltlib.runs import STAGES, Runs, closure
+from xltlib.noise import questions
+from xltlib.params import Params, load, to_dict
+from xltlib.plan import Costs
+from xltlib.pool import compute_all, job_count, missing
+from xltlib.runs import KINDS, STAGES, Runs, closure
 from xltlib.store import (
     RUNS,
     Result,
@@ -33,13 +36,17 @@ from xltlib.store import (
     gpus,
     publish,
     read_json,
+    read_published,
     sha256_file,
     write_json,
 )
 
 MANIFEST = "manifest.json"
-# kinds of runs whose scores the tests of statements and questions compare
-RECORDED = ("transfer", "evaluation", "probe", "tagging", "lexicon", "answers")
+# On another processor sums round otherwise, and training carries that on: a run's mean scores then differ as
+# they do between two trainings.
+NEARBY = 0.1  # largest difference of a run's mean score over its settings
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """Runs under runs/, and behind them those that are published, by the profile before others."""
-        found = sorted(file.parent for file in self.published.parent.glob(f"*/{RUNS}"))
-        others = [folder for folder in found if folder != self.published]
+        folders = sorted(file.parent for file in self.published.parent.glob(f"[!.]*/{RUNS}"))
+        others = [folder for folder in folders if folder != self.published]
         return Store(self.root / "runs", [] if self.fresh else [self.published, *others])
 
     @cached_property
@@ -73,49 +80,70 @@ class Session:
         return self.root / "figures" / self.params.profile
 
     @property
+    def computed(self) -> Path:
+        """The folder of the evidence that a run of the whole profile leaves, as `xlt publish` takes it."""
+        return self.root / "runs" / "evidence" / self.params.profile
+
+    @property
     def ledger(self) -> Path:
         """The file of statements and their tests."""
         return self.root / "params" / "claims.yaml"
 
+    @cached_property
+    def costs(self) -> Costs:
+        """What runs of this study take, by those that are finished or published."""
+        return Costs(self.store, self.root / "figures", self.params)
+
     def specs(self, stage: str) -> list[Spec]:
-        """The runs whose results a notebook shows, those that the ledger asks for included where wanted."""
+        """The runs whose results a notebook shows, those that statements and questions ask for included."""
         if stage not in self._specs:
-            self._specs[stage] = wanted.stage_specs(self.params, self.ledger, stage)
+            self._specs[stage] = stage_specs(self.params, self.ledger, stage)
         return self._specs[stage]
+
+    def all_specs(self) -> list[Spec]:
+        """The runs of all notebooks, and what they build on, each once."""
+        return closure(spec for stage in STAGES for spec in self.specs(stage))
 
     @cached_property
     def _specs(self) -> dict[str, list[Spec]]:
         return {}
 
     def results(self, stage: str, jobs: int | None = None) -> list[Result]:
-        """The results of the runs that a notebook needs, in the order of `specs`; made if missing."""
-        downloads.require(self.params)
-        specs = self.specs(stage)
+        """The results of the runs that a notebook needs, in the order of `specs`; computed where missing."""
+        require_downloads(self.params)
+        specs, jobs = self.specs(stage), jobs or self.jobs
+        if runs := missing(specs, self.store, self.fresh):
+            print(self.costs.forecast(runs, jobs))
         with _Line() as line:
-            return compute_all(specs, self.store, jobs or self.jobs, self.fresh, line.tell)
+            return compute_all(specs, self.store, jobs, self.fresh, line.tell, self.costs.seconds)
 
     @staticmethod
     def records(results: Iterable[Result]) -> list[dict[str, Any]]:
         """Those runs whose scores can be compared, as `claims.evaluate` takes them.
 
-        What was scored apart from a fine-tuned model joins the scores of that model. Clusters of examples
-        and the best cheap score of each setting (`floors`) come with the baselines.
+        Scores of separate evaluation runs are merged into those of the model. Clusters of examples and the
+        best cheap score of each setting (`floors`) come with the baselines.
         """
-        kept: dict[str, dict[str, Any]] = {}
+        records: dict[str, dict[str, Any]] = {}
         results = list(results)
         clusters = {k: v for r in results for k, v in r.values.get("clusters", {}).items()}
         floors = {k: best_of(v) for r in results for k, v in r.values.get("baselines", {}).items()}
-        for r in sorted((r for r in results if r.kind in RECORDED), key=lambda r: r.kind == "evaluation"):
-            key = canonical(r.labels).decode()
+        compared = [r for r in results if KINDS[r.kind].compared]
+        for r in sorted(compared, key=lambda r: r.kind == "evaluation"):
             task = r.labels["task"]
-            told = {"digest": r.digest, "labels": r.labels}
-            told |= {"clusters": clusters.get(task, {}), "floors": floors.get(task, {})}
-            told["weights"] = r.record.get("weights", {})
-            record = kept.setdefault(key, told | {"scores": {}})
+            entry = {"digest": r.digest, "labels": r.labels, "scores": {}}
+            entry |= {"clusters": clusters.get(task, {}), "floors": floors.get(task, {})}
+            entry["weights"] = r.record.get("weights", {})
+            record = records.setdefault(canonical(r.labels).decode(), entry)
             record["scores"] = {**record["scores"], **r.scores}
-        return list(kept.values())
+        return list(records.values())
 
-    def there(self, specs: Iterable[Spec]) -> list[Result]:
+    def claims(self) -> dict[str, tuple[list[Spec], list[str]]]:
+        """For each statement the runs that its tests need, and the names of those that cannot be made."""
+        ledger = load_ledger(self.ledger)
+        return {claim.id: claim_runs(ledger, self.params, claim.id) for claim in ledger.claims}
+
+    def available(self, specs: Iterable[Spec]) -> list[Result]:
         """The results of those runs that need not be computed."""
         return [self.store.result(s) for s in specs if self.store.status(s) in ("done", "published")]
 
@@ -135,23 +163,29 @@ class _Line(AbstractContextManager):
 
 
 def find_root() -> Path:
-    """The study's folder: XLT_ROOT, or the nearest with a pyproject.toml from the current one upwards."""
+    """The study's folder: XLT_ROOT, or the nearest with params/claims.yaml above here or above this code."""
     if named := os.environ.get("XLT_ROOT"):
-        return Path(named).resolve()
+        root = Path(named).resolve()
+        if not (root / "params").is_dir():
+            raise StudyError(f"XLT_ROOT={named}: not the folder of a study: it has no folder params")
+        return root
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "pyproject.toml").is_file():
-            return folder
+    # a notebook may be opened from any folder: an installed checkout knows where it is
+    for start in (here, Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "params" / "claims.yaml").is_file() and (folder / "pyproject.toml").is_file():
+                return folder
     raise StudyError(f"{here} is not inside the study: change to its folder, or name it in XLT_ROOT")
 
 
 def default_jobs(device: str = "cpu") -> int:
     """Processes that compute runs: XLT_JOBS; or one for each GPU; or two where there are as many cores."""
-    usual = max(1, len(gpus())) if device == "cuda" else min(2, os.cpu_count() or 1)
-    text = os.environ.get("XLT_JOBS") or str(usual)
-    if not text.isdigit() or int(text) < 1:
-        raise StudyError(f"XLT_JOBS={text}: expected the number of processes, 1 or more")
-    return int(text)
+    if text := os.environ.get("XLT_JOBS"):
+        try:
+            return job_count(text)
+        except StudyError as error:
+            raise StudyError(f"XLT_JOBS={error}") from None
+    return max(1, len(gpus())) if device == "cuda" else min(2, os.cpu_count() or 1)
 
 
 def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) -> Session:
@@ -160,10 +194,12 @@ def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) 
     The environment may say more: XLT_ROOT, XLT_JOBS, XLT_FIGURES, XLT_FRESH=1 (pass over published evidence).
     """
     root = find_root()
+    restore(root / "figures")
     figures = Path(os.environ.get("XLT_FIGURES") or root / "runs" / "figures" / params.profile)
-    figures.mkdir(parents=True, exist_ok=True)
-    _require_frozen(params, root)
+    if figures.exists() and not figures.is_dir():
+        raise StudyError(f"{figures}: not a folder: figures are to go there (XLT_FIGURES)")
     fresh = os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh
+    _require_frozen(params, root)
     return Session(params, root, figures, jobs or default_jobs(params.device), fresh)
 
 
@@ -174,14 +210,69 @@ def _require_frozen(params: Params, root: Path) -> None:
         load_ledger(path.with_name("claims.yaml")).design.require_frozen(params.profile)
 
 
+def require_downloads(params: Params, tell: Tell | None = None) -> None:
+    """Fetch what real languages need, or name all that is missing; synthetic ones need nothing."""
+    if params.data == "real":
+        from xltlib.data import downloads
+
+        downloads.require(params, tell)
+
+
+# Which runs
+
+
+def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
+    """The runs of a notebook: the profile's own, and those of the statements and questions that it names."""
+    runs = Runs(params)
+    specs = runs.stage(stage)
+    if stage >= "02" and params.statement_runs + params.control_runs:
+        asked = _statement_specs(params, ledger)
+        everything = stage in ("05_significance", "06_claims")
+        specs += [spec for spec in asked if everything or KINDS[spec.kind].stage == stage]
+    if stage >= "04":
+        specs += [spec for number in params.questions for spec in questions.QUESTIONS[number].runs(runs)]
+    return list(dict.fromkeys(specs))
+
+
+def _statement_specs(params: Params, path: Path) -> list[Spec]:
+    """The runs of the deciding tests of some statements, and of the other tests of some."""
+    ledger, specs = load_ledger(path), []
+    for claim in ledger.claims:
+        controls = claim.id.startswith(params.control_runs)
+        if controls or claim.id.startswith(params.statement_runs):
+            specs += claim_runs(ledger, params, claim.id, deciding=not controls)[0]
+    return specs
+
+
+def claim_runs(
+    ledger: Ledger, params: Params, claim_id: str, deciding: bool = False
+) -> tuple[list[Spec], list[str]]:
+    """The runs that a statement's tests need, and the names of those that cannot be made by this version.
+
+    `deciding`: of those tests alone that make the verdict.
+    """
+    runs, specs, absent = Runs(params), [], []
+    for entry in claims.needed(ledger, params, claim_id):
+        if deciding and not entry["decides"]:
+            continue
+        made = runs.for_labels(entry["labels"], entry["settings"])
+        specs += made
+        if not made:
+            absent.append(" ".join(filter(None, entry["labels"].values())))
+    return list(dict.fromkeys(specs)), absent
+
+
 def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> dict[str, Any]:
     """The verdicts on all statements, the content of claims.json, from the study's finished runs.
 
     StudyError where one of them is missing: a verdict must not depend on how far the study has come.
     """
     path = Path(ledger or find_root() / "params" / "claims.yaml")
-    results = [store.result(spec) for spec in wanted.stage_specs(params, path, "06_claims")]
+    results = [store.result(spec) for spec in stage_specs(params, path, "06_claims")]
     return claims.evaluate(load_ledger(path), Session.records(results), params)
+
+
+# A whole study
 
 
 def stages(only: Sequence[str]) -> tuple[str, ...]:
@@ -201,15 +292,17 @@ def run(
     overrides: Mapping[str, str] | None = None,
     jobs: int | None = None,
     fresh: bool = False,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> Session:
-    """Compute what is missing, execute the notebooks, and publish the evidence of a whole, unchanged profile.
+    """Compute what is missing, execute the notebooks, and compare the evidence with what is published.
+
+    All that it makes lies in runs/ and site/; `publish_computed` alone writes into figures/.
 
     Parameters
     ----------
     params_path : the profile's file, named as the profile
-    only : notebooks, by name or number; then nothing is published
-    overrides : name -> YAML text that wins over the file; then nothing is published either
+    only : notebooks, by name or number; then no evidence is put together
+    overrides : name -> YAML text that wins over the file; then none is put together either
     jobs : processes that compute runs
     fresh : compute what the store lacks even where it is published
 
@@ -217,61 +310,55 @@ def run(
     """
     tell = tell or _tell
     params = load(params_path, overrides)
-    downloads.require(params, tell)
+    require_downloads(params, tell)
     asked, changed = stages(only), params != load(params_path)
     if Path(params_path).stem != params.profile:
-        found = f"the profile is {params.profile}, the file {Path(params_path).name}"
-        raise StudyError(f"{params_path}: {found}: a profile's file has its name")
+        difference = f"the profile is {params.profile}, the file {Path(params_path).name}"
+        raise StudyError(f"{params_path}: {difference}: a profile's file has its name")
     session = open(params, jobs=jobs, fresh=fresh)
-    _restore(session.published)
-    places = read_mapping(params_path)[1]
-    names = {
-        stage: [*notebooks.injected(_source(session, stage), places), *(overrides or {})] for stage in asked
-    }
+    todo = [job(session, stage, changed) for stage in asked]
     specs = [spec for stage in asked for spec in session.specs(stage)]
-    compute_all(specs, session.store, session.jobs, fresh, tell)
-    with filelock.FileLock(_made(session, "notebooks", changed) / ".lock"):
-        todo = {stage: job(session, stage, names[stage], changed) for stage in asked}
-        notebooks.execute(list(todo.values()), session.jobs, _environment(session), tell)
-        verdicts = _made(session, "figures", changed) / "claims.json"
-        if "06_claims" in asked:
-            write_json(verdicts, evidence(params, session.store, session.ledger))
+    drawing = session.costs.notebook_seconds(session.published) * len(asked) / len(STAGES)
+    if runs := missing(specs, session.store, fresh):
+        tell(session.costs.forecast(runs, session.jobs, drawing))
+    compute_all(specs, session.store, session.jobs, fresh, tell, session.costs.seconds, drawing)
+    with filelock.FileLock(_output(session, "notebooks", changed) / ".lock"):
+        todo = [job(session, stage, changed) for stage in asked]  # now that their runs are there
+        notebooks.execute(todo, session.jobs, _environment(session), tell)
         if only or changed:
             why = "only some notebooks ran" if only else "parameters were changed"
-            folders = [_made(session, kind, changed) for kind in ("notebooks", "figures")]
-            tell(f"not published, because {why}: see {' and '.join(map(str, folders))}")
+            folders = [_output(session, kind, changed) for kind in ("notebooks", "figures")]
+            tell(f"no evidence is put together, because {why}: see {' and '.join(map(str, folders))}")
         else:
-            _publish(session, list(todo.values()), verdicts)
-            tell(f"published: {session.published}")
-            _page(session, tell)
+            if _assemble(session, todo):
+                _page(session, tell)
+            tell(Comparison.of(session.computed, session.published).sentence())
     return session
 
 
-def job(session: Session, stage: str, names: Sequence[str], changed: bool = False) -> notebooks.Job:
-    """A notebook with the session's parameters, and the digest of all that its executed copy depends on."""
-    source, values = _source(session, stage), to_dict(session.params)
+def job(session: Session, stage: str, changed: bool = False) -> notebooks.Job:
+    """A notebook with the session's parameters, and the digest of all that its executed copy depends on.
+
+    It is passed those parameters that its own cell, or else the default, has otherwise.
+    """
+    source = session.root / "notebooks" / f"{stage}.ipynb"
+    values, own = to_dict(session.params), to_dict(Params()) | notebooks.declared(source)
+    passed = {name: value for name, value in values.items() if own[name] != value}
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
     package = Path(__file__).parent
     code = [p for p in package.rglob("*.*") if p.suffix in (".py", ".json", ".yaml")]
-    ledger = [session.ledger, session.ledger.with_name("reports.yaml")]
+    ledger = [session.ledger, session.ledger.with_name("reports.yaml"), session.ledger.with_name(DESIGN)]
     files = {str(p.relative_to(package)): sha256_file(p) for p in sorted(code)}
     files |= {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
     digest = sha256(canonical({"params": values, "runs": runs, "files": files})).hexdigest()
-    copy = _made(session, "notebooks", changed) / source.name
-    figures = _made(session, "figures", changed) / stage
-    return notebooks.Job(source, copy, figures, {name: values[name] for name in names}, digest)
+    copy = _output(session, "notebooks", changed) / source.name
+    return notebooks.Job(source, copy, _output(session, "figures", changed) / stage, passed, digest)
 
 
-def _source(session: Session, stage: str) -> Path:
-    return session.root / "notebooks" / f"{stage}.ipynb"
-
-
-def _made(session: Session, kind: str, changed: bool) -> Path:
+def _output(session: Session, kind: str, changed: bool) -> Path:
     """A folder for what is made; changed parameters have their own, so that a profile's is never mixed."""
     digest = sha256(canonical(to_dict(session.params))).hexdigest()[:8]
-    folder = session.root / "runs" / kind / (session.params.profile + (f"-{digest}" if changed else ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return session.root / "runs" / kind / (session.params.profile + (f"-{digest}" if changed else ""))
 
 
 def _environment(session: Session) -> dict[str, str]:
@@ -283,34 +370,43 @@ def _environment(session: Session) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _publish(session: Session, jobs: Sequence[notebooks.Job], verdicts: Path) -> None:
-    """Write figures, verdicts, runs with their scores, and the manifest aside; then put them in place."""
-    folder = session.published
-    aside, old = (folder.with_name(f".{folder.name}.{x}") for x in ("new", "old"))
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    specs = closure(spec for stage in STAGES for spec in session.specs(stage))
-    results = session.there(specs)
+# Evidence
+
+
+def _assemble(session: Session, jobs: Sequence[notebooks.Job]) -> bool:
+    """Put figures, verdicts, runs with their scores and the manifest together; whether that was needed."""
+    folder, stamp = session.computed, session.computed.with_name(f".{session.params.profile}.json")
+    inputs = {job.source.stem: read_json(job.stamp) for job in jobs}
+    if stamp.is_file() and read_json(stamp) == inputs and not damaged(folder):
+        return False
+    stamp.unlink(missing_ok=True)
+    aside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    results = session.available(session.all_specs())
     publish(results, aside)
-    for path in [verdicts, *(path for job in jobs for path in job.drawn())]:
+    write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
+    for path in [path for job in jobs for path in job.drawn()]:
         if (aside / path.name).exists() or path.name == MANIFEST:
             raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
         shutil.copyfile(path, aside / path.name)
     files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
-    earlier = folder / MANIFEST
-    told = manifest(session, results, jobs, read_json(earlier) if earlier.is_file() else {})
-    write_json(aside / MANIFEST, told | {"files": files})
-    if folder.exists():
-        folder.rename(old)
+    earlier = session.published / MANIFEST
+    record = manifest(session, results, jobs, read_json(earlier) if earlier.is_file() else {})
+    write_json(aside / MANIFEST, record | {"files": files})
+    shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    write_json(stamp, inputs)
+    return True
 
 
-def _restore(folder: Path) -> None:
-    """Bring back what was published, if a process was killed while it put new evidence in its place."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
-        old.rename(folder)
+def damaged(folder: Path) -> list[str]:
+    """The files of an evidence folder that are missing or not as its manifest says."""
+    if not (folder / MANIFEST).is_file():
+        return [MANIFEST]
+    files = read_json(folder / MANIFEST)["files"]
+    paths = {folder / name: digest for name, digest in files.items()}
+    return [p.name for p, digest in paths.items() if not p.is_file() or sha256_file(p) != digest]
 
 
 def manifest(
@@ -355,12 +451,105 @@ def _rules(design: Design, session: Session, earlier: Mapping[str, Any]) -> dict
     return {"rules": rules}
 
 
-def _page(session: Session, tell: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class Comparison:
+    """Evidence that was computed here beside what is published of the same runs.
+
+    runs : those that both have; same : of these, whose scores agree to the last bit; near : whose mean scores
+    agree within NEARBY; verdicts : (as published, all that both have)
+    """
+
+    published: Path
+    runs: int
+    same: int
+    near: int
+    verdicts: tuple[int, int]
+    one_processor: bool
+
+    @classmethod
+    def of(cls, computed: Path, published: Path) -> "Comparison":
+        """Read both folders; a published one that is absent has no runs."""
+        if not (published / RUNS).is_file():
+            return cls(published, 0, 0, 0, (0, 0), True)
+        ours, theirs = read_published(computed), read_published(published)
+        both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
+        same = sum(_same(a, b) for a, b in both)
+        near = sum(_same(a, b) or _near(a, b) for a, b in both)
+        one, other = ({c["id"]: c.get("verdict") for c in read_json(f / "claims.json")["claims"]}
+                      for f in (computed, published))  # fmt: skip
+        shared = one.keys() & other.keys()
+        here, there = ({m.get("cpu") for m in read_json(f / MANIFEST)["environments"]}
+                       for f in (computed, published))  # fmt: skip
+        agreed = sum(one[name] == other[name] for name in shared)
+        return cls(published, len(both), same, near, (agreed, len(shared)), here == there)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the same runs have the same numbers: to the last bit on one kind of processor."""
+        return self.runs == (self.same if self.one_processor else self.near)
+
+    def sentence(self) -> str:
+        """The comparison in one line."""
+        if not self.runs:
+            return f"nothing to compare: {self.published} has no run of these parameters (see `xlt publish`)"
+        where = "the same kind of processor" if self.one_processor else "another kind of processor"
+        near = "" if self.one_processor else f", {self.near} with mean scores within {NEARBY:g}"
+        agreed, shared = self.verdicts
+        return (
+            f"compared with {self.published}, from {where}: {self.same} of {self.runs} runs to the last bit"
+            f"{near}; {agreed} of {shared} verdicts as published"
+        )
+
+
+def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _near(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        abs(float(one[name].mean()) - float(other[name].mean())) <= NEARBY for name in one
+    )
+
+
+def publish_computed(session: Session, replace: bool = False) -> Comparison:
+    """Put the evidence that a run of the profile left into figures/.
+
+    StudyError where there is none, where it is damaged, or, without `replace`, where runs that are published
+    already have other numbers now.
+    """
+    source, folder = session.computed, session.published
+    if wrong := damaged(source):
+        raise StudyError(f"{source / wrong[0]} is missing or changed: `xlt run` puts the evidence together")
+    comparison = Comparison.of(source, folder)
+    if not comparison.clean and not replace:
+        raise StudyError(f"{comparison.sentence()}. `xlt publish --replace` publishes what is different too")
+    aside, old = (folder.with_name(f".{folder.name}.{x}") for x in ("new", "old"))
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(source, aside)
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return comparison
+
+
+def restore(figures: Path) -> None:
+    """Bring back what was published, if a process was killed while it put new evidence in its place."""
+    for old in figures.glob(".*.old"):
+        folder = old.with_name(old.name[1:].removesuffix(".old"))
+        if not folder.exists():
+            old.rename(folder)
+
+
+def _page(session: Session, tell: Tell) -> None:
     absent = [m for m in ("sphinx", "myst_nb", "sphinx_book_theme") if importlib.util.find_spec(m) is None]
     if absent:
         tell(f"no page, because {absent[0]} is absent: pip install 'xltlib[page]', then xlt page")
         return
-    executed = _made(session, "notebooks", changed=False)
+    from xltlib import page
+
+    executed = _output(session, "notebooks", changed=False)
     first = page.build(session.published.parent, executed, session.root / "site", session.ledger)
     tell(f"the page: {first}")
 

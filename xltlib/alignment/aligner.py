@@ -22,7 +22,6 @@ import numpy as np
 
 from xltlib import StudyError
 from xltlib.alignment.links import (
-    HEURISTICS,
     Links,
     check_size,
     split_links,
@@ -327,40 +326,8 @@ def write_table(path: str | Path, model: Model) -> None:
 # Command line
 
 
-def register(subparsers) -> None:
-    """Add `xlt align`."""
-    default = Aligner()
-    parser = subparsers.add_parser(
-        "align",
-        help="word alignment with the fast_align model",
-        description="Align the words of a parallel text. Links (source-target, from 0) go to standard "
-        "output, the cross-entropy of each iteration to standard error. The usual settings are -d -o -v.",
-    )
-    add = parser.add_argument
-    add("pairs", help="file of `source ||| target` lines, or - for standard input")
-    for option, name, text in (
-        ("-d", "--favor_diagonal", "favour links near the diagonal"),
-        ("-o", "--optimize_tension", "fit how near"),
-        ("-v", "--variational_bayes", "Dirichlet prior on the translation probabilities"),
-        ("-r", "--reverse", "generate the source from the target"),
-    ):
-        add(option, name, action="store_true", help=text)
-    for option, name, value, text in (
-        ("-I", "--iterations", default.iterations, "number of EM iterations"),
-        ("-q", "--p0", default.p_null, "probability of NULL"),
-        ("-a", "--alpha", default.alpha, "strength of the Dirichlet prior"),
-    ):
-        add(option, name, type=type(value), default=value, metavar="X", help=text + " (%(default)s)")
-    tension = f"start value of the tension ({default.tension}), implies -d"
-    add("-T", "--diagonal_tension", type=float, metavar="X", help=tension)
-    add("-p", "--conditional_probabilities", metavar="FILE", help="write the table of log probabilities")
-    add("--force-align", metavar="MODEL", help="align with a saved model and its settings, without training")
-    add("--save-model", metavar="MODEL", help="keep what was learned")
-    add("--symmetrize", choices=HEURISTICS, help="align in both directions and combine them")
-    parser.set_defaults(func=_command)
-
-
-def _command(args: Namespace) -> int:
+def command(args: Namespace) -> int:
+    """What `xlt align` does with its arguments."""
     both = args.symmetrize is not None
     if both and (args.reverse or args.conditional_probabilities):
         raise StudyError("--symmetrize aligns in both directions: leave out -r and -p")

@@ -30,7 +30,8 @@ class Method:
     code: str
     options: tuple[str, ...] = ()
     file: str = ""
-    version: int = 1
+    version: int | str = 1
+    source: str = ""  # the function itself, where it is none of the study's
 
 
 _ROBUST = "xltlib.finetuning.robust"

@@ -33,7 +33,8 @@ class Objective:
     reads: str
     options: tuple[str, ...]
     linked: bool = False  # trained on word links of the pairs
-    version: int = 1
+    version: int | str = 1
+    source: str = ""  # the function itself, where it is none of the study's
 
 
 _MLM, _WEAM, _PULL = (f"xltlib.pretraining.objectives:{name}_loss" for name in ("mlm", "weam", "pulling"))

@@ -1,7 +1,5 @@
 """`xlt compare`: two systems' per-example scores, paired by id: interval, p-value and effect size."""
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -149,24 +147,3 @@ def table(result: dict) -> str:
     )
     foot = f"interval: {100 * (1 - alpha):g} %, paired t over examples; p: paired permutation, two-sided"
     return "\n".join([head, "", *body, "", foot, *(f"note: {note}" for note in notes if note)])
-
-
-def run(args: argparse.Namespace) -> int:
-    result = compare_files(
-        args.a, args.b, metric=args.metric, intersect=args.intersect, alpha=args.alpha, seed=args.seed
-    )
-    print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) if args.json else table(result))
-    return 0
-
-
-def register(subparsers) -> None:
-    """Add `xlt compare A.json B.json`."""
-    parser = subparsers.add_parser("compare", help="test two systems' per-example scores against each other")
-    parser.add_argument("a", type=Path, metavar="A.json", help="scores of the system thought to be better")
-    parser.add_argument("b", type=Path, metavar="B.json", help="scores of the other, same task and examples")
-    parser.add_argument("--metric", help="compare this metric only (default: all that both files have)")
-    parser.add_argument("--intersect", action="store_true", help="compare the shared examples only")
-    parser.add_argument("--alpha", type=float, default=0.05, help="1 - level of the interval (default: 0.05)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the permutation test (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(func=run)
