@@ -175,7 +175,7 @@ def package():
 
 
 def test_published_segmentations(package):
-    """Ids that the README of XLM-R in fairseq, and the tests of transformers, give for these texts."""
+    """Ids of XLM-R's tokenizer for these texts, as recollected from its documentation (not looked up)."""
     tokenizer = tokenization.load(package)
     texts = {
         "Hello world!": [0, 35378, 8999, 38, 2],

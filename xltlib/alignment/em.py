@@ -9,13 +9,13 @@ P co-occurring pairs of word types; F target types.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.functional import embedding
 
-from xltlib.alignment.aligner import Aligner, Corpus, Model
+from xltlib.alignment.corpus import Aligner, Corpus
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 24}  # links in flight at once: fits a CPU's cache, keeps a GPU busy
 UNSEEN = 1e-9  # theta before the first M-step, and of pairs never seen together (C++)
@@ -430,8 +430,8 @@ def estimate(
     return tuple(x.cpu().numpy() for x in arrays), parameters.tension, best
 
 
-def align(corpus: Corpus, model: Model, device: str) -> np.ndarray:
-    """What `decode` chooses in another text; pairs and words that the model has not seen get `UNSEEN`."""
+def align(corpus: Corpus, model: Any, device: str) -> np.ndarray:
+    """What `decode` chooses in another text by a trained `aligner.Model`; what it has not seen gets `UNSEEN`."""
     layout = lay_out(corpus, device)
     types = len(corpus.source_words)
     keys = model.generated * types + model.given
