@@ -209,6 +209,10 @@ def test_the_entry_with_the_most_seeds_speaks_for_a_scale(tmp_path, root):
     }
     assert first.id in page.headline(evidence)["mechanism"]["does not hold"]
     assert [row["profile"] for row in page.effects(first)] == ["many", "few"]
+    few[0] |= {"verdict": "supported", "confirmatory": True}
+    write_profile(tmp_path / "figures" / "few", few, ledger)
+    confirmed = page.read_evidence(tmp_path / "figures", ledger).statements[0]
+    assert confirmed.verdicts["mechanism"] == "supported"  # whatever more exploratory seeds say
 
 
 def test_numbers_and_words():

@@ -93,9 +93,13 @@ class Statement:
         return self.claim["id"]
 
     def at(self, scale: str) -> dict[str, Any] | None:
-        """The entry that speaks for a scale: of those with runs, the one with the most seeds."""
+        """The entry that speaks for a scale: of those with runs a confirmatory one, then the most seeds."""
         own = [entry for entry in self.entries.values() if entry["scale"] == scale]
-        return max(own, key=lambda entry: (entry["verdict"] != "not run", _seeds(entry)), default=None)
+
+        def weight(entry: Mapping[str, Any]) -> tuple[bool, bool, int]:
+            return entry["verdict"] != "not run", entry.get("confirmatory", False), _seeds(entry)
+
+        return max(own, key=weight, default=None)
 
     @property
     def by_runs(self) -> bool:

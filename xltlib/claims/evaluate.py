@@ -231,6 +231,7 @@ def _claim_result(
         },
         "combine": claim.combine, "tests": tests, "verdict": verdict, "scale": params.scale,
         "second_verdict": combined(second) if second else "",
+        "confirmatory": ledger.design.confirms(params.profile),
         "reason": reason(verdict, deciding, claim.source), "limits": claim.limits,
         "command": f"xlt claim {claim.id} params/{params.profile}.yaml",
     }  # fmt: skip
