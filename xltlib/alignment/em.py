@@ -431,7 +431,7 @@ def estimate(
 
 
 def align(corpus: Corpus, model: Any, device: str) -> np.ndarray:
-    """What `decode` chooses in another text by a trained `aligner.Model`; what it has not seen gets `UNSEEN`."""
+    """What `decode` chooses in another text by an `aligner.Model`; what it has not seen gets `UNSEEN`."""
     layout = lay_out(corpus, device)
     types = len(corpus.source_words)
     keys = model.generated * types + model.given
