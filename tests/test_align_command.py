@@ -1,13 +1,12 @@
 """`xlt align`: fast_align's options, models, tables, and errors that name the line."""
 
-import argparse
 import io
 import math
 
 import pytest
 from test_alignment import BOOKS, pharaoh, split, table
 
-from xltlib import StudyError
+from xltlib import StudyError, cli
 from xltlib.alignment import aligner
 from xltlib.alignment.aligner import Aligner, train
 
@@ -18,9 +17,7 @@ def xlt(tmp_path, capsys):
 
     def run(text: str | bytes, *options: str) -> tuple[str, str]:
         (tmp_path / "pairs").write_bytes(text if isinstance(text, bytes) else text.encode())
-        parser = argparse.ArgumentParser()
-        aligner.register(parser.add_subparsers())
-        args = parser.parse_args(["align", str(tmp_path / "pairs"), *options])
+        args = cli._parser().parse_args(["align", str(tmp_path / "pairs"), *options])
         assert args.func(args) == 0
         return tuple(capsys.readouterr())
 
@@ -69,11 +66,8 @@ def test_command_table_of_probabilities(xlt, tmp_path):
 
 
 def test_command_reads_standard_input_tabs_and_empty_sides(xlt, monkeypatch, capsys):
-    parser = argparse.ArgumentParser()
-    aligner.register(parser.add_subparsers())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a b\tx y\r\n||| x\na |||\na ||| x\n")))
-    args = parser.parse_args(["align", "-", "-d"])
-    assert args.func(args) == 0
+    assert cli.main(["align", "-", "-d"]) == 0
     assert capsys.readouterr().out == "0-0 1-1\n\n\n0-0\n"
 
 

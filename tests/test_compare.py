@@ -1,14 +1,12 @@
 """`xlt compare`: pairing by id, the numbers it prints, the files it refuses."""
 
-import argparse
 import json
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from xltlib import StudyError
-from xltlib.significance import compare
+from xltlib import StudyError, cli
 from xltlib.significance.resampling import mcnemar
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -21,10 +19,8 @@ def write(path, scores, **fields):
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    compare.register(parser.add_subparsers())
-    args = parser.parse_args(["compare", *map(str, arguments)])
-    return args.func(args)
+    args = cli._parser().parse_args(["compare", *map(str, arguments)])
+    return args.func(args) or 0
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ CELLS, LINES = 15, 110
 
 def names(stage: str) -> list[str]:
     """The parameters in a notebook's cell."""
-    return notebooks.declared(ROOT / "notebooks" / f"{stage}.ipynb")
+    return list(notebooks.declared(ROOT / "notebooks" / f"{stage}.ipynb"))
 
 
 def read(stage: str):

@@ -152,7 +152,7 @@ class Watched(seq2seq.EncoderDecoder):
 def test_noise_is_in_the_sources_alone(corpus, tokenizer, kind):
     model = Watched(tiny(tokenizer).encoder, 1)
     clean = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions())
-    noisy = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions(kind, 0.5))
+    noisy = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions(noise=kind, rate=0.5))
     for step in range(5):
         clean(step)
         source, mask, target = model.seen
@@ -165,7 +165,7 @@ def test_noise_is_in_the_sources_alone(corpus, tokenizer, kind):
 @pytest.mark.parametrize("kind", ["typo", "token"])
 def test_training_with_noise_of_rate_zero_is_training_without_to_the_last_bit(corpus, tokenizer, kind):
     weights = []
-    for chosen in (SpanOptions(), SpanOptions(kind, 0.0)):
+    for chosen in (SpanOptions(), SpanOptions(noise=kind, rate=0.0)):
         model = tiny(tokenizer)
         loss = seq2seq.span_loss(model, corpus, tokenizer, recipe(), chosen)
         fit(model, loss, Optimization(6, 1e-3))
@@ -176,7 +176,8 @@ def test_training_with_noise_of_rate_zero_is_training_without_to_the_last_bit(co
 def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
     model = tiny(tokenizer)
     losses = [
-        seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions("typo", 0.3)) for _ in range(2)
+        seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions(noise="typo", rate=0.3))
+        for _ in range(2)
     ]
     first = [losses[0](step)["loss"].item() for step in (0, 1, 2)]
     assert [losses[1](step)["loss"].item() for step in (2, 1, 0)] == first[::-1]
@@ -184,7 +185,7 @@ def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
 
 
 def test_options_are_read_and_refused():
-    assert span_options("noise=typo,rate=0.2") == SpanOptions("typo", 0.2)
+    assert span_options("noise=typo,rate=0.2") == SpanOptions(noise="typo", rate=0.2)
     assert span_options() == SpanOptions()
     with pytest.raises(StudyError, match='"none", "typo", "token"'):
         span_options("noise=tyop")

@@ -83,12 +83,12 @@ def declared(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path}: not a notebook, or damaged") from None
     if len(cells) != 1:
         raise StudyError(f"{path}: {len(cells)} code cells are tagged `parameters`, expected one")
-    values, known = {}, set(Params.model_fields)
+    values = {}
     try:
         for statement in ast.parse(cells[0]).body:
             targets = getattr(statement, "targets", [getattr(statement, "target", None)])
             for name in (target.id for target in targets if isinstance(target, ast.Name)):
-                if name not in known:
+                if name not in Params.model_fields:
                     raise StudyError(f"{path}: its parameters cell: {unknown(Params, name)}")
                 value = ast.literal_eval(statement.value)
                 values[name] = list(value) if isinstance(value, tuple) else value
