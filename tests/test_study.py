@@ -194,6 +194,22 @@ def test_published_evidence_stands_for_the_runs(tiny, told, tmp_path):
     assert {name for name in before if before[name] != after[name]} == set()
 
 
+def test_runs_of_a_study_that_goes_on_are_published_alone(tiny, told, tmp_path):
+    session = run(tiny, told)
+    count = study.publish_runs(session)
+    assert {p.name for p in session.published.iterdir()} == {"runs.json", "scores.npz", "manifest.json"}
+    assert count == len(session.all_specs())
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    again = study.open(load(tiny))
+    scored = [spec for spec in again.all_specs() if "labels" in spec.params]
+    assert {again.store.status(spec) for spec in scored} == {"published"}
+    run(tiny, told)
+    assert told[-1].startswith("nothing to compare")
+    publish(tiny)
+    with pytest.raises(StudyError, match="has verdicts"):
+        study.publish_runs(again)
+
+
 def test_what_another_profile_has_published_stands_for_runs_too(tiny, told, tmp_path):
     specs = run(tiny, told).specs("06_claims")
     publish(tiny)

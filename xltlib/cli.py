@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command("publish", _publish, "put what `xlt run` has computed into figures/").add_argument
     add("profile", nargs="?", default=PROFILE, help="a profile's file [%(default)s]")
     add("--replace", action="store_true", help="even where published runs have other numbers now")
+    add("--runs", action="store_true", help="the finished runs alone, of a study that goes on")
     command("status", _status, "what is done, pending or failed, and the time it took", [study])
     plan = command("plan", _plan, "runs, hours and downloads of a profile, told before it starts", [study])
     plan.add_argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
@@ -142,7 +143,10 @@ def _publish(args: argparse.Namespace) -> None:
     session = _session(args)
     from xltlib import study
 
-    print(study.publish_computed(session, args.replace).sentence())
+    if args.runs:
+        print(f"runs: {study.publish_runs(session)}")
+    else:
+        print(study.publish_computed(session, args.replace).sentence())
     print(f"published: {session.published}")
 
 

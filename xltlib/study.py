@@ -4,8 +4,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -469,7 +469,7 @@ class Comparison:
     @classmethod
     def of(cls, computed: Path, published: Path) -> "Comparison":
         """Read both folders; a published one that is absent has no runs."""
-        if not (published / RUNS).is_file():
+        if not (published / "claims.json").is_file():  # nothing, or runs of a study that goes on
             return cls(published, 0, 0, 0, (0, 0), True)
         ours, theirs = read_published(computed), read_published(published)
         both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
@@ -523,15 +523,40 @@ def publish_computed(session: Session, replace: bool = False) -> Comparison:
     comparison = Comparison.of(source, folder)
     if not comparison.clean and not replace:
         raise StudyError(f"{comparison.sentence()}. `xlt publish --replace` publishes what is different too")
+    with _replaced(folder) as aside:
+        shutil.copytree(source, aside)
+    return comparison
+
+
+def publish_runs(session: Session) -> int:
+    """Put the finished runs of a study that goes on into figures/, without figures or verdicts; their number.
+
+    They stand in for runs that a store lacks, so that a long study can be computed in slices on several
+    machines. StudyError where the profile has verdicts already.
+    """
+    folder = session.published
+    if (folder / "claims.json").is_file():
+        raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
+    specs = [spec for spec in session.all_specs() if session.store.status(spec) in ("done", "published")]
+    earlier = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    rules = _rules(load_ledger(session.ledger).design, session, earlier)
+    with _replaced(folder) as aside:
+        publish([session.store.result(spec) for spec in specs], aside)
+        write_json(aside / MANIFEST, {"parameters": to_dict(session.params), **rules})
+    return len(specs)
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder beside it that takes its place once it is written, so that none is ever half there."""
     aside, old = (folder.with_name(f".{folder.name}.{x}") for x in ("new", "old"))
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(source, aside)
+    yield aside
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-    return comparison
 
 
 def restore(figures: Path) -> None:
