@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xltlib import builders, drawing
+from xltlib import drawing, pool
 from xltlib.alignment.links import pool_words
 from xltlib.claims import scores as score_table
 from xltlib.claims.scores import Setting, paired
@@ -178,7 +178,7 @@ def probe_gains(scores: pd.DataFrame, params: Params, over: str = "mlm") -> pd.D
 
 def tokenizer(session: Session) -> PreTrainedTokenizerFast:
     """The joint tokenizer, trained anew where only its numbers were published."""
-    text = builders.compute(session.runs.text(), session.store, files=True)
+    text = pool.compute(session.runs.text(), session.store, files=True)
     text.file("tokenizer.json")
     return load_tokenizer(text.directory)
 
