@@ -1,6 +1,5 @@
 """The reviewer's page: it shows the data, data stays text, nothing comes from outside, drift is told."""
 
-import argparse
 import json
 import re
 import shutil
@@ -12,7 +11,7 @@ from itertools import pairwise
 import pytest
 from sample_evidence import sample_claim, write_ledger, write_notebook, write_profile
 
-from xltlib import StudyError, page
+from xltlib import StudyError, cli, page
 from xltlib.claims.evaluate import evaluate
 from xltlib.claims.ledger_file import load_ledger
 from xltlib.params import Params
@@ -418,11 +417,7 @@ def test_claims_without_verdict_and_missing_evidence_are_refused(tmp_path, root)
 
 
 def test_command_line(study, capsys, monkeypatch):
-    parser = argparse.ArgumentParser()
-    page.register(parser.add_subparsers())
     monkeypatch.chdir(study[0])
-    args = parser.parse_args(["check"])
-    assert args.func(args) == 0
+    assert cli.main(["check"]) == 0
     assert "agrees" in capsys.readouterr().out
-    args = parser.parse_args(["check", "--figures", "absent"])
-    assert args.func(args) == 1
+    assert cli.main(["check", "--figures", "absent"]) == 1

@@ -665,37 +665,3 @@ def _check_site(evidence: Evidence, site: Path) -> Iterator[str]:
         for section in page.sections:
             if section.fragment.strip() not in text:
                 yield f"{path}: {section.heading or 'first part'} differs from what the data gives"
-
-
-# Commands
-
-
-def register(subparsers: Any) -> None:
-    """Add `xlt page` and `xlt check`."""
-    page = subparsers.add_parser("page", help="build the reviewer's page from published evidence")
-    check_ = subparsers.add_parser("check", help="say where page, evidence and ledger disagree")
-    for parser, func in ((page, _page_command), (check_, _check_command)):
-        add = parser.add_argument
-        add("--figures", type=Path, default=Path("figures"), help="published evidence [figures]")
-        add("--ledger", type=Path, default=Path("params/claims.yaml"), help="[params/claims.yaml]")
-        add("--out", type=Path, default=Path("site"), help="folder of the page [site]")
-        parser.set_defaults(func=func)
-    page.add_argument("--notebooks", type=Path, help="executed notebooks [runs/notebooks/quick, where it is]")
-
-
-def _page_command(args: Any) -> int:
-    notebooks = args.notebooks or Path("runs/notebooks/quick")
-    print(
-        f"{build(args.figures, notebooks, args.out, args.ledger)}: open it in a browser, no server is needed"
-    )
-    return 0
-
-
-def _check_command(args: Any) -> int:
-    problems = check(args.figures, args.ledger, args.out)
-    for problem in problems:
-        print(f"xlt check: {problem}", file=sys.stderr)
-    if not problems:
-        page = f"the page in {args.out}" if args.out.is_dir() else f"no page in {args.out}"
-        print(f"{args.figures}: agrees with its ledger and manifests; {page}")
-    return 1 if problems else 0
