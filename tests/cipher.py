@@ -4,7 +4,7 @@ import numpy as np
 
 from xltlib.data.tokenization import SPECIAL
 from xltlib.pretraining import models
-from xltlib.pretraining.losses import ParallelText
+from xltlib.pretraining.objectives import ParallelText
 
 VOCAB = 40
 FIRST = len(SPECIAL)
@@ -34,9 +34,9 @@ class Watched(models.Encoder):
         super().__init__(lm)
         self.seen, self.predicted = [], 0
 
-    def states(self, input_ids, attention_mask=None, inputs_embeds=None):
+    def states(self, input_ids, attention_mask=None, **given):
         self.seen.append(input_ids)
-        return super().states(input_ids, attention_mask, inputs_embeds)
+        return super().states(input_ids, attention_mask, **given)
 
     def logits(self, states):
         self.predicted += states.shape[:-1].numel()

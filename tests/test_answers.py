@@ -11,14 +11,14 @@ from xltlib.data.tasks import SpanExample
 from xltlib.data.text import world_of
 from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores
-from xltlib.finetuning.batching import stacked
+from xltlib.finetuning import answers as writing
+from xltlib.finetuning.answers import answer_scores, build_answers, encode
 from xltlib.finetuning.task_builders import TYPO_RATES
 from xltlib.finetuning.task_case import Case
-from xltlib.pretraining import models, seq2seq, seq2seq_builders
+from xltlib.pretraining import models, seq2seq
 from xltlib.pretraining.options import span_options
-from xltlib.pretraining.seq2seq import IGNORED
-from xltlib.pretraining.seq2seq_builders import answer_scores, build_answers, build_seq2seq, encode
-from xltlib.pretraining.training import Optimization, fit
+from xltlib.pretraining.seq2seq import IGNORED, build_seq2seq
+from xltlib.pretraining.training import Optimization, fit, stacked
 from xltlib.runs import Runs
 from xltlib.store import Spec
 
@@ -66,7 +66,7 @@ def test_it_learns_a_handful_of_questions_by_heart(case, tokenizer, examples):
 def test_writing_in_batches_is_writing_one_by_one(case, tokenizer, examples):
     model = seq2seq.tiny(len(tokenizer), 16, 1, 2, 0)
     rows = encode(case, examples, model.end).ids
-    found, sure = seq2seq.write(model, rows, longest=8, batch_size=4)
+    found, sure = writing.write(model, rows, longest=8, batch_size=4)
     for row, ids, certainty in zip(rows, found, sure, strict=True):
         before, logs = [PAD, model.end + 1], []
         while len(before) < 2 + 8:
@@ -93,17 +93,17 @@ def test_of_several_windows_the_surest_answer_counts(case, tokenizer, examples, 
     )  # fmt: skip
     first, second = (tokenizer.encode(e.answers[0][1], add_special_tokens=False) for e in examples[:2])
     written = [np.array(first), np.array([]), np.array(second)]
-    monkeypatch.setattr(seq2seq_builders, "encode", lambda *_: rows)
+    monkeypatch.setattr(writing, "encode", lambda *_: rows)
     for sure, right in (([-1, -3, -2], 1.0), ([-1, -2, -3], 0.0)):
-        monkeypatch.setattr(seq2seq, "write", lambda *_, sure=sure: (written, np.array(sure)))
+        monkeypatch.setattr(writing, "write", lambda *_, sure=sure: (written, np.array(sure)))
         assert answer_scores(model, case, examples[:2], "src", 8)[""].tolist() == [1.0, right]
 
 
 def test_text_of_subwords():
     pieces = [*SPECIAL, "ba", "##lu", "no"]
-    assert seq2seq.text_of([5, 6, 6, 7], pieces) == "balulu no"
-    assert seq2seq.text_of([6, 3, 5, 12], pieces) == "lu ba"
-    assert seq2seq.text_of([], pieces) == ""
+    assert writing.text_of([5, 6, 6, 7], pieces) == "balulu no"
+    assert writing.text_of([6, 3, 5, 12], pieces) == "lu ba"
+    assert writing.text_of([], pieces) == ""
     example = SpanExample("0", "ba", "no .", ((0, "no"),))
     assert qa_scores([example], {"0": ""})["exact_match"].tolist() == [0.0]
 
@@ -138,7 +138,7 @@ def results(store, text):
         first = store.compute(start, lambda directory: build_seq2seq(start, [text], directory, None))
         return first, store.compute(answers, lambda d: build_answers(answers, [text, first], d, None))
 
-    return {options: built(options) for options in ("", "noise=typo,rate=0.3")}
+    return {options: built(options) for options in ("", "noise=typo")}
 
 
 def test_runs_leave_scores_of_every_language_and_rate(results):
@@ -149,7 +149,7 @@ def test_runs_leave_scores_of_every_language_and_rate(results):
     assert all(len(values) == 30 for values in answers.scores.values())
     assert answers.values["means"]["far#f1"] == pytest.approx(answers.scores["far#f1"].mean(), abs=1e-3)
     assert start.values["history"][-1]["step"] == params().pretrain_steps
-    assert answers.values["updates"] == results["noise=typo,rate=0.3"][1].values["updates"]
+    assert answers.values["updates"] == results["noise=typo"][1].values["updates"]
 
 
 def test_noise_makes_another_model_of_the_same_updates(results):

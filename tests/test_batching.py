@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from xltlib.finetuning import batching
-from xltlib.finetuning.batching import Plan, near_batches, stacked
+from xltlib.finetuning.batching import Plan, near_batches
 from xltlib.finetuning.encoding import Encoded
-from xltlib.pretraining.training import epoch_batches
+from xltlib.pretraining.training import epoch_batches, stacked
 
 
 def data_of(lengths, **changes):

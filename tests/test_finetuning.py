@@ -17,14 +17,14 @@ from xltlib.data.tasks import PairExample
 from xltlib.data.tokenization import CLS, OWN, SEP
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import prediction, robust
-from xltlib.finetuning.batching import Plan, stacked
+from xltlib.finetuning.batching import Plan
 from xltlib.finetuning.encoding import Encoded, encode
 from xltlib.finetuning.methods import finetune, loss_of, steps_for
 from xltlib.finetuning.options import COMMON, METHODS, Options, options
 from xltlib.finetuning.prediction import predict, scores
 from xltlib.finetuning.task_model import TaskModel, task_loss
 from xltlib.pretraining import models
-from xltlib.pretraining.training import Optimization
+from xltlib.pretraining.training import Optimization, stacked
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,14 @@ from xltlib.finetuning.options import options
 from xltlib.finetuning.prediction import predict
 from xltlib.finetuning.task_model import TaskModel
 from xltlib.pool import compute_all
-from xltlib.pretraining import losses, models
+from xltlib.pretraining import models, objectives
 from xltlib.pretraining.training import Optimization, fit
 from xltlib.runs import Runs
 from xltlib.store import Store
 
 GPU = torch.cuda.is_available()
 OPT = Optimization(12, 2e-3, log_every=3, checkpoint_seconds=0)
-RECIPE = losses.Recipe(8, 0.3, seed=0)
+RECIPE = objectives.Recipe(8, 0.3, seed=0)
 VOCAB = 60
 
 
@@ -43,11 +43,11 @@ def encoder(device: str = "cpu") -> models.Encoder:
     return models.tiny(VOCAB, 32, 2, 2, seed=0).to(models.device(device))
 
 
-def parallel_text() -> losses.ParallelText:
+def parallel_text() -> objectives.ParallelText:
     """Pairs of sentences of 5 and 6 words, every second word linked."""
     rng = np.random.default_rng(0)
     source, target = ([rng.integers(5, VOCAB, n) for _ in range(64)] for n in (5, 6))
-    return losses.ParallelText(source, target, [np.array([[0, 1], [2, 2], [4, 5]])] * 64)
+    return objectives.ParallelText(source, target, [np.array([[0, 1], [2, 2], [4, 5]])] * 64)
 
 
 def pairs(padded: bool) -> Encoded:
@@ -62,7 +62,7 @@ def pairs(padded: bool) -> Encoded:
 def trained(objective: str, device: str, opt: Optimization = OPT, directory=None, stop=None):
     """History and weights after an objective; KeyboardInterrupt before the update `stop`."""
     model = encoder(device)
-    inner = losses.objective_loss(objective, model, [parallel_text()], RECIPE)
+    inner = objectives.objective_loss(objective, model, [parallel_text()], RECIPE)
 
     def loss(step: int):
         if step == stop:

@@ -8,6 +8,7 @@ import torch
 
 from xltlib import StudyError
 from xltlib.data.tokenization import CLS, MASK, OWN, SEP, SPECIAL, Specials, join
+from xltlib.pretraining import objectives
 from xltlib.pretraining.objectives import mask_tokens
 
 VOCAB = 40
@@ -54,9 +55,11 @@ def test_shares_of_hidden_kept_and_random_words():
     assert set(shown.flatten().tolist()) == {MASK, *range(FIRST, VOCAB)}
 
 
-def test_the_pure_mask():
+def test_the_pure_mask(monkeypatch):
+    monkeypatch.setattr(objectives, "SHOWN", 0.0)
+    monkeypatch.setattr(objectives, "REPLACED", 0.0)
     ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (8, 1))
-    batch = mask_tokens(ids, 0.3, VOCAB, rng(), keep=0, random=0)
+    batch = mask_tokens(ids, 0.3, VOCAB, rng())
     assert (batch.inputs.gather(1, batch.positions) == MASK).all()
 
 
@@ -69,17 +72,19 @@ def test_unknown_words_are_not_predicted():
 def test_masks_are_drawn_from_the_given_generator_alone():
     ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (8, 1))
     first, again, other = (mask_tokens(ids, 0.3, VOCAB, rng(seed)) for seed in (4, 4, 5))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], again[:3], strict=True))
     assert not torch.equal(first.positions, other.positions)
 
 
 XLMR = Specials(1, VOCAB - 1, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, VOCAB - 1}))  # the mask comes last
 
 
-def test_special_tokens_of_another_tokenizer_are_neither_hidden_nor_put_in():
+def test_special_tokens_of_another_tokenizer_are_neither_hidden_nor_put_in(monkeypatch):
+    monkeypatch.setattr(objectives, "SHOWN", 0.0)
+    monkeypatch.setattr(objectives, "REPLACED", 0.5)
     words = np.arange(4, VOCAB - 1)
     ids = np.tile(join(words, words[::-1], special=XLMR), (200, 1))
-    batch = mask_tokens(ids, 0.5, VOCAB, rng(), 0.0, 0.5, XLMR)
+    batch = mask_tokens(ids, 0.5, VOCAB, rng(), XLMR)
     assert set(batch.targets.flatten().tolist()) == set(words.tolist())
     shown = batch.inputs.gather(1, batch.positions)
     hidden = shown == XLMR.mask

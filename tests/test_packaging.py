@@ -36,11 +36,6 @@ LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 UPWARD = {
     ("data.downloads", "pretraining.models"),
     ("data.text", "pretraining.models"),
-    ("pretraining.seq2seq", "finetuning.batching"),
-    ("pretraining.seq2seq_builders", "finetuning.encoding"),
-    ("pretraining.seq2seq_builders", "finetuning.methods"),
-    ("pretraining.seq2seq_builders", "finetuning.task_builders"),
-    ("pretraining.seq2seq_builders", "finetuning.task_case"),
 }
 LONGEST = 60  # lines of a function
 

@@ -12,11 +12,10 @@ from xltlib import StudyError
 from xltlib.data import text as data_text
 from xltlib.data.text import tokenizer_of
 from xltlib.data.tokenization import WordEncoder, join, pack, specials
-from xltlib.pretraining import encoder_builders, losses, models
-from xltlib.pretraining.encoder_builders import build_encoder
-from xltlib.pretraining.losses import ParallelText, Recipe, extended, objective_loss
-from xltlib.pretraining.objectives import mask_tokens, subword_links
-from xltlib.pretraining.options import options
+from xltlib.pretraining import encoders, models, objectives
+from xltlib.pretraining.encoders import build_encoder, subword_links
+from xltlib.pretraining.objectives import ParallelText, Recipe, mask_tokens, objective_loss
+from xltlib.pretraining.options import Options
 from xltlib.pretraining.training import Optimization, fit
 from xltlib.store import Spec
 
@@ -51,11 +50,9 @@ def coded(made, sentences):
 
 
 def text(made, times=1):
-    """The two pairs, so many times, with the first subwords of linked words linked."""
+    """The two pairs, so many times."""
     (source, a), (target, b) = (zip(*coded(made, sentences), strict=True) for sentences in (SOURCE, TARGET))
-    links = [
-        subword_links(np.array(x), *words, expand="first") for x, *words in zip(LINKS, a, b, strict=True)
-    ]
+    links = [subword_links(np.array(x), *words) for x, *words in zip(LINKS, a, b, strict=True)]
     return ParallelText(list(source) * times, list(target) * times, links * times)
 
 
@@ -78,37 +75,25 @@ def test_partners_are_where_the_words_are(setting):
     assert swapped.tolist() == made(TARGET[0], SOURCE[0])["input_ids"]
     moved = {made.decode([first[i]]).strip(): made.decode([first[partner[i]]]).strip() for i in range(1, 8)}
     assert moved["cat"] == "кот"
-    (alone,) = {tuple(x) for x in losses._with_specials(pairs, 0, Recipe(2, 0.3, 0, special=special))[:1]}
-    assert first[alone[0]] == pairs.source[0][pairs.links[0][0, 0]]
-    recipe = Recipe(2, 0.3, 0, options("word_aligned", "boundaries=true"), special=special)
-    ends = losses._with_specials(pairs, 0, recipe)[-2:]
-    sides = [join(side[0], special=special) for side in (pairs.source, pairs.target)]
-    assert ends.tolist() == [[0, 0], [len(sides[0]) - 1, len(sides[1]) - 1]]
 
 
-def given_to(kind, made, special, chosen, name="tlm"):
+def given_to(kind, made, special, name):
     """What the base model is given in one update of an objective."""
-    model, seen = extended(encoder(kind, len(made)), chosen, 2), {}
+    model, seen = encoder(kind, len(made)), {}
     hook = lambda module, args, given: seen.update(given)  # noqa: E731
     model.lm.base_model.register_forward_pre_hook(hook, with_kwargs=True)
-    objective_loss(name, model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))(0)
+    objective_loss(name, model, [text(made, 8)], Recipe(4, 0.3, 0, special=special))(0)
     return seen
 
 
-def test_models_are_told_segments_and_positions_in_their_own_way(setting):
+def test_models_are_told_segments_in_their_own_way(setting):
     kind, made, special = setting
     for name in ("tlm", "mlm"):
-        seen = given_to(kind, made, special, options(name), name)
+        seen = given_to(kind, made, special, name)
         assert ("token_type_ids" in seen) == (kind == "bert")
         if kind == "bert":
             row, types = seen["input_ids"][0].tolist(), seen["token_type_ids"][0].tolist()
             assert types == [int(i > row.index(special.between[0])) for i in range(len(row))]
-    seen = given_to(kind, made, special, options("tlm", "positions=reset"))
-    row, positions = seen["input_ids"][0].tolist(), seen["position_ids"][0].tolist()
-    begin = {"bert": 0, "xlmr": made.pad_token_id + 1}[kind]
-    second = row.index(special.between[0]) + len(special.between)
-    assert positions[:second] == list(range(begin, begin + second))
-    assert positions[second] == positions[1] == begin + 1
 
 
 @pytest.mark.parametrize("name", ["tlm", "weam"])
@@ -121,39 +106,17 @@ def test_two_pairs_are_learnt_by_heart(setting, name):
     assert history[-1]["loss"] < 0.3 * history[0]["loss"]
 
 
-@pytest.mark.parametrize("given", ["", "positions=reset,language_embeddings=true"])
-def test_weam_of_weight_zero_is_tlm_bit_for_bit_with_dropout(setting, given):
+def test_weam_of_weight_zero_is_tlm_bit_for_bit_with_dropout(setting):
     kind, made, special = setting
     found = []
     for name, weight in (("tlm", 1.0), ("weam", 0.0), ("weam", 1.0)):
-        chosen = options("tlm", given).replace(lambda_=weight)
-        model = extended(encoder(kind, len(made)), chosen, 2)
+        model, recipe = encoder(kind, len(made)), Recipe(4, 0.3, 0, special=special)
         assert model.lm.config.hidden_dropout_prob > 0
-        loss = objective_loss(name, model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))
+        loss = objective_loss(name, model, [text(made, 8)], recipe, Options(lambda_=weight))
         fit(model, loss, Optimization(3, 1e-2, precision="bfloat16"))
         found.append(torch.cat([p.detach().flatten() for p in model.lm.parameters()]))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
-
-
-def test_a_second_head_shares_the_output_embeddings(setting):
-    kind, made, special = setting
-    chosen = options("weam", "head=own")
-    model = extended(encoder(kind, len(made)), chosen, 2)
-    states = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model.second_logits(states), model.logits(states))
-    loss = objective_loss("weam", model, [text(made, 8)], Recipe(4, 0.3, 0, chosen, special=special))
-    fit(model, loss, Optimization(3, 1e-2))
-    assert not torch.equal(model.second_logits(states), model.logits(states))
-    added = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.lm.parameters())
-    assert added == 16 * 16 + 16 + 2 * 16  # a matrix and a norm, no words
-
-
-def test_a_second_head_needs_a_first():
-    config = models.config("mt5-small")
-    config.vocab_size, config.num_layers = 40, 1
-    with pytest.raises(StudyError, match="MT5EncoderModel: head=own: it has no head that predicts words"):
-        extended(models.from_config(config, 0), options("weam", "head=own"), 2)
 
 
 # Devices
@@ -175,16 +138,11 @@ class Unmasked(models.Encoder):
         return super().states(input_ids, **given)
 
 
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [("mlm", ""), ("tlm", ""), ("weam", ""), ("word_aligned", ""), ("weam", "both_masked=false,head=own"),
-     ("weam", "positions=reset,language_embeddings=true"), ("word_aligned", "boundaries=true")],
-)  # fmt: skip
-def test_all_that_a_loss_computes_is_where_the_model_is(setting, name, given):
+@pytest.mark.parametrize("name", ["mlm", "tlm", "weam", "word_aligned"])
+def test_all_that_a_loss_computes_is_where_the_model_is(setting, name):
     kind, made, special = setting
-    chosen = options(name, given)
-    model = extended(Unmasked(encoder(kind, len(made)).lm), chosen, 2).to("meta")
-    recipe = Recipe(4, 0.3, 0, chosen, special=special, batch_tokens=60)
+    model = Unmasked(encoder(kind, len(made)).lm).to("meta")
+    recipe = Recipe(4, 0.3, 0, special=special, batch_tokens=60)
     loss = objective_loss(name, model, [text(made, 8)], recipe)
     with OneDevice():
         assert {part.device.type for part in loss(0).values()} == {"meta"}
@@ -261,19 +219,19 @@ def test_a_run_goes_on_from_a_published_model(real, tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("objective", "given"),
-    [("mlm", {}), ("tlm", {"positions": "reset", "language_embeddings": True}), ("weam", {"head": "own"}),
-     ("word_aligned", {"boundaries": True}), ("mixed", {"lexicon": "estimated"})],
+    [("mlm", {}), ("tlm", {}), ("weam", {"lambda_": 0.5}), ("word_aligned", {}),
+     ("mixed", {"lexicon": "estimated"})],
 )  # fmt: skip
 def test_every_objective_goes_on_from_it(real, tmp_path, monkeypatch, objective, given):
     text_run, pairs, linked = real("xlmr")
-    monkeypatch.setattr(encoder_builders, "world_of", None)  # real languages have none
+    monkeypatch.setattr(encoders, "world_of", None)  # real languages have none
     special, seen = specials(tokenizer_of(text_run)), []
 
     def masked(*given):
         seen.append(given[-1])
         return mask_tokens(*given)
 
-    monkeypatch.setattr(losses, "mask_tokens", masked)
+    monkeypatch.setattr(objectives, "mask_tokens", masked)
     start = base(text_run, tmp_path / "base")
     params = PARAMS | {"objective": objective, "continue_steps": 5, "continue_lr": 1e-3, "options": given}
     inputs = [start, pairs, text_run, *([linked] if objective not in ("mlm", "tlm") else [])]
@@ -304,7 +262,7 @@ def test_what_a_run_on_real_text_lacks_is_told_at_once(real, tmp_path, monkeypat
 
 def test_from_scratch_nothing_is_looked_up(real, tmp_path, monkeypatch):
     text_run, *_ = real("bert")
-    for module in (encoder_builders, data_text):
+    for module in (encoders, data_text):
         monkeypatch.setattr(module, "tokenizer_of", None)
     made = base(text_run, tmp_path, 0, model="", num_heads=2)
     assert models.load(made.directory).lm.config.model_type == "modernbert"

@@ -12,8 +12,7 @@ from xltlib.data import corpora, real_data, tokenization
 from xltlib.data.tasks import SpanExample
 from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, cut, kept_pairs
 from xltlib.finetuning.baseline_builders import build_baselines, window
-from xltlib.pretraining import encoder_builders
-from xltlib.pretraining import options as pretraining
+from xltlib.pretraining import encoders
 from xltlib.store import Spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -86,7 +85,7 @@ def test_text_is_the_same_when_built_again(real, tmp_path):
 def test_pairs_give_each_subword_its_word(real):
     pairs = real["pairs"]
     assert pairs.values == {"pairs": {"es": 200}, "too_long": {"es": 0}}
-    (text,) = encoder_builders.parallel_texts(pairs, real["links"], ["es"], pretraining.Options(), set())
+    (text,) = encoders.parallel_texts(pairs, real["links"], ["es"], 1.0)
     assert len(text.source) == len(text.target) == len(text.links) == 200
     lines = pairs.file("es.source.txt").read_text("utf-8").splitlines()
     with np.load(pairs.file("pairs.npz")) as arrays:

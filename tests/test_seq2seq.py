@@ -7,12 +7,12 @@ import torch
 from xltlib import StudyError
 from xltlib.data.text import keyboard_of, world_of
 from xltlib.data.tokenization import SPECIAL, WordEncoder
-from xltlib.finetuning.batching import stacked
+from xltlib.finetuning.answers import text_of
 from xltlib.pretraining import models, seq2seq
-from xltlib.pretraining.losses import Recipe
+from xltlib.pretraining.objectives import Recipe
 from xltlib.pretraining.options import SpanOptions, span_options
 from xltlib.pretraining.seq2seq import IGNORED, SENTINELS, source_of, span_mask, target_of
-from xltlib.pretraining.training import Optimization, Pool, fit
+from xltlib.pretraining.training import Optimization, Pool, fit, stacked
 
 END = 100
 
@@ -27,7 +27,7 @@ def corpus(text, tokenizer):
     lengths = np.array([len(row) for row in rows])
     common = np.bincount(lengths).argmax()
     pool = Pool([row for row in rows if len(row) == common])
-    return seq2seq.Corpus([pool], [1.0], [keyboard_of(world, "src")])
+    return [pool], [1.0], [keyboard_of(world, "src")]
 
 
 def tiny(tokenizer, seed=0):
@@ -48,6 +48,11 @@ def test_a_document_by_hand():
     assert target_of(ids, masked, END).tolist() == [101, 12, 13, 102, 16, 100]
 
 
+def shares(monkeypatch, rate, mean):
+    monkeypatch.setattr(seq2seq, "MASK_RATE", rate)
+    monkeypatch.setattr(seq2seq, "MEAN_SPAN", mean)
+
+
 @pytest.mark.parametrize(
     ("length", "rate", "mean", "masked", "spans"),
     [
@@ -55,9 +60,10 @@ def test_a_document_by_hand():
         (9, 0.9, 1, 8, 1),
     ],
 )  # fmt: skip
-def test_the_number_of_masked_tokens_and_spans_is_fixed(length, rate, mean, masked, spans):
+def test_the_number_of_masked_tokens_and_spans_is_fixed(monkeypatch, length, rate, mean, masked, spans):
+    shares(monkeypatch, rate, mean)
     for seed in range(50):
-        found = span_mask(length, rate, mean, np.random.default_rng(seed))
+        found = span_mask(length, np.random.default_rng(seed))
         assert found.shape == (length,)
         assert found.sum() == masked
         assert (np.diff(np.concatenate([[0], found.astype(int)])) == 1).sum() == spans
@@ -65,20 +71,22 @@ def test_the_number_of_masked_tokens_and_spans_is_fixed(length, rate, mean, mask
         assert not found[0]
 
 
-def test_all_divisions_into_spans_are_equally_likely():
+def test_all_divisions_into_spans_are_equally_likely(monkeypatch):
+    shares(monkeypatch, 0.5, 1.5)
     # 6 tokens, 3 of them masked, in 2 spans: 2 ways to divide the seen ones times 2 for the masked ones
     rng = np.random.default_rng(0)
-    drawn = [tuple(span_mask(6, 0.5, 1.5, rng)) for _ in range(4000)]
+    drawn = [tuple(span_mask(6, rng)) for _ in range(4000)]
     counts = [drawn.count(mask) for mask in set(drawn)]
     assert len(counts) == 4
     assert max(counts) < 1100
 
 
-def test_nothing_is_lost_between_source_and_target():
+def test_nothing_is_lost_between_source_and_target(monkeypatch):
+    shares(monkeypatch, 0.3, 2)
     rng = np.random.default_rng(0)
     for length in (2, 5, 17, 60):
         ids = rng.integers(5, END, length)
-        masked = span_mask(length, 0.3, 2, rng)
+        masked = span_mask(length, rng)
         source, target = (f(ids, masked, END) for f in (source_of, target_of))
         spans = {part[0]: part[1:] for part in np.split(target[:-1], np.flatnonzero(target[:-1] > END))[1:]}
         again = [word for i in source[:-1] for word in (spans[i] if i > END else [i])]
@@ -88,7 +96,7 @@ def test_nothing_is_lost_between_source_and_target():
 
 def test_what_cannot_be_masked_is_refused():
     with pytest.raises(StudyError, match="1 subwords; it takes at least two"):
-        span_mask(1, 0.15, 3, np.random.default_rng(0))
+        span_mask(1, np.random.default_rng(0))
     every_other = np.tile([False, True], SENTINELS + 1)
     with pytest.raises(StudyError, match=f"{SENTINELS + 1} spans, but {SENTINELS} sentinels"):
         source_of(np.arange(len(every_other)), every_other, END)
@@ -99,19 +107,19 @@ def test_what_cannot_be_masked_is_refused():
 
 def words_of(rows, tokenizer):
     pieces = seq2seq.pieces_of(tokenizer)
-    return [seq2seq.text_of(row, pieces).split() for row in rows]
+    return [text_of(row, pieces).split() for row in rows]
 
 
 def sources(corpus, end, count=300):
-    ids, _ = corpus.pools[0].draw(np.random.default_rng(1), count)
+    ids, _ = corpus[0][0].draw(np.random.default_rng(1), count)
     rng = np.random.default_rng(2)
-    return [source_of(row, span_mask(len(row), 0.15, 3, rng), end) for row in ids[:, 1:-1]]
+    return [source_of(row, span_mask(len(row), rng), end) for row in ids[:, 1:-1]]
 
 
 def test_typing_errors_hit_their_share_of_words_and_no_special_id(corpus, tokenizer):
     end, typist = len(tokenizer), seq2seq.Typist(tokenizer)
     clean = sources(corpus, end)
-    noisy = typist(clean, 0.3, corpus.keyboards[0], np.random.default_rng(0))
+    noisy = typist(clean, 0.3, corpus[2][0], np.random.default_rng(0))
     pairs = list(zip(words_of(clean, tokenizer), words_of(noisy, tokenizer), strict=True))
     hit = np.mean([a != b for before, after in pairs for a, b in zip(before, after, strict=True)])
     assert 0.24 < hit < 0.33  # a part of a word beside a sentinel may be too short for an error
@@ -123,7 +131,7 @@ def test_typing_errors_hit_their_share_of_words_and_no_special_id(corpus, tokeni
 def test_noise_of_rate_zero_is_none(corpus, tokenizer):
     end, rng = len(tokenizer), np.random.default_rng(0)
     clean = sources(corpus, end)
-    typed = seq2seq.Typist(tokenizer)(clean, 0.0, corpus.keyboards[0], rng)
+    typed = seq2seq.Typist(tokenizer)(clean, 0.0, corpus[2][0], rng)
     replaced = seq2seq.replace_ids(clean, 0.0, end, rng)
     for rows in zip(clean, typed, replaced, strict=True):
         assert rows[0].tolist() == rows[1].tolist() == rows[2].tolist()
@@ -149,10 +157,11 @@ class Watched(seq2seq.EncoderDecoder):
 
 
 @pytest.mark.parametrize("kind", ["typo", "token"])
-def test_noise_is_in_the_sources_alone(corpus, tokenizer, kind):
+def test_noise_is_in_the_sources_alone(corpus, tokenizer, monkeypatch, kind):
+    monkeypatch.setattr(seq2seq, "NOISY", 0.5)
     model = Watched(tiny(tokenizer).encoder, 1)
-    clean = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions())
-    noisy = seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions(noise=kind, rate=0.5))
+    clean = seq2seq.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions())
+    noisy = seq2seq.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions(noise=kind))
     for step in range(5):
         clean(step)
         source, mask, target = model.seen
@@ -163,11 +172,12 @@ def test_noise_is_in_the_sources_alone(corpus, tokenizer, kind):
 
 
 @pytest.mark.parametrize("kind", ["typo", "token"])
-def test_training_with_noise_of_rate_zero_is_training_without_to_the_last_bit(corpus, tokenizer, kind):
+def test_training_with_noise_of_rate_zero_is_training_without(corpus, tokenizer, monkeypatch, kind):
+    monkeypatch.setattr(seq2seq, "NOISY", 0.0)
     weights = []
-    for chosen in (SpanOptions(), SpanOptions(noise=kind, rate=0.0)):
+    for chosen in (SpanOptions(), SpanOptions(noise=kind)):
         model = tiny(tokenizer)
-        loss = seq2seq.span_loss(model, corpus, tokenizer, recipe(), chosen)
+        loss = seq2seq.span_loss(model, *corpus, tokenizer, recipe(), chosen)
         fit(model, loss, Optimization(6, 1e-3))
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -176,8 +186,7 @@ def test_training_with_noise_of_rate_zero_is_training_without_to_the_last_bit(co
 def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
     model = tiny(tokenizer)
     losses = [
-        seq2seq.span_loss(model, corpus, tokenizer, recipe(), SpanOptions(noise="typo", rate=0.3))
-        for _ in range(2)
+        seq2seq.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions(noise="typo")) for _ in range(2)
     ]
     first = [losses[0](step)["loss"].item() for step in (0, 1, 2)]
     assert [losses[1](step)["loss"].item() for step in (2, 1, 0)] == first[::-1]
@@ -185,7 +194,7 @@ def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
 
 
 def test_options_are_read_and_refused():
-    assert span_options("noise=typo,rate=0.2") == SpanOptions(noise="typo", rate=0.2)
+    assert span_options("noise=typo") == SpanOptions(noise="typo")
     assert span_options() == SpanOptions()
     with pytest.raises(StudyError, match='"none", "typo", "token"'):
         span_options("noise=tyop")

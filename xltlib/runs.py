@@ -37,7 +37,6 @@ class Kind:
     build : "module:function" that computes it, (spec, inputs, directory, progress) -> values; imported where
         the run is computed
     version : a result is reused only where it is the same: raise it when the numbers of the kind change
-    real : what builds it where the languages are real, if that is another function
     stage : the notebook that shows those runs which a statement asks for
     compared : whether tests of statements and questions compare its scores
     task : what statements call its task, where that is none of the study's
@@ -47,7 +46,6 @@ class Kind:
     name: str
     build: str
     version: int = 1
-    real: str = ""
     stage: str = ""
     compared: bool = False
     task: str = ""
@@ -136,7 +134,7 @@ class Runs:
         taken |= {"objective": "base", "seed": seed}
         return Spec("encoder", taken, pretraining.OBJECTIVES["none"].version, (self.text(seed),))
 
-    @kind("xltlib.pretraining.encoder_builders:build_encoder", stage="02_pretraining")
+    @kind("xltlib.pretraining.encoders:build_encoder", stage="02_pretraining")
     def encoder(self, objective: str, seed: int, options: str = "", target: str = "") -> Spec:
         """The base encoder after the updates of an objective ("none": the base itself).
 
@@ -166,8 +164,8 @@ class Runs:
         return Spec("encoder", taken, pretraining.OBJECTIVES[objective].version, inputs)
 
     @kind(
-        "xltlib.pretraining.encoder_builders:build_probe", real="xltlib.pretraining.probing:build_probe",
-        stage="02_pretraining", compared=True, task="retrieval", labels=("objective", "objective_options"),
+        "xltlib.pretraining.probing:build_probe", stage="02_pretraining", compared=True, task="retrieval",
+        labels=("objective", "objective_options"),
     )  # fmt: skip
     def probe(self, objective: str, seed: int, objective_options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
@@ -251,7 +249,7 @@ class Runs:
         taken |= self._further("pair_languages") if settings == "pairs" else {}
         return Spec("evaluation", taken, KINDS["evaluation"].version, (transfer, transfer.inputs[0]))
 
-    @kind("xltlib.pretraining.seq2seq_builders:build_seq2seq")
+    @kind("xltlib.pretraining.seq2seq:build_seq2seq")
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = pretraining.span_options(options)
@@ -262,7 +260,7 @@ class Runs:
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
         return Spec("seq2seq", taken, KINDS["seq2seq"].version, (self.text(seed),))
 
-    @kind("xltlib.pretraining.seq2seq_builders:build_answers", compared=True)
+    @kind("xltlib.finetuning.answers:build_answers", compared=True)
     def answers(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
         labels = _labels("qa", "span_corruption", seed, options)
@@ -373,10 +371,8 @@ def _own(entry: pretraining.Objective | finetuning.Method) -> dict[str, str]:
 
 
 def builder(spec: Spec) -> Callable[..., dict]:
-    """The function that computes a run; the text that it builds on says what kind of languages it has."""
-    entry = KINDS[spec.kind]
-    real = entry.real and any("data" in other.params for other in closure([spec]) if other.kind == "text")
-    module, _, function = (entry.real if real else entry.build).partition(":")
+    """The function that computes a run."""
+    module, _, function = KINDS[spec.kind].build.partition(":")
     return getattr(import_module(module), function)
 
 

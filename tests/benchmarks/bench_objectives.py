@@ -37,9 +37,8 @@ from transformers import (
 
 from xltlib.data import tokenization
 from xltlib.pretraining import models
-from xltlib.pretraining.losses import ParallelText, Recipe, objective_loss
-from xltlib.pretraining.objectives import exchange, pad, pulling_loss
-from xltlib.pretraining.training import Optimization, fit
+from xltlib.pretraining.objectives import ParallelText, Recipe, exchange, objective_loss, pulling_loss
+from xltlib.pretraining.training import Optimization, fit, pad
 
 SHAPES = {  # shortest and longest: tokens of a pair
     "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "shortest": 16, "longest": 32,

@@ -20,7 +20,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 from xltlib.data import synthetic, tokenization
 from xltlib.data.synthetic import World
 from xltlib.pretraining import models
-from xltlib.pretraining.losses import Recipe, document_loss
+from xltlib.pretraining.objectives import Recipe, document_loss
 from xltlib.pretraining.training import PRECISIONS, Optimization, Pool, fit
 
 

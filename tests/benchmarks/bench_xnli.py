@@ -28,8 +28,7 @@ from xltlib.finetuning.methods import finetune
 from xltlib.finetuning.prediction import predict
 from xltlib.finetuning.task_model import TaskModel, task_loss
 from xltlib.pretraining import models
-from xltlib.pretraining.objectives import pad
-from xltlib.pretraining.training import Optimization
+from xltlib.pretraining.training import Optimization, pad
 
 SHAPES = {
     "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "pairs": 4000, "batch": 32, "updates": 100,

@@ -13,7 +13,7 @@ from xltlib.data.real_data import lowered
 from xltlib.data.tasks import PairExample, SpanExample, TaggedSentence
 from xltlib.data.text import link_lists, read_sentences
 from xltlib.pretraining import probing
-from xltlib.pretraining.encoder_builders import linked_lexicon
+from xltlib.pretraining.encoders import linked_lexicon
 from xltlib.pretraining.training import Progress
 from xltlib.significance.clusters import numbered
 from xltlib.store import Result, Spec

@@ -7,19 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xltlib import StudyError
-from xltlib.data.tokenization import PAD
 from xltlib.finetuning.encoding import Encoded
 from xltlib.pretraining.models import to_device
-from xltlib.pretraining.objectives import pad
-from xltlib.pretraining.training import epoch_batches
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights lie."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+from xltlib.pretraining.training import epoch_batches, stacked
 
 
 def near_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -58,19 +51,6 @@ class Plan:
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self._order(epoch)
         return self._batches[batch]
-
-
-def stacked(
-    sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1
-) -> tuple[Tensor, Tensor | None]:
-    """Ids (B, T), shorter sequences filled up, and 1 where they are real: None where all of them are.
-
-    T is the length of the longest, or the next `multiple` of so many.
-    """
-    lengths = {len(sequence) for sequence in sequences}
-    if len(lengths) == 1 and not max(lengths) % multiple:
-        return torch.from_numpy(np.stack(sequences)), None
-    return pad(sequences, filler, multiple)
 
 
 def inputs(data: Encoded, rows: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

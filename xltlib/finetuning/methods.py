@@ -16,14 +16,14 @@ from torch import Tensor
 from xltlib.data.tasks import LABELS
 from xltlib.data.tokenization import OWN, Specials, join
 from xltlib.finetuning import robust, salt
-from xltlib.finetuning.batching import Plan, device_of, inputs, stacked
+from xltlib.finetuning.batching import Plan, inputs
 from xltlib.finetuning.encoding import Encoded
 from xltlib.finetuning.options import Options
 from xltlib.finetuning.prediction import majority, predict
 from xltlib.finetuning.task_model import TaskModel, task_loss
 from xltlib.pretraining import models
-from xltlib.pretraining.models import to_device
-from xltlib.pretraining.training import Optimization, Progress, fit
+from xltlib.pretraining.models import device_of, to_device
+from xltlib.pretraining.training import Optimization, Progress, fit, stacked
 
 MISTRANSLATED = 0.25  # share of a noisy translation's words; no source says how often published ones err
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from xltlib.evaluation import qa_scores
-from xltlib.finetuning.batching import batches, device_of, inputs
+from xltlib.finetuning.batching import batches, inputs
 from xltlib.finetuning.encoding import Encoded
 from xltlib.finetuning.task_model import TaskModel
+from xltlib.pretraining.models import device_of
 
 LONGEST_ANSWER = 30  # subwords, as in the published SQuAD scripts
 

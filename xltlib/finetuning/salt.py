@@ -22,8 +22,8 @@ from torch import Tensor
 from xltlib import StudyError
 from xltlib.data.corpora import UNSPACED
 from xltlib.data.tokenization import MASK, PreTrainedTokenizerFast, specials
-from xltlib.finetuning.batching import device_of, segments
-from xltlib.pretraining.models import Encoder
+from xltlib.finetuning.batching import segments
+from xltlib.pretraining.models import Encoder, device_of
 from xltlib.pretraining.training import epoch_batches
 
 CELLS = 1 << 27  # scores of words at places that are in memory at once (0.5 GB)

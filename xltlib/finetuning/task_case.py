@@ -19,7 +19,7 @@ from xltlib.finetuning.options import check_real, options
 from xltlib.finetuning.task_model import TaskModel
 from xltlib.noise import typing as noise
 from xltlib.pretraining import models
-from xltlib.pretraining.encoder_builders import gold_lexicon
+from xltlib.pretraining.encoders import gold_lexicon
 from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Optimization
 from xltlib.store import Result

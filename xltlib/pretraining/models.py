@@ -127,15 +127,12 @@ class Encoder(nn.Module):
         return getattr(self.lm.config, "type_vocab_size", 1) > 1
 
     @property
-    def first_position(self) -> int:
-        """The position of a sequence's first subword: XLM-R counts from its padding's id plus 1."""
-        return self.lm.config.pad_token_id + 1 if "roberta" in self.lm.config.model_type else 0
-
-    @property
     def longest(self) -> int | None:
         """The most subwords of a sequence; None where positions are relative without a limit (mT5)."""
-        places = getattr(self.lm.config, "max_position_embeddings", None)
-        return places and places - self.first_position
+        config = self.lm.config
+        before = config.pad_token_id + 1 if "roberta" in config.model_type else 0  # XLM-R counts from there
+        places = getattr(config, "max_position_embeddings", None)
+        return places and places - before
 
     def states(
         self,
@@ -143,18 +140,14 @@ class Encoder(nn.Module):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Last-layer vectors (B, T, H) of token ids (B, T) or of their embeddings (B, T, H).
 
-        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two;
-        `position_ids` (B, T) are in the model's own numbering, from `first_position`.
+        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two.
         """
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         if token_type_ids is not None and self.two_segments:
             given["token_type_ids"] = token_type_ids
-        if position_ids is not None:
-            given["position_ids"] = position_ids
         return self.lm.base_model(**given, attention_mask=attention_mask).last_hidden_state
 
     def layers(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -216,6 +209,11 @@ def device(name: str) -> torch.device:
     if found.type == "cuda" and not torch.cuda.is_available():
         raise StudyError(f"device {name}: torch finds no GPU here: take device: cpu, or a machine with one")
     return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights lie."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

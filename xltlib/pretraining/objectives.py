@@ -1,9 +1,14 @@
-"""Pre-training objectives as functions of tensors: masked words, exchanged vectors, pulled vectors, links.
+"""Pre-training objectives: losses as functions of tensors, and the text that each one reads at each step.
 
-Shapes: B batch, T tokens, K predicted positions a sequence, H hidden, V vocabulary, L links.
+Shapes: B batch, T tokens, K predicted positions a sequence, H hidden, V vocabulary, L links, A predicted
+positions with a partner.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -12,38 +17,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xltlib import StudyError
-from xltlib.data.tokenization import OWN, PAD, Specials
-from xltlib.pretraining.models import to_device
+from xltlib.data.tokenization import OWN, Specials, join
+from xltlib.pretraining.models import Encoder, to_device
+from xltlib.pretraining.options import OBJECTIVES, Options
+from xltlib.pretraining.training import Pool, pad
+
+# Of the masked subwords a tenth is shown as it is and a tenth as another one, the rest as [MASK]: BERT (arXiv
+# 1810.04805) and XLM's TLM; how WEAM does it was not found.
+SHOWN, REPLACED = 0.1, 0.1
+BETA = 1.0  # weight of the drift: as in both public re-implementations of arXiv 2002.03518
 
 Logits = Callable[[Tensor], Tensor]  # vectors (..., H) to scores of all words (..., V)
+Loss = Callable[[int], dict[str, Tensor]]  # the parts of a loss by name, at a step
 
 
 class Masked(NamedTuple):
-    """A batch with positions to predict: inputs (B, T), positions (B, K), targets (B, K)."""
+    """A batch with positions to predict: inputs (B, T), positions (B, K), targets (B, K).
+
+    Of linked pairs also: partner (B, T), the position of each position's aligned word, or its own; aligned
+    (A,), which predicted positions have a partner, counted over all B x K.
+    """
 
     inputs: Tensor
     positions: Tensor
     targets: Tensor
+    partner: Tensor | None = None
+    aligned: Tensor | None = None
 
     def to(self, device: torch.device) -> "Masked":
-        return Masked(*(to_device(part, device) for part in self))
+        return Masked(*(part if part is None else to_device(part, device) for part in self))
+
+    def linked(self, partner: Tensor) -> "Masked":
+        """The batch with the partners of its positions; on the CPU, which need not wait for their number."""
+        moved = partner.gather(1, self.positions) != self.positions
+        return self._replace(partner=partner, aligned=moved.flatten().nonzero().flatten())
 
 
 def mask_tokens(
-    ids: np.ndarray,
-    rate: float,
-    vocab_size: int,
-    rng: np.random.Generator,
-    keep: float = 0.1,
-    random: float = 0.1,
-    special: Specials = OWN,
+    ids: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator, special: Specials = OWN
 ) -> Masked:
-    """Choose exactly round(rate x ordinary tokens) positions in each row and hide them.
+    """Choose exactly round(rate x ordinary tokens) positions in each row (B, T) and hide them.
 
-    Of the chosen positions a share `keep` stays as it is and a share `random` becomes a random word; the
-    rest is replaced by [MASK] (Devlin et al. 2019: 0.1 and 0.1; 0 and 0 is the pure mask). Where rows differ
-    in their number of ordinary tokens (by [UNK]), the smallest counts; at least one position is chosen.
-    StudyError where the tokenizer has no mask.
+    Where rows differ in their number of ordinary tokens (by [UNK]), the smallest counts; at least one
+    position is chosen. StudyError where the tokenizer has no mask.
     """
     if special.mask is None:
         raise StudyError(
@@ -59,12 +75,12 @@ def mask_tokens(
     words = rng.integers(0, vocab_size - len(special.ids), tuple(targets.shape))
     for number in sorted(special.ids):  # the n-th of the words that are not special
         words += words >= number
-    shown = torch.where(draw < random, torch.from_numpy(words), torch.full_like(targets, special.mask))
-    shown = torch.where(draw >= 1 - keep, targets, shown)
-    return Masked(tokens.scatter(1, positions, shown), positions, targets)
+    seen = torch.where(draw < REPLACED, torch.from_numpy(words), torch.full_like(targets, special.mask))
+    seen = torch.where(draw >= 1 - SHOWN, targets, seen)
+    return Masked(tokens.scatter(1, positions, seen), positions, targets)
 
 
-# Prediction
+# Losses
 
 
 def gather(states: Tensor, positions: Tensor) -> Tensor:
@@ -80,67 +96,200 @@ def exchange(states: Tensor, partner: Tensor) -> Tensor:
     return gather(states, partner)
 
 
-def prediction_loss(logits: Logits, states: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the words at predicted positions: (..., H), (...) -> (); 0 if there is none."""
-    if targets.numel() == 0:  # the mean of nothing would be NaN
-        return states.sum()
-    return F.cross_entropy(logits(states).flatten(0, -2), targets.flatten())
-
-
 def mlm_loss(logits: Logits, states: Tensor, batch: Masked) -> dict[str, Tensor]:
-    """Masked words from their own vectors. On a pair in two languages this is TLM (arXiv 1901.07291)."""
-    return {"loss": prediction_loss(logits, gather(states, batch.positions), batch.targets)}
+    """Mean cross-entropy of masked words, from their own vectors (B, T, H).
+
+    On a pair in two languages this is TLM (arXiv 1901.07291).
+    """
+    scores = logits(gather(states, batch.positions)).flatten(0, -2)
+    return {"loss": F.cross_entropy(scores, batch.targets.flatten())}
 
 
-def weam_loss(
-    logits: Logits,
-    states: Tensor,
-    batch: Masked,
-    partner: Tensor,
-    weight: float = 1.0,
-    keep_unaligned: bool = True,
-    crossed_logits: Logits | None = None,
-) -> dict[str, Tensor]:
+def weam_loss(logits: Logits, states: Tensor, batch: Masked, weight: float = 1.0) -> dict[str, Tensor]:
     """L = L_mp + weight * L_cp: masked words from their own vectors, and from the vectors after the exchange.
 
     Source: arXiv 2106.01732, Figure 1; which term lambda weighs is not readable there: here the cross-lingual
-    one, so that 0 is TLM. Unaligned positions predict from their own vector in both terms, as in the figure,
-    or take no part in the second. `crossed_logits`: the head of the second term; None: that of the first, of
-    which unaligned positions then have the same loss in both terms, computed once. Where states are on a GPU,
-    batch and partner stay on the CPU, which can tell how many positions are aligned without waiting.
+    one, so that 0 is TLM, to the last bit.
     """
     if weight == 0:
-        only = mlm_loss(logits, states, batch.to(states.device))["loss"]
-        return {"loss": only, "own": only.detach()}
-    positions, targets, length = batch.positions, batch.targets, states.shape[1]
-    # the same as gather(exchange(states, partner), positions), without moving what is not predicted
-    come_from = partner.gather(1, positions)
-    aligned, shared = come_from != positions, crossed_logits is None
-    again = aligned | (keep_unaligned and not shared)  # predicted once more after the exchange
-    rows = length * torch.arange(len(positions)).unsqueeze(1)
-    read = torch.cat([(rows + positions).flatten(), (rows + come_from)[again]])
-    words = torch.cat([targets.flatten(), targets[again]])
-    read, words, alone = (to_device(x, states.device) for x in (read, words, ~aligned.flatten()))
-    vectors, counts = states.flatten(0, 1)[read], [targets.numel(), len(read) - targets.numel()]
-    if shared:
-        scores = logits(vectors)
-    else:
-        at_home, moved = vectors.split(counts)
-        scores = torch.cat([logits(at_home), crossed_logits(moved)])
-    first, second = F.cross_entropy(scores, words, reduction="none").split(counts)
-    crossed = second.sum()
-    if shared and keep_unaligned:
-        crossed = crossed + (first * alone).sum()
-    own = first.mean()
-    crossed = crossed / max(1, counts[0] if keep_unaligned else counts[1])
-    return {"loss": own + weight * crossed, "own": own.detach(), "crossed": crossed.detach()}
+        alone = mlm_loss(logits, states, batch)["loss"]
+        return {"loss": alone, "own": alone.detach()}
+    words = batch.targets.flatten()
+    come_from = batch.partner.gather(1, batch.positions)  # the exchange, at the predicted positions alone
+    own, moved = (gather(states, at).flatten(0, 1) for at in (batch.positions, come_from))
+    # a word without a partner has the same vector in both terms: it is predicted once
+    scores = logits(torch.cat([own, moved[batch.aligned]]))
+    losses = F.cross_entropy(scores, torch.cat([words, words[batch.aligned]]), reduction="none")
+    own, again = losses[: len(words)], losses[len(words) :]
+    crossed = own.index_copy(0, batch.aligned, again).mean()
+    return {"loss": own.mean() + weight * crossed, "own": own.mean().detach(), "crossed": crossed.detach()}
 
 
-def unless_both_masked(partner: Tensor, positions: Tensor) -> Tensor:
-    """The partners (B, T) without the pairs of which both words are to be predicted, positions (B, K)."""
-    masked = torch.zeros_like(partner, dtype=torch.bool).scatter(1, positions, True)
-    at = torch.arange(partner.shape[1], device=partner.device).expand_as(partner)
-    return torch.where(masked & masked.gather(1, partner), at, partner)
+def pulling_loss(source: Tensor, target: Tensor, frozen: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """Squared distance of aligned words' vectors, plus BETA times the drift of the source side.
+
+    source, target (L, H): vectors of linked words; frozen (B, T, H) the source states of the frozen start and
+    present (B, T, H) those of now. Source: Cao et al. 2020, arXiv 2002.03518; loss as in two public
+    re-implementations (mean over dimensions).
+    """
+    pull = F.mse_loss(source, target) if len(source) else source.sum()  # 0: the mean of no links would be NaN
+    drift = F.mse_loss(present, frozen)
+    return {"loss": pull + BETA * drift, "pull": pull.detach(), "drift": drift.detach()}
+
+
+def check_exchange() -> bool:
+    """Whether WEAM predicts from exchanged vectors, and the exchange moves aligned positions alone.
+
+    An `implementation` test of the ledger: `weam_loss`, which training calls, against its definition.
+    """
+    generator = torch.Generator().manual_seed(0)
+    states, head = (torch.randn(*shape, generator=generator) for shape in ((2, 6, 3), (3, 9)))
+    partner = torch.tensor([[0, 4, 2, 3, 1, 5], [0, 1, 2, 3, 4, 5]])
+    batch = Masked(states, torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5, 6], [7, 8]])).linked(partner)
+    moved, still = exchange(states, partner), partner == torch.arange(6)
+    parts = weam_loss(lambda vectors: vectors @ head, states, batch)
+    own, crossed = (mlm_loss(lambda vectors: vectors @ head, x, batch)["loss"] for x in (states, moved))
+    return bool(
+        torch.equal(exchange(moved, partner), states) and torch.equal(moved[still], states[still])
+        and not torch.equal(moved[~still], states[~still]) and not torch.allclose(own, crossed)
+        and torch.allclose(parts["own"], own) and torch.allclose(parts["crossed"], crossed)
+    )  # fmt: skip
+
+
+# What objectives read
+
+
+@dataclass(frozen=True)
+class ParallelText:
+    """Sentence pairs of one language with the source: subwords of both sides, and links between them.
+
+    links[i] is (L, 2): 0-based positions within the source's and the target's subwords, each at most once.
+    """
+
+    source: list[np.ndarray]
+    target: list[np.ndarray]
+    links: list[np.ndarray] = field(default_factory=list)
+
+    def concatenated(self, special: Specials = OWN) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """[CLS] a [SEP] b [SEP] for each pair (all source first, then all target first), and partners.
+
+        Both orders, so that either language is read first equally often; the sources do not say.
+        """
+        begin, middle = len(special.before), len(special.between)
+        sequences, partners = [], []
+        for swap in (False, True):
+            for i, (a, b) in enumerate(zip(self.source, self.target, strict=True)):
+                first, second = (b, a) if swap else (a, b)
+                sequences.append(join(first, second, special=special))
+                partner = np.arange(len(sequences[-1]))
+                if self.links:
+                    link = self.links[i][:, ::-1] if swap else self.links[i]
+                    left, right = link[:, 0] + begin, link[:, 1] + begin + len(first) + middle
+                    partner[left], partner[right] = right, left
+                partners.append(partner)
+        return sequences, partners
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every objective shares, so that only the objective differs between encoders compared."""
+
+    batch_size: int
+    mask_rate: float
+    seed: int
+    document_share: float = 0.5  # of the updates that go on with MLM on documents (XLM interleaves them too)
+    special: Specials = OWN
+    batch_tokens: int = 0  # in place of batch_size sequences: how many tokens an update reads, about
+
+    def rng(self, step: int) -> np.random.Generator:
+        """The generator of one step: all that is random there depends on the seed and the step alone."""
+        return np.random.default_rng([self.seed, step])
+
+    def draw(self, pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences of one update (B, T), and their numbers (B,)."""
+        return pool.draw(rng, self.batch_size, self.batch_tokens)
+
+    def counted(self, parts: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
+        """The parts of a loss, with the tokens that were read where updates are measured by them."""
+        if not self.batch_tokens:
+            return parts
+        return parts | {"tokens": torch.full((), tokens, dtype=torch.float32, device=parts["loss"].device)}
+
+
+def tokens_read(history: list[dict[str, float]]) -> int:
+    """All tokens that updates measured by tokens have read; takes their means out of the history."""
+    ends = [0, *(point["step"] for point in history)]
+    return sum(round(n * point.pop("tokens")) for n, point in zip(np.diff(ends), history, strict=True))
+
+
+def document_loss(encoder: Encoder, pools: Sequence[Pool], weights: Sequence[float], recipe: Recipe) -> Loss:
+    """MLM on documents of all languages; `weights`: how often each language is drawn."""
+    return _sequence_loss(mlm_loss, encoder, pools, recipe, p=np.asarray(weights, float) / np.sum(weights))
+
+
+def interleaved(objective: Loss, documents: Loss, recipe: Recipe) -> Loss:
+    """Of every ten updates, `document_share` x 10 go on with MLM on documents, spread evenly."""
+    tenths = round(10 * recipe.document_share)
+    return lambda step: (documents if (step * tenths) % 10 < tenths else objective)(step)
+
+
+def objective_loss(
+    name: str, encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe, options: Options | None = None
+) -> Loss:
+    """The loss of an objective over the parallel texts, one for each target language, at each step.
+
+    Every objective sees the same sentences of the same pairs of languages equally often. "mlm" is the
+    unpaired control of the paired ones, and that of "mixed", whose texts come code-switched: both go through
+    the same sequences, so that "mixed" without a translated word is "mlm".
+    """
+    if name not in OBJECTIVES:
+        raise StudyError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
+    entry, function = OBJECTIVES[name], OBJECTIVES[name].loss
+    if isinstance(function, str):
+        module, _, function = function.partition(":")
+        function = getattr(import_module(module), function)
+    if "lambda_" in entry.options:
+        function = partial(function, weight=(options or Options()).lambda_)
+    if entry.reads == "sides":
+        return _sides_loss(function, encoder, texts, recipe)
+    if entry.reads == "sentences":
+        return _sequence_loss(function, encoder, [_unpaired(text, recipe) for text in texts], recipe)
+    sequences, partners = zip(*(text.concatenated(recipe.special) for text in texts), strict=True)
+    pools = [Pool(own) for own in sequences]
+    return _sequence_loss(function, encoder, pools, recipe, partners if entry.linked else ())
+
+
+def _unpaired(text: ParallelText, recipe: Recipe) -> Pool:
+    """The same sentences, two of one language at a time, none with its translation: a control."""
+    rng = np.random.default_rng([recipe.seed, 7])
+    sequences = []
+    for side in (text.source, text.target):
+        order = rng.permutation(len(side))
+        pairs = zip(order, np.roll(order, 1), strict=True)
+        sequences += [join(side[i], side[j], special=recipe.special) for i, j in pairs]
+    return Pool(sequences)
+
+
+def _sequence_loss(
+    function: Callable, encoder: Encoder, pools: Sequence[Pool], recipe: Recipe,
+    partners: Sequence[Sequence[np.ndarray]] = (), p: np.ndarray | None = None,
+) -> Loss:  # fmt: skip
+    """Masked words of sequences, at each step from one pool, drawn by the chances `p` or as any other."""
+    _require_room(encoder, max(pool.lengths[-1] for pool in pools))
+
+    def loss(step: int) -> dict[str, Tensor]:
+        rng = recipe.rng(step)
+        number = rng.choice(len(pools), p=p)
+        ids, rows = recipe.draw(pools[number], rng)
+        batch = mask_tokens(ids, recipe.mask_rate, encoder.vocab_size, rng, recipe.special)
+        if partners:
+            batch = batch.linked(torch.from_numpy(np.stack([partners[number][row] for row in rows])))
+        batch = batch.to(encoder.device)
+        types = segments(batch.inputs, recipe.special) if encoder.two_segments else None
+        states = encoder.states(batch.inputs, token_type_ids=types)
+        return recipe.counted(function(encoder.logits, states, batch), ids.size)
+
+    return loss
 
 
 def segments(ids: Tensor, special: Specials = OWN) -> Tensor:
@@ -152,109 +301,36 @@ def segments(ids: Tensor, special: Specials = OWN) -> Tensor:
     return (torch.arange(ids.shape[1], device=ids.device) >= middle + len(special.between)).long()
 
 
-def reset_positions(ids: Tensor, special: Specials = OWN) -> Tensor:
-    """Positions (B, T), from 0, of pairs (B, T) that restart in the second sentence.
+def _sides_loss(function: Callable, encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
+    """Each side is encoded by itself; the function gets the vectors of linked subwords (Cao et al. 2020)."""
+    frozen = copy.deepcopy(encoder).eval().requires_grad_(False)
+    targets = [[join(sentence, special=recipe.special) for sentence in text.target] for text in texts]
+    pools, begin = [], len(recipe.special.before)
+    for text, others in zip(texts, targets, strict=True):
+        sources = [join(sentence, special=recipe.special) for sentence in text.source]
+        pools.append(Pool(sources, sizes=[len(a) + len(b) for a, b in zip(sources, others, strict=True)]))
+        _require_room(encoder, max(pools[-1].lengths[-1], *map(len, others)))
 
-    The n-th words of both sentences then have the same position, as in XLM (arXiv 1901.07291), where each of
-    the two has a boundary token at 0.
-    """
-    at, second = torch.arange(ids.shape[1], device=ids.device), segments(ids, special)
-    return at - second * ((second == 0).sum(1, keepdim=True) - len(special.before))
+    def loss(step: int) -> dict[str, Tensor]:
+        rng = recipe.rng(step)
+        number = rng.integers(len(pools))
+        ids, rows = recipe.draw(pools[number], rng)
+        others, links = ([side[number][row] for row in rows] for side in (targets, [t.links for t in texts]))
+        at = np.repeat(np.arange(len(rows)), [len(own) for own in links])  # the row of each link (L,)
+        arrays = ids, *pad(others, recipe.special.pad), at, np.concatenate(links) + begin
+        inputs, target, mask, at, ends = (to_device(torch.as_tensor(x), encoder.device) for x in arrays)
+        states, foreign = encoder.states(inputs), encoder.states(target, mask)
+        with torch.no_grad():
+            start = frozen.states(inputs)
+        parts = function(states[at, ends[:, 0]], foreign[at, ends[:, 1]], start, states)
+        return recipe.counted(parts, ids.size + sum(map(len, others)))
 
-
-# Pulling
-
-
-def pulling_loss(
-    source: Tensor, target: Tensor, frozen: Tensor, present: Tensor, beta: float = 1.0
-) -> dict[str, Tensor]:
-    """Squared distance of aligned words' vectors, plus beta times the drift of the source side.
-
-    source, target (L, H): vectors of linked words; frozen (B, T, H) the source states of the frozen start and
-    present (B, T, H) those of now. Source: Cao et al. 2020, arXiv 2002.03518; loss as in two public
-    re-implementations (mean over dimensions, beta 1).
-    """
-    pull = F.mse_loss(source, target) if len(source) else source.sum()  # 0: the mean of no links would be NaN
-    drift = F.mse_loss(present, frozen)
-    return {"loss": pull + beta * drift, "pull": pull.detach(), "drift": drift.detach()}
-
-
-def span_means(states: Tensor, rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
-    """Mean vectors of spans: states (B, T, H), rows, starts and ends (exclusive) (L,) -> (L, H)."""
-    exact = torch.promote_types(states.dtype, torch.float32)  # sums of 16 bits would lose short spans
-    sums = F.pad(states.cumsum(1, dtype=exact), (0, 0, 1, 0))
-    return (sums[rows, ends] - sums[rows, starts]) / (ends - starts).unsqueeze(1)
+    return loss
 
 
-def pad(sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones; T is a `multiple`."""
-    sizes = np.array([len(sequence) for sequence in sequences])
-    real = np.arange(-(-sizes.max() // multiple) * multiple) < sizes[:, None]
-    ids = np.full(real.shape, filler, dtype=np.int64)
-    ids[real] = np.concatenate(sequences)
-    return torch.from_numpy(ids), torch.from_numpy(real).long()
-
-
-# Links
-
-
-def one_to_one(links: np.ndarray, rule: str = "first", lengths: tuple[int, int] = (1, 1)) -> np.ndarray:
-    """Of the links (L, 2) those that share no word with another, so that the exchange is an involution.
-
-    Where a word has several links, `rule` keeps the "first" of them, the "nearest" to the diagonal of the two
-    `lengths`, or "none".
-    """
-    links = np.asarray(links, dtype=np.int64).reshape(-1, 2)
-    if rule == "none":
-        often = [np.bincount(side, minlength=1)[side] for side in links.T]
-        return links[(often[0] == 1) & (often[1] == 1)]
-    if rule == "nearest":
-        links = links[np.argsort(np.abs(links[:, 0] / lengths[0] - links[:, 1] / lengths[1]), kind="stable")]
-    _, first_source = np.unique(links[:, 0], return_index=True)
-    kept = links[np.sort(first_source)]
-    _, first_target = np.unique(kept[:, 1], return_index=True)
-    return kept[np.sort(first_target)]
-
-
-def word_spans(
-    links: np.ndarray, source_words: Sequence[int], target_words: Sequence[int], rule: str = "first"
-) -> np.ndarray:
-    """Word links (L, 2), made one-to-one, as spans of subwords (L, 4): source start, end, target start, end.
-
-    source_words, target_words: for each subword the index of its word. Ends are exclusive. A link of a word
-    without a subword has no span.
-    """
-    sides = [np.searchsorted(words, np.arange(len(words) + 1)) for words in (source_words, target_words)]
-    lengths = (int(max(source_words, default=0)) + 1, int(max(target_words, default=0)) + 1)
-    (a, b), (left, right) = sides, one_to_one(links, rule, lengths).T
-    spans = np.stack([a[left], a[left + 1], b[right], b[right + 1]], 1)
-    return spans[(spans[:, 1] > spans[:, 0]) & (spans[:, 3] > spans[:, 2])]
-
-
-def subword_links(
-    links: np.ndarray,
-    source_words: Sequence[int],
-    target_words: Sequence[int],
-    rule: str = "first",
-    expand: str = "nth",
-) -> np.ndarray:
-    """Word links (L, 2) as subword links: the n-th subword of a word with the n-th of its partner.
-
-    A surplus subword stays unlinked. `expand`: "first" links only the first subwords of both words, "last"
-    the last ones. source_words, target_words: for each subword the index of its word.
-    """
-    out = []
-    for a, a_end, b, b_end in word_spans(links, source_words, target_words, rule).tolist():
-        if expand == "last":
-            a, b = a_end - 1, b_end - 1
-        shared = min(a_end - a, b_end - b)
-        out += [(a + n, b + n) for n in range(shared if expand == "nth" else min(shared, 1))]
-    return np.array(out, dtype=np.int64).reshape(-1, 2)
-
-
-def links_without(
-    links: np.ndarray, source: np.ndarray, target: np.ndarray, left_out: Collection[int]
-) -> np.ndarray:
-    """The subword links (L, 2) with neither end in the set of ids `left_out` (punctuation, for example)."""
-    barred = np.isin(source[links[:, 0]], list(left_out)) | np.isin(target[links[:, 1]], list(left_out))
-    return links[~barred]
+def _require_room(encoder: Encoder, longest: int) -> None:
+    """StudyError where a sequence has more subwords than the encoder can take."""
+    if encoder.longest and longest > encoder.longest:
+        raise StudyError(
+            f"a sequence of {longest} subwords: the encoder takes {encoder.longest} at most: lower max_length"
+        )

@@ -1,4 +1,4 @@
-"""Runs that probe an encoder of real languages before any task: retrieval, word links, and tags."""
+"""Runs that probe an encoder before any task: retrieval of translations, word links, and tags."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,14 @@ import torch
 
 from xltlib import StudyError, evaluation
 from xltlib.alignment import links
-from xltlib.data import real_data, tasks, tokenization
+from xltlib.data import real_data, synthetic, tasks, tokenization
 from xltlib.data.corpora import clean
 from xltlib.data.tasks import TaggedSentence
-from xltlib.data.text import tokenizer_of
+from xltlib.data.text import tokenizer_of, world_of
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Progress, epoch_batches
 from xltlib.store import Result, Spec, save_scores
 
-BATCH = 64  # sentences of equal length at once
 UNSPACED = ("zh", "ja", "th")  # languages written without blanks
 TRAINED, CHOSEN, TESTED = slice(0, 700), slice(700, 800), slice(800, 1000)  # PUD's sentences, in its order
 MEASURES = {"": "sentences", "@multi30k": "captions"}  # setting of a retrieval set -> what it measures
@@ -25,6 +24,9 @@ STRENGTHS = (1e-4, 1e-3, 1e-2)  # of L2, against the mean loss; the best for the
 TAGGING_LIMITS = {"zh": "PUD is in traditional characters, the Chinese text trained on in simplified ones"}
 
 Words = Sequence[Sequence[str]]
+Probed = tuple[
+    dict[str, dict[str, list[float]]], dict[str, np.ndarray]
+]  # measures by layer, hits; by language
 
 
 class Reader:
@@ -33,10 +35,11 @@ class Reader:
     def __init__(self, encoder_run: Result, text: Result) -> None:
         self.tokenizer = tokenizer_of(text)
         self.special = tokenization.specials(self.tokenizer)
-        self.room = text.params["max_length"] - len(tokenization.join((), special=self.special))
-        device = encoder_run.params.get("device", "cpu")
-        self.encoder = models.load(encoder_run.file("config.json").parent).to(device).eval()
-        self.device = device
+        limit = text.params.get("max_length")  # synthetic sentences are short: they have none
+        self.room = limit and limit - len(tokenization.join((), special=self.special))
+        self.batch = 64 if limit else 128  # sentences of equal length at once
+        self.device = encoder_run.params.get("device", "cpu")
+        self.encoder = models.load(encoder_run.file("config.json").parent).to(self.device).eval()
 
     @torch.inference_mode()
     def states(self, coded: Sequence[Sequence[int]], last: bool = False) -> list[list[np.ndarray]]:
@@ -44,15 +47,16 @@ class Reader:
 
         A sentence that is longer than `max_length` is read to there.
         """
-        ids = [tokenization.join(one[: self.room], special=self.special) for one in coded]
+        coded = [one[: self.room] for one in coded]
+        ids = [tokenization.join(one, special=self.special) for one in coded]
         first, layers = len(self.special.before), []
-        for rows in epoch_batches(map(len, ids), BATCH, np.random.default_rng(0)):
+        for rows in epoch_batches(map(len, ids), self.batch, np.random.default_rng(0)):
             batch = torch.from_numpy(np.stack([ids[row] for row in rows])).to(self.device)
-            found = self.encoder.layers(batch)[-1 if last else 0 :].float().cpu().numpy()
-            layers = layers or [[np.empty(0)] * len(ids) for _ in found]
-            for layer, states in zip(layers, found, strict=True):
-                for row, one in zip(rows, states, strict=True):
-                    layer[row] = one[first : first + min(len(coded[row]), self.room)]
+            states = self.encoder.layers(batch)[-1 if last else 0 :].float().cpu().numpy()
+            layers = layers or [[np.empty(0)] * len(ids) for _ in states]
+            for layer, vectors in zip(layers, states, strict=True):
+                for row, one in zip(rows, vectors, strict=True):
+                    layer[row] = one[first : first + len(coded[row])]
         return layers
 
     def sentences(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -91,63 +95,94 @@ def _word_means(states: np.ndarray, pieces: np.ndarray) -> np.ndarray:
 
 
 def build_probe(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """How near translations lie in an encoder, by layer: retrieval of sentences and captions, and word links.
+    """How near translations lie in an encoder, by layer: retrieval of sentences and of words, and word links.
 
-    Retrieval is from each language to the source, as in XTREME; AER is of mutual best matches on gold
-    sentences. Vectors are centred by language. `scores`: hits of retrieval in the last layer, those of
-    captions as "de@multi30k".
+    Retrieval is from each language to the source, AER that of mutual best matches on gold sentences. Vectors
+    are centred by language: a constant offset says nothing about words. `scores`: hits of retrieval in the
+    last layer (N,), by language; those of captions as "de@multi30k".
     """
     params, reader = spec.params, Reader(*inputs)
-    values: dict[str, dict[str, list[float]]] = {}
-    scores = {}
-    for language in params["languages"]:
-        if language == params["source"]:
-            continue
-        found = values[language] = {}
-        for setting, pairs in real_data.retrieval_pairs(params, language).items():
-            hits = _retrieval(reader, pairs)
-            found[MEASURES[setting]] = [_round(x.mean()) for x in hits]
-            scores[language + setting] = hits[-1]
-        if "alignment" in params["probes"] and real_data.has_gold(params["source"], language):
-            found["aer"] = _alignment(reader, params["source"], language)
+    probe = _probe_published if inputs[1].params.get("data", "synthetic") == "real" else _probe_synthetic
+    values, scores = probe(params, reader, inputs[1])
     save_scores(directory / "scores.npz", scores)
     return {"labels": params["labels"], "by_layer": values}
 
 
-def _retrieval(reader: Reader, pairs: real_data.Pairs) -> list[np.ndarray]:
-    """By layer, 1 for each first sentence whose nearest second one is its translation (N,)."""
-    layers = zip(*(reader.sentences(side) for side in zip(*pairs, strict=True)), strict=True)
-    return [evaluation.retrieval_scores(links.similarity(a, b))["forward"] for a, b in layers]
+def _probe_synthetic(params: Mapping, reader: Reader, text: Result) -> Probed:
+    """Fresh sentences of the world; how near two of them are say the means of their words' vectors."""
+    world, encode, vectors = world_of(text), tokenization.WordEncoder(reader.tokenizer), {}
+    drawn = synthetic.parallel(world, params["sentences"], np.random.default_rng([world.seed, 23]), "test")
+    sentences = {name: world.render(drawn, name) for name in params["languages"]}
+    for name, own in sentences.items():
+        ids, words = zip(*(encode(s.words) for s in own), strict=True)
+        vectors[name] = [
+            links.centred([links.pool_words(x, np.array(at)) for x, at in zip(layer, words, strict=True)])
+            for layer in reader.states(ids)
+        ]
+    values, scores, source = {}, {}, params["source"]
+    for language in (name for name in params["languages"] if name != source):
+        gold = [
+            synthetic.gold_links(a, b) for a, b in zip(sentences[source], sentences[language], strict=True)
+        ]
+        sure, possible = ([np.array(pair[k]) for pair in gold] for k in (0, 1))
+        own: dict[str, list[float]] = {"sentences": [], "words": [], "aer": []}
+        for both in zip(vectors[source], vectors[language], strict=True):
+            means = [np.stack([one.mean(0) for one in side]) for side in both]
+            hits = evaluation.retrieval_scores(links.similarity(*means))["forward"]
+            words = [
+                np.concatenate([one[at[:, k]] for one, at in zip(side, sure, strict=True)])[:1000]
+                for k, side in enumerate(both)
+            ]
+            nearest = links.similarity(*words).argmax(1)
+            right = (words[1][nearest] == words[1]).all(1)  # a word's own vector, wherever it stands
+            own["sentences"].append(_round(hits.mean()))
+            own["words"].append(_round(right.mean()))
+            own["aer"].append(_error_rate(both, sure, possible))
+        values[language], scores[language] = own, hits
+    return values, scores
 
 
-def _alignment(reader: Reader, source: str, language: str) -> list[float]:
-    """AER by layer."""
-    pairs, gold = real_data.gold_alignments(source, language)
-    sides = (
-        reader.words(list(side), name)
-        for name, side in zip((source, language), zip(*pairs, strict=True), strict=True)
-    )
-    found = []
-    for both in zip(*sides, strict=True):
-        a, b = (links.centred(side) for side in both)
-        made = [links.argmax_links(links.similarity(x, y)) for x, y in zip(a, b, strict=True)]
-        found.append(_round(links.aer(made, gold.sure, gold.possible).aer))
-    return found
+def _probe_published(params: Mapping, reader: Reader, text: Result) -> Probed:
+    """Published sentence pairs, retrieved as in XTREME by the means of subwords; published gold links."""
+    values, scores, source = {}, {}, params["source"]
+    for language in (name for name in params["languages"] if name != source):
+        own = values[language] = {}
+        for setting, pairs in real_data.retrieval_pairs(params, language).items():
+            sides = (reader.sentences(side) for side in zip(*pairs, strict=True))
+            hits = [
+                evaluation.retrieval_scores(links.similarity(a, b))["forward"]
+                for a, b in zip(*sides, strict=True)
+            ]
+            own[MEASURES[setting]] = [_round(x.mean()) for x in hits]
+            scores[language + setting] = hits[-1]
+        if "alignment" in params["probes"] and real_data.has_gold(source, language):
+            pairs, gold = real_data.gold_alignments(source, language)
+            sides = zip((source, language), zip(*pairs, strict=True), strict=True)
+            layers = zip(*(reader.words(list(side), name) for name, side in sides), strict=True)
+            own["aer"] = [
+                _error_rate([links.centred(side) for side in both], gold.sure, gold.possible)
+                for both in layers
+            ]
+    return values, scores
+
+
+def _error_rate(both: Sequence[Sequence[np.ndarray]], sure: links.Links, possible: links.Links) -> float:
+    """AER of the words (W, H) of each sentence in two languages that are nearest to one another."""
+    mutual = [links.argmax_links(links.similarity(x, y)) for x, y in zip(*both, strict=True)]
+    return _round(links.aer(mutual, sure, possible).aer)
 
 
 def pud(params: Mapping) -> dict[str, list[TaggedSentence]]:
     """PUD's 1,000 sentences of the study's languages that it has, the same in each."""
-    found = {}
-    for language in params["languages"]:
-        if language in tasks.SETS["pud"].languages:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore" if not params["official_counts"] else "default")
-                found[language] = tasks.load(
-                    "pud", "test", language, real_data.folder(), strict=params["official_counts"]
-                )
-    if params["source"] not in found:
+    strict, sentences = params["official_counts"], {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if strict else "ignore")
+        for language in params["languages"]:
+            if language in tasks.SETS["pud"].languages:
+                sentences[language] = tasks.load("pud", "test", language, real_data.folder(), strict=strict)
+    if params["source"] not in sentences:
         raise StudyError(f"PUD has no {params['source']!r}: tags are learnt from the source language")
-    return tasks.align(found)
+    return tasks.align(sentences)
 
 
 def documents(params: Mapping) -> list[str]:
@@ -156,7 +191,7 @@ def documents(params: Mapping) -> list[str]:
 
 
 def tag_sets(sentence: TaggedSentence) -> dict[str, tuple[str, ...]]:
-    """What is told of each word: by "" its tag, by "#deprel" the universal part of its dependency label."""
+    """The labels of each word: by "" its tag, by "#deprel" the universal part of its dependency label."""
     return {"": sentence.tags, "#deprel": tuple(label.partition(":")[0] for label in sentence.deprels)}
 
 
@@ -169,19 +204,20 @@ def build_tagging(spec: Spec, inputs: list[Result], directory: Path, progress: P
     """
     params, reader = spec.params, Reader(*inputs)
     sentences, source = pud(params), params["source"]
-    vectors = {}
-    for language, found in sentences.items():
-        wanted = range(len(found)) if language == source else range(*TESTED.indices(len(found)))
-        read = reader.words([found[row].words for row in wanted], language, last=True)[0]
-        vectors[language] = dict(zip(wanted, read, strict=True))
+    vectors = {
+        language: reader.words(
+            [s.words for s in (own if language == source else own[TESTED])], language, True
+        )[0]
+        for language, own in sentences.items()
+    }
     scores, strengths = {}, {}
     for name in ("", "#deprel"):
         classifier = _fit(vectors[source], [tag_sets(s)[name] for s in sentences[source]])
         strengths[name.removeprefix("#") or "tags"] = classifier.strength
-        for language, found in sentences.items():
-            rows = range(*TESTED.indices(len(found)))
-            gold = [tag_sets(found[row])[name] for row in rows]
-            scores[language + name] = _accuracies(classifier, [vectors[language][row] for row in rows], gold)
+        for language, own in sentences.items():
+            tested = vectors[language][TESTED] if language == source else vectors[language]
+            gold = [tag_sets(s)[name] for s in own[TESTED]]
+            scores[language + name] = _accuracies(classifier, tested, gold)
     save_scores(directory / "scores.npz", scores)
     means = {name: round(float(x.mean()), 6) for name, x in scores.items()}
     limits = {x: text for x, text in TAGGING_LIMITS.items() if x in sentences}
@@ -206,25 +242,19 @@ class Classifier:
         return self.labels[(self._inputs(vectors) @ self.weights).argmax(axis=1)]
 
 
-def _fit(vectors: Mapping[int, np.ndarray], gold: Sequence[Sequence[str]]) -> Classifier:
-    rows = range(len(gold))
-    trained, chosen = rows[TRAINED], rows[CHOSEN]
-    inputs, labels = (
-        np.concatenate([vectors[row] for row in trained]),
-        [x for row in trained for x in gold[row]],
-    )
-    tried = [Classifier(inputs, labels, strength) for strength in STRENGTHS]
-    own = [vectors[row] for row in chosen]
-    return max(tried, key=lambda one: _accuracies(one, own, [gold[row] for row in chosen]).mean())
+def _fit(vectors: Sequence[np.ndarray], gold: Sequence[Sequence[str]]) -> Classifier:
+    """Of the classifiers of all strengths the best on the sentences kept for the choice."""
+    words, labels = np.concatenate(vectors[TRAINED]), [label for own in gold[TRAINED] for label in own]
+    tried = [Classifier(words, labels, strength) for strength in STRENGTHS]
+    return max(tried, key=lambda one: _accuracies(one, vectors[CHOSEN], gold[CHOSEN]).mean())
 
 
 def _accuracies(
     classifier: Classifier, vectors: Sequence[np.ndarray], gold: Sequence[Sequence[str]]
 ) -> np.ndarray:
     """The share of right labels in each sentence (N,)."""
-    predicted = [classifier(one).tolist() for one in vectors]
-    found = evaluation.tagging_scores(gold, predicted)
-    return found["correct"] / found["words"]
+    scores = evaluation.tagging_scores(gold, [classifier(one).tolist() for one in vectors])
+    return scores["correct"] / scores["words"]
 
 
 def _round(value: float) -> float:

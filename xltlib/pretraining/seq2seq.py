@@ -1,10 +1,10 @@
-"""An encoder-decoder in the manner of mT5: span corruption, noise in what it reads, answers it writes.
+"""An encoder-decoder in the manner of mT5, and its pre-training by span corruption, with noise or without.
 
 Shapes: B batch, T tokens of a document, S of a source, U of a target, H hidden, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import StudyError
+from xltlib.data.text import keyboard_of, tokenizer_of, world_of
 from xltlib.data.tokenization import PAD, SPECIAL, PreTrainedTokenizerFast, WordEncoder
-from xltlib.finetuning.batching import device_of, stacked
 from xltlib.noise import typing as noise
-from xltlib.noise.typing import corrupt_ids
 from xltlib.pretraining import models
-from xltlib.pretraining.losses import Loss, Recipe
+from xltlib.pretraining.encoders import document_pools
+from xltlib.pretraining.models import device_of
+from xltlib.pretraining.objectives import Loss, Recipe, tokens_read
 from xltlib.pretraining.options import SpanOptions
-from xltlib.pretraining.training import Pool
+from xltlib.pretraining.training import Optimization, Pool, Progress, fit, stacked
+from xltlib.store import Result, Spec
 
 SENTINELS = 32  # as many masked spans a document may have (T5 has 100, for documents of 512 subwords)
 LONGEST_TARGET = 128  # subwords and sentinels
-LONGEST_ANSWER = 16  # subwords and end written at most, or as many as the longest training answer has
+MASK_RATE, MEAN_SPAN = 0.15, 3.0  # share of the subwords masked, and the mean length of a span: as mT5
+NOISY = (
+    0.1  # share of the words (typing errors) or subwords (replaced ones) that noise hits; no source has one
+)
 IGNORED = -100  # a target that no loss counts
 DECODER = "decoder.safetensors"
 
@@ -121,17 +126,17 @@ def target_loss(
 # Span corruption
 
 
-def span_mask(length: int, rate: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
+def span_mask(length: int, rng: np.random.Generator) -> np.ndarray:
     """Which of `length` tokens are masked (T,) bool: seen and masked spans in turn, a seen one first.
 
-    round(length x rate) tokens in round(that / mean_span) spans, whatever is drawn: documents of one length
-    have sources of one length, and targets too. The last token is always masked.
+    round(length x MASK_RATE) tokens in round(that / MEAN_SPAN) spans, whatever is drawn: documents of one
+    length have sources of one length, and targets too. The last token is always masked.
     Source: `random_spans_noise_mask` as released with T5 (arXiv 1910.10683), without its optional roll.
     """
     if length < 2:
         raise StudyError(f"span corruption: a document of {length} subwords; it takes at least two")
-    masked = min(max(round(length * rate), 1), length - 1)
-    spans = min(max(round(masked / mean_span), 1), length - masked)
+    masked = min(max(round(length * MASK_RATE), 1), length - 1)
+    spans = min(max(round(masked / MEAN_SPAN), 1), length - masked)
     lengths = np.stack([_segments(length - masked, spans, rng), _segments(masked, spans, rng)], 1)
     return np.repeat(np.tile([False, True], spans), lengths.ravel())
 
@@ -213,45 +218,35 @@ def replace_ids(
 ) -> list[np.ndarray]:
     """The sources with a share `rate` of their subwords replaced by any others; special ids stay."""
     special = [*range(len(SPECIAL)), *range(end, end + 1 + SENTINELS)]
-    noisy = corrupt_ids(np.concatenate(sources), rate, rng, special, end)
+    noisy = noise.corrupt_ids(np.concatenate(sources), rate, rng, special, end)
     return np.split(noisy, np.cumsum([len(source) for source in sources])[:-1])
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Text to pre-train on, by language: `[CLS] ... [SEP]`, how often it is drawn, and its keyboard."""
-
-    pools: Sequence[Pool]
-    weights: Sequence[float]
-    keyboards: Sequence[noise.Keyboard]
-
-
 def span_loss(
-    model: EncoderDecoder,
-    text: Corpus,
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: Recipe,
-    chosen: SpanOptions,
-) -> Loss:
+    model: EncoderDecoder, pools: Sequence[Pool], weights: Sequence[float],
+    keyboards: Sequence[noise.Keyboard], tokenizer: PreTrainedTokenizerFast, recipe: Recipe,
+    options: SpanOptions,
+) -> Loss:  # fmt: skip
     """Span corruption of the documents, with noise in the sources alone: what is to be written stays clean.
 
+    pools, weights, keyboards : each language's documents, how often it is drawn, and how it is typed.
     Noise has a generator of its own, so that text and spans are the same with it and without.
     """
-    p, typist = np.asarray(text.weights, float) / np.sum(text.weights), Typist(tokenizer)
+    p, typist = np.asarray(weights, float) / np.sum(weights), Typist(tokenizer)
     device = device_of(model)
 
     def loss(step: int) -> dict[str, Tensor]:
         rng, other = recipe.rng(step), np.random.default_rng([recipe.seed, 47, step])
-        language = rng.choice(len(text.pools), p=p)
-        whole = recipe.draw(text.pools[language], rng)[0]
+        language = rng.choice(len(pools), p=p)
+        whole = recipe.draw(pools[language], rng)[0]
         ids = whole[:, 1:-1]
-        masks = [span_mask(len(row), chosen.mask_rate, chosen.mean_span, rng) for row in ids]
+        masks = [span_mask(len(row), rng) for row in ids]
         sources = [source_of(row, mask, model.end) for row, mask in zip(ids, masks, strict=True)]
         target = np.stack([target_of(row, mask, model.end) for row, mask in zip(ids, masks, strict=True)])
-        if chosen.noise == "typo":
-            sources = typist(sources, chosen.rate, text.keyboards[language], other)
-        elif chosen.noise == "token":
-            sources = replace_ids(sources, chosen.rate, model.end, other)
+        if options.noise == "typo":
+            sources = typist(sources, NOISY, keyboards[language], other)
+        elif options.noise == "token":
+            sources = replace_ids(sources, NOISY, model.end, other)
         source, mask = stacked(sources)
         tensors = [x if x is None else x.to(device) for x in (source, mask, torch.from_numpy(target))]
         return recipe.counted(target_loss(model, *tensors), whole.size)
@@ -259,48 +254,24 @@ def span_loss(
     return loss
 
 
-# Answers
-
-
-@torch.inference_mode()
-def write(
-    model: EncoderDecoder, sources: Sequence[np.ndarray], longest: int = LONGEST_ANSWER, batch_size: int = 250
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """What the model writes for each source's first sentinel, greedily: ids up to `end`, at most `longest`,
-    and how sure it is (N,), the mean log-probability of what it wrote and of its end.
-
-    Only ordinary subwords of the source can be written, as answers are spans of their passage: a model tuned
-    in one language slips into it elsewhere (the "accidental translation" of mT5, arXiv 2010.11934).
-    """
-    model.eval()
-    out: list[np.ndarray] = [np.empty(0, int)] * len(sources)
-    sure, device = np.zeros(len(sources)), device_of(model)
-    order = np.argsort([len(source) for source in sources], kind="stable")
-    for rows in np.split(order, range(batch_size, len(order), batch_size)):
-        source, mask = (x if x is None else x.to(device) for x in stacked([sources[row] for row in rows]))
-        states = model.encoder.states(source, mask)
-        other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool, device=device)
-        other = other.scatter(1, source, False)
-        other[:, : len(SPECIAL)] = other[:, model.end + 1 :] = True
-        before, chances = torch.tensor([[PAD, model.end + 1]], device=device).repeat(len(rows), 1), []
-        for _ in range(longest):
-            scores = model.encoder.logits(model.decode(states, mask, before)[:, -1])
-            best = scores.masked_fill(other, -torch.inf).log_softmax(1).max(1, keepdim=True)
-            before, chances = torch.cat([before, best.indices], 1), [*chances, best.values]
-            if (before[:, 2:] == model.end).any(1).all():
-                break
-        told = zip(rows, before[:, 2:].cpu().numpy(), torch.cat(chances, 1).cpu().numpy(), strict=True)
-        for row, ids, logs in told:
-            ended = int(np.argmax(ids == model.end)) if (ids == model.end).any() else len(ids)
-            out[row], sure[row] = ids[:ended], logs[: ended + 1].mean()
-    return out, sure
-
-
-def text_of(ids: Sequence[int], pieces: Sequence[str]) -> str:
-    """The words of subwords; special ids and sentinels have no text."""
-    words = "".join(
-        pieces[i][2:] if pieces[i].startswith("##") else " " + pieces[i]
-        for i in ids
-        if len(SPECIAL) <= i < len(pieces)
+def build_seq2seq(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
+    """Pre-train an encoder-decoder from scratch by span corruption of documents, as the run's options say."""
+    params, (text,) = spec.params, inputs
+    options = SpanOptions(**params["options"])
+    shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
+    model = tiny(text.values["vocab_size"], seed=params["seed"], **shape)
+    model = model.to(models.device(params.get("device", "cpu")))
+    tokens = params.get("batch_tokens", 0)
+    recipe = Recipe(params["batch_size"], MASK_RATE, params["seed"], batch_tokens=tokens)
+    real = text.params.get("data", "synthetic") == "real"
+    keyboard = noise.keyboard_for if real else partial(keyboard_of, world_of(text))
+    keyboards = [keyboard(language) for language in text.values["languages"]]
+    loss = span_loss(model, *document_pools(text), keyboards, tokenizer_of(text), recipe, options)
+    opt = Optimization(
+        params["pretrain_steps"], params["pretrain_lr"], precision=params.get("precision", "float32")
     )
-    return words.strip()
+    name = f"span corruption, noise {options.noise}, seed {params['seed']}"
+    history = fit(model, loss, opt, directory, progress, name)
+    model.save(directory)
+    counted = {"tokens": tokens_read(history)} if tokens else {}
+    return {"parameters": models.parameter_count(model), "history": history} | counted

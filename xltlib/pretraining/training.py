@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import StudyError
+from xltlib.data.tokenization import PAD
 from xltlib.store import read_json, seal, sha256_file, write_json
 
 Progress = Callable[[str], None]
@@ -315,3 +316,25 @@ def epoch_batches(lengths: Iterable[int], batch_size: int, rng: np.random.Genera
         rows = rng.permutation(np.flatnonzero(lengths == n))
         batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def stacked(
+    sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """Ids (B, T), shorter sequences filled up, and 1 where they are real: None where all of them are.
+
+    T is the length of the longest, or the next `multiple` of so many.
+    """
+    lengths = {len(sequence) for sequence in sequences}
+    if len(lengths) == 1 and not max(lengths) % multiple:
+        return torch.from_numpy(np.stack(sequences)), None
+    return pad(sequences, filler, multiple)
+
+
+def pad(sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones; T is a `multiple`."""
+    sizes = np.array([len(sequence) for sequence in sequences])
+    real = np.arange(-(-sizes.max() // multiple) * multiple) < sizes[:, None]
+    ids = np.full(real.shape, filler, dtype=np.int64)
+    ids[real] = np.concatenate(sequences)
+    return torch.from_numpy(ids), torch.from_numpy(real).long()

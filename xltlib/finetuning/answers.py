@@ -1,53 +1,30 @@
-"""Runs of encoder-decoders: span corruption with and without noise, then questions answered in writing."""
+"""Questions answered in writing: an encoder-decoder fine-tuned, and its answers scored.
+
+Shapes: B batch, T tokens, N examples.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from xltlib.data.tasks import SpanExample
-from xltlib.data.text import keyboard_of, tokenizer_of, world_of
-from xltlib.data.tokenization import SEP
+from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores
 from xltlib.finetuning import methods as finetuning
 from xltlib.finetuning import task_builders
 from xltlib.finetuning.encoding import Encoded
 from xltlib.finetuning.task_case import Case
-from xltlib.noise import typing as noise
-from xltlib.pretraining import encoder_builders, models, seq2seq
-from xltlib.pretraining.losses import Recipe, tokens_read
-from xltlib.pretraining.options import SpanOptions
-from xltlib.pretraining.training import Optimization, Progress, fit
+from xltlib.pretraining import seq2seq
+from xltlib.pretraining.models import device_of
+from xltlib.pretraining.seq2seq import EncoderDecoder
+from xltlib.pretraining.training import Progress, stacked
 from xltlib.store import Result, Spec, save_scores
 
-
-def build_seq2seq(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
-    """Pre-train an encoder-decoder from scratch by span corruption of documents, as the run's options say."""
-    params, (text,) = spec.params, inputs
-    chosen = SpanOptions(**params["options"])
-    shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
-    model = seq2seq.tiny(text.values["vocab_size"], seed=params["seed"], **shape)
-    model = model.to(models.device(params.get("device", "cpu")))
-    tokens = params.get("batch_tokens", 0)
-    recipe = Recipe(params["batch_size"], chosen.mask_rate, params["seed"], batch_tokens=tokens)
-    loss = seq2seq.span_loss(model, _documents(text), tokenizer_of(text), recipe, chosen)
-    precision = params.get("precision", "float32")
-    opt = Optimization(params["pretrain_steps"], params["pretrain_lr"], precision=precision)
-    name = f"span corruption, noise {chosen.noise}, seed {params['seed']}"
-    history = fit(model, loss, opt, directory, progress, name)
-    model.save(directory)
-    told = {"tokens": tokens_read(history)} if tokens else {}
-    return {"parameters": models.parameter_count(model), "history": history} | told
-
-
-def _documents(text: Result) -> seq2seq.Corpus:
-    pools, weights = encoder_builders.document_pools(text)
-    languages, real = list(text.values["languages"]), text.params.get("data", "synthetic") == "real"
-    found = map(noise.keyboard_for if real else partial(keyboard_of, world_of(text)), languages)
-    return seq2seq.Corpus(pools, weights, list(found))
+LONGEST = 16  # subwords and end written at most, or as many as the longest training answer has
 
 
 def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -66,7 +43,7 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
     name = f"answers by {case.method} from {case.labels['objective']}, seed {case.seed}"
     opt, size = case.optimization(steps), params["batch_size"]
     history = finetuning.finetune(model, data, opt, size, case.seed, _loss, directory, progress, name)
-    longest = min(data.targets.shape[1] - 1, seq2seq.LONGEST_ANSWER)
+    longest = min(data.targets.shape[1] - 1, LONGEST)
     test, scores = case.examples("test", params["test_examples"]), {}
     plain = {name: test[name] for name in case.languages if name in test}
     noisy = task_builders.typo_settings("qa", plain, *case.keyboards(plain))
@@ -77,7 +54,7 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
     return told | {"updates": steps, "history": history}
 
 
-def _loss(model: seq2seq.EncoderDecoder, batch: finetuning.Batch) -> dict[str, Tensor]:
+def _loss(model: EncoderDecoder, batch: finetuning.Batch) -> dict[str, Tensor]:
     return seq2seq.target_loss(model, batch.ids, batch.told.get("attention_mask"), batch.targets)
 
 
@@ -99,14 +76,14 @@ def encode(case: Case, examples: Sequence[SpanExample], end: int, training: bool
 
 
 def answer_scores(
-    model: seq2seq.EncoderDecoder, case: Case, examples: Sequence[SpanExample], setting: str, longest: int
+    model: EncoderDecoder, case: Case, examples: Sequence[SpanExample], setting: str, longest: int
 ) -> dict[str, np.ndarray]:
     """Per-example scores (N,) of the answers that a model writes: {"": exact match, "f1": F1}.
 
     Of the windows of a long passage the one counts whose answer is the surest.
     """
     rows = encode(case, examples, model.end)
-    written, sure = seq2seq.write(model, rows.ids, longest)
+    written, sure = write(model, rows.ids, longest)
     pieces, best, texts = seq2seq.pieces_of(case.tokenizer), {}, {}
     for row in np.argsort(sure, kind="stable").tolist():
         best[int(rows.examples[row])] = row
@@ -123,4 +100,48 @@ def _in_passage(rows: Encoded, row: int, ids: np.ndarray, context: str, pieces: 
         if np.array_equal(passage[at : at + len(ids)], ids):
             start, stop = rows.characters([row], np.array([[at, at + len(ids) - 1]]))[0]
             return context[start:stop]
-    return seq2seq.text_of(ids, pieces)
+    return text_of(ids, pieces)
+
+
+@torch.inference_mode()
+def write(
+    model: EncoderDecoder, sources: Sequence[np.ndarray], longest: int = LONGEST, batch_size: int = 250
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What the model writes for each source's first sentinel, greedily: ids up to `end`, at most `longest`,
+    and how sure it is (N,), the mean log-probability of what it wrote and of its end.
+
+    Only ordinary subwords of the source can be written, as answers are spans of their passage: a model tuned
+    in one language slips into it elsewhere (the "accidental translation" of mT5, arXiv 2010.11934).
+    """
+    model.eval()
+    out: list[np.ndarray] = [np.empty(0, int)] * len(sources)
+    sure, device = np.zeros(len(sources)), device_of(model)
+    order = np.argsort([len(source) for source in sources], kind="stable")
+    for rows in np.split(order, range(batch_size, len(order), batch_size)):
+        source, mask = (x if x is None else x.to(device) for x in stacked([sources[row] for row in rows]))
+        states = model.encoder.states(source, mask)
+        other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool, device=device)
+        other = other.scatter(1, source, False)
+        other[:, : len(SPECIAL)] = other[:, model.end + 1 :] = True
+        before, chances = torch.tensor([[PAD, model.end + 1]], device=device).repeat(len(rows), 1), []
+        for _ in range(longest):
+            scores = model.encoder.logits(model.decode(states, mask, before)[:, -1])
+            best = scores.masked_fill(other, -torch.inf).log_softmax(1).max(1, keepdim=True)
+            before, chances = torch.cat([before, best.indices], 1), [*chances, best.values]
+            if (before[:, 2:] == model.end).any(1).all():
+                break
+        told = zip(rows, before[:, 2:].cpu().numpy(), torch.cat(chances, 1).cpu().numpy(), strict=True)
+        for row, ids, logs in told:
+            ended = int(np.argmax(ids == model.end)) if (ids == model.end).any() else len(ids)
+            out[row], sure[row] = ids[:ended], logs[: ended + 1].mean()
+    return out, sure
+
+
+def text_of(ids: Sequence[int], pieces: Sequence[str]) -> str:
+    """The words of subwords; special ids and sentinels have no text."""
+    words = "".join(
+        pieces[i][2:] if pieces[i].startswith("##") else " " + pieces[i]
+        for i in ids
+        if len(SPECIAL) <= i < len(pieces)
+    )
+    return words.strip()
