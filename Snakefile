@@ -11,20 +11,20 @@
 import shlex
 import sys
 
-from xltlib import params, plan, study
+from xltlib import params, study
 
 PROFILE = config.get("profile", "params/full.yaml")
-FOLDER, SLICES = plan.stamps(study.open(params.load(PROFILE)))
+FOLDER, SLICES = study.stamps(study.open(params.load(PROFILE)))
 XLT = f"OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 {shlex.quote(sys.executable)} -m xltlib"
 
 
 def stamps(names):
-    return [f"{FOLDER}/{name}{plan.DONE}" for name in names]
+    return [f"{FOLDER}/{name}{study.DONE}" for name in names]
 
 
 rule all:
     input:
-        f"{FOLDER}/study{plan.DONE}",
+        f"{FOLDER}/study{study.DONE}",
 
 
 rule slices:
@@ -36,7 +36,7 @@ rule slice:
     input:
         lambda wildcards: [ancient(stamp) for stamp in stamps(SLICES[wildcards.slice].needs)],
     output:
-        touch(f"{FOLDER}/{{slice}}{plan.DONE}"),
+        touch(f"{FOLDER}/{{slice}}{study.DONE}"),
     wildcard_constraints:
         slice="|".join(SLICES),
     threads: 1
@@ -52,7 +52,7 @@ rule study:
         *[ancient(stamp) for stamp in stamps(SLICES)],
         *map(str, sorted((FOLDER.parents[2] / "notebooks").glob("*.ipynb"))),
     output:
-        touch(f"{FOLDER}/study{plan.DONE}"),
+        touch(f"{FOLDER}/study{study.DONE}"),
     threads: 2
     params:
         profile=shlex.quote(PROFILE),

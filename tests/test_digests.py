@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from xltlib.params import load
-from xltlib.runs import STAGES, closure, describe
+from xltlib.runs import STAGES, Runs, closure, describe
 from xltlib.store import Spec, digest_of, read_json
 from xltlib.study import stage_specs
 
@@ -43,8 +43,8 @@ def renewed(root):
 
 def specs(root: Path, profile: str) -> list[Spec]:
     """Every run of a profile: those of all its notebooks, and what they build on."""
-    params, ledger = load(root / "params" / f"{profile}.yaml"), root / "params" / "claims.yaml"
-    return closure(spec for stage in STAGES for spec in stage_specs(params, ledger, stage))
+    runs, ledger = Runs(load(root / "params" / f"{profile}.yaml")), root / "params" / "claims.yaml"
+    return closure(spec for stage in STAGES for spec in stage_specs(runs, ledger, stage))
 
 
 def by_kind(runs: Iterable[Spec]) -> dict[str, list[str]]:

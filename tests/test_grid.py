@@ -28,7 +28,7 @@ def sliced(**changes):
 
 def stamps(profile):
     """The folder of the stamps, brought up to date, and the slices."""
-    return plan.stamps(study.open(load(profile)))
+    return study.stamps(study.open(load(profile)))
 
 
 @pytest.fixture
@@ -76,11 +76,11 @@ def test_stamps_follow_the_store(tiny):
     assert not list(folder.iterdir())
     tinystudy.fill(tiny)
     assert stamps(tiny) == (folder, found)
-    assert {path.name for path in folder.iterdir()} == {name + plan.DONE for name in found}
+    assert {path.name for path in folder.iterdir()} == {name + study.DONE for name in found}
     text = next(each for each in found.values() if each.name.startswith("text"))
     shutil.rmtree(study.open(load(tiny)).store.path(text.specs[0]))
     stamps(tiny)
-    assert {name for name in found if not (folder / (name + plan.DONE)).exists()} == {text.name}
+    assert {name for name in found if not (folder / (name + study.DONE)).exists()} == {text.name}
 
 
 def test_one_slice_is_computed_by_the_command(tiny, capsys):
@@ -89,7 +89,7 @@ def test_one_slice_is_computed_by_the_command(tiny, capsys):
     assert [line[0] for line in lines] == list(stamps(tiny)[1])
     assert cli.main(["slice", str(tiny), lines[0][0]]) == 0
     folder, _ = stamps(tiny)
-    assert [path.name for path in folder.iterdir()] == [lines[0][0] + plan.DONE]
+    assert [path.name for path in folder.iterdir()] == [lines[0][0] + study.DONE]
     assert cli.main(["slice", str(tiny), "text-00000000"]) == 2
     assert "there is no slice text-00000000" in capsys.readouterr().err
 

@@ -25,10 +25,10 @@ LAYERS = (
     {"data", "alignment", "noise", "significance", "evaluation"},
     {"pretraining"},
     {"finetuning"},
-    {"runs", "pool"},
+    {"runs", "plan", "pool"},
     {"claims", "noise.questions"},
     {"drawing", *(f"{room}.figures" for room in ROOMS)},
-    {"page", "notebooks", "plan", "study"},
+    {"page", "notebooks", "study"},
     {"cli", "__main__"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -72,7 +72,7 @@ def test_a_byte_order_mark_is_passed_over(read):
         ("mask_rate: .nan", ["found nan", "a finite number"]),
         ("mask_rate: .inf", ["found inf", "a finite number"]),
         ("mask_rate: 1.5", ["found 1.5", "0.01 to 0.9"]),
-        ("seeds: 0", ["found 0", "1 to 1000"]),
+        ("seeds: 0", ["found 0", "1 to 200"]),
         ("profile: ../elsewhere", ["'../elsewhere'", "small letters"]),
         ("seeds: 3\nsource: de", ["line 2", 'source = "de"', "one of languages"]),
         ("languages: [src]", ["languages", "at least one target"]),

@@ -5,7 +5,7 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import StudyError, cli, plan, pool
+from xltlib import StudyError, cli, plan
 from xltlib.data import downloads, hub
 from xltlib.params import Params, load
 from xltlib.pretraining import models
@@ -84,12 +84,13 @@ def test_seconds_are_scaled_by_updates_and_sizes():
 def test_the_time_left_follows_the_measured_speed():
     runs = Runs(Params())
     specs = [runs.encoder("tlm", seed) for seed in range(4)]
-    left = pool.TimeLeft(specs, 2, {specs[0]: 10.0, specs[1]: 10.0, specs[2]: 20.0}.get, after=10.0)
+    left = plan.Forecast(specs, 2, {specs[0]: 10.0, specs[1]: 10.0, specs[2]: 20.0}.get, after=10.0)
+    assert left.sentence() == "4 runs to compute with 2 processes: about 35 s in all"
     # the fourth is taken to be as long as the others; 20 s for the 10 s planned: all else is slower too
     assert left.after_run(specs[0], 20.0) == "; about 65 s left"
     assert left.after_run(specs[2], 40.0) == "; about 45 s left"
-    assert pool.TimeLeft(specs, 2, lambda spec: None, 0.0).after_run(specs[0], 5.0) == ""
-    assert [pool.duration(x) for x in (0, 88, 91, 6000)] == ["5 s", "90 s", "2 min", "1.7 h"]
+    assert plan.Forecast(specs, 2, lambda spec: None).after_run(specs[0], 5.0) == ""
+    assert [plan.duration(x) for x in (0, 88, 91, 6000)] == ["5 s", "90 s", "2 min", "1.7 h"]
 
 
 PAPER = {

@@ -256,7 +256,6 @@ def test_a_run_killed_midway_is_resumed_to_the_same_result(store, tmp_path, root
     result = store.result(COUNT)
     assert result.values == {"steps": 10}
     assert result.file("state.txt").read_text() == "x" * 10
-    assert result.seconds > 0.05 * 9  # both attempts count
 
 
 def test_of_two_processes_one_computes_and_the_other_waits(store, tmp_path, root):

@@ -361,13 +361,14 @@ def test_as_many_processes_as_gpus(monkeypatch):
 
 def test_the_runs_of_a_statement(tiny, root):
     params = load(tiny)
-    specs, absent = study.claim_runs(load_ledger(tiny.with_name("claims.yaml")), params, "S0-1")
+    specs, absent = study.claim_runs(load_ledger(tiny.with_name("claims.yaml")), study.Runs(params), "S0-1")
     assert absent == []
     assert set(specs) == set(study.Runs(params).stage("03_finetuning"))
     ledger = load_ledger(root / "params/claims.yaml")
+    runs = study.Runs(Params())
     for claim in ledger.claims:
-        study.claim_runs(ledger, Params(), claim.id)  # every label can be judged
-    specs, absent = study.claim_runs(ledger, Params(), "S0-1")
+        study.claim_runs(ledger, runs, claim.id)  # every label can be judged
+    specs, absent = study.claim_runs(ledger, runs, "S0-1")
     assert len(specs) % Params().seeds == 0
 
 

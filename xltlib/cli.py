@@ -8,8 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xltlib import StudyError
+
+if TYPE_CHECKING:
+    from xltlib.params import Params
+    from xltlib.study import Session
 
 # Modules are imported where a command needs them: torch takes seconds, and most commands do without.
 
@@ -116,7 +121,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, str]:
     return overrides
 
 
-def _session(args: argparse.Namespace):
+def _session(args: argparse.Namespace) -> "Session":
     """The study with the profile and the values that a command names: first the parameters, then the rest."""
     from xltlib.params import load
 
@@ -151,35 +156,85 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def _params(args: argparse.Namespace) -> None:
-    from xltlib import params
+    from xltlib.params import describe
 
-    print(params.describe())
+    print(describe())
 
 
 def _plan(args: argparse.Namespace) -> None:
     session = _session(args)
-    from xltlib import plan
+    from xltlib.params import table
+    from xltlib.plan import Forecast, sequences
+    from xltlib.pool import missing
+    from xltlib.runs import closure
 
-    for part in plan.tables(session):
-        print("\n".join(part), end="\n\n")
+    costs, params, specs = session.costs, session.params, session.all_specs()
+    left = missing(specs, session.store, session.fresh)
+    rows = [("runs", "all", "done", "published", "to do", "hours")]
+    for kind in [*dict.fromkeys(spec.kind for spec in specs), "all"]:
+        own, to_do = ([s for s in runs if kind in (s.kind, "all")] for runs in (specs, left))
+        states = Counter(session.store.status(spec) for spec in own)
+        numbers = (len(own), states["done"], states["published"], len(to_do))
+        rows.append((kind, *map(str, numbers), _hours([costs.seconds(spec) for spec in to_do])))
+    print(table(rows), end="\n\n")
+    if params.device == "cuda" and not costs.gpu:
+        millions = sum(sequences(spec.params) for spec in left) / 1e6
+        script = "`python tests/benchmarks/bench_gpu.py` there writes figures/throughput.json"
+        print(f"Hours on a GPU: not measured; {script}. They are for {millions:,.0f} million sequences.\n")
+    elif params.device == "cuda":
+        print(f"Hours of one {costs.gpu['gpu']}, as measured on {costs.gpu['date']} with {params.model}.\n")
+    else:
+        forecast = Forecast(left, session.jobs, costs.seconds).sentence()
+        print(forecast if left else "Nothing is to be computed.", end="\n\n")
+    _print_downloads(params)
+    rows = [("statement", "runs", "to do", "hours", "cannot be run yet")]
+    for claim, (own, absent) in session.claims().items():
+        to_do = missing(own, session.store, session.fresh)
+        hours = _hours([costs.seconds(spec) for spec in to_do])
+        if own or absent:
+            rows.append((claim, str(len(closure(own))), str(len(to_do)), hours, str(len(absent) or "")))
+    print(f"{table(rows)}\nA statement's runs are counted for it alone: most serve others too.")
+
+
+def _hours(seconds: list[float | None]) -> str:
+    """The hours of some runs; None: never measured."""
+    known = [x for x in seconds if x is not None]
+    if seconds and not known:
+        return "not measured"
+    hours, unknown = sum(known) / 3600, len(seconds) - len(known)
+    return (f"{hours:.0f}" if hours >= 100 else f"{hours:.2f}") + (f" + {unknown} runs" if unknown else "")
+
+
+def _print_downloads(params: "Params") -> None:
+    if params.data == "synthetic":
+        print("Downloads: none; the languages are synthetic.\n")
+        return
+    from xltlib.data.downloads import downloads
+    from xltlib.params import table
+
+    rows = [("downloads", "size", "here", "licence", "repository")]
+    for each in downloads(params):
+        size = f"{each.megabytes} MB" if each.megabytes else "not known"
+        rows.append((each.what, size, "yes" if each.here else "no", each.licence, each.repo))
+    none = "Downloads: none; the folder that XLT_DATA names holds the text."
+    print(table(rows) if len(rows) > 1 else none, end="\n\n")
 
 
 def _status(args: argparse.Namespace) -> None:
     session = _session(args)
     from xltlib import study
-    from xltlib.plan import table
+    from xltlib.params import table
     from xltlib.runs import STAGES
 
     specs = session.all_specs()
     states = {spec: session.store.status(spec) for spec in specs}
-    seconds = {
-        spec: session.store.result(spec).seconds for spec in specs if states[spec] in ("done", "published")
-    }
+    results = {result.digest: result for result in session.available(specs)}
 
     def row(name: str, own: Sequence, last: str = "") -> tuple[str, ...]:
         counts = Counter("pending" if states[s] in ("missing", "partial") else states[s] for s in own)
         numbers = (counts[state] for state in ("done", "published", "pending", "failed"))
-        return (name, *map(str, numbers), f"{sum(seconds.get(s, 0) for s in own):.0f}", last)
+        seconds = sum(results[s.digest].seconds for s in own if s.digest in results)
+        return (name, *map(str, numbers), f"{seconds:.0f}", last)
 
     rows = [("", "done", "published", "pending", "failed", "seconds", "")]
     for kind in dict.fromkeys(spec.kind for spec in specs):
@@ -189,7 +244,7 @@ def _status(args: argparse.Namespace) -> None:
         job = study.job(session, stage)
         executed = f"executed in {job.seconds():.0f} s" if job.finished() else "to execute"
         rows.append(row(stage, session.specs(stage), executed))
-    print("\n".join(table(rows)))
+    print(table(rows))
     for spec in (spec for spec, state in states.items() if state == "failed"):
         print(f"failed: {spec}: {session.store.failure(spec)}")
 
@@ -201,7 +256,7 @@ def _claim(args: argparse.Namespace) -> None:
     from xltlib.pool import compute_all
 
     ledger = claims.load_ledger(session.ledger)
-    specs, absent = study.claim_runs(ledger, session.params, args.id, args.deciding)
+    specs, absent = study.claim_runs(ledger, session.runs, args.id, args.deciding)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
     compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
@@ -237,25 +292,26 @@ def _question(args: argparse.Namespace) -> None:
 
 def _slice(args: argparse.Namespace) -> None:
     session = _session(args)
-    from xltlib import plan, study
-    from xltlib.pool import compute, missing
+    from xltlib import study
+    from xltlib.plan import slices
+    from xltlib.pool import compute, missing, tell_user
     from xltlib.runs import describe
 
-    slices = plan.slices(session.all_specs())
+    cut = slices(session.all_specs())
     if args.name is None:
-        for each in slices.values():
+        for each in cut.values():
             print(each.name, len(each.specs), *each.needs)
         return
-    if args.name not in slices:
+    if args.name not in cut:
         raise StudyError(f"{args.params}: there is no slice {args.name}; have the parameters been changed?")
     study.require_downloads(session.params)
     import torch
 
     torch.set_num_threads(1)  # numbers depend on it; a cluster has as many jobs as cores
-    for spec in slices[args.name].specs:
+    for spec in cut[args.name].specs:
         if missing([spec], session.store, session.fresh):
-            result = compute(spec, session.store, session.fresh, lambda line: print(line, file=sys.stderr))
-            print(f"{describe(spec)}: {result.seconds:.0f} s", file=sys.stderr)
+            result = compute(spec, session.store, session.fresh, tell_user)
+            tell_user(f"{describe(spec)}: {result.seconds:.0f} s")
 
 
 # The page

@@ -47,7 +47,7 @@ class Job:
     def finished(self) -> bool:
         """Whether the executed copy and the figures are there, whole, and made from the same."""
         try:
-            return read_json(self.stamp) == self._stamp(read_json(self.stamp)["seconds"])
+            return read_json(self.stamp) == self._record(self.seconds())
         except (StudyError, OSError, KeyError, TypeError):
             return False
 
@@ -60,9 +60,10 @@ class Job:
         return sorted(path for path in self.figures.glob("[!.]*") if path.is_file())
 
     def write_stamp(self, seconds: float) -> None:
-        write_json(self.stamp, self._stamp(seconds))
+        """Say that the notebook is finished, and what it has left."""
+        write_json(self.stamp, self._record(seconds))
 
-    def _stamp(self, seconds: float) -> dict[str, Any]:
+    def _record(self, seconds: float) -> dict[str, Any]:
         files = {path.name: sha256_file(path) for path in self.drawn()}
         return {"digest": self.digest, "copy": sha256_file(self.copy), "figures": files, "seconds": seconds}
 
@@ -74,11 +75,8 @@ def declared(path: Path) -> dict[str, Any]:
     """
     notebook = read_json(path)
     try:
-        cells = [
-            "".join(cell["source"])
-            for cell in notebook["cells"]
-            if cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", [])
-        ]
+        tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+        cells = ["".join(cell["source"]) for cell in tagged if cell["cell_type"] == "code"]
     except (KeyError, TypeError, AttributeError):
         raise StudyError(f"{path}: not a notebook, or damaged") from None
     if len(cells) != 1:
@@ -151,8 +149,11 @@ def _execute(job: Job) -> float:
             job.source, job.partial, dict(job.values), kernel_name="python3", language="python",
             cwd=job.source.parent, progress_bar=False, log_output=False,
         )  # fmt: skip
-    except papermill.PapermillExecutionError as error:
-        raise StudyError(_failure(job, error)) from None
+    except papermill.PapermillExecutionError as error:  # its cell by the number that Jupyter shows beside it
+        message = f"{error.ename}: {error.evalue}".strip().splitlines()[-SHOWN_LINES:]
+        lines = [line for line in error.source.splitlines() if line.strip() and not line.startswith("#")]
+        place = f"{job.source}, cell [{error.exec_count}]" + (f" ({lines[0].strip()})" if lines else "")
+        raise StudyError("\n".join([f"{place}: {message[0]}", *message[1:], f"see {job.partial}"])) from None
     except Exception as error:  # no kernel, or one that died
         raise StudyError(f"{job.source}: {type(error).__name__}: {error}; see {job.partial}, {log}") from None
     notebook = nbformat.read(job.partial, as_version=4)
@@ -166,11 +167,3 @@ def _execute(job: Job) -> float:
     seconds = round(time.perf_counter() - start, 1)
     job.write_stamp(seconds)
     return seconds
-
-
-def _failure(job: Job, error: Any) -> str:
-    """The notebook, the number that Jupyter shows beside the cell, and how the error's message ends."""
-    message = f"{error.ename}: {error.evalue}".strip().splitlines()[-SHOWN_LINES:]
-    lines = [line for line in error.source.strip().splitlines() if line.strip() and line[0] != "#"]
-    first = f" ({lines[0].strip()})" if lines else ""
-    return f"{job.source}, cell [{error.exec_count}]{first}: " + "\n".join([*message, f"see {job.partial}"])

@@ -6,7 +6,7 @@ Values come from a YAML file, from `--set name=value`, from a notebook's cell, o
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from reprlib import repr as _short
@@ -315,7 +315,13 @@ def in_order(cls: type[Settings], text: str) -> str:
 
 def changed(settings: Settings) -> dict[str, Any]:
     """Those settings that differ from their default, by name."""
-    return {k: v for k, v in settings if v != type(settings).model_fields[k].default}
+    defaults = _defaults(type(settings))
+    return {name: value for name, value in vars(settings).items() if value != defaults[name]}
+
+
+@cache
+def _defaults(cls: type[Settings]) -> dict[str, Any]:
+    return {name: field.default for name, field in cls.model_fields.items()}
 
 
 # --- the parameters of a study
@@ -338,7 +344,7 @@ class Params(Settings):
     data: Literal["synthetic", "real"] = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub")
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0, high=1_000_000_000)
     world_per_seed: bool = par(False, "each seed has synthetic languages of its own (world_seed + seed), so that seeds differ in all that chance decides")
-    seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=1000)
+    seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=200)
     first_seed: int = par(0, "the first of their seeds; a replication takes those that no other profile has had", low=0, high=1_000_000)
     languages: OneOrMore[Name] = par(("src", "near", "mid", "far", "low"), "all languages of the study")
     source: Name = par("src", "the language that has labelled training data")
@@ -497,7 +503,16 @@ def to_dict(params: Params) -> dict[str, Any]:
 def describe() -> str:
     """A table of all parameters: name, type, default, what is allowed, meaning."""
     rows = [("name", "type", "default", "allowed", "meaning")]
-    for name, f in Params.model_fields.items():
-        rows.append((name, type_name(f), literal(f.default), allowed(f), f.description))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)] + [0]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    for name, field in Params.model_fields.items():
+        rows.append((name, type_name(field), literal(field.default), allowed(field), field.description))
+    return table(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of text, its first row the heading: columns of numbers to the right, others to the left."""
+    columns = []
+    for heading, *cells in zip(*rows, strict=True):
+        width = max(map(len, (heading, *cells)))
+        numbers = all(re.match(r"[-+]?\d|-?$", cell) for cell in cells)
+        columns.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in (heading, *cells)])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))

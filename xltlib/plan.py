@@ -1,34 +1,29 @@
-"""What a study costs, told before it starts, and how it is cut into slices for a cluster.
-
-`session`: a `study.Session`, whose module builds on this one.
-"""
+"""What runs cost, told before and while they are computed, and how they are cut into slices for a cluster."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from xltlib.params import Params
-from xltlib.pool import duration, missing
 from xltlib.runs import closure
 from xltlib.store import RUNS, Spec, Store, canonical, read_json
 
 FORWARD = 1 / 3  # cost of a forward pass beside a training step, which goes back too
 THROUGHPUT = "throughput.json"  # in figures/: what tests/benchmarks/bench_gpu.py has measured
-SHAPE = ("vocab_size", "hidden_size", "num_layers")
-NOTEBOOK = 10.0  # seconds, where no notebook was executed yet
-DONE = ".done"  # ending of the file that stands for a finished slice
 
 Records = Mapping[str, dict]  # digest -> kind, params and inputs of a run, planned or finished
 
 
+# --- costs
+
+
 class Costs:
-    """Seconds that runs take: as published or finished before, or told from those most like them, scaled.
+    """Seconds that runs take: as published or finished before, or told from those like them, scaled.
 
     Only runs on the same kind of languages count. For a study on a GPU they are told from the throughput that
     was measured on one.
@@ -46,53 +41,37 @@ class Costs:
         return records | {result.digest: result.record for result in self.store.results()}
 
     @cached_property
-    def gpu(self) -> dict[str, Any] | None:
-        """What was measured on a GPU, with its name and the date; None where nothing was."""
+    def gpu(self) -> dict[str, Any]:
+        """What was measured on a GPU, with its name and the date; empty where nothing was."""
         path = self.figures / THROUGHPUT
-        return read_json(path) if path.is_file() else None
+        return read_json(path) if path.is_file() else {}
 
     @cached_property
     def _rates(self) -> dict[tuple[str, ...], float]:
-        """Seconds for a unit of work, by groups of runs that cost about alike."""
+        """Seconds for a unit of work, by what `_likeness` puts together."""
         groups: dict[tuple[str, ...], list[float]] = {}
         for digest, record in self.finished.items():
             if (_inherited("data", digest, self.finished) or "synthetic") == self.params.data:
-                for group in _groups(record):
+                for group in _likeness(record):
                     groups.setdefault(group, []).append(record["seconds"] / work(digest, self.finished))
         return {group: median(rates) for group, rates in groups.items()}
 
     def seconds(self, spec: Spec) -> float | None:
         """None where nothing like it was measured."""
         if self.params.device == "cuda":
-            measured = (self.gpu or {}).get("models", {}).get(self.params.model)
+            speed = self.gpu.get("models", {}).get(self.params.model)
             trained = spec.kind in ("encoder", "transfer", "evaluation")
-            return sequences(spec.params) / measured["sequences_per_second"] if measured and trained else None
+            return sequences(spec.params) / speed["sequences_per_second"] if speed and trained else None
         if spec.digest in self.finished:
             return self.finished[spec.digest]["seconds"]
-        records = {s.digest: s.record for s in closure([spec])}
-        rate = next((self._rates[g] for g in _groups(spec.record) if g in self._rates), None)
+        records = {each.digest: each.record for each in closure([spec])}
+        rate = next((self._rates[group] for group in _likeness(spec.record) if group in self._rates), None)
         return None if rate is None else rate * work(spec.digest, records)
-
-    def notebook_seconds(self, published: Path) -> float:
-        """Seconds that all notebooks of a profile take once their runs are there."""
-        path = published / "manifest.json"
-        times = read_json(path).get("notebook_seconds", {}) if path.is_file() else {}
-        return sum(times.values()) if times else 6 * NOTEBOOK
-
-    def forecast(self, runs: Sequence[Spec], jobs: int, after: float = 0.0) -> str:
-        """How many runs are to be computed, and how long that will take: the sentence before the work."""
-        times = [self.seconds(spec) for spec in runs]
-        known = [x for x in times if x is not None]
-        if not known:
-            return f"{len(runs)} runs to compute; how long they take was never measured"
-        # what was not measured is taken to be like the rest
-        total = sum(known) * len(runs) / len(known) / jobs + after
-        return f"{len(runs)} runs to compute with {jobs} processes: about {duration(total)} in all"
 
 
 def work(digest: str, records: Records) -> float:
     """How much a run computes, to compare runs of one kind by: sequences times the weights they pass."""
-    shape = [_inherited(name, digest, records) for name in SHAPE]
+    shape = [_inherited(name, digest, records) for name in ("vocab_size", "hidden_size", "num_layers")]
     vocabulary, hidden, layers = (1, 1, 0) if None in shape else shape
     # embeddings, and four square matrices of attention with a feed-forward layer of twice the width
     return max(1.0, sequences(records[digest]["params"])) * hidden * (vocabulary + 8 * layers * hidden)
@@ -117,106 +96,56 @@ def _inherited(name: str, digest: str, records: Records) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _groups(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Groups of runs that cost about alike, the narrowest first."""
+def _likeness(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The runs that cost about as much: of the same method or objective, or else of the same kind."""
     params = record["params"]
     words = ("task", "method", "method_options") if "labels" in params else ("objective", "options")
     values = [canonical(params.get("labels", params).get(word, "")).decode() for word in words]
-    return [(record["kind"], *values[:number]) for number in range(len(values), -1, -1)]
+    return [(record["kind"], *values), (record["kind"],)]
 
 
-# Tables
+class Forecast:
+    """How long runs take: as planned before the first of them has ended, then at the speed measured so far.
 
-
-@dataclass(frozen=True)
-class Cost:
-    """How many runs there are, how many of them are to be computed, with the seconds of these.
-
-    `unknown` of them have no measured run to be told from.
+    planned : seconds of a run; those where it says None are taken to be like the others
+    after : seconds of what follows the runs
     """
 
-    runs: int
-    left: int
-    seconds: float
-    unknown: int
+    def __init__(
+        self, todo: Sequence[Spec], jobs: int, planned: Callable[[Spec], float | None], after: float = 0.0
+    ) -> None:
+        times = {spec: planned(spec) for spec in todo}
+        known = [x for x in times.values() if x is not None]
+        usual = fmean(known) if known else 0.0
+        self.planned = {spec: usual if x is None else x for spec, x in times.items()}
+        self.jobs, self.after, self.left = jobs, after, sum(self.planned.values())
+        self.spent = self.expected = 0.0
 
-    def hours(self) -> str:
-        """The hours as a table's cell."""
-        if self.unknown == self.left > 0:
-            return "not measured"
-        hours = self.seconds / 3600
-        text = f"{hours:.0f}" if hours >= 100 else f"{hours:.2f}" if hours < 1 else f"{hours:.1f}"
-        return text + (f" + {self.unknown} runs" if self.unknown else "")
+    def sentence(self) -> str:
+        """How many runs there are, and how long they take."""
+        if not self.left:
+            return f"{len(self.planned)} runs to compute; how long they take was never measured"
+        words = duration(self.left / self.jobs + self.after)
+        return f"{len(self.planned)} runs to compute with {self.jobs} processes: about {words} in all"
 
-
-def cost(session: Any, specs: Sequence[Spec], left: Iterable[Spec]) -> Cost:
-    """The cost of those runs among `left`."""
-    times = [session.costs.seconds(spec) for spec in left]
-    known = [x for x in times if x is not None]
-    return Cost(len(specs), len(times), sum(known), len(times) - len(known))
-
-
-def tables(session: Any) -> list[list[str]]:
-    """What `xlt plan` shows: runs by kind, what their hours rest on, downloads, and each statement."""
-    specs = session.all_specs()
-    left = missing(specs, session.store, session.fresh)
-    rows = [("runs", "all", "done", "published", "to do", "hours")]
-    for kind in [*dict.fromkeys(spec.kind for spec in specs), ""]:
-        own = [spec for spec in specs if spec.kind == kind or not kind]
-        states = Counter(session.store.status(spec) for spec in own)
-        each = cost(session, own, [spec for spec in left if spec.kind == kind or not kind])
-        numbers = (each.runs, states["done"], states["published"], each.left)
-        rows.append((kind or "all", *map(str, numbers), each.hours()))
-    return [table(rows), [_basis(session, left)], _downloads(session.params), _statements(session)]
+    def after_run(self, spec: Spec, seconds: float) -> str:
+        """The time that is left when a run has taken some seconds; empty where nothing is known."""
+        self.left -= self.planned[spec]
+        self.spent, self.expected = self.spent + seconds, self.expected + self.planned[spec]
+        if not self.expected:
+            return ""
+        speed = self.spent / self.expected
+        return f"; about {duration(speed * (self.left / self.jobs + self.after))} left"
 
 
-def _basis(session: Any, left: Sequence[Spec]) -> str:
-    """What the hours rest on."""
-    costs, params = session.costs, session.params
-    if params.device == "cpu":
-        return session.costs.forecast(left, session.jobs) if left else "Nothing is to be computed."
-    if costs.gpu is None:
-        millions = sum(sequences(spec.params) for spec in left) / 1e6
-        script = f"`python tests/benchmarks/bench_gpu.py` there writes figures/{THROUGHPUT}"
-        return f"Hours on a GPU: not measured; {script}. They are for {millions:,.0f} million sequences."
-    return f"Hours of one {costs.gpu['gpu']}, as measured on {costs.gpu['date']} with {params.model}."
+def duration(seconds: float) -> str:
+    """A time to wait, as exact as such forecasts are."""
+    if seconds < 90:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _downloads(params: Params) -> list[str]:
-    if params.data == "synthetic":
-        return ["Downloads: none; the languages are synthetic."]
-    from xltlib.data.downloads import downloads
-
-    needed = downloads(params)
-    if not needed:
-        return ["Downloads: none; the folder that XLT_DATA names holds the text."]
-    rows = [("downloads", "size", "here", "licence", "repository")]
-    for each in needed:
-        size = f"{each.megabytes} MB" if each.megabytes else "not known"
-        rows.append((each.what, size, "yes" if each.here else "no", each.licence, each.repo))
-    return table(rows)
-
-
-def _statements(session: Any) -> list[str]:
-    rows = [("statement", "runs", "to do", "hours", "cannot be run yet")]
-    for claim, (specs, absent) in session.claims().items():
-        if specs or absent:
-            each = cost(session, closure(specs), missing(specs, session.store, session.fresh))
-            rows.append((claim, str(each.runs), str(each.left), each.hours(), str(len(absent) or "")))
-    return [*table(rows), "A statement's runs are counted for it alone: most serve others too."]
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of text: the first column to the left, numbers and words below their heading to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for name, *cells in rows:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *right]).rstrip())
-    return lines
-
-
-# Slices
+# --- slices
 
 
 @dataclass(frozen=True)
@@ -232,46 +161,27 @@ class Slice:
 
 
 def slices(specs: Iterable[Spec]) -> dict[str, Slice]:
-    """The runs and all that they build on, cut by objective and seed, and by task, method and seed."""
+    """The runs and all that they build on, cut by objective and seed, and by task, method and seed.
+
+    A model and its scores in other settings stay together.
+    """
     groups: dict[tuple[str, ...], list[Spec]] = {}
     for spec in closure(specs):
-        groups.setdefault(_slice_of(spec), []).append(spec)
+        labels = spec.params.get("labels")
+        if labels:
+            words = [labels[name] for name in ("task", "method", "method_options")]
+        else:
+            words = [spec.kind, spec.params.get("objective", ""), spec.params.get("target", "")]
+        seed = (labels or spec.params).get("seed")
+        words += [] if seed is None else [f"seed{seed}"]
+        groups.setdefault(tuple(filter(None, words)), []).append(spec)
     names = {}
-    for group, members in groups.items():
+    for words, members in groups.items():
         digest = sha256(" ".join(sorted(spec.digest for spec in members)).encode()).hexdigest()[:8]
-        name = re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join([*group, digest]))
-        names |= dict.fromkeys(members, name)
+        names |= dict.fromkeys(members, re.sub(r"[^A-Za-z0-9_.=]+", "-", "-".join([*words, digest])))
     cut = {}
     for members in groups.values():
         own = names[members[0]]
         needs = dict.fromkeys(names[other] for spec in members for other in spec.inputs)
         cut[own] = Slice(own, tuple(members), tuple(name for name in needs if name != own))
     return cut
-
-
-def _slice_of(spec: Spec) -> tuple[str, ...]:
-    """What the runs of a slice have in common; a model and its scores in other settings stay together."""
-    labels = spec.params.get("labels")
-    if labels:
-        words = [labels[name] for name in ("task", "method", "method_options")]
-    else:
-        words = [spec.kind, spec.params.get("objective", ""), spec.params.get("target", "")]
-    seed = (labels or spec.params).get("seed")
-    return (*map(str, filter(None, words)), *([] if seed is None else [f"seed{seed}"]))
-
-
-def stamps(session: Any) -> tuple[Path, dict[str, Slice]]:
-    """The folder of a profile's stamps, and its slices by name.
-
-    The stamps are brought up to date with the store: a slice has one if its runs are finished or published.
-    """
-    cut = slices(session.all_specs())
-    folder = session.root / "runs" / "grid" / session.params.profile
-    folder.mkdir(parents=True, exist_ok=True)
-    for each in cut.values():
-        stamp = folder / (each.name + DONE)
-        if missing(each.specs, session.store, session.fresh):
-            stamp.unlink(missing_ok=True)
-        elif not stamp.exists():
-            stamp.touch()
-    return folder, cut

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from xltlib import StudyError
+from xltlib.plan import Forecast
 from xltlib.runs import builder, closure, describe
 from xltlib.store import Result, Spec, Store, fast_in_16_bits, gpus
 
@@ -28,8 +29,6 @@ SETTINGS = {  # of a new process, which reads them once, when it begins
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
-
-
 MAX_JOBS = 1024  # processes: more than any machine that this was tried on has cores
 
 
@@ -38,6 +37,11 @@ def job_count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_JOBS or len(text) > 9:
         raise StudyError(f"{text[:20]!r}: expected the number of processes, 1 to {MAX_JOBS}")
     return int(text)
+
+
+def tell_user(line: str) -> None:
+    """Progress: a line on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def compute(
@@ -53,75 +57,58 @@ def compute(
 
 
 def compute_all(
-    specs: Sequence[Spec], store: Store, jobs: int = 1, fresh: bool = False, tell: Tell | None = None,
+    specs: Sequence[Spec], store: Store, jobs: int = 1, fresh: bool = False, tell: Tell = tell_user,
     planned: Callable[[Spec], float | None] = lambda spec: None, after: float = 0.0,
 ) -> list[Result]:  # fmt: skip
     """The results of the runs, in their order; what is missing is computed by `jobs` processes.
 
     A run that fails does not stop those that do not build on it; at the end one StudyError names them.
-    `planned` seconds of each run tell how much time is left, `after` those of what follows the runs.
+    `planned` seconds of each run tell how long it takes, with `after` seconds for what follows the runs.
     """
     todo = missing(specs, store, fresh)
     if todo:
-        left = TimeLeft(todo, jobs, planned, after)
-        _compute(todo, store, jobs, fresh, tell or _tell, left)
+        _compute(todo, store, jobs, fresh, tell, Forecast(todo, jobs, planned, after))
     return [store.result(spec) for spec in specs]
-
-
-class TimeLeft:
-    """How long the work will go on: the planned seconds of what is left, at the speed measured so far."""
-
-    def __init__(
-        self, todo: Sequence[Spec], jobs: int, planned: Callable[[Spec], float | None], after: float
-    ) -> None:
-        times = {spec: planned(spec) for spec in todo}
-        known = [x for x in times.values() if x is not None]
-        usual = sum(known) / len(known) if known else 0.0  # of runs unlike any that was measured
-        self.planned = {spec: usual if x is None else x for spec, x in times.items()}
-        self.jobs, self.after, self.left = jobs, after, sum(self.planned.values())
-        self.spent = self.expected = 0.0
-
-    def after_run(self, spec: Spec, seconds: float) -> str:
-        """The time that is left when a run has taken some seconds, in words; none where nothing is known."""
-        self.left -= self.planned[spec]
-        self.spent, self.expected = self.spent + seconds, self.expected + self.planned[spec]
-        if not self.expected:
-            return ""
-        speed = self.spent / self.expected
-        return f"; about {duration(speed * (self.left / self.jobs + self.after))} left"
-
-
-def duration(seconds: float) -> str:
-    """A time to wait, as exact as such forecasts are."""
-    if seconds < 90:
-        return f"{max(5, 5 * round(seconds / 5))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
     """The runs to compute, inputs first; inputs of runs that are there already are not asked for."""
+    states: dict[Spec, str] = {}  # a damaged run is one to compute
 
     def available(spec: Spec, files: bool) -> bool:
-        status = store.status(spec, whole=True)  # a damaged run is one to compute
-        return status == "done" or (status == "published" and not fresh and not files)
+        if spec not in states:
+            states[spec] = store.status(spec, whole=True)
+        return states[spec] == "done" or (states[spec] == "published" and not fresh and not files)
 
-    asked = {spec.digest: False for spec in specs}  # digest -> whether its files are needed
-    for spec in reversed(closure(specs)):
-        if spec.digest in asked and not available(spec, asked[spec.digest]):
-            asked.update({other.digest: True for other in spec.inputs})
-    return [s for s in closure(specs) if s.digest in asked and not available(s, asked[s.digest])]
+    everything = closure(specs)
+    asked = dict.fromkeys(specs, False)  # run -> whether its files are needed
+    for spec in reversed(everything):
+        if spec in asked and not available(spec, asked[spec]):
+            asked.update(dict.fromkeys(spec.inputs, True))
+    return [spec for spec in everything if spec in asked and not available(spec, asked[spec])]
 
 
-def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell, left: TimeLeft) -> None:
-    _require(todo, tell)
+def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell, forecast: Forecast) -> None:
+    """Compute the runs, once this machine is known to have their devices."""
+    device = {spec: spec.params.get("device", "cpu") for spec in todo}
+    if set(device.values()) != {"cpu"}:
+        # not in a new process before `_begin` has said whether the hub may be asked
+        from xltlib.pretraining import models
+
+        for name in set(device.values()):
+            models.device(name)
+    halved = [s for s in todo if device[s] == "cpu" and s.params.get("precision") == "bfloat16"]
+    if halved and not fast_in_16_bits():
+        tell("precision bfloat16: this processor has no instructions for it, float32 would be faster")
+    tell(forecast.sentence())
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-    turns = gpus() if any(_device(spec) == "cuda" for spec in todo) else []
+    turns = gpus() if "cuda" in device.values() else []
     begin = (os.getpid(), context.Value("i"), turns)
     with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, begin) as executor:
         try:
-            failed = _run(todo, executor, store, fresh, tell, left)
+            failed = _run(todo, executor, store, fresh, tell, forecast)
         except BaseException:  # an interrupt above all: do not wait for what is running
             workers = list(executor._processes.values())
             executor.shutdown(wait=False, cancel_futures=True)
@@ -134,26 +121,8 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell,
         raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
 
 
-def _require(todo: list[Spec], tell: Tell) -> None:
-    """StudyError, before any run begins, where this machine lacks its device; a word where it is slow."""
-    devices = {_device(spec) for spec in todo}
-    if devices != {"cpu"}:
-        # not in a new process before `_begin` has said whether the hub may be asked
-        from xltlib.pretraining import models
-
-        for name in devices:
-            models.device(name)
-    halved = [s for s in todo if _device(s) == "cpu" and s.params.get("precision") == "bfloat16"]
-    if halved and not fast_in_16_bits():
-        tell("precision bfloat16: this processor has no instructions for it, float32 would be faster")
-
-
-def _device(spec: Spec) -> str:
-    return spec.params.get("device", "cpu")
-
-
 def _run(
-    todo: list[Spec], executor: ProcessPoolExecutor, store: Store, fresh: bool, tell: Tell, left: TimeLeft
+    todo: list[Spec], executor: ProcessPoolExecutor, store: Store, fresh: bool, tell: Tell, forecast: Forecast
 ) -> dict[Spec, str]:
     """Work through the runs; the result is those that failed, with the reason."""
     waiting, running, failed = dict.fromkeys(todo), {}, {}
@@ -164,28 +133,22 @@ def _run(
             if any(i in failed for i in spec.inputs):
                 failed[spec] = "what it builds on failed"
             else:
-                running[executor.submit(_work, spec, store, fresh)] = spec
+                running[executor.submit(_work, spec, store.root, fresh)] = spec
         for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
-            spec = running.pop(future)
-            error = _error(future, spec)
+            spec, error = running.pop(future), future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise StudyError(
+                    f"a process was ended from outside, most likely for lack of memory, about when it "
+                    f"computed {describe(spec)}; finished runs are kept: start again, with fewer jobs"
+                ) from error
             if error:
-                failed[spec] = error
-                tell(f"failed: {describe(spec)}: {error}")
+                failed[spec] = f"{type(error).__name__}: {error}"
+                tell(f"failed: {describe(spec)}: {failed[spec]}")
                 continue
             done, seconds = len(todo) - len(waiting) - len(running), future.result()
-            tell(f"[{done}/{len(todo)}] {describe(spec)}: {seconds:.0f} s{left.after_run(spec, seconds)}")
+            left = forecast.after_run(spec, seconds)
+            tell(f"[{done}/{len(todo)}] {describe(spec)}: {seconds:.0f} s{left}")
     return failed
-
-
-def _error(future: Future, spec: Spec) -> str:
-    """What a finished run failed with, if it did; StudyError where its process is gone, and so all others."""
-    error = future.exception()
-    if isinstance(error, BrokenProcessPool):
-        raise StudyError(
-            f"a process was ended from outside, most likely for lack of memory, about when it computed "
-            f"{describe(spec)}; finished runs are kept: start again, with fewer jobs"
-        ) from error
-    return f"{type(error).__name__}: {error}" if error else ""
 
 
 def _begin(parent: int, started, turns: Sequence[str]) -> None:
@@ -216,9 +179,5 @@ def follow_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(spec: Spec, store: Store, fresh: bool) -> float:
-    return compute(spec, Store(store.root), fresh, _tell, files=True).seconds
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _work(spec: Spec, root: Path, fresh: bool) -> float:
+    return compute(spec, Store(root), fresh, tell_user, files=True).seconds

@@ -6,6 +6,7 @@ A kind of run is one entry: its spec is made by the method of `Runs` that has it
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -70,7 +71,9 @@ class Runs:
     """The specs of a study's runs, by what they are; the parameters say how many and how large."""
 
     def __init__(self, params: Params) -> None:
-        self.params = params
+        self.params, self._changed = params, changed(params)
+        for name in ("text", "pairs", "links", "base", "stage"):  # what others are made of, each made once
+            setattr(self, name, cache(getattr(self, name)))
 
     @property
     def real(self) -> bool:
@@ -274,34 +277,31 @@ class Runs:
         version = f"{KINDS['transfer'].version}.{KINDS['answers'].version}"
         return Spec("answers", taken, version, (self.text(seed), self.seq2seq(seed, options)))
 
-    def stage(self, name: str) -> list[Spec]:
+    def stage(self, name: str) -> tuple[Spec, ...]:
         """The runs whose results a notebook shows; what they build on is found from them."""
         params, seeds = self.params, self.params.every_seed
+        cheap = [self.baselines()] if self.real else []
         if name == "01_alignment":
-            shown = []
-            if params.link_kinds:
-                options = ["" if kind == "estimated" else f"links={kind}" for kind in params.link_kinds]
+            kinds, shown = params.link_kinds, []
+            if kinds:
+                options = ["" if kind == "estimated" else f"links={kind}" for kind in kinds]
                 variants = [("none", ""), *(("weam", option) for option in options)]
                 shown = [self.transfer("nli", o, s, objective_options=x) for s in seeds for o, x in variants]
-            return [self.links(), *(self.links(kind) for kind in params.link_kinds), *shown]
+            return (self.links(), *map(self.links, kinds), *shown)
         if name == "02_pretraining":
-            all_of_them = [(o, s) for s in seeds for o in (*params.objectives, *params.further_objectives)]
-            encoders = [self.encoder(*one) for one in all_of_them]
-            probes = [self.probe(*one) for one in all_of_them]
+            encoders = [(o, s) for s in seeds for o in (*params.objectives, *params.further_objectives)]
+            probes = [self.probe(*one) for one in encoders]
             if self.real and "tagging" in params.probes:
-                probes += [self.tagging(*one) for one in all_of_them]
-            cheap = [self.baselines()] if self.real else []
-            return [self.links(), *cheap, *encoders, *probes]  # links: what probes are compared with
+                probes += [self.tagging(*one) for one in encoders]
+            # links: what probes are compared with
+            return (self.links(), *cheap, *(self.encoder(*one) for one in encoders), *probes)
+        grid = [one for seed in seeds for one in self._grid(seed)]
         if name == "03_finetuning":
-            cheap = [self.baselines()] if self.real else []
-            return [*cheap, *(self.transfer(*one) for seed in seeds for one in self._grid(seed))]
+            return (*cheap, *(self.transfer(*one) for one in grid))
         if name == "04_noise_ablations":
-            grid = (one for seed in seeds for one in self._grid(seed) if one[0] in params.noise_tasks)
-            clean = [self.transfer(*one) for one in grid]
-            return [*clean, *(self.evaluation("typo", transfer) for transfer in clean)]
-        if name in ("05_significance", "06_claims"):
-            return [spec for earlier in STAGES[1:4] for spec in self.stage(earlier)]
-        return []
+            clean = [self.transfer(*one) for one in grid if one[0] in params.noise_tasks]
+            return (*clean, *(self.evaluation("typo", transfer) for transfer in clean))
+        return tuple(spec for earlier in STAGES[1:4] for spec in self.stage(earlier))
 
     def for_labels(self, labels: Mapping[str, str], settings: Collection[str] = ()) -> list[Spec]:
         """The runs, one a seed, that have scores for the labels and settings of a statement's test.
@@ -338,7 +338,7 @@ class Runs:
 
     def _further(self, *names: str) -> dict:
         """Those of the parameters that are not as by default: most studies do without them."""
-        return {name: value for name, value in changed(self.params).items() if name in names}
+        return {name: value for name, value in self._changed.items() if name in names}
 
     def _real_tasks(self) -> dict:
         """Where the examples of real tasks come from, and how long they may be."""

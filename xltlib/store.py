@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import logging
 import math
 import os
 import platform
@@ -25,7 +24,8 @@ import traceback
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,11 +38,11 @@ from xltlib import StudyError
 
 RECORD, SCORES, RUNS = "result.json", "scores.npz", "runs.json"
 WEIGHTS = "model.safetensors"  # the file of a trained model
-ATTEMPT = ".attempt.json"  # in a run's directory while it is being built: when that began
 PACKED = "lengths.json"  # in older score files: how many examples each array of packed bits holds
 NO_SCORES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError, MemoryError)
 
-_log = logging.getLogger(__name__)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+
 _verified: set[tuple] = set()  # files (path, size, time of change) whose digest this process has checked
 
 
@@ -72,8 +72,12 @@ def plain(value: Any, where: str = "value") -> Any:
 
 
 def canonical(value: Any, where: str = "value") -> bytes:
-    """The one JSON text of a plain value: keys sorted, no spaces, ASCII."""
-    return json.dumps(plain(value, where), sort_keys=True, separators=(",", ":")).encode("ascii")
+    """The one JSON text of a value, checked to be plain: keys sorted, no spaces, ASCII."""
+    return _text(plain(value, where))
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -158,15 +162,18 @@ class ScoreFile:
             self._packed = json.loads(self._file[PACKED]) if PACKED in self._file.files else {}
         self.names = [name for name in self._file.files if name != PACKED]
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        """The scores (N,), float64."""
+    def read(self, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Some scores (N,), float64, under other names: name -> name in the file."""
         with self._errors():
-            array = self._file[name]
-            if name in self._packed:
-                if array.size != (self._packed[name] + 7) // 8:
-                    raise ValueError(f"{name}: {array.size} bytes for {self._packed[name]} examples")
-                array = np.unpackbits(array, count=self._packed[name])
-            return array.astype(np.float64)
+            return {name: self._array(own).astype(np.float64) for name, own in names.items()}
+
+    def _array(self, name: str) -> np.ndarray:
+        array, count = self._file[name], self._packed.get(name)
+        if count is None:
+            return array
+        if array.size != (count + 7) // 8:
+            raise ValueError(f"{name}: {array.size} bytes for {count} examples")
+        return np.unpackbits(array, count=count)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -181,7 +188,7 @@ class ScoreFile:
 def load_scores(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays (N,), float64, of a file of scores; StudyError where it is missing or damaged."""
     file = ScoreFile(path)
-    return {name: file[name] for name in file.names}
+    return file.read({name: name for name in file.names})
 
 
 # --- runs and results
@@ -229,7 +236,7 @@ class Spec:
 def digest_of(record: Mapping[str, Any]) -> str:
     """The first 16 hex digits of the SHA-256 of a run's kind, params, version and inputs (digests)."""
     content = {key: record[key] for key in ("kind", "params", "version", "inputs")}
-    return hashlib.sha256(canonical(content, record["kind"])).hexdigest()[:16]
+    return hashlib.sha256(_text(content)).hexdigest()[:16]
 
 
 class Result:
@@ -326,30 +333,26 @@ def read_published(folder: str | Path) -> dict[str, Result]:
     entries = read_json(path)
     if not isinstance(entries, dict):
         raise StudyError(f"{path}: expected runs by their digest, found a {type(entries).__name__}")
-    file, names = ScoreFile(Path(folder) / SCORES), {}
+    file, names = ScoreFile(Path(folder) / SCORES), defaultdict(dict)
     for name in file.names:
         digest, _, setting = name.partition("/")
-        names.setdefault(digest, {})[setting] = name
-    return {
-        digest: _published(digest, entry, file, names.get(digest, {}), path)
-        for digest, entry in entries.items()
-    }
-
-
-def _published(digest: str, entry: dict, file: ScoreFile, names: Mapping[str, str], path: Path) -> Result:
-    try:
-        if digest != digest_of(entry) or len(names) != entry["scores"]:
-            raise StudyError(f"{path}: run {digest} does not fit its digest or its scores: publish it anew")
-        labels = {"labels": entry["labels"]} if entry["labels"] else {}
-        record = entry | {"values": entry["values"] | labels, "files": {name: {} for name in entry["files"]}}
-        read = partial(_read, file, names)
-        return Result(digest, record, "published", read_scores=read)
-    except (KeyError, TypeError) as error:
-        raise StudyError(f"{path}: the entry of run {digest} is incomplete: {error!r}") from None
-
-
-def _read(file: ScoreFile, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    return {setting: file[name] for setting, name in names.items()}
+        names[digest][setting] = name
+    results = {}
+    for digest, entry in entries.items():
+        try:
+            if digest != digest_of(entry) or len(names[digest]) != entry["scores"]:
+                raise StudyError(
+                    f"{path}: run {digest} does not fit its digest or its scores: publish it anew"
+                )
+            labels = {"labels": entry["labels"]} if entry["labels"] else {}
+            record = entry | {
+                "values": entry["values"] | labels,
+                "files": {name: {} for name in entry["files"]},
+            }
+        except (KeyError, TypeError) as error:
+            raise StudyError(f"{path}: the entry of run {digest} is incomplete: {error!r}") from None
+        results[digest] = Result(digest, record, "published", read_scores=partial(file.read, names[digest]))
+    return results
 
 
 # --- the store
@@ -364,9 +367,6 @@ class Store:
     def __init__(self, root: str | Path, published: Iterable[str | Path] = ()) -> None:
         self.root = Path(root).absolute()  # a notebook may change its folder
         self._folders = [Path(folder) for folder in published]
-
-    def __reduce__(self) -> tuple:
-        return Store, (self.root, self._folders)  # another process reads what is published when it needs it
 
     @cached_property
     def _published(self) -> dict[str, Result]:
@@ -391,7 +391,7 @@ class Store:
         whole: whether "done" takes every file's digest, each looked at once per process, and not only its
         size and the digest of its scores. A damaged run counts as missing: `compute` moves it aside.
         """
-        if self._intact(spec, None if whole else [SCORES]):
+        if self._finished(self.path(spec), None if whole else [SCORES]):
             return "done"
         if spec.digest in self._published:
             return "published"
@@ -401,9 +401,8 @@ class Store:
 
     def result(self, spec: Spec) -> Result:
         """The finished or published run; StudyError where there is none."""
-        record = self._record(self.path(spec))
-        if record:
-            return Result(spec.digest, record, "store", self.path(spec))
+        if result := self._finished(self.path(spec)):
+            return result
         if spec.digest in self._published:
             return self._published[spec.digest]
         why = f": {self.failure(spec)}" if self._failure(spec).exists() else ""
@@ -427,86 +426,63 @@ class Store:
         files : whether the caller reads the run's files. Published evidence has none, so it then does not do.
             By default it does for a run that has published scores, or never had files.
         """
-        run = self._intact(spec)
-        if run is None and not fresh and spec.digest in self._published:
-            run = self._published[spec.digest]
-            needs_files = bool(run.record["files"]) and not run.record["scores"] if files is None else files
-            run = None if needs_files else run
-        if run is not None:
-            return run
-        with disk_errors(self.root), self._lock(spec):
-            run = self._intact(spec)  # it may have come while this process waited
-            if run is None:
-                self._move_damaged(spec)
-                run = self._build(spec, build)
-            return run
+        directory = self.path(spec)
+        if result := self._finished(directory, None):
+            return result
+        if not fresh and spec.digest in self._published:
+            result = self._published[spec.digest]
+            needs_files = (
+                bool(result.record["files"]) and not result.record["scores"] if files is None else files
+            )
+            if not needs_files:
+                return result
+        lock = self.root / ".locks" / f"{spec.digest}.lock"
+        with system_errors(self.root):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(lock):  # the system releases it when its process dies
+                if result := self._finished(directory, None):  # it came while this process waited
+                    return result
+                if directory.exists():
+                    aside = self.root / ".corrupt" / f"{spec.kind}-{spec.digest}-{time.time_ns()}"
+                    aside.parent.mkdir(exist_ok=True)
+                    directory.rename(aside)
+                    message = f"{directory} was damaged: moved to {aside} and computed anew"
+                    warnings.warn(message, stacklevel=2)
+                return self._build(spec, build)
 
     def results(self, kind: str = "*") -> Iterator[Result]:
         """All finished runs of the store, or those of one kind, in the order of their digests."""
         for path in sorted(self.root.glob(f"{kind}/*/{RECORD}")):
-            record = self._record(path.parent)
-            if record and not path.parent.parent.name.startswith("."):
-                yield Result(path.parent.name, record, "store", path.parent)
+            result = self._finished(path.parent)
+            if result and not path.parent.parent.name.startswith("."):
+                yield result
 
     def _failure(self, spec: Spec) -> Path:
         return self.root / ".failed" / f"{spec.digest}.json"
 
-    def _record(self, directory: Path) -> dict | None:
-        """The record of a finished run, if it is there with all its files in their full size."""
+    def _finished(self, directory: Path, checked: Collection[str] | None = ()) -> Result | None:
+        """The run that is complete in a directory, with all its files in full size.
+
+        checked: files whose digests are looked at too; all of them where it is None.
+        """
+        if not directory.exists():
+            return None
         try:
             record = read_json(directory / RECORD)
-            sizes = {name: entry["size"] for name, entry in record["files"].items()}
-            complete = all((directory / name).stat().st_size == size for name, size in sizes.items())
-            return record if complete and record["seal"] == seal(record) else None
+            files = record["files"]
+            whole = all((directory / name).stat().st_size == entry["size"] for name, entry in files.items())
+            whole = whole and record["seal"] == seal(record)
         except (StudyError, OSError, KeyError, TypeError, AttributeError):
             return None
-
-    def _intact(self, spec: Spec, names: Iterable[str] | None = None) -> Result | None:
-        """The finished run, if its files (or those of these names that it has) are as they were written."""
-        directory = self.path(spec)
-        record = self._record(directory)
-        if record is None:
-            return None
-        files = record["files"]
-        checked = files if names is None else [name for name in names if name in files]
-        whole = all(_is_whole(directory / name, files[name]["sha256"]) for name in checked)
-        return Result(spec.digest, record, "store", directory) if whole else None
-
-    def _move_damaged(self, spec: Spec) -> None:
-        """Make room for the run where a damaged one lies; only the holder of its lock may."""
-        directory = self.path(spec)
-        if directory.exists():
-            aside = self.root / ".corrupt" / f"{spec.kind}-{spec.digest}-{time.time_ns()}"
-            aside.parent.mkdir(exist_ok=True)
-            directory.rename(aside)
-            warnings.warn(f"{directory} was damaged: moved to {aside} and computed anew", stacklevel=4)
-
-    @contextlib.contextmanager
-    def _lock(self, spec: Spec) -> Iterator[None]:
-        """The lock on one run, which the system releases when its process dies."""
-        folder = self.root / ".locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = f"cannot be written: {error.strerror}: name another folder"
-            raise StudyError(f"{self.root}: {why}") from error
-        lock = filelock.FileLock(folder / f"{spec.digest}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            _log.info("%s: another process computes it; waiting", spec)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        names = files if checked is None else files.keys() & checked
+        whole = whole and all(_is_whole(directory / name, files[name]["sha256"]) for name in names)
+        return Result(directory.name, record, "store", directory) if whole else None
 
     def _build(self, spec: Spec, build: Callable[[Path], dict]) -> Result:
         partial, final = self.partial(spec), self.path(spec)
         partial.mkdir(parents=True, exist_ok=True)
         (partial / RECORD).unlink(missing_ok=True)  # of a process killed before the rename
-        earlier, start = _earlier_seconds(partial), time.perf_counter()
-        write_json(partial / ATTEMPT, {"earlier": earlier, "started": time.time()})
+        start = time.perf_counter()
         try:
             values = plain(build(partial), f"{spec.kind} values")
         except Exception as error:
@@ -515,11 +491,14 @@ class Store:
                 report = {"kind": spec.kind, "params": spec.params, "traceback": traceback.format_exc()}
                 write_json(self._failure(spec), report | {"error": f"{type(error).__name__}: {error}"})
             raise
-        for path in partial.rglob(".*"):  # this attempt's record, and what a killed one was writing aside
-            if path.is_file():
+        seconds, files = round(time.perf_counter() - start, 3), {}
+        for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+            if path.name.startswith("."):  # what a killed attempt was writing aside
                 path.unlink()
-        seconds = round(earlier + time.perf_counter() - start, 3)
-        files = _files(partial)
+                continue
+            _sync(path)
+            name = path.relative_to(partial).as_posix()
+            files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
         record = spec.record | {"values": values, "seconds": seconds, "files": files}
         record |= {"weights": self._weights(spec, files)}
         record |= {"memory_mb": peak_memory(), "environment": environment()}
@@ -537,23 +516,10 @@ class Store:
         """
         weights: dict[str, str] = {}
         for source in spec.inputs:
-            record = self._record(self.path(source))
-            if record is None and source.digest in self._published:
-                record = self._published[source.digest].record
-            weights |= (record or {}).get("weights", {})
+            result = self._finished(self.path(source)) or self._published.get(source.digest)
+            weights |= result.record.get("weights", {}) if result else {}
         own = files.get(WEIGHTS)
         return weights | ({spec.digest: own["sha256"][:16]} if own else {})
-
-
-def _files(directory: Path) -> dict[str, dict]:
-    """Size and digest of every file below the directory, by its relative path."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
-    for path in paths:
-        _sync(path)
-    return {
-        p.relative_to(directory).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)}
-        for p in paths
-    }
 
 
 def _sync(path: Path) -> None:
@@ -563,16 +529,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _earlier_seconds(partial: Path) -> float:
-    """Seconds that earlier attempts spent until the last thing they saved, which is all that is resumed."""
-    try:
-        attempt = read_json(partial / ATTEMPT)
-        saved = max(p.stat().st_mtime for p in partial.rglob("*"))
-        return attempt["earlier"] + max(0.0, saved - attempt["started"])
-    except (StudyError, KeyError, TypeError):
-        return 0.0
 
 
 # --- the machine
@@ -626,27 +582,32 @@ def peak_memory() -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Turn the error of a full disk into a StudyError that says where, and how much room there is."""
+def system_errors(place: Path) -> Iterator[None]:
+    """Tell of a full disk, or of what cannot be written below `place`, as a StudyError with its cure."""
     try:
         yield
+    except StudyError:
+        raise
     except Exception as error:
-        if not _disk_full(error):
-            raise
-        there = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
-        free = shutil.disk_usage(there).free / 2**20
-        hint = "make room or name another folder, then run the same command again: it resumes"
-        raise StudyError(f"{root}: the disk is full ({free:.0f} MiB free): {hint}") from error
-
-
-def _disk_full(error: BaseException | None) -> bool:
-    """Whether the error, or one behind it, says so; some libraries have the system's error in words only."""
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        cause = error
+        while cause is not None:  # some libraries have the system's error behind theirs, or in words only
+            number = cause.errno if isinstance(cause, OSError) else None
+            if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
+                folder = next(each for each in (place, *place.resolve().parents) if each.exists())
+                free = shutil.disk_usage(folder).free / 2**20
+                cure = (
+                    "make room or name another folder (XLT_ROOT), then run the same command again: it resumes"
+                )
+                raise StudyError(f"{place}: the disk is full ({free:.0f} MiB free): {cure}") from error
+            if (
+                number in DENIED
+                and cause.filename
+                and place in (Path(cause.filename), *Path(cause.filename).parents)
+            ):
+                cure = "make it writable, or work in a copy of the study's folder (XLT_ROOT)"
+                raise StudyError(f"{place}: cannot be written: {cause.strerror}: {cure}") from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def _cpuinfo(*names: str) -> str:

@@ -3,11 +3,10 @@
 import importlib.util
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from xltlib.claims.ledger_file import load_ledger, read_yaml
 from xltlib.evaluation import best_of
 from xltlib.noise import questions
 from xltlib.params import Params, load, to_dict
-from xltlib.plan import Costs
-from xltlib.pool import compute_all, job_count, missing
+from xltlib.plan import Costs, Slice, slices
+from xltlib.pool import Tell, compute_all, job_count, missing, tell_user
 from xltlib.runs import KINDS, STAGES, Runs, closure
 from xltlib.store import (
     RUNS,
@@ -38,15 +37,16 @@ from xltlib.store import (
     read_json,
     read_published,
     sha256_file,
+    system_errors,
     write_json,
 )
 
 MANIFEST = "manifest.json"
+DONE = ".done"  # ending of the file that stands for a finished slice
+NOTEBOOKS = 60.0  # seconds that all of them take, where none was executed yet
 # On another processor sums round otherwise, and training carries that on: a run's mean scores then differ as
 # they do between two trainings.
 NEARBY = 0.1  # largest difference of a run's mean score over its settings
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Session:
     figures: Path
     jobs: int
     fresh: bool
+    _specs: dict[str, list[Spec]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def store(self) -> Store:
@@ -97,25 +98,29 @@ class Session:
     def specs(self, stage: str) -> list[Spec]:
         """The runs whose results a notebook shows, those that statements and questions ask for included."""
         if stage not in self._specs:
-            self._specs[stage] = stage_specs(self.params, self.ledger, stage)
+            self._specs[stage] = stage_specs(self.runs, self.ledger, stage)
         return self._specs[stage]
 
     def all_specs(self) -> list[Spec]:
         """The runs of all notebooks, and what they build on, each once."""
         return closure(spec for stage in STAGES for spec in self.specs(stage))
 
-    @cached_property
-    def _specs(self) -> dict[str, list[Spec]]:
-        return {}
-
-    def results(self, stage: str, jobs: int | None = None) -> list[Result]:
+    def results(self, stage: str) -> list[Result]:
         """The results of the runs that a notebook needs, in the order of `specs`; computed where missing."""
         require_downloads(self.params)
-        specs, jobs = self.specs(stage), jobs or self.jobs
-        if runs := missing(specs, self.store, self.fresh):
-            print(self.costs.forecast(runs, jobs))
-        with _Line() as line:
-            return compute_all(specs, self.store, jobs, self.fresh, line.tell, self.costs.seconds)
+        width = 0
+
+        def tell(text: str) -> None:  # one line, overwritten, and gone when all is done
+            nonlocal width
+            print("\r" + text.ljust(width), end="", flush=True)
+            width = len(text)
+
+        try:
+            specs = self.specs(stage)
+            return compute_all(specs, self.store, self.jobs, self.fresh, tell, self.costs.seconds)
+        finally:
+            if width:
+                print("\r" + " " * width, end="\r", flush=True)
 
     @staticmethod
     def records(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -141,25 +146,11 @@ class Session:
     def claims(self) -> dict[str, tuple[list[Spec], list[str]]]:
         """For each statement the runs that its tests need, and the names of those that cannot be made."""
         ledger = load_ledger(self.ledger)
-        return {claim.id: claim_runs(ledger, self.params, claim.id) for claim in ledger.claims}
+        return {claim.id: claim_runs(ledger, self.runs, claim.id) for claim in ledger.claims}
 
     def available(self, specs: Iterable[Spec]) -> list[Result]:
         """The results of those runs that need not be computed."""
         return [self.store.result(s) for s in specs if self.store.status(s) in ("done", "published")]
-
-
-class _Line(AbstractContextManager):
-    """Progress in a notebook: one line, overwritten, and gone when all is done."""
-
-    width = 0
-
-    def tell(self, text: str) -> None:
-        print("\r" + text.ljust(self.width), end="", flush=True)
-        self.width = len(text)
-
-    def __exit__(self, *error: object) -> None:
-        if self.width:
-            print("\r" + " " * self.width, end="\r", flush=True)
 
 
 def find_root() -> Path:
@@ -192,22 +183,22 @@ def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) 
     """Where the study with these parameters finds its runs and puts its figures.
 
     The environment may say more: XLT_ROOT, XLT_JOBS, XLT_FIGURES, XLT_FRESH=1 (pass over published evidence).
+    StudyError where they name no such place, and where the runs of the confirmation would be judged by rules
+    that are not the frozen ones.
     """
     root = find_root()
     restore(root / "figures")
-    figures = Path(os.environ.get("XLT_FIGURES") or root / "runs" / "figures" / params.profile)
-    if figures.exists() and not figures.is_dir():
-        raise StudyError(f"{figures}: not a folder: figures are to go there (XLT_FIGURES)")
+    figures = root / "runs" / "figures" / params.profile
+    if named := os.environ.get("XLT_FIGURES"):
+        figures = Path(named)
+        if not figures.is_dir() and (figures.exists() or not figures.parent.is_dir()):
+            what = "not a folder" if figures.exists() else f"there is no folder {figures.parent}"
+            raise StudyError(f"XLT_FIGURES={named}: {what}: name a folder for figures, or one to be made")
     fresh = os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh
-    _require_frozen(params, root)
+    design = root / "params" / DESIGN
+    if design.is_file() and read_yaml(design)["confirmation"]["profile"] == params.profile:
+        load_ledger(design.with_name("claims.yaml")).design.require_frozen(params.profile)
     return Session(params, root, figures, jobs or default_jobs(params.device), fresh)
-
-
-def _require_frozen(params: Params, root: Path) -> None:
-    """StudyError where the runs of the confirmation would be judged by rules that are not the frozen ones."""
-    path = root / "params" / DESIGN
-    if path.is_file() and read_yaml(path)["confirmation"]["profile"] == params.profile:
-        load_ledger(path.with_name("claims.yaml")).design.require_frozen(params.profile)
 
 
 def require_downloads(params: Params, tell: Tell | None = None) -> None:
@@ -221,38 +212,30 @@ def require_downloads(params: Params, tell: Tell | None = None) -> None:
 # Which runs
 
 
-def stage_specs(params: Params, ledger: Path, stage: str) -> list[Spec]:
+def stage_specs(runs: Runs, ledger: Path, stage: str) -> list[Spec]:
     """The runs of a notebook: the profile's own, and those of the statements and questions that it names."""
-    runs = Runs(params)
-    specs = runs.stage(stage)
+    params, specs = runs.params, [*runs.stage(stage)]
     if stage >= "02" and params.statement_runs + params.control_runs:
-        asked = _statement_specs(params, ledger)
-        everything = stage in ("05_significance", "06_claims")
-        specs += [spec for spec in asked if everything or KINDS[spec.kind].stage == stage]
+        statements, everything = load_ledger(ledger), stage in ("05_significance", "06_claims")
+        for claim in statements.claims:
+            controls = claim.id.startswith(params.control_runs)
+            if controls or claim.id.startswith(params.statement_runs):
+                asked, _ = claim_runs(statements, runs, claim.id, deciding=not controls)
+                specs += [spec for spec in asked if everything or KINDS[spec.kind].stage == stage]
     if stage >= "04":
         specs += [spec for number in params.questions for spec in questions.QUESTIONS[number].runs(runs)]
     return list(dict.fromkeys(specs))
 
 
-def _statement_specs(params: Params, path: Path) -> list[Spec]:
-    """The runs of the deciding tests of some statements, and of the other tests of some."""
-    ledger, specs = load_ledger(path), []
-    for claim in ledger.claims:
-        controls = claim.id.startswith(params.control_runs)
-        if controls or claim.id.startswith(params.statement_runs):
-            specs += claim_runs(ledger, params, claim.id, deciding=not controls)[0]
-    return specs
-
-
 def claim_runs(
-    ledger: Ledger, params: Params, claim_id: str, deciding: bool = False
+    ledger: Ledger, runs: Runs, claim_id: str, deciding: bool = False
 ) -> tuple[list[Spec], list[str]]:
     """The runs that a statement's tests need, and the names of those that cannot be made by this version.
 
     `deciding`: of those tests alone that make the verdict.
     """
-    runs, specs, absent = Runs(params), [], []
-    for entry in claims.needed(ledger, params, claim_id):
+    specs, absent = [], []
+    for entry in claims.needed(ledger, runs.params, claim_id):
         if deciding and not entry["decides"]:
             continue
         made = runs.for_labels(entry["labels"], entry["settings"])
@@ -268,7 +251,7 @@ def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> 
     StudyError where one of them is missing: a verdict must not depend on how far the study has come.
     """
     path = Path(ledger or find_root() / "params" / "claims.yaml")
-    results = [store.result(spec) for spec in stage_specs(params, path, "06_claims")]
+    results = [store.result(spec) for spec in stage_specs(Runs(params), path, "06_claims")]
     return claims.evaluate(load_ledger(path), Session.records(results), params)
 
 
@@ -292,7 +275,7 @@ def run(
     overrides: Mapping[str, str] | None = None,
     jobs: int | None = None,
     fresh: bool = False,
-    tell: Tell | None = None,
+    tell: Tell = tell_user,
 ) -> Session:
     """Compute what is missing, execute the notebooks, and compare the evidence with what is published.
 
@@ -308,7 +291,6 @@ def run(
 
     Raises StudyError for parameters that cannot be used, before any work; for a run or a notebook that fails.
     """
-    tell = tell or _tell
     params = load(params_path, overrides)
     require_downloads(params, tell)
     asked, changed = stages(only), params != load(params_path)
@@ -318,21 +300,23 @@ def run(
     session = open(params, jobs=jobs, fresh=fresh)
     todo = [job(session, stage, changed) for stage in asked]
     specs = [spec for stage in asked for spec in session.specs(stage)]
-    drawing = session.costs.notebook_seconds(session.published) * len(asked) / len(STAGES)
-    if runs := missing(specs, session.store, fresh):
-        tell(session.costs.forecast(runs, session.jobs, drawing))
+    times = _earlier(session).get("notebook_seconds", {})
+    drawing = sum(times.get(stage, NOTEBOOKS / len(STAGES)) for stage in asked)
     compute_all(specs, session.store, session.jobs, fresh, tell, session.costs.seconds, drawing)
-    with filelock.FileLock(_output(session, "notebooks", changed) / ".lock"):
-        todo = [job(session, stage, changed) for stage in asked]  # now that their runs are there
-        notebooks.execute(todo, session.jobs, _environment(session), tell)
-        if only or changed:
-            why = "only some notebooks ran" if only else "parameters were changed"
-            folders = [_output(session, kind, changed) for kind in ("notebooks", "figures")]
-            tell(f"no evidence is put together, because {why}: see {' and '.join(map(str, folders))}")
-        else:
-            if _assemble(session, todo):
-                _page(session, tell)
-            tell(Comparison.of(session.computed, session.published).sentence())
+    folder = _output(session, "notebooks", changed)
+    with system_errors(session.root / "runs"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock"):
+            todo = [job(session, stage, changed) for stage in asked]  # now that their runs are there
+            notebooks.execute(todo, session.jobs, _environment(session), tell)
+            if only or changed:
+                why = "only some notebooks ran" if only else "parameters were changed"
+                where = f"{folder} and {_output(session, 'figures', changed)}"
+                tell(f"no evidence is put together, because {why}: see {where}")
+            else:
+                if _assemble(session, todo):
+                    _page(session, tell)
+                tell(Comparison.of(session.computed, session.published).sentence())
     return session
 
 
@@ -345,14 +329,19 @@ def job(session: Session, stage: str, changed: bool = False) -> notebooks.Job:
     values, own = to_dict(session.params), to_dict(Params()) | notebooks.declared(source)
     passed = {name: value for name, value in values.items() if own[name] != value}
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
-    package = Path(__file__).parent
-    code = [p for p in package.rglob("*.*") if p.suffix in (".py", ".json", ".yaml")]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml"), session.ledger.with_name(DESIGN)]
-    files = {str(p.relative_to(package)): sha256_file(p) for p in sorted(code)}
-    files |= {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
-    digest = sha256(canonical({"params": values, "runs": runs, "files": files})).hexdigest()
+    files = {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
+    digest = sha256(canonical({"params": values, "runs": runs, "files": _code() | files})).hexdigest()
     copy = _output(session, "notebooks", changed) / source.name
     return notebooks.Job(source, copy, _output(session, "figures", changed) / stage, passed, digest)
+
+
+@cache
+def _code() -> dict[str, str]:
+    """The digests of the files of this package, which notebooks depend on."""
+    package = Path(__file__).parent
+    paths = [path for path in package.rglob("*.*") if path.suffix in (".py", ".json", ".yaml")]
+    return {str(path.relative_to(package)): sha256_file(path) for path in sorted(paths)}
 
 
 def _output(session: Session, kind: str, changed: bool) -> Path:
@@ -391,9 +380,7 @@ def _assemble(session: Session, jobs: Sequence[notebooks.Job]) -> bool:
             raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
         shutil.copyfile(path, aside / path.name)
     files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
-    earlier = session.published / MANIFEST
-    record = manifest(session, results, jobs, read_json(earlier) if earlier.is_file() else {})
-    write_json(aside / MANIFEST, record | {"files": files})
+    write_json(aside / MANIFEST, manifest(session, results, jobs) | {"files": files})
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     write_json(stamp, inputs)
@@ -409,13 +396,18 @@ def damaged(folder: Path) -> list[str]:
     return [p.name for p, digest in paths.items() if not p.is_file() or sha256_file(p) != digest]
 
 
-def manifest(
-    session: Session, results: Sequence[Result], jobs: Sequence[notebooks.Job], earlier: Mapping[str, Any]
-) -> dict[str, Any]:
+def _earlier(session: Session) -> dict[str, Any]:
+    """The manifest of what the profile has published; empty without one."""
+    path = session.published / MANIFEST
+    return read_json(path) if path.is_file() else {}
+
+
+def manifest(session: Session, results: Sequence[Result], jobs: Sequence[notebooks.Job]) -> dict[str, Any]:
     """Where the evidence comes from: parameters, ledger, machines, and what each kind of run cost.
 
-    Memory and machine of a run that was taken from published evidence are those of the `earlier` manifest.
+    Memory and machine of a run that was taken from published evidence are those of the published manifest.
     """
+    earlier = _earlier(session)
     known = [r.record["environment"] for r in results if "environment" in r.record]
     if len(known) < len(results):
         known = [*earlier.get("environments", []), *known]
@@ -431,18 +423,18 @@ def manifest(
     times = {job.source.stem: job.seconds() for job in jobs}
     total = sum(cost["seconds"] for cost in costs.values()) + sum(times.values())
     ledger = load_ledger(session.ledger)
-    return _rules(ledger.design, session, earlier) | {
+    return _rules(ledger.design, session) | {
         "parameters": to_dict(session.params), "ledger_digest": ledger.digest,
         "environments": machines, "runs": costs, "number_of_runs": len(results), "notebook_seconds": times,
         "total_seconds": round(total, 1),
     }  # fmt: skip
 
 
-def _rules(design: Design, session: Session, earlier: Mapping[str, Any]) -> dict[str, Any]:
+def _rules(design: Design, session: Session) -> dict[str, Any]:
     """The rules that confirmatory runs were started under, as first published, with their commit."""
     if not design.confirms(session.params.profile):
         return {}
-    rules = earlier.get("rules") or {"digest": design.digest, "commit": commit(session.root)}
+    rules = _earlier(session).get("rules") or {"digest": design.digest, "commit": commit(session.root)}
     if rules["digest"] != design.digest:
         raise StudyError(
             f"{session.published}: its runs were started under the rules {rules['digest']}, and those of"
@@ -538,8 +530,7 @@ def publish_runs(session: Session) -> int:
     if (folder / "claims.json").is_file():
         raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
     specs = [spec for spec in session.all_specs() if session.store.status(spec) in ("done", "published")]
-    earlier = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    rules = _rules(load_ledger(session.ledger).design, session, earlier)
+    rules = _rules(load_ledger(session.ledger).design, session)
     with _replaced(folder) as aside:
         publish([session.store.result(spec) for spec in specs], aside)
         write_json(aside / MANIFEST, {"parameters": to_dict(session.params), **rules})
@@ -550,13 +541,18 @@ def publish_runs(session: Session) -> int:
 def _replaced(folder: Path) -> Iterator[Path]:
     """A folder beside it that takes its place once it is written, so that none is ever half there."""
     aside, old = (folder.with_name(f".{folder.name}.{x}") for x in ("new", "old"))
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    yield aside
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with system_errors(folder.parent):
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            yield aside
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def restore(figures: Path) -> None:
@@ -579,5 +575,21 @@ def _page(session: Session, tell: Tell) -> None:
     tell(f"the page: {first}")
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+# A study in slices
+
+
+def stamps(session: Session) -> tuple[Path, dict[str, Slice]]:
+    """The folder of a profile's stamps, and its slices by name.
+
+    The stamps are brought up to date with the store: a slice has one if its runs are finished or published.
+    """
+    cut = slices(session.all_specs())
+    folder = session.root / "runs" / "grid" / session.params.profile
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in cut.values():
+        stamp = folder / (each.name + DONE)
+        if missing(each.specs, session.store, session.fresh):
+            stamp.unlink(missing_ok=True)
+        elif not stamp.exists():
+            stamp.touch()
+    return folder, cut

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from xltlib import StudyError
+from xltlib.params import table as text_table
 from xltlib.significance.resampling import mcnemar, permutation
 from xltlib.significance.tests import difference
 from xltlib.textfile import excerpt, parse_json, read_text
@@ -136,14 +137,9 @@ def table(result: dict) -> str:
         cells += [f"{test['p']:.4g}", f"{test['only_a']} : {test['only_b']}"] if test else ["-", "-"]
         lines.append([*cells, "-" if row["d_z"] is None else f"{row['d_z']:+.3f}"])
         notes[row["note"]] = None
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    body = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
     languages = dict.fromkeys(str(language) for language in result["languages"])
     head = (
         f"A: {result['a']}\nB: {result['b']}\ntask {result['task']}, language {' against '.join(languages)}"
     )
     foot = f"interval: {100 * (1 - alpha):g} %, paired t over examples; p: paired permutation, two-sided"
-    return "\n".join([head, "", *body, "", foot, *(f"note: {note}" for note in notes if note)])
+    return "\n".join([head, "", text_table(lines), "", foot, *(f"note: {note}" for note in notes if note)])
