@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.ledger import load_ledger
 from xltlib.page import ANSWERS
 from xltlib.store import save_scores, sha256_file, write_json
 

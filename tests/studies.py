@@ -3,10 +3,11 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from xltlib.claims.ledger import label
-from xltlib.claims.selection import World
+from xltlib.claims.scores import COLUMNS, World, run_rows
 from xltlib.params import Params
 
 PARAMS = Params(languages=("src", "near", "far"), mask_rate=0.25)
@@ -47,6 +48,16 @@ def runs(labels, gain=0.0, seeds=range(SEEDS), tasks=("nli",), gains=None, examp
                 {"digest": name, "labels": {**labels, "task": task, "seed": seed}, "scores": scores}
             )
     return records
+
+
+def table(records):
+    """The table of scores of `runs`; a record may hold the `floors` of its settings and its `weights`."""
+    rows = []
+    for record in records:
+        floors = {name: record.get("floors", {}).get(name, np.nan) for name in record["scores"]}
+        own = run_rows(record["labels"], record["scores"], record["digest"], record.get("clusters", {}))
+        rows += [row | {"floor": floor} for row, floor in zip(own, floors.values(), strict=True)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(weights=[{}] * len(rows))
 
 
 def small_ledger(tmp_path, *entries, defaults=None):

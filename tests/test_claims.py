@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import EXAMPLES, PARAMS, SEEDS, better, planted, runs, small_ledger
+from studies import EXAMPLES, PARAMS, SEEDS, better, planted, runs, small_ledger, table
 
 from xltlib import StudyError
-from xltlib.claims import evaluate as claims
-from xltlib.claims.evaluate import evaluate, load_ledger, needed, render_text, select
-from xltlib.claims.selection import World
+from xltlib.claims import evaluate as evaluation
+from xltlib.claims.claim_text import render_text
+from xltlib.claims.evaluate import evaluate, evaluate_claim, judged, needed
+from xltlib.claims.ledger import load_ledger
+from xltlib.claims.scores import World
 
 
 @pytest.fixture(scope="module")
@@ -20,39 +22,9 @@ def outcomes(result):
     return [c["verdict"] for c in result["claims"]]
 
 
-def test_select_pairs_runs_by_seed_and_fills_in_defaults():
-    records = runs({"objective": "weam", "objective_options": ""}, seeds=(3, 1))
-    records += runs({"objective": "weam", "objective_options": "links=random,lambda=2"})
-    defaults = {"lambda": 1, "mask_rate": 0.25, "joint": True}
-    for options in ("", "lambda=1", "mask_rate=0.25,lambda=1.0", "joint=true"):
-        query = {"objective": "weam", "objective_options": options, "task": "nli"}
-        chosen = select(records, query, ("near", "far"), defaults)
-        assert chosen.seeds == (1, 3)
-        assert [s.shape for s in chosen.scores] == [(2, EXAMPLES)] * 2
-        np.testing.assert_array_equal(chosen.scores[1][0], records[1]["scores"]["far"])
-    query = {"objective": "weam", "objective_options": "lambda=2,links=random", "task": "nli"}
-    assert len(select(records, query, ("near",), defaults).seeds) == SEEDS
-
-
-def test_select_says_what_is_missing():
-    records = runs({"objective": "tlm"}, seeds=(0, 1))
-    query = {"objective": "tlm", "task": "nli"}
-    assert select(records, {"objective": "weam", "task": "nli"}, ("near",)).missing == "no run of weam on nli"
-    assert select(records, query, ("xx",)).missing == "tlm on nli, seed 0: no scores for xx"
-    records[1]["scores"]["near"] = records[1]["scores"]["near"][:-1]
-    assert "other examples of near" in select(records, query, ("near",)).missing
-    assert not select(records, query, ("far",)).missing
-
-
-def test_select_ignores_runs_with_a_label_of_their_own_and_refuses_ambiguous_ones():
-    records = runs({"objective": "tlm"}, seeds=(0,)) + runs({"objective": "tlm", "size": "large"}, seeds=(0,))
-    query = {"objective": "tlm", "task": "nli"}
-    assert select(records, query, ("near",)).digests == (records[0]["digest"],)
-    with pytest.raises(StudyError, match="tlm on nli: run .* both have seed 0"):
-        select(records + records[:1], query, ("near",))
-    del records[0]["labels"]["seed"]
-    with pytest.raises(StudyError, match="has no seed"):
-        select(records, query, ("near",))
+def verdicts_of(path, records, params=PARAMS):
+    """The content of claims.json for a small ledger and runs."""
+    return evaluate(load_ledger(path), table(records), params)
 
 
 def test_settings_mean_languages_of_the_profile(real):
@@ -68,10 +40,11 @@ def test_settings_mean_the_languages_of_a_real_set(real):
     some = PARAMS.replace(data="real", scale="reduced", pair_languages=("src", "far"))
     world = World.of(real, some)
     assert world.settings("pairs") == ("src|far", "far|src")
-    records = [{"labels": {"task": "nli"}, "scores": {"src": [], "far": [], "src|far": []}}]
-    assert world.tested("nli", records).settings("targets") == ("far",)
-    assert world.tested("qa", records).settings("targets") == ("near", "far")
-    assert World.of(real, PARAMS).tested("nli", records).settings("targets") == ("near", "far")
+    scores = {name: np.ones(1) for name in ("src", "far", "src|far")}
+    rows = table([{"labels": {"task": "nli", "seed": 0}, "scores": scores, "digest": "x"}])
+    assert world.tested("nli", rows).settings("targets") == ("far",)
+    assert world.tested("qa", rows).settings("targets") == ("near", "far")
+    assert World.of(real, PARAMS).tested("nli", rows).settings("targets") == ("near", "far")
 
 
 def test_needed_runs_are_listed_once_with_who_asks(real):
@@ -86,7 +59,7 @@ def test_needed_runs_are_listed_once_with_who_asks(real):
 
 def test_planted_effects_give_the_planted_verdicts(tmp_path):
     path, records = planted(tmp_path)
-    result = evaluate(load_ledger(path), records, PARAMS)
+    result = verdicts_of(path, records)
     assert outcomes(result) == ["supported", "contradicted"] * 5
     effect = result["claims"][0]["tests"][0]["effect"]
     assert effect["estimate"] == pytest.approx(0.1, abs=0.02)
@@ -101,11 +74,11 @@ def test_planted_effects_give_the_planted_verdicts(tmp_path):
 def test_a_gain_that_is_not_there_is_contradicted_with_enough_seeds_and_open_with_few(tmp_path):
     path = small_ledger(tmp_path, better("tlm", "none"), better("none", "tlm"))
     records = runs({"objective": "none"}) + runs({"objective": "tlm"})
-    result = evaluate(load_ledger(path), records, PARAMS)
+    result = verdicts_of(path, records)
     assert outcomes(result) == ["contradicted"] * 2
     assert "the gain is absent or too small to matter" in result["claims"][0]["reason"]
     few = [r for r in records if r["labels"]["seed"] < 4]
-    result = evaluate(load_ledger(path), few, PARAMS)
+    result = verdicts_of(path, few)
     assert outcomes(result) == ["inconclusive"] * 2
     assert "could have seen" in result["claims"][0]["reason"]
 
@@ -121,20 +94,20 @@ def test_a_true_null_gets_a_verdict_in_at_most_one_study_of_twenty(tmp_path):
                 scores = {name: rng.random(100) < rate for name in ("near", "far")}
                 labels = {"objective": objective, "task": "nli", "seed": seed}
                 records.append({"digest": f"{objective}{seed}", "labels": labels, "scores": scores})
-        verdicts = outcomes(evaluate(ledger, records, PARAMS, specification_curves=False))
-        wrong += verdicts != ["inconclusive"] * 2
+        tests = judged(ledger, table(records), PARAMS)["decides"].values()
+        wrong += any(test.judgement.outcome != "inconclusive" for test in tests)
     assert wrong / studies < 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
 
 
 def test_few_examples_never_show_equivalence(tmp_path):
     path = small_ledger(tmp_path, better("tlm", "none") | {"type": "equivalence", "margin": 0.02})
     records = [r for o in ("tlm", "none") for r in runs({"objective": o}, seeds=(0, 1), examples=20)]
-    assert outcomes(evaluate(load_ledger(path), records, PARAMS)) == ["inconclusive"]
+    assert outcomes(verdicts_of(path, records)) == ["inconclusive"]
 
 
 def test_one_seed_gives_no_verdict(tmp_path):
     path, records = planted(tmp_path)
-    result = evaluate(load_ledger(path), [r for r in records if r["labels"]["seed"] == 0], PARAMS)
+    result = verdicts_of(path, [r for r in records if r["labels"]["seed"] == 0])
     assert set(outcomes(result)) == {"inconclusive"}
     assert "one seed" in result["claims"][0]["tests"][0]["effect"]["note"]
 
@@ -143,8 +116,8 @@ def test_one_seed_gives_no_verdict(tmp_path):
 def test_systems_below_the_cheap_baselines_give_no_verdict(tmp_path, floor, decided):
     path, records = planted(tmp_path)
     floors = {setting: floor for r in records for setting in r["scores"]}
-    result = evaluate(load_ledger(path), [r | {"floors": floors} for r in records], PARAMS)
-    before = evaluate(load_ledger(path), records, PARAMS)
+    result = verdicts_of(path, [r | {"floors": floors} for r in records])
+    before = verdicts_of(path, records)
     assert "supported" in outcomes(before)
     assert outcomes(result) == (outcomes(before) if decided else ["inconclusive"] * len(outcomes(before)))
     told = ["nothing was learnt that could be compared" in c["reason"] for c in result["claims"]]
@@ -153,9 +126,7 @@ def test_systems_below_the_cheap_baselines_give_no_verdict(tmp_path, floor, deci
 
 def test_missing_runs_are_named(tmp_path):
     path = small_ledger(tmp_path, [better("tlm", "none"), better("weam", "none")], better("weam", "tlm"))
-    result = evaluate(
-        load_ledger(path), runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1), PARAMS
-    )
+    result = verdicts_of(path, runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1))
     first, second = result["claims"]
     assert (first["verdict"], second["verdict"]) == ("not run", "not run")
     assert first["reason"] == "1 of 2 tests were run; no run of weam on nli."
@@ -169,10 +140,10 @@ def test_only_seeds_that_both_have_are_compared(tmp_path):
         runs({"objective": "none"}, seeds=range(4)),
         runs({"objective": "tlm"}, 0.1, seeds=range(2, 9)),
     )
-    test = evaluate(load_ledger(path), none + tlm, PARAMS)["claims"][0]["tests"][0]
+    test = verdicts_of(path, none + tlm)["claims"][0]["tests"][0]
     assert test["effect"]["seeds"] == 2
     assert len(test["runs"]) == 4
-    result = evaluate(load_ledger(path), none[:2] + tlm, PARAMS)
+    result = verdicts_of(path, none[:2] + tlm)
     assert "no seed in common" in result["claims"][0]["reason"]
 
 
@@ -186,7 +157,7 @@ def test_holm_counts_each_distinct_deciding_test_once(tmp_path):
         better("mlm", "none"),
     )
     records = [r for o, g in (("none", 0), ("tlm", 0.012), ("weam", 0.03)) for r in runs({"objective": o}, g)]
-    result = evaluate(load_ledger(path), records, PARAMS)
+    result = verdicts_of(path, records)
     assert result["correction"] == {
         "method": "Holm", "deciding_tests": 2, "second_tests": 0, "other_tests": 1, "looks": [],
     }  # fmt: skip
@@ -215,12 +186,12 @@ def test_holm_counts_each_distinct_deciding_test_once(tmp_path):
     ],
 )
 def test_bundles(outcomes, combine, verdict):
-    assert claims.combined(outcomes, combine) == verdict
+    assert evaluation.combined(outcomes, combine) == verdict
 
 
 def test_specification_curves_change_one_choice_at_a_time(tmp_path):
     path, records = planted(tmp_path)
-    test = evaluate(load_ledger(path), records, PARAMS)["claims"][0]["tests"][0]
+    test = verdicts_of(path, records)["claims"][0]["tests"][0]
     rows = test["specifications"]
     planned = {"left_out": "", "seeds": SEEDS, "margin": 0.02, "matters": 0.02, "correction": "holm"}
     asked = [r for r in rows if r.items() >= planned.items()]
@@ -234,16 +205,16 @@ def test_properties_of_the_code_are_called_by_name(tmp_path, monkeypatch):
     def check(name):
         return {"type": "implementation", "words": "it holds", "callable": name}
 
-    monkeypatch.setattr(claims, "check_planted", lambda: True, raising=False)
-    monkeypatch.setattr(claims, "check_broken", lambda: False, raising=False)
+    monkeypatch.setattr(evaluation, "check_planted", lambda: True, raising=False)
+    monkeypatch.setattr(evaluation, "check_broken", lambda: False, raising=False)
     names = [f"claims.evaluate:check_{name}" for name in ("planted", "broken", "none")]
     path = small_ledger(tmp_path, *(check(f"xltlib.{name}") for name in (*names, "nowhere:check")))
-    result = evaluate(load_ledger(path), [], PARAMS)
+    result = verdicts_of(path, [])
     assert outcomes(result) == ["supported", "contradicted", "not run", "not run"]
     assert result["claims"][3]["reason"] == "Not run: there is no xltlib.nowhere:check."
-    monkeypatch.setattr(claims, "check_planted", lambda: None)
+    monkeypatch.setattr(evaluation, "check_planted", lambda: None)
     with pytest.raises(StudyError, match="check_planted: returned None"):
-        evaluate(load_ledger(path), [], PARAMS)
+        verdicts_of(path, [])
 
 
 def test_claims_json_is_plain_the_same_twice_and_counts_itself(real):
@@ -251,8 +222,8 @@ def test_claims_json_is_plain_the_same_twice_and_counts_itself(real):
         {"objective": "tlm"}, 0.1, tasks=("nli", "qa")
     )
     real = replace(real, design=replace(real.design, source_score={}))  # these have .6 in the source
-    first = json.dumps(evaluate(real, records, PARAMS), allow_nan=False)
-    assert first == json.dumps(evaluate(real, records[::-1], PARAMS), allow_nan=False)
+    first = json.dumps(evaluate(real, table(records), PARAMS), allow_nan=False)
+    assert first == json.dumps(evaluate(real, table(records[::-1]), PARAMS), allow_nan=False)
     result = json.loads(first)
     assert sum(result["counts"].values()) == 65
     assert [result["counts"][k] for k in ("possible", "impossible", "contradicted by source")] == [0, 4, 1]
@@ -266,25 +237,34 @@ def test_evaluate_refuses_scores_that_are_none(tmp_path):
     records = runs({"objective": "none"}) + runs({"objective": "tlm"})
     records[0]["scores"]["near"] = np.full(EXAMPLES, np.nan)
     with pytest.raises(StudyError, match="finite"):
-        evaluate(load_ledger(path), records, PARAMS)
+        verdicts_of(path, records)
 
 
 def test_markup_in_statements_stays_text(real):
-    result = evaluate(real, [], PARAMS)
-    text = render_text(claims.claim_result(result, real, "S2-5"))
+    text = render_text(evaluate_claim(real, table([]), PARAMS, "S2-5"))
     assert '<a href="https://github.com/uclanlp/Robust-XLT">' in " ".join(text.split())
-    formula = claims.claim_result(result, real, "S3-7")["statement"]
+    formula = evaluate_claim(real, table([]), PARAMS, "S3-7")["statement"]
     assert r"$h_i = r \cdot h_{si} + (1 - r) \cdot h_{ti}$" in formula
 
 
 def test_text_of_a_statement_says_what_decided(tmp_path):
     path, records = planted(tmp_path)
     ledger = load_ledger(path)
-    text = render_text(claims.claim_result(evaluate(ledger, records, PARAMS), ledger, "S0-1"))
+    text = render_text(evaluate_claim(ledger, table(records), PARAMS, "S0-1"))
     for part in (
         "Statement <b>1</b> & so on", "mean(tlm) - mean(none) > 0.02  [nli; targets]", f"{SEEDS} seeds",
         "Verdict: mechanism supported", "Again: xlt claim S0-1",
     ):  # fmt: skip
         assert part in text
-    paper = evaluate(ledger, records, PARAMS.model_copy(update={"scale": "paper"}))
-    assert "Verdict: supported" in render_text(claims.claim_result(paper, ledger, "S0-1"))
+    paper = evaluate_claim(ledger, table(records), PARAMS.model_copy(update={"scale": "paper"}), "S0-1")
+    assert "Verdict: supported" in render_text(paper)
+
+
+def test_one_statement_alone_has_the_entry_that_it_has_among_all(tmp_path):
+    path, records = planted(tmp_path)
+    ledger, scores = load_ledger(path), table(records)
+    for claim in evaluate(ledger, scores, PARAMS)["claims"]:
+        for test in claim["tests"]:
+            del test["specifications"]
+            test["effect"].pop("second_opinions", None)
+        assert evaluate_claim(ledger, scores, PARAMS, claim["id"]) == claim

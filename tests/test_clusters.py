@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
+from studies import table
 
 from xltlib import StudyError
-from xltlib.claims.selection import select
-from xltlib.significance.clusters import Clustered, by_cluster, numbered
+from xltlib.claims.scores import paired, read_setting
 from xltlib.significance.honesty import simulate
 from xltlib.significance.resampling import second_opinions
-from xltlib.significance.tests import by_setting, difference, interaction
-from xltlib.study import Session
+from xltlib.significance.tests import Clustered, by_cluster, by_setting, difference, interaction, numbered
 
 
 def test_clusters_by_hand():
@@ -71,24 +70,15 @@ def test_every_test_takes_clusters():
     assert told["bootstrap"][0] < difference(a, b).estimate < told["bootstrap"][1]
 
 
-def test_clusters_come_with_the_records():
+def test_clusters_come_with_the_settings():
     numbers = {"": [0, 0, 1], "de@mlqa": [0, 1, 1]}
     labels = {"task": "nli", "objective": "none", "method": "standard", "seed": 0}
     scores = {name: np.array([1.0, 0, 1]) for name in ("de", "de@typo0.1", "en|de", "de@mlqa#f1", "de@sick")}
-    found = select([{"digest": "d", "labels": labels, "scores": scores, "clusters": numbers}], labels, scores)
-    told = [getattr(array, "clusters", None) for array in found.scores]
+    records = [{"digest": "d", "labels": labels, "scores": scores, "clusters": numbers}]
+    settings = [read_setting(name, "nli") for name in scores]
+    arrays = paired(table(records), {"task": "nli"}, settings).scores
+    told = [getattr(array, "clusters", None) for array in arrays]
     assert [None if x is None else x.tolist() for x in told] == [
         [0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 1, 1], None,
     ]  # fmt: skip
     assert numbered(["b", "a", "b"]) == [0, 1, 0]
-
-
-def test_a_study_s_records_have_those_of_its_baselines():
-    class Run:
-        def __init__(self, kind, labels, values):
-            self.kind, self.labels, self.values, self.digest, self.scores = kind, labels, values, kind, {}
-            self.record = {}
-
-    labels = {"task": "qa", "objective": "none", "seed": 0}
-    runs = [Run("transfer", labels, {}), Run("baselines", {}, {"clusters": {"qa": {"": [0, 0]}}})]
-    assert [record["clusters"] for record in Session.records(iter(runs))] == [{"": [0, 0]}]

@@ -5,7 +5,7 @@ import yaml
 from studies import better, small_ledger
 
 from xltlib import StudyError, page, study
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params
 from xltlib.store import commit
 

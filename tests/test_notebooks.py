@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from xltlib import notebooks
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.ledger import load_ledger
 from xltlib.params import notebook_cell
 from xltlib.runs import STAGES
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from studies import table
 from tiny import params
 
 from xltlib import StudyError
-from xltlib.claims.scores import of_records
 from xltlib.noise import figures, questions
 from xltlib.noise.questions import (
     BUDGETS,
@@ -97,7 +97,7 @@ RECORDS = planted()
     ],
 )
 def test_planted_answers_are_found(number, outcome, sign):
-    told = questions.answer(number, of_records(RECORDS), SMALL)
+    told = questions.answer(number, table(RECORDS), SMALL)
     assert told["status"] == "answered"
     assert told["figure"] == f"question_{number}"
     effect = told["effect"]
@@ -121,14 +121,14 @@ def test_question_0_tells_a_higher_score_from_a_smaller_loss():
         for seed in range(SEEDS)
     ]
     kept = [r for r in RECORDS if r["labels"]["objective_options"] != "noise=token"]
-    effects = questions.answer(0, of_records(kept + halved), SMALL)["effects"]
+    effects = questions.answer(0, table(kept + halved), SMALL)["effects"]
     yes, open_ = "supported", "inconclusive"
     assert [e["outcome"] for e in effects] == [yes, yes, yes, open_, open_, yes]  # noisy, clean, loss
     assert effects[-1]["estimate"] == pytest.approx(0.2 * 0.15, abs=0.02)
 
 
 def test_equal_samplings_are_not_told_apart():
-    balanced_minus_random = questions.answer(4, of_records(RECORDS), SMALL)["effects"][1]
+    balanced_minus_random = questions.answer(4, table(RECORDS), SMALL)["effects"][1]
     assert balanced_minus_random["outcome"] == "inconclusive"
     assert balanced_minus_random["estimate"] == pytest.approx(0.0)
 
@@ -136,9 +136,9 @@ def test_equal_samplings_are_not_told_apart():
 @pytest.mark.parametrize("number", QUESTIONS)
 def test_missing_runs_leave_a_question_open(number, tmp_path):
     with pytest.raises(LookupError, match="no run of"):
-        questions.answer(number, of_records([]), SMALL)
+        questions.answer(number, table([]), SMALL)
     session = SimpleNamespace(params=SMALL, figures=tmp_path)
-    assert figures.question(session, of_records([]), number).rows.empty
+    assert figures.question(session, table([]), number).rows.empty
 
 
 @pytest.mark.parametrize("number", QUESTIONS)
@@ -152,14 +152,14 @@ def test_seeds_that_lack_a_run_or_a_setting_are_left_out(number):
     kept = [r for r in RECORDS if r is not last and r is not other]
     source = {name: x for name, x in other["scores"].items() if name.startswith("src")}
     kept.append(other | {"scores": source})
-    half, done = (questions.answer(number, of_records(rows), SMALL) for rows in (kept, whole))
+    half, done = (questions.answer(number, table(rows), SMALL) for rows in (kept, whole))
     assert half == done
 
 
 @pytest.mark.parametrize("number", QUESTIONS)
 def test_figures_are_drawn_of_all_variants(number, tmp_path):
     session = SimpleNamespace(params=SMALL, figures=tmp_path)
-    drawn = figures.question(session, of_records(RECORDS), number)
+    drawn = figures.question(session, table(RECORDS), number)
     assert (tmp_path / f"question_{number}.png").stat().st_size > 1000
     assert drawn.rows["series"].nunique() == {0: 3, 1: 3, 2: 4, 3: 2, 4: 2}[number]
     assert (drawn.rows["seeds"].map(len) == SEEDS).all()
@@ -174,23 +174,23 @@ def test_every_question_has_runs_that_can_be_made(number):
 
 
 def test_a_table_tells_what_is_missing():
-    table = figures.question_table(of_records(RECORDS[:1]), params(questions=(1, 4)))
-    assert list(table["question"]) == [1, 4]
-    assert table["words"].str.startswith("not run: no run of").all()
+    known = figures.question_table(table(RECORDS[:1]), params(questions=(1, 4)))
+    assert list(known["question"]) == [1, 4]
+    assert known["words"].str.startswith("not run: no run of").all()
 
 
 def test_relative_drop_by_hand():
     # .7 - .15 = .55 at 30%: (.7 - .55) / (.7 - 1/3) = .41
-    drops = questions.relative_drop(of_records(RECORDS), SMALL, "nli", SIZES[0], 0.3)
+    drops = questions.relative_drop(table(RECORDS), SMALL, "nli", SIZES[0], 0.3)
     assert drops.mean() == pytest.approx(0.15 / (0.7 - 1 / 3), abs=0.08)
 
 
 def test_a_ratio_has_the_t_interval_over_seeds():
-    found = ratio_effect([0.1, 0.2, 0.3], 0.05, 10)
+    found = ratio_effect([0.1, 0.2, 0.3], 0.05)
     assert found.estimate == pytest.approx(0.2)
     assert found.high - found.estimate == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-5)
     with pytest.raises(LookupError, match="one seed alone"):
-        ratio_effect([0.1], 0.05, 10)
+        ratio_effect([0.1], 0.05)
 
 
 def test_weights_grow_by_an_order_of_magnitude():

@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import pytest
 from sample_evidence import sample_claim, write_ledger, write_notebook, write_profile
+from studies import table
 
 from xltlib import StudyError, cli, page
 from xltlib.claims.evaluate import evaluate
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params
 from xltlib.store import write_json
 
@@ -179,7 +180,7 @@ def test_each_test_says_how_robust_it_is_and_what_other_tests_say(pages):
 def test_agreement_and_calibration_are_put_in_words(tmp_path, root):
     """The reports' checks of the real ledger without any run."""
     ledger = write_ledger(tmp_path / "params", root)
-    evidence = evaluate(load_ledger(ledger), [], Params())
+    evidence = evaluate(load_ledger(ledger), table([]), Params())
     folder = tmp_path / "figures/quick"
     write_profile(folder, [], ledger)
     write_json(folder / "claims.json", evidence)

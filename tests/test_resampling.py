@@ -1,20 +1,17 @@
-"""Bootstrap, permutation, McNemar and stochastic order: by hand, by loops, by reference implementations."""
+"""Bootstrap, McNemar and stochastic order: by hand, by loops, by reference implementations."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import stats
-from simulated import by_seed
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from xltlib import StudyError
 from xltlib.significance.resampling import (
     aso,
     bootstrap_means,
     hierarchical_bootstrap,
     mcnemar,
-    permutation,
     second_opinions,
     violation_ratio,
 )
@@ -34,49 +31,22 @@ def test_bootstrap_means_agree_with_a_loop(rng):
 def test_bootstrap_interval_holds_the_estimate_and_repeats(scores):
     one, two = (hierarchical_bootstrap(*scores, np.random.default_rng(3), resamples=700) for _ in range(2))
     assert one == two
-    assert one.low < one.estimate < one.high
+    estimate, low, high = one
+    assert low < estimate < high
     zero = hierarchical_bootstrap(scores[0], scores[0], np.random.default_rng(3), resamples=10)
-    assert (zero.low, zero.high) == (0, 0)
-
-
-def test_seed_permutation_is_exact_by_hand(rng):
-    # 1 of the 8 sign patterns reaches the sum of three positive gains, and 1 its negative
-    gains = by_seed([0.1, 0.3, 0.2])
-    result = permutation(gains, np.zeros_like(gains), rng)
-    assert (result.p, result.p_least, result.exact, result.n) == (0.25, 0.25, True, 3)
-    assert permutation(by_seed(np.full(5, 0.5) + 0.1 * np.arange(5)), by_seed(np.zeros(5)), rng).p == 2 / 32
-    assert permutation(gains, np.zeros_like(gains), rng, margin=0.2).p == 1
-    assert permutation(gains[:1], gains[:1], rng).p == permutation(gains, gains, rng).p == 1
-
-
-def test_item_permutation_agrees_with_all_sign_patterns(rng):
-    gains = rng.integers(-1, 2, 12) * rng.random(12)
-    a, b = np.maximum(gains, 0)[None, None], np.maximum(-gains, 0)[None, None]
-    signs = 1 - 2 * ((np.arange(4096)[:, None] >> np.arange(12)) & 1)
-    exact = np.mean(np.abs(signs @ gains) >= abs(gains.sum()) - 1e-12)
-    assert permutation(a, b, rng, over="items").p == pytest.approx(exact)
-    many = [np.concatenate([x, x], axis=2) for x in (a, b)]  # 24 items: sampled
-    sampled = permutation(*many, rng, over="items")
-    assert not sampled.exact
-    assert sampled.p == pytest.approx(
-        stats.norm.sf(2 * abs(gains.sum()) / np.sqrt(2 * (gains**2).sum())) * 2, abs=0.05
-    )
-    with pytest.raises(StudyError, match="over"):
-        permutation(a, b, rng, over="languages")
+    assert zero == (0, 0, 0)
 
 
 def test_mcnemar_agrees_with_statsmodels(rng):
     a, b = rng.integers(0, 2, (2, 60))
     result = mcnemar(a, b)
-    cells = [[np.sum(a & b), result.only_a], [result.only_b, np.sum((1 - a) & (1 - b))]]
-    assert result.p == pytest.approx(reference_mcnemar(cells, exact=True).pvalue)
-    assert mcnemar(b, a).p == result.p
+    cells = [[np.sum(a & b), result["only_a"]], [result["only_b"], np.sum((1 - a) & (1 - b))]]
+    assert result["p"] == pytest.approx(reference_mcnemar(cells, exact=True).pvalue)
+    assert mcnemar(b, a)["p"] == result["p"]
     # 5 against 0: 2 / 2**5
-    assert mcnemar([1, 1, 1, 1, 1, 0], np.zeros(6)).p == pytest.approx(0.0625)
+    assert mcnemar(np.array([1, 1, 1, 1, 1, 0]), np.zeros(6))["p"] == pytest.approx(0.0625)
     same = mcnemar(a, a)
-    assert (same.p, same.odds) == (1.0, None)
-    with pytest.raises(StudyError, match="0 and 1"):
-        mcnemar([0.5], [1])
+    assert (same["p"], same["odds"]) == (1.0, None)
 
 
 def test_violation_ratio_by_hand_and_by_integration(rng):
@@ -96,14 +66,11 @@ def test_violation_ratio_by_hand_and_by_integration(rng):
 
 def test_almost_stochastic_order(rng):
     better, worse = 0.7 + 0.01 * rng.standard_normal((2, 10)) - np.array([[0], [0.2]])
-    assert aso(better, worse, rng).eps_min == 0
-    assert aso(worse, better, rng).eps_min == 1
-    alike = aso(better, rng.permutation(better), rng)
-    assert alike.eps == 0.5
-    assert alike.eps_min > 0.5
-    one = aso([0.5], [0.5], rng)
-    assert (one.eps, one.eps_min) == (0.5, 0.5)
-    assert "too few" in one.note
+    assert aso(better, worse, rng)[1] == 0
+    assert aso(worse, better, rng)[1] == 1
+    eps, eps_min = aso(better, rng.permutation(better), rng)
+    assert eps == 0.5 < eps_min
+    assert aso([0.5], [0.5], rng) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(("k", "theirs"), [(0, 0.8679), (1, 0.7531), (4, 0.3309), (5, 0.2269)])
@@ -112,15 +79,18 @@ def test_almost_stochastic_order_agrees_with_deep_significance(k, theirs):
     rng = np.random.default_rng(k)
     a = 0.6 + 0.02 * k / 3 + 0.03 * rng.standard_normal(6)
     b = 0.6 + 0.03 * rng.standard_normal(6)
-    assert aso(a, b, rng).eps_min == pytest.approx(theirs, abs=0.05)
+    assert aso(a, b, rng)[1] == pytest.approx(theirs, abs=0.05)
 
 
 def test_second_opinions_are_those_of_each_test(scores):
     a, b = scores
     told = second_opinions(a, b, np.random.default_rng(1), resamples=200)
-    interval = hierarchical_bootstrap(a, b, np.random.default_rng(1), resamples=200)
-    assert told["bootstrap"] == [interval.low, interval.high]
-    assert (told["p_seeds"], told["p_least"]) == (permutation(a, b, None).p, 2 / 64)
+    _, low, high = hierarchical_bootstrap(a, b, np.random.default_rng(1), resamples=200)
+    assert told["bootstrap"] == [low, high]
+    exact = stats.permutation_test(((a - b).mean((1, 2)),), np.sum, permutation_type="samples")
+    assert (told["p_seeds"], told["p_least"]) == (exact.pvalue, 2 / 64)
+    assert told["note"] == ""
+    assert "too few" in second_opinions(a[:4], b[:4], np.random.default_rng(1), resamples=9)["note"]
     swapped = second_opinions(b, a, np.random.default_rng(1), resamples=200)
     assert {told["better"], swapped["better"]} == {"a", "b"}
     assert swapped["eps_min"] == pytest.approx(told["eps_min"], abs=0.05)

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import tiny
 from studies import planted, small_ledger
+from studies import table as table_of
 
 from xltlib import StudyError, drawing
 from xltlib.alignment import figures as alignment
 from xltlib.claims import figures as claims
 from xltlib.claims import scores as score_table
 from xltlib.claims.evaluate import evaluate
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.ledger import load_ledger
 from xltlib.data.samples import languages_for
 from xltlib.finetuning import figures as finetuning
 from xltlib.finetuning import options as finetuning_options
@@ -303,7 +304,9 @@ def test_error_table_is_of_the_studys_size():
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
     path, records = planted(tmp_path_factory.mktemp("ledger"))
-    return evaluate(load_ledger(path), records, Params(languages=("src", "near", "far"), mask_rate=0.25))
+    return evaluate(
+        load_ledger(path), table_of(records), Params(languages=("src", "near", "far"), mask_rate=0.25)
+    )
 
 
 def test_a_statement_opens_to_its_evidence_and_stays_text(evidence):

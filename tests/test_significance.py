@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 from simulated import by_seed
-from statsmodels.stats.weightstats import ttost_paired
 
 from xltlib import StudyError
-from xltlib.significance.clusters import Nested
 from xltlib.significance.tests import (
+    Nested,
     Variances,
     crossed_variances,
     difference,
-    equivalence,
     half_width,
     interaction,
     outlook,
@@ -24,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 
 def flat(result):
-    return [result.estimate, result.low, result.high, result.p, result.se]
+    return [result.estimate, result.low, result.high, result.p]
 
 
 def test_variances_of_a_hand_worked_layout():
@@ -41,7 +39,6 @@ def test_without_item_noise_it_is_the_paired_t_test(rng):
     effect, reference = difference(by_seed(a), by_seed(b)), stats.ttest_rel(a, b)
     interval = reference.confidence_interval()
     assert flat(effect)[:4] == pytest.approx([(a - b).mean(), interval.low, interval.high, reference.pvalue])
-    assert effect.df == pytest.approx(6)
     assert effect.components == pytest.approx((np.std(a - b, ddof=1), 0, 0), abs=1e-9)
 
 
@@ -155,8 +152,6 @@ def test_unusable_scores_are_refused(a, b, words):
 def test_unusable_levels_are_refused(scores):
     with pytest.raises(StudyError, match="alpha"):
         difference(*scores, alpha=5)
-    with pytest.raises(StudyError, match="margin"):
-        equivalence(*scores, margin=0)
     with pytest.raises(StudyError, match="two different"):
         trend(scores, [1, 1])
     with pytest.raises(StudyError, match="one x per level"):
@@ -173,21 +168,6 @@ def test_half_width_keeps_its_level_for_every_mixture_of_variances():
             parts = Variances((seed + noise) * chi, np.full(2000, item), np.full(2000, noise), np.array(1e9))
             covered = 1 - 2 * stats.norm.sf(half_width(parts, seeds, 0.05)).mean()
             assert 0.9495 <= covered <= widest
-
-
-def test_equivalence_agrees_with_statsmodels(rng):
-    a, b = 0.5 + 0.02 * rng.standard_normal((2, 8))
-    result = equivalence(by_seed(a), by_seed(b), margin=0.03)
-    assert result.p_equivalent == pytest.approx(ttost_paired(a, b, -0.03, 0.03)[0])
-    interval = stats.ttest_rel(a, b).confidence_interval(0.9)
-    assert (result.low, result.high) == pytest.approx(tuple(interval))
-    assert equivalence(by_seed(b), by_seed(a), margin=0.03).p == pytest.approx(result.p)
-
-
-def test_equivalence_needs_a_narrow_interval(rng):
-    few = [rng.integers(0, 2, (2, 1, 10)).astype(float) for _ in range(2)]
-    result = equivalence(*few, margin=0.02)
-    assert result.p > 0.05
 
 
 def test_sign_flips_count_every_pattern(rng):
@@ -245,7 +225,7 @@ def test_interaction_pairs_seeds(rng):
 def test_interaction_of_unrelated_items_adds_their_variances(rng):
     a1, a2 = rng.random((1, 1, 60)), rng.random((1, 1, 90))
     effect = interaction(a1, np.zeros_like(a1), a2, np.zeros_like(a2))
-    assert effect.se**2 == pytest.approx(a1.var(ddof=1) / 60 + a2.var(ddof=1) / 90)
+    assert sum(effect.variances[:2]) == pytest.approx(a1.var(ddof=1) / 60 + a2.var(ddof=1) / 90)
 
 
 def test_trend_is_the_mean_of_slopes_over_seeds(rng):
@@ -254,8 +234,6 @@ def test_trend_is_the_mean_of_slopes_over_seeds(rng):
     slopes = [stats.linregress(x, levels[:, seed]).slope for seed in range(5)]
     assert effect.per_seed == pytest.approx(slopes)
     assert effect.p == pytest.approx(stats.ttest_1samp(slopes, 0).pvalue)
-    ranked = trend([by_seed(level) for level in levels], x, ranks=True)
-    assert ranked.estimate == pytest.approx(trend([by_seed(level) for level in levels], [1, 3, 2]).estimate)
     shuffled = trend([by_seed(levels[i]) for i in (2, 0, 1)], [x[i] for i in (2, 0, 1)])
     assert flat(shuffled) == pytest.approx(flat(effect))
 

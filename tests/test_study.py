@@ -12,7 +12,8 @@ import pytest
 import tinystudy
 
 from xltlib import StudyError, notebooks, study
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims import scores
+from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params, load
 from xltlib.runs import STAGES
 from xltlib.store import write_bytes, write_json
@@ -323,14 +324,14 @@ def test_a_session_finds_the_study_from_any_folder_in_it(tiny, tmp_path, monkeyp
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_a_session_gives_results_and_records(tiny, capsys):
+def test_a_session_gives_results_with_scores(tiny, capsys):
     session = study.open(load(tiny))
     results = session.results("06_claims")
     assert [r.digest for r in results] == [s.digest for s in session.runs.stage("06_claims")]
-    records = session.records([*results, *session.results("01_alignment")])
-    assert len(records) == 8
-    assert {record["labels"]["task"] for record in records} == {"nli", "retrieval"}
-    assert set(records[-1]["scores"]) == {"src", "near"}
+    table = scores.table([*results, *session.results("01_alignment")])
+    assert table["digest"].nunique() == 8
+    assert set(table["task"]) == {"nli", "retrieval"}
+    assert set(table["language"]) == {"src", "near"}
     assert capsys.readouterr().out == "", "nothing was computed, so there is no progress to show"
 
 

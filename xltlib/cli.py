@@ -252,23 +252,23 @@ def _status(args: argparse.Namespace) -> None:
 def _claim(args: argparse.Namespace) -> None:
     session = _session(args)
     from xltlib import study
-    from xltlib.claims import evaluate as claims
+    from xltlib.claims.claim_text import render_text
+    from xltlib.claims.evaluate import evaluate_claim
+    from xltlib.claims.ledger import load_ledger
+    from xltlib.claims.scores import table
     from xltlib.pool import compute_all
 
-    ledger = claims.load_ledger(session.ledger)
+    ledger = load_ledger(session.ledger)
     specs, absent = study.claim_runs(ledger, session.runs, args.id, args.deciding)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
     compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
     others = [spec for spec in session.specs("06_claims") if spec not in specs]
     results = session.available([*specs, *others])
-    verdicts = claims.evaluate(
-        ledger, session.records(results), session.params, specification_curves=False
-    )  # fmt: skip
-    result = claims.claim_result(verdicts, ledger, args.id)
+    result = evaluate_claim(ledger, table(results), session.params, args.id)
     result["command"] += "".join(f" --set {shlex.quote(text)}" for text in args.set)
     result["command"] += " --deciding" if args.deciding else ""
-    print(claims.render_text(result))
+    print(render_text(result))
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
         print(f"{missing} runs of the study are missing: with their tests, Holm will correct for more.")
@@ -437,10 +437,10 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from xltlib.significance import compare
+    from xltlib.significance import resampling
 
-    result = compare.compare_files(
+    result = resampling.compare_files(
         args.a, args.b, metric=args.metric, intersect=args.intersect, alpha=args.alpha, seed=args.seed
     )
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    print(text if args.json else compare.table(result))
+    print(text if args.json else resampling.table(result))

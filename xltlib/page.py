@@ -16,9 +16,7 @@ from typing import Any
 import yaml
 
 from xltlib import StudyError
-from xltlib.claims.design import Design
-from xltlib.claims.ledger import Ledger, label
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.ledger import Design, Ledger, label, load_ledger
 from xltlib.claims.verdicts import robustness
 from xltlib.store import read_json, sha256_file, write_json
 

@@ -16,10 +16,8 @@ import numpy as np
 
 from xltlib import StudyError, notebooks
 from xltlib.claims import evaluate as claims
-from xltlib.claims.design import DESIGN, Design
-from xltlib.claims.ledger import Ledger
-from xltlib.claims.ledger_file import load_ledger, read_yaml
-from xltlib.evaluation import best_of
+from xltlib.claims import scores
+from xltlib.claims.ledger import DESIGN, Design, Ledger, load_ledger, read_yaml
 from xltlib.noise import questions
 from xltlib.params import Params, load, to_dict
 from xltlib.plan import Costs, Slice, slices
@@ -121,27 +119,6 @@ class Session:
         finally:
             if width:
                 print("\r" + " " * width, end="\r", flush=True)
-
-    @staticmethod
-    def records(results: Iterable[Result]) -> list[dict[str, Any]]:
-        """Those runs whose scores can be compared, as `claims.evaluate` takes them.
-
-        Scores of separate evaluation runs are merged into those of the model. Clusters of examples and the
-        best cheap score of each setting (`floors`) come with the baselines.
-        """
-        records: dict[str, dict[str, Any]] = {}
-        results = list(results)
-        clusters = {k: v for r in results for k, v in r.values.get("clusters", {}).items()}
-        floors = {k: best_of(v) for r in results for k, v in r.values.get("baselines", {}).items()}
-        compared = [r for r in results if KINDS[r.kind].compared]
-        for r in sorted(compared, key=lambda r: r.kind == "evaluation"):
-            task = r.labels["task"]
-            entry = {"digest": r.digest, "labels": r.labels, "scores": {}}
-            entry |= {"clusters": clusters.get(task, {}), "floors": floors.get(task, {})}
-            entry["weights"] = r.record.get("weights", {})
-            record = records.setdefault(canonical(r.labels).decode(), entry)
-            record["scores"] = {**record["scores"], **r.scores}
-        return list(records.values())
 
     def claims(self) -> dict[str, tuple[list[Spec], list[str]]]:
         """For each statement the runs that its tests need, and the names of those that cannot be made."""
@@ -252,7 +229,7 @@ def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> 
     """
     path = Path(ledger or find_root() / "params" / "claims.yaml")
     results = [store.result(spec) for spec in stage_specs(Runs(params), path, "06_claims")]
-    return claims.evaluate(load_ledger(path), Session.records(results), params)
+    return claims.evaluate(load_ledger(path), scores.table(results), params)
 
 
 # A whole study

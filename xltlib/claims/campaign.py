@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from xltlib.claims.comparison import Comparison
-from xltlib.claims.design import Design
-from xltlib.claims.ledger import Test
+from xltlib.claims.ledger import Design, Test
+from xltlib.claims.scores import Comparison
 from xltlib.claims.verdicts import CONTRADICTED, SUPPORTED, Family, Lines
 
 MATTERS = 0.02  # of the simulated tests, as in the ledger; their margin is 0
@@ -63,7 +62,7 @@ def campaigns(
             luck = spread * rng.standard_normal(last) + beside
             gain = np.clip(gains[name] + luck - depth * (failed[0].astype(float) - failed[1]), -0.5, 0.5)
             data[name] = _comparison(numbers, gain, failed)
-        family = Family(data, lines, design.looks, design, design.learnt_scale, {}, waits=True)
+        family = Family(data, lines, design.looks, design, design.learnt_scale, waits=True)
         judgements = family.judgements()
         outcomes = {name: j.outcome for name, j in judgements.items()}
         for truth, more in (("false", beside), ("false_all", 0.0)):

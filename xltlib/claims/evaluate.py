@@ -2,38 +2,23 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from xltlib import StudyError
-from xltlib.claims.claim_text import NOT_RUN, reason, render_text
-from xltlib.claims.comparison import Comparison, compare, queries, query_settings
-from xltlib.claims.design import Look
-from xltlib.claims.ledger import Claim, Ledger, Test, find
-from xltlib.claims.ledger_file import load_ledger
+from xltlib.claims.claim_text import NOT_RUN, reason
+from xltlib.claims.ledger import Claim, Ledger, Look, Test, find
 from xltlib.claims.reports import arithmetic, calibration, report_checks, verdict_table
-from xltlib.claims.scores import of_records, ten_digits
-from xltlib.claims.selection import World, select
+from xltlib.claims.scores import Comparison, World, compare, queries, query_settings, ten_digits
 from xltlib.claims.verdicts import Family, Judgement, Lines, variants
 from xltlib.noise import questions
 from xltlib.params import Params
 from xltlib.significance.honesty import power_at, smallest_detectable
 from xltlib.significance.resampling import second_opinions
 from xltlib.significance.tests import outlook
-
-__all__ = [
-    "agreement",
-    "claim_result",
-    "evaluate",
-    "find",
-    "load_ledger",
-    "needed",
-    "queries",
-    "render_text",
-    "report_checks",
-    "select",
-]
 
 DOCUMENT = {
     "confirmed": "confirmed by source",
@@ -67,44 +52,31 @@ def needed(ledger: Ledger, params: Params, claim_id: str | None = None) -> list[
     return list(wanted.values())
 
 
-def evaluate(
-    ledger: Ledger, records: Sequence[Mapping], params: Params, specification_curves: bool = True
-) -> dict:
+def evaluate(ledger: Ledger, scores: pd.DataFrame, params: Params) -> dict:
     """All verdicts as plain data, the content of claims.json: the same runs give the same bytes.
 
-    `records` are as in `select`. Holm corrects three families, each distinct test once: the tests that
-    decide, those of second verdicts, and the others. A confirmation is judged at the looks of the design, all
-    else at once. StudyError where labels are ambiguous or scores are no scores.
+    `scores` is the table of `scores.table`. Holm corrects three families, each distinct test once: the tests
+    that decide, those of second verdicts, and the others. A confirmation is judged at the looks of the
+    design, all else at once. StudyError where labels are ambiguous or scores are no scores.
     """
-    world, design = World.of(ledger, params), ledger.design
-    tests = {t.key: t for c in ledger.claims for t in c.tests if t.measured}
-    compared = {key: compare(test, records, world, design, params.scale) for key, test in tests.items()}
-    lines = {key: Lines.of(test, params.scale, design) for key, test in tests.items()}
+    design, families = ledger.design, judged(ledger, scores, params)
+    results = {
+        key: _entry(test, params.alpha, opinions=True, moved=role == "decides")
+        for role, tests in families.items()
+        for key, test in tests.items()
+    }
+    claims = [_claim_result(claim, results, ledger, params) for claim in ledger.claims]
+    verdicts = {c["id"]: c["verdict"] for c in claims}
+    checks = report_checks(ledger)
+    checks["their_verdict_and_ours"] = verdict_table(ledger.claims, verdicts)
+    checks["calibration_by_our_verdict"] = calibration(ledger.claims, verdicts)
     confirms = design.confirms(params.profile)
-    looks = design.looks if confirms else [Look(0, params.alpha)]
-    families, results = families_of(ledger), {}
-    for role, keys in families.items():
-        own = {key: compared[key] for key in keys}
-        family = Family(
-            own, lines, looks, design, params.scale, _floors(records, params), confirms, params.alpha
-        )
-        judgements = family.judgements()
-        for key in keys:
-            others = [j.p for k, j in judgements.items() if k != key]
-            entry = _entry(compared[key], lines[key], judgements.get(key), params.alpha)
-            if role == "decides" and specification_curves and entry["effect"] and "obstacle" not in entry:
-                rows = variants(own[key], lines[key], judgements[key], others, params.alpha)
-                entry["specifications"] = [{k: _plain(v) for k, v in row.items()} for row in rows]
-            results[key] = entry
-        families[role] = [key for key in keys if confirms or results[key]["effect"]]
-    claims = [_claim_result(claim, results, ledger, world, params) for claim in ledger.claims]
-    verdicts = [c["verdict"] for c in claims]
-    ours = {c["id"]: c["verdict"] for c in claims}
-    checks = report_checks(None, ledger)
-    checks["their_verdict_and_ours"] = verdict_table(ledger.claims, ours)
-    checks["calibration_by_our_verdict"] = calibration(ledger.claims, ours)
     names = {"decides": "deciding_tests", "second": "second_tests", "other": "other_tests"}
-    sizes = {names[role]: len(keys) for role, keys in families.items()}
+    sizes = {
+        names[role]: sum(confirms or test.judgement is not None for test in tests.values())
+        for role, tests in families.items()
+    }
+    looks = [vars(look) for look in design.looks] if confirms else []
     return {
         "profile": params.profile,
         "scale": params.scale,
@@ -112,12 +84,57 @@ def evaluate(
         "ledger_digest": ledger.digest,
         "rules_digest": design.digest,
         "alpha": params.alpha,
-        "correction": {"method": "Holm", **sizes, "looks": [vars(look) for look in looks if look.seeds]},
-        "counts": {name: verdicts.count(name) for name in COUNTED},
+        "correction": {"method": "Holm", **sizes, "looks": looks},
+        "counts": {name: list(verdicts.values()).count(name) for name in COUNTED},
         "claims": claims,
-        "questions": [_question(report, records, params) for report in ledger.reports],
+        "questions": [_question(report, scores, params) for report in ledger.reports],
         "reports": checks,
     }
+
+
+def evaluate_claim(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_id: str) -> dict:
+    """The entry of one statement in claims.json, without second opinions and variants.
+
+    Of other statements no more is computed than the p-values of the families that correct its tests.
+    """
+    claim = find(ledger, claim_id)
+    own = {test.key for test in claim.tests if test.measured}
+    families = judged(ledger, scores, params, own)
+    tests = {key: test for members in families.values() for key, test in members.items() if key in own}
+    results = {key: _entry(test, params.alpha) for key, test in tests.items()}
+    return _claim_result(claim, results, ledger, params)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A measured test: its scores, its lines, its judgement, and the p-values of the rest of its family."""
+
+    data: Comparison
+    lines: Lines
+    judgement: Judgement | None
+    others: tuple[float, ...]
+
+
+def judged(
+    ledger: Ledger, scores: pd.DataFrame, params: Params, keys: set[str] | None = None
+) -> dict[str, dict[str, Judged]]:
+    """The measured tests by family and key; with `keys`, of those families alone that hold one of them."""
+    design, world = ledger.design, World.of(ledger, params)
+    tests = {t.key: t for c in ledger.claims for t in c.tests if t.measured}
+    confirms, families = design.confirms(params.profile), {}
+    looks = design.looks if confirms else [Look(0, params.alpha)]
+    for role, members in families_of(ledger).items():
+        if keys is not None and not keys & set(members):
+            continue
+        data = {key: compare(tests[key], scores, world, design, params.scale) for key in members}
+        lines = {key: Lines.of(tests[key], params.scale, design) for key in members}
+        family = Family(data, lines, looks, design, params.scale, confirms, params.alpha)
+        judgements = family.judgements()
+        p = {key: judgement.p for key, judgement in judgements.items()}
+        families[role] = {
+            k: Judged(data[k], lines[k], judgements.get(k), tuple(p[x] for x in p if x != k)) for k in members
+        }
+    return families
 
 
 def families_of(ledger: Ledger) -> dict[str, list[str]]:
@@ -132,7 +149,7 @@ def families_of(ledger: Ledger) -> dict[str, list[str]]:
     return families
 
 
-def _question(report: Mapping[str, Any], records: Sequence[Mapping], params: Params) -> dict[str, Any]:
+def _question(report: Mapping[str, Any], scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     """What a report asks and none of its statements answers, with the answer where there are runs for it."""
     number = report["id"]
     told = {"id": f"Q{number}", "report": number, "question": report["question"], "scale": params.scale}
@@ -140,30 +157,36 @@ def _question(report: Mapping[str, Any], records: Sequence[Mapping], params: Par
         reason = f"this profile has no runs for it; it needs {report['question_needs']}"
         return told | {"status": NOT_RUN, "reason": reason}
     try:
-        return told | questions.answer(number, of_records(records), params)
+        return told | questions.answer(number, scores, params)
     except LookupError as error:
         return told | {"status": NOT_RUN, "reason": str(error.args[0])}
 
 
-def _floors(records: Sequence[Mapping], params: Params) -> dict[tuple[str, str], float]:
-    """The best cheap baseline of each fine-tuned task and setting, as far as the runs tell one."""
-    told = ((r["labels"]["task"], r.get("floors", {})) for r in records)
-    return {(task, s): x for task, floors in told if task in params.tasks for s, x in floors.items()}
+def _entry(test: Judged, alpha: float, opinions: bool = False, moved: bool = False) -> dict[str, Any]:
+    """What is known of a measured test after the correction: outcome, effect, runs, or why it was not run.
 
-
-def _entry(data: Comparison, lines: Lines, judgement: Judgement | None, alpha: float) -> dict[str, Any]:
-    """What is known of a measured test after the correction: outcome, effect, runs, or why it was not run."""
+    `opinions`: with those of other tests; `moved`: with the outcomes where one choice is moved.
+    """
+    data, lines, judgement = test.data, test.lines, test.judgement
     if judgement is None:
         return {"outcome": NOT_RUN, "effect": None, "runs": [], "reason_not_run": data.reason,
                 "missing": [dict(q) for q in data.missing]}  # fmt: skip
     effect = _effect(data, lines, judgement, alpha) if judgement.effect else None
+    if effect and opinions and data.test.type in ("superiority", "equivalence") and len(data.scores) == 2:
+        both = data.rows(data.scores, judgement.seeds)
+        told = second_opinions(*both, np.random.default_rng(0), alpha=alpha)
+        effect["second_opinions"] = {k: _plain(v) for k, v in told.items()}
     entry = {"outcome": judgement.outcome, "effect": effect, "runs": list(data.digests)}
     entry["matters"] = ten_digits(lines.matters)
     entry |= {"adds": judgement.adds} if judgement.adds else {}
     entry |= {"obstacle": judgement.why} if judgement.why else {}
     failed = {name: list(seeds) for name, seeds in data.failed.items() if seeds}
     entry |= {"failed": failed} if failed else {}
-    return entry | ({"mixed_seeds": list(data.mixed)} if data.mixed else {})
+    entry |= {"mixed_seeds": list(data.mixed)} if data.mixed else {}
+    if effect and moved and not judgement.why:
+        rows = variants(data, lines, judgement, test.others, alpha)
+        entry["specifications"] = [{k: _plain(v) for k, v in row.items()} for row in rows]
+    return entry
 
 
 def _effect(data: Comparison, lines: Lines, judgement: Judgement, alpha: float) -> dict[str, Any]:
@@ -175,11 +198,6 @@ def _effect(data: Comparison, lines: Lines, judgement: Judgement, alpha: float) 
     beyond = 0.0 if kind == "equivalence" else lines.margin
     interest = lines.margin if kind == "equivalence" else max(lines.matters - lines.margin, 0.0)
     sides = 2 if kind == "equivalence" else 1  # two one-sided tests: the 1 - 2 alpha interval
-    second = {}
-    if test.type in ("superiority", "equivalence") and len(data.scores) == 2:
-        scores = [data._rows([x], judgement.seeds)[0] for x in data.scores]
-        opinions = second_opinions(*scores, np.random.default_rng(0), alpha=alpha)
-        second["second_opinions"] = {k: _plain(v) for k, v in opinions.items()}
     names = ("first gain", "second gain") if test.type == "interaction" else data.settings
     corrected, uncorrected = effect.interval(sides * level), effect.interval(sides * alpha)
     seen = smallest_detectable(*sizes, level, kind=kind)
@@ -204,14 +222,12 @@ def _effect(data: Comparison, lines: Lines, judgement: Judgement, alpha: float) 
         "seeds": effect.seeds, "settings": effect.settings, "examples": effect.examples,
         "per_seed": [ten_digits(x) for x in effect.per_seed],
         "per_setting": {name: ten_digits(x) for name, x in zip(names, effect.per_setting, strict=True)},
-        "note": effect.note, **second,
+        "note": effect.note,
     }  # fmt: skip
 
 
-def _claim_result(
-    claim: Claim, told: Mapping[str, dict], ledger: Ledger, world: World, params: Params
-) -> dict[str, Any]:
-    tests = [_test_result(test, claim, told, ledger, world) for test in claim.tests]
+def _claim_result(claim: Claim, told: Mapping[str, dict], ledger: Ledger, params: Params) -> dict[str, Any]:
+    tests = [_test_result(test, claim, told, ledger, World.of(ledger, params)) for test in claim.tests]
     deciding = [t for t in tests if t["role"] == "decides"]
     verdict = combined([t["outcome"] for t in deciding], claim.combine)
     second = [t["outcome"] for t in tests if t["role"] == "second"]
@@ -292,14 +308,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(x) for x in value]
     return ten_digits(value) if isinstance(value, float) else value
-
-
-def agreement(claims_json: Mapping[str, Any]) -> dict[str, Any]:
-    """The reports' verdicts against ours, as a table, with the share that agrees where ours is decided."""
-    return claims_json["reports"]["their_verdict_and_ours"]
-
-
-def claim_result(claims_json: Mapping[str, Any], ledger: Ledger, claim_id: str) -> dict[str, Any]:
-    """One statement's entry in claims.json; StudyError with the nearest ids where there is none."""
-    wanted = find(ledger, claim_id).id
-    return next(c for c in claims_json["claims"] if c["id"] == wanted)

@@ -6,7 +6,6 @@ from decimal import Decimal
 from typing import Any
 
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from xltlib import StudyError
 from xltlib.claims.ledger import Claim, Ledger, Test, find
@@ -23,50 +22,39 @@ TRUTH = {  # what a verdict or a source status says of a statement; all others l
 }
 
 
-def report_checks(texts: Mapping[int, str] | None, ledger: Ledger) -> dict:
-    """What the reports say against what they say, as plain data, from the ledger alone.
-
-    `texts` (report -> its text) adds a comparison of the ledger with the files, row by row.
-    """
-    checks = {
-        "confidence_rule": confidence_rule(ledger.claims),
-        "header_counts": [_header(report, ledger.claims) for report in ledger.reports],
+def report_checks(ledger: Ledger) -> dict:
+    """What the reports say against what they say, as plain data, from the ledger alone."""
+    claims = ledger.claims
+    by_source = {c.id: c.source["status"] for c in claims}
+    sums = {t.key: t for c in claims for t in c.tests if t.type == "arithmetic"}
+    return {
+        "confidence_rule": confidence_rule(claims),
+        "header_counts": [_header(report, claims) for report in ledger.reports],
         "opposite_verdicts": opposite_verdicts(ledger),
-        "duplicates": duplicates(ledger.claims),
-        "truncated": [{"id": c.id, "ends": c.statement[-40:]} for c in ledger.claims if c.truncated],
+        "duplicates": duplicates(claims),
+        "truncated": [{"id": c.id, "ends": c.statement[-40:]} for c in claims if c.truncated],
         "references": _references(ledger.reports),
-        "arithmetic": [arithmetic(t, ledger) for t in _arithmetic_tests(ledger.claims)],
-        "copied_report": _copied_report(ledger.claims),
-        "their_verdict_and_source": verdict_table(
-            ledger.claims, {c.id: c.source["status"] for c in ledger.claims}
-        ),
-        "calibration": calibration(ledger.claims, {c.id: c.source["status"] for c in ledger.claims}),
+        "arithmetic": [arithmetic(test, ledger) for test in sums.values()],
+        "copied_report": _copied_report(claims),
+        "their_verdict_and_source": verdict_table(claims, by_source),
+        "calibration": calibration(claims, by_source),
     }
-    if texts is not None:
-        checks["text_differs"] = compare_texts(texts, ledger)
-    return checks
 
 
 def confidence_rule(claims: Sequence[Claim]) -> dict:
     """Whether one threshold on the confidence explains all the reports' verdicts, and the rows at it."""
-    verified = [c.report_confidence for c in claims if c.report_verdict == "verified"]
-    others = [c.report_confidence for c in claims if c.report_verdict != "verified"]
-    wrong = [
-        c.id
-        for c in claims
-        if (
-            c.report_confidence < THRESHOLD
-            if c.report_verdict == "verified"
-            else c.report_confidence > THRESHOLD
-        )
-    ]
+    verified, others = (
+        [c for c in claims if (c.report_verdict == "verified") == said] for said in (True, False)
+    )
+    wrong = {c.id for c in verified if c.report_confidence < THRESHOLD}
+    wrong |= {c.id for c in others if c.report_confidence > THRESHOLD}
     return {
         "threshold": THRESHOLD,
         "holds": not wrong,
-        "exceptions": wrong,
-        "lowest_verified": min(verified, default=None),
-        "highest_not_verified": max(others, default=None),
-        "highest": max([*verified, *others], default=None),
+        "exceptions": [c.id for c in claims if c.id in wrong],
+        "lowest_verified": min((c.report_confidence for c in verified), default=None),
+        "highest_not_verified": max((c.report_confidence for c in others), default=None),
+        "highest": max((c.report_confidence for c in claims), default=None),
         "at_threshold": {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD},
     }
 
@@ -121,32 +109,24 @@ def _references(reports: Sequence[dict]) -> dict:
     return {"cited": len(cited), "relevant": counts, "off_topic": off_topic, "retrieved_and_cited": retrieved}
 
 
-def _arithmetic_tests(claims: Sequence[Claim]) -> list[Test]:
-    """Every arithmetic test once, however many statements refer to it."""
-    return list({t.key: t for c in claims for t in c.tests if t.type == "arithmetic"}.values())
-
-
 def _copied_report(claims: Sequence[Claim]) -> dict:
     """Reports 3 and 4 row by row: the same sentences, and where words or confidences differ."""
     pairs = [
         (a, b) for a in claims for b in claims if (a.report, b.report) == (3, 4) and b.id in a.duplicates
     ]
+    same_words = [a.statement == b.statement for a, b in pairs]
+    same_confidence = [a.report_confidence == b.report_confidence for a, b in pairs]
     changed = [
-        (a, b) for a, b in pairs if (a.statement, a.report_confidence) != (b.statement, b.report_confidence)
-    ]
+        {
+            "ids": [a.id, b.id], "confidences": [a.report_confidence, b.report_confidence],
+            "statements": [a.statement, b.statement],
+        }
+        for (a, b), *same in zip(pairs, same_words, same_confidence, strict=True) if not all(same)
+    ]  # fmt: skip
     return {
-        "rows": len(pairs),
-        "same_words": sum(a.statement == b.statement for a, b in pairs),
-        "same_confidence": sum(a.report_confidence == b.report_confidence for a, b in pairs),
-        "changed": [
-            {
-                "ids": [a.id, b.id],
-                "confidences": [a.report_confidence, b.report_confidence],
-                "statements": [a.statement, b.statement],
-            }
-            for a, b in changed
-        ],
-    }
+        "rows": len(pairs), "same_words": sum(same_words), "same_confidence": sum(same_confidence),
+        "changed": changed,
+    }  # fmt: skip
 
 
 def verdict_table(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
@@ -161,10 +141,13 @@ def verdict_table(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
         row[ours[c.id]] = row.get(ours[c.id], 0) + 1
     decided = [c for c in _distinct(claims) if ours[c.id] in TRUTH]
     agree = sum(TRUTH[ours[c.id]] == (c.report_verdict == "verified") for c in decided)
-    interval = _wilson(agree, len(decided))
-    return {"table": table, "decided": len(decided), "agree": agree, "interval": interval, "open": [
-        c.id for c in claims if ours[c.id] not in TRUTH
-    ]}  # fmt: skip
+    interval = None
+    if decided:
+        ends = stats.binomtest(agree, len(decided)).proportion_ci(0.95, method="wilson")
+        interval = [round(float(end), 4) for end in ends]
+    undecided = [c.id for c in claims if ours[c.id] not in TRUTH]
+    counts = {"decided": len(decided), "agree": agree, "interval": interval, "open": undecided}
+    return {"table": table, **counts}
 
 
 def calibration(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
@@ -275,47 +258,3 @@ def _distinct(claims: Sequence[Claim]) -> list[Claim]:
             kept.append(c)
             seen.update(c.duplicates)
     return kept
-
-
-def _wilson(successes: int, n: int) -> list[float] | None:
-    if n == 0:
-        return None
-    return [round(float(end), 4) for end in proportion_confint(successes, n, alpha=0.05, method="wilson")]
-
-
-def read_report(text: str) -> dict:
-    """The header counts and the table of claims in a report's text: statement, verdict and confidence."""
-    header = re.search(r"(\d+) papers retrieved\. (\d+) claims extracted; (\d+) independently verified", text)
-    rows = re.findall(r"^(.*)\t([✓×])\t(\d+\.\d+)$", text, flags=re.M)
-    verdicts = {"✓": "verified", "×": "not verified"}
-    return {
-        "counts": tuple(int(x) for x in header.groups()) if header else None,
-        "rows": [(statement, verdicts[mark], float(confidence)) for statement, mark, confidence in rows],
-        "references": re.findall(r"arxiv\.org/abs/([\w.]+)", text),
-    }
-
-
-def compare_texts(texts: Mapping[int, str], ledger: Ledger) -> list[str]:
-    """Where the ledger and the texts of the reports differ, a sentence each; empty where they agree."""
-    problems = []
-    for report in ledger.reports:
-        if report["id"] not in texts:
-            problems.append(f"report {report['id']}: there is no text of it")
-            continue
-        text, number = texts[report["id"]], report["id"]
-        found = read_report(text)
-        ours = [
-            (c.statement, c.report_verdict, c.report_confidence) for c in ledger.claims if c.report == number
-        ]
-        rows = zip(ours, found["rows"], strict=False)
-        problems += [f"S{number}-{i}: {a} is not {b}" for i, (a, b) in enumerate(rows, 1) if a != b]
-        counts = tuple(report[k] for k in ("papers_retrieved", "claims_extracted", "claims_verified"))
-        pairs = [("rows", len(ours), len(found["rows"])), ("counts", counts, found["counts"])]
-        pairs += [("references", [r["arxiv"] for r in report["references"]], found["references"])]
-        problems += [f"report {number}: {what}: {a} is not {b}" for what, a, b in pairs if a != b]
-        problems += [
-            f"report {number}: its {k} is not in the text"
-            for k in ("title", "question")
-            if report[k] not in text
-        ]
-    return problems

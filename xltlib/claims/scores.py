@@ -11,6 +11,7 @@ Columns of the table
     clusters                 numbers (N,) of what examples share (a passage); None where they stand alone
     floor                    the best score in this setting that costs no encoder; NaN where none is known
     kind, digest, source     kind of run, digest of the run that trained the model, and where it was read
+    weights                  the digests of the weights that the model was trained from, by their run
 
 In files a setting is a short text, as `near|far`, `de@mlqa#f1` or `near@typo0.2`. `read_setting` takes it
 apart where it enters the table, and nothing else does.
@@ -18,25 +19,28 @@ apart where it enters the table, and nothing else does.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from xltlib import StudyError
-from xltlib.claims.ledger import label
-from xltlib.significance.clusters import Clustered
-from xltlib.significance.tests import difference
+from xltlib.claims.ledger import Design, Ledger, Test, label
+from xltlib.params import Params
+from xltlib.runs import KINDS
+from xltlib.significance.tests import Clustered, Effect, Nested, difference, interaction, trend
 from xltlib.store import Result
 
 LABELS = ("objective", "objective_options", "method", "method_options", "task", "seed")
 SETTING = ("language", "second_language", "test_set", "noise", "rate", "metric")
-COLUMNS = (*LABELS, *SETTING, "examples", "mean", "clusters", "floor", "kind", "digest", "source")
-KINDS = ("transfer", "evaluation", "probe", "tagging", "lexicon", "answers")  # have scores to compare
+COLUMNS = (*LABELS, *SETTING, "examples", "mean", "clusters", "floor", "kind", "digest", "source", "weights")
 DEFAULTS = {"objective": "none", "method": "standard"}  # the meaning of a label that a query leaves out
 FIRST_METRIC = {"qa": "exact_match", "tagging": "tags", "lexicon": "precision"}  # accuracy elsewhere
 JUDGED_BY = {"qa": "f1"}  # the metric of verdicts and figures, where it is not the first one
+TRAINED = ("nli", "paraphrase", "qa")  # tasks that are fine-tuned, with a score in the source language
+PROFILE = "profile"  # in the ledger, the default of an option that the profile has a parameter for
 _SETTING = re.compile(r"([^|@#]+)(?:\|([^@#]+))?(?:@typo([\d.]+)|@([^#]+))?(?:#(\w+))?")
 
 
@@ -90,11 +94,14 @@ def table(results: Iterable[Result], source: str = "") -> pd.DataFrame:
     results = list(results)
     clusters = {task: own for r in results for task, own in r.values.get("clusters", {}).items()}
     floors = baselines(results).groupby(["task", *SETTING])["score"].max().to_dict()
+    compared = [r for r in results if r.kind in KINDS and KINDS[r.kind].compared]
+    weights = {r.digest: r.record.get("weights", {}) for r in compared}
     rows = []
-    for r in (r for r in results if r.kind in KINDS):
+    for r in compared:
         digest = r.record["inputs"][0] if r.kind == "evaluation" else r.digest
-        own = run_rows(r.labels, r.scores, digest, clusters.get(r.labels["task"], {}))
-        rows += [row | {"kind": r.kind, "source": source or r.origin} for row in own]
+        beside = {"kind": r.kind, "source": source or r.origin, "weights": weights.get(digest, {})}
+        own = run_rows(r.labels, r.scores, digest, clusters.get(r.labels["task"]))
+        rows += [row | beside for row in own]
     for row in rows:
         row["floor"] = floors.get((row["task"], *(row[name] for name in SETTING)), np.nan)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -113,22 +120,14 @@ def run_rows(
     if not isinstance(labels.get("seed"), int):
         raise StudyError(f"run {digest} has no seed: every run with scores needs one among its labels")
     own = {name: labels.get(name, DEFAULTS.get(name, "")) for name in LABELS}
-    rows = []
+    rows, clusters = [], clusters or {}
     for name, examples in scores.items():
         setting = read_setting(name, own["task"])
         shared = f"@{setting.test_set}" if setting.test_set else ""
-        groups = (clusters or {}).get(setting.language + shared) or (clusters or {}).get(shared)
+        groups = clusters.get(setting.language + shared) or clusters.get(shared)
         measured = {"examples": examples, "mean": float(np.mean(examples)), "clusters": groups}
         rows.append(own | setting._asdict() | measured | {"digest": digest})
     return rows
-
-
-def of_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table of runs that were joined before: digest, labels, scores by the names of their settings."""
-    rows = [
-        row for r in records for row in run_rows(r["labels"], r["scores"], r["digest"], r.get("clusters"))
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def baselines(results: Iterable[Result]) -> pd.DataFrame:
@@ -162,13 +161,14 @@ def rows_of(
     asked = canonical(query, defaults or {})
     if unknown := asked.keys() - set(LABELS):
         raise StudyError(f"no run has the label {min(unknown)!r}: there are {', '.join(LABELS)}")
+    kept = np.arange(len(scores))
     for name in ("task", "objective", "method", "objective_options", "method_options"):
-        own = scores[name].to_numpy()
+        own = scores[name].to_numpy()[kept]
         if name.endswith("_options"):
             plain = {text: plain_options(text, defaults or {}) for text in set(own)}
             own = np.array([plain[text] for text in own], dtype=object)
-        scores = scores[own == asked.get(name, DEFAULTS.get(name, ""))]
-    return scores
+        kept = kept[own == asked.get(name, DEFAULTS.get(name, ""))]
+    return scores.iloc[kept]
 
 
 def canonical(labels: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:
@@ -224,11 +224,12 @@ def paired(
     query: Mapping[str, str],
     settings: Sequence[Setting],
     defaults: Mapping[str, Any] | None = None,
+    nested: bool = False,
 ) -> Selection:
     """The runs that a query means as arrays (R, N) for each setting, seeds and examples in one order.
 
-    Where runs, settings or examples are missing, `missing` says which. StudyError where two runs have the
-    same labels and seed: the query is ambiguous.
+    `nested`: each seed has examples of its own. Where runs, settings or examples are missing, `missing` says
+    which. StudyError where two runs have the same labels and seed: the query is ambiguous.
     """
     rows, name = rows_of(scores, query, defaults), f"{label(query)} on {query['task']}"
     digests = dict(zip(rows["seed"], rows["digest"], strict=True))
@@ -247,7 +248,10 @@ def paired(
     for setting in asked:
         stacked = np.stack([cells[setting, seed][0] for seed in seeds])
         clusters = cells[setting, seeds[0]][1]
-        arrays.append(Clustered.of(stacked, clusters) if clusters else stacked)
+        if nested:
+            arrays.append(Nested.of(stacked))
+        else:
+            arrays.append(Clustered.of(stacked, clusters) if clusters else stacked)
     return Selection(plain, settings, seeds, tuple(digests[seed] for seed in seeds), tuple(arrays))
 
 
@@ -272,6 +276,197 @@ def _missing(name: str, seeds: Sequence[int], settings: Sequence[Setting], cells
             if len(cells[s, seed][0]) != len(cells[s, seeds[0]][0]):
                 return f"{name}, seed {seed}: other examples of {s} than in seed {seeds[0]}"
     return ""
+
+
+# Tests of the ledger
+
+
+@dataclass(frozen=True)
+class World:
+    """What a ledger's words mean in one profile: its languages, and the options that are its defaults."""
+
+    source: str
+    languages: tuple[str, ...]
+    defaults: dict[str, Any]
+    pair_languages: tuple[str, ...] = ()  # of the generalised setting; none: all
+    real: bool = False
+    nested: bool = False  # each seed has a world, and so examples, of its own
+
+    @classmethod
+    def of(cls, ledger: Ledger, params: Params) -> "World":
+        """The world of a profile, whose parameters fill in the defaults that the ledger leaves to it."""
+        defaults = {}
+        for name, value in ledger.defaults.items():
+            if value == PROFILE and not hasattr(params, name):
+                raise StudyError(f"the ledger: defaults: {name}: the profile has no such parameter")
+            defaults[name] = getattr(params, name) if value == PROFILE else value
+        real = params.data == "real"
+        languages, nested = tuple(params.languages), params.world_per_seed
+        return cls(params.source, languages, defaults, params.pair_languages, real, nested)
+
+    def labels(self, query: Mapping[str, str]) -> dict[str, str]:
+        """All labels of the runs that a query means, with the defaults that it leaves out."""
+        kept = canonical(query, self.defaults)
+        return {name: kept.get(name, DEFAULTS.get(name, "")) for name in LABELS if name != "seed"}
+
+    def tested(self, task: str, scores: pd.DataFrame) -> "World":
+        """The world with those of its real languages that some run of a task has scores for.
+
+        Published sets differ in their languages: XNLI has no Japanese, PAWS-X no Thai.
+        """
+        if not self.real:
+            return self
+        plain = (scores[["second_language", "test_set", "noise"]] == "").all(axis=1)
+        names = set(scores[plain & (scores["task"] == task)]["language"])
+        languages = tuple(x for x in self.languages if x in names)
+        return replace(self, languages=languages) if self.source in languages else self
+
+    def settings(self, words: str | Sequence[str], metric: str = "") -> tuple[str, ...]:
+        """Setting names for `source`, `targets`, `all`, `pairs` or a list, with the metric's suffix."""
+        targets = tuple(x for x in self.languages if x != self.source)
+        pairs = tuple(f"{a}|{b}" for a, b in permutations(self.pair_languages or self.languages, 2))
+        meaning = {"source": (self.source,), "targets": targets, "all": self.languages, "pairs": pairs}
+        names = meaning[words] if isinstance(words, str) else tuple(words)
+        return tuple(f"{name}#{metric}" if metric else name for name in names)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of a test over the seeds that all its runs have; or why there are none.
+
+    `scores` are the arguments of the test, each K arrays (R, N_k), rows in the order of `seeds`. `sources`
+    are the scores (R, N) of each system in the source language, `failed` the seeds in which it has not learnt
+    its task there, `mixed` those in which systems were trained from different weights of one encoder. `floor`
+    is the best score that costs no encoder, where one is known for all settings.
+    """
+
+    test: Test
+    seeds: tuple[int, ...] = ()
+    scores: tuple[list[np.ndarray], ...] = ()
+    settings: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    sources: dict[str, np.ndarray] = field(default_factory=dict)
+    failed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    mixed: tuple[int, ...] = ()
+    floor: float | None = None
+    reason: str = ""
+    missing: tuple[dict, ...] = ()
+
+    @property
+    def even(self) -> bool:
+        """Whether all arguments have the same settings, more than one, so that one can be left out."""
+        counts = {len(arrays) for arrays in self.scores}
+        return counts == {len(self.settings)} and len(self.settings) > 1
+
+    def learnt(self, seeds: Sequence[int]) -> list[int]:
+        """Those of the seeds in which all systems have learnt their task."""
+        failed = {seed for own in self.failed.values() for seed in own}
+        return [seed for seed in seeds if seed not in failed]
+
+    def systems(self, seeds: Sequence[int]) -> list[list[np.ndarray]]:
+        """The scores of each system in the settings of the test."""
+        count = 2 if self.test.settings2 else len(queries(self.test))
+        return self.rows(self.scores[:count], seeds)
+
+    def source_scores(self, seeds: Sequence[int]) -> list[list[np.ndarray]]:
+        """The scores of each system in the source language."""
+        return self.rows([[scores] for scores in self.sources.values()], seeds)
+
+    def effect(self, seeds: Sequence[int], alpha: float, without: str = "") -> Effect:
+        """The effect over some of the seeds, tested against the margin; `without` one setting."""
+        test, scores = self.test, self.rows(self.scores, seeds)
+        if without:
+            k = self.settings.index(without)
+            scores = [arrays[:k] + arrays[k + 1 :] for arrays in scores]
+        if test.type == "trend":
+            numbers = [x if test.direction == "up" else -x for x in test.points.values()]
+            return trend(scores, numbers, margin=test.margin, alpha=alpha)
+        if test.type == "interaction":
+            return interaction(*scores, margin=test.margin, alpha=alpha, share=test.share)
+        return difference(*scores, margin=0.0 if test.type == "equivalence" else test.margin, alpha=alpha)
+
+    def rows(self, scores: Sequence[Sequence[np.ndarray]], seeds: Sequence[int]) -> list[list[np.ndarray]]:
+        """The same arrays for some of the seeds, in the order given."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return [[array[rows] for array in arrays] for arrays in scores]
+
+
+def queries(test: Test) -> list[dict[str, str]]:
+    """The queries of a measured test in the order in which its scores are compared."""
+    if test.type == "trend":
+        systems = [{**test.a, test.over: option} for option in test.points]
+    else:
+        second = [test.b] if test.level is None else []
+        systems = [test.a, *second, *([test.a2, test.b2] if test.settings2 else [])]
+    return [{**query, "task": test.task} for query in systems]
+
+
+def query_settings(test: Test, world: World) -> list[tuple[str, ...]]:
+    """The settings of each of `queries`."""
+    words = [test.settings2 if test.settings2 and i > 1 else test.settings for i in range(len(queries(test)))]
+    return [world.settings(each, test.metric) for each in words]
+
+
+def compare(test: Test, scores: pd.DataFrame, world: World, design: Design, scale: str) -> Comparison:
+    """The scores of one test from the runs that it names, over the seeds that all of them have."""
+    world = world.tested(test.task, scores)
+    named, names = queries(test), query_settings(test, world)
+
+    def runs_of(query: Mapping[str, str], settings: Sequence[str]) -> Selection:
+        where = [read_setting(name, test.task) for name in settings]
+        return paired(scores, query, where, world.defaults, world.nested)
+
+    selected = [runs_of(query, settings) for query, settings in zip(named, names, strict=True)]
+    if reasons := dict.fromkeys(s.missing for s in selected if s.missing):
+        missing = tuple(q for q, s in zip(named, selected, strict=True) if s.missing)
+        return Comparison(test, reason="; ".join(reasons), missing=missing)
+    seeds = sorted(set.intersection(*(set(s.seeds) for s in selected)))
+    if not seeds:
+        have = "; ".join(f"{label(s.query)} has {s.seeds}" for s in selected)
+        return Comparison(test, reason=f"no seed in common: {have}")
+    selected = [s.only(seeds) for s in selected]
+    systems = [list(s.scores) for s in selected]
+    if test.level is not None:
+        systems.append([np.full_like(array, test.level, dtype=float) for array in systems[0]])
+    step = 1 if test.type == "trend" else 2  # all levels of a trend are paired, of others each two
+    for k in range(0, len(systems) - 1, step):
+        if [x.shape for x in systems[k]] != [x.shape for x in systems[k + 1]]:
+            rivals = f"the runs of {label(test.a)} and its rivals have other examples"
+            return Comparison(test, reason=f"not paired: {rivals}")
+    sources = {}
+    if test.task in TRAINED:
+        every = {label(query): runs_of(query, world.settings("source", test.metric)) for query in named}
+        have = {name: s for name, s in every.items() if set(seeds) <= set(s.seeds)}
+        sources = {name: s.only(seeds).scores[0] for name, s in have.items()}
+    needed = design.source_score.get(test.task, 0.0)
+    failed = {
+        name: tuple(s for s, mean in zip(seeds, own.mean(1), strict=True) if mean < needed)
+        for name, own in sources.items()
+        if scale == design.learnt_scale
+    }
+    digests = tuple(dict.fromkeys(d for s in selected for d in s.digests))
+    runs = scores[scores["digest"].isin(digests)]
+    return Comparison(
+        test, tuple(seeds), tuple(systems), names[0], digests, sources, failed,
+        mixed=_mixed(runs), floor=_floor(runs, names[0]) if test.task in TRAINED else None,
+    )  # fmt: skip
+
+
+def _mixed(runs: pd.DataFrame) -> tuple[int, ...]:
+    """The seeds whose runs were trained from different weights under one digest, on two processors."""
+    weights: dict[int, dict[str, set[str]]] = {}
+    for seed, own in zip(runs["seed"], runs["weights"], strict=True):
+        for run, digest in own.items():
+            weights.setdefault(seed, {}).setdefault(run, set()).add(digest)
+    return tuple(sorted(s for s, own in weights.items() if any(len(d) > 1 for d in own.values())))
+
+
+def _floor(runs: pd.DataFrame, settings: Sequence[str]) -> float | None:
+    """The mean over the settings of what costs no encoder; None where that is unknown for one of them."""
+    columns = (runs[name] for name in (*SETTING, "floor"))
+    known = {str(Setting(*where)): floor for *where, floor in zip(*columns, strict=True)}
+    floor = float(np.mean([known[name] for name in settings]))
+    return None if np.isnan(floor) else floor
 
 
 # Means

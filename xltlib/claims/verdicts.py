@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from xltlib.claims.comparison import Comparison
-from xltlib.claims.design import Design, Look
-from xltlib.claims.ledger import Test
+from xltlib.claims.ledger import Design, Look, Test
+from xltlib.claims.scores import Comparison
 from xltlib.data.synthetic import chance_score
 from xltlib.significance.tests import CORRECTIONS, Effect, difference, holm, holm_levels
 
@@ -122,7 +121,6 @@ class Family:
     looks: Sequence[Look]
     design: Design
     scale: str
-    floors: Mapping[tuple[str, str], float]
     waits: bool = False
     alpha: float = 0.05  # 1 - level of the intervals that are shown
 
@@ -178,9 +176,8 @@ class Family:
 
     def _below_floor(self, data: Comparison, seeds: Sequence[int]) -> str:
         """Why nothing was learnt that could be compared: no lower bound exceeds what costs no encoder."""
-        settings = [self.floors.get((data.test.task, setting)) for setting in data.settings]
-        if data.settings and None not in settings:
-            floor, systems = float(np.mean(settings)), data.systems(seeds)
+        if data.floor is not None:
+            floor, systems = data.floor, data.systems(seeds)
         elif data.sources and self.scale == self.design.learnt_scale:
             floor, systems = chance_score(data.test.task), data.source_scores(seeds)
         else:

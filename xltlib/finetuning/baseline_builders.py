@@ -15,7 +15,7 @@ from xltlib.data.text import link_lists, read_sentences
 from xltlib.pretraining import probing
 from xltlib.pretraining.encoders import linked_lexicon
 from xltlib.pretraining.training import Progress
-from xltlib.significance.clusters import numbered
+from xltlib.significance.tests import numbered
 from xltlib.store import Result, Spec
 
 AROUND = 10  # words on either side of an answer in which those of the question are looked for

@@ -4,14 +4,12 @@ A question is answered by one effect with its interval, decided like a statement
 effects explain it. All of them were written down here before the runs, but for the last two of question 0.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from xltlib.claims.scores import LABELS, SETTING, Setting, paired, plain_options, ten_digits
 from xltlib.claims.verdicts import outcome
@@ -20,14 +18,7 @@ from xltlib.finetuning.options import TYPO_RATES
 from xltlib.params import Params
 from xltlib.pretraining import options as pretraining
 from xltlib.runs import Runs
-from xltlib.significance.tests import (
-    ROUNDING,
-    Components,
-    Effect,
-    difference,
-    interaction,
-    trend,
-)
+from xltlib.significance.tests import Effect, difference, interaction, trend
 from xltlib.store import Spec
 
 CHANCE = {"nli": 1 / 3, "paraphrase": 1 / 2, "qa": 0.0}
@@ -128,20 +119,12 @@ def arrays(
     return list(own.scores)
 
 
-def ratio_effect(per_seed: Sequence[float], alpha: float, examples: int) -> Effect:
+def ratio_effect(per_seed: Sequence[float], alpha: float) -> Effect:
     """A statistic computed seed by seed (a ratio), with the t interval over seeds; H0: its mean is 0."""
     x = np.asarray(per_seed, dtype=float)
     if len(x) < 2:
         raise LookupError("one seed alone gives no interval: two or more are needed")
-    mean, sd, n = float(x.mean()), float(x.std(ddof=1)), len(x)
-    se = sd / math.sqrt(n)
-    half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * se
-    p = float(2 * stats.t.sf(abs(mean) / se, n - 1)) if se > ROUNDING else 1.0
-    note = "examples are fixed: the interval is over seeds"
-    return Effect(
-        mean, mean - half, mean + half, p, 0.0, alpha, se, n - 1, sd, Components(sd, 0.0, 0.0),
-        tuple(x.tolist()), (mean,), n, 1, examples, note,
-    )  # fmt: skip
+    return Effect.of([x[:, None]], [1.0], [x.mean()], 0.0, alpha)
 
 
 def _grid(runs: Runs, tasks: Sequence[str], variants: Sequence[Mapping[str, str]]) -> list[Spec]:
@@ -249,7 +232,7 @@ def _q2_effects(scores: pd.DataFrame, params: Params) -> list[AnswerEffect]:
             [relative_drop(scores, params, task, size, rate) for size in sizes(params)]
         )  # (sizes, R)
         words = f"decrease of the relative drop for ten times the weights, {task}, {rate:.0%} typing errors"
-        shrinks = ratio_effect(-(slope @ drops), alpha, params.test_examples)
+        shrinks = ratio_effect(-(slope @ drops), alpha)
         effects.append(AnswerEffect(words, shrinks, "of the score above chance"))
         ends = [
             arrays(scores, task, params.targets, at, objective_options=size)

@@ -67,7 +67,7 @@ def _studies(
     for start in range(0, repeats, size):
         a, b = simulate(repeats=min(size, repeats - start), rng=rng, **world)
         gains = (a.sum(2, dtype=np.int8) - b.sum(2, dtype=np.int8)) / world["settings"]
-        if clustered:  # groups of one size: their means are what `clusters.by_cluster` gives
+        if clustered:  # groups of one size: their means are what `tests.by_cluster` gives
             gains = gains.reshape(*gains.shape[:2], -1, world["group"]).mean(-1)
         yield gains, gains.mean((1, 2)) - world["mu"], crossed_variances([gains])
 

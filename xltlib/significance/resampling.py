@@ -1,57 +1,46 @@
-"""Second opinions by resampling and counting: bootstrap, permutation, McNemar, almost stochastic order."""
+"""Second opinions by resampling and counting, and `xlt compare`, which has the scores of one run each.
 
-from dataclasses import dataclass
+Bootstrap, sign flips, almost stochastic order and McNemar stand beside `tests.difference`; no verdict rests
+on them.
+"""
+
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from xltlib import StudyError
-from xltlib.significance.tests import Scores, by_items, by_setting, paired
+from xltlib.params import table as text_table
+from xltlib.significance.tests import ROUNDING, Scores, by_items, by_setting, difference, paired, sign_flips
+from xltlib.textfile import excerpt, parse_json, read_text
 
 BLOCK = 500  # resamples drawn at once: 20 MB of weights for 5,000 examples
-EXACT_SEEDS = 14  # 2**14 sign patterns are enumerated, more are sampled
+FEW_SEEDS = 5  # with fewer the bound of the almost stochastic order does not hold
+SHOWN_IDS = 3  # missing ids named in an error
+COLUMNS = ("metric", "n", "mean A", "mean B", "A - B", "interval", "p", "McNemar p", "only A : only B", "d_z")
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its percentile interval at 1 - `alpha`, from `resamples` resamples."""
-
-    estimate: float
-    low: float
-    high: float
-    alpha: float
-    resamples: int
+# Second opinions
 
 
-@dataclass(frozen=True, slots=True)
-class Permutation:
-    """A sign-flip test over `n` differences; `p_least` is the smallest p-value it could have given."""
+def second_opinions(
+    a: Scores, b: Scores, rng: np.random.Generator, resamples: int = 2000, alpha: float = 0.05
+) -> dict:
+    """What other tests say of a - b, as plain numbers that stand beside `tests.difference`.
 
-    estimate: float
-    p: float
-    p_least: float
-    exact: bool
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class McNemar:
-    """Examples right in a alone and in b alone; `odds` is their ratio (None without any of b's)."""
-
-    only_a: int
-    only_b: int
-    odds: float | None
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
-class StochasticOrder:
-    """`eps`: share of the squared quantile difference against a; `eps_min`: its upper bound."""
-
-    eps: float
-    eps_min: float
-    confidence: float
-    note: str = ""
+    `bootstrap`: the interval [low, high] of seeds, then examples. `p_seeds`: sign flips of the seeds'
+    differences; `p_least`: the smallest value that so many seeds allow. `eps_min`: almost stochastic order of
+    the seed means of the `better` one, "a" or "b", over those of the other.
+    """
+    estimate, low, high = hierarchical_bootstrap(a, b, rng, resamples, alpha)
+    first, second = (np.mean([x.mean(1) for x in by_setting(scores)], axis=0) for scores in (a, b))
+    better = "a" if estimate >= 0 else "b"
+    _, eps_min = aso(*((first, second) if better == "a" else (second, first)), rng, 1 - alpha)
+    few = f"{len(first)} scores: too few for the bound to hold" if len(first) < FEW_SEEDS else ""
+    return {
+        "bootstrap": [low, high], "p_seeds": sign_flips(first - second),
+        "p_least": min(1.0, 2 / 2 ** len(first)), "better": better, "eps_min": eps_min, "note": few,
+    }  # fmt: skip
 
 
 def bootstrap_means(x: np.ndarray, seed_weights: np.ndarray, item_weights: np.ndarray) -> np.ndarray:
@@ -66,8 +55,8 @@ def resampling_weights(count: int, resamples: int, rng: np.random.Generator) -> 
 
 def hierarchical_bootstrap(
     a: Scores, b: Scores, rng: np.random.Generator, resamples: int = 2000, alpha: float = 0.05
-) -> Interval:
-    """Mean of a - b with the percentile interval of a bootstrap of seeds, then examples.
+) -> tuple[float, float, float]:
+    """Mean of a - b, and low and high end of the percentile interval of a bootstrap of seeds, then examples.
 
     The same examples are drawn for all seeds and settings of a size, as all of them are scored on the same
     items. With few seeds the interval is too narrow (R = 2 resamples have one distinct seed half of the
@@ -79,90 +68,28 @@ def hierarchical_bootstrap(
     for start in range(0, resamples, BLOCK):
         count = min(BLOCK, resamples - start)
         seeds = resampling_weights(len(groups[0]), count, rng)
-        means.append(
-            sum(
-                bootstrap_means(group, seeds, resampling_weights(group.shape[1], count, rng))
-                for group in groups
-            )
-        )
+        parts = (bootstrap_means(g, seeds, resampling_weights(g.shape[1], count, rng)) for g in groups)
+        means.append(sum(parts))
     low, high = np.quantile(np.concatenate(means), [alpha / 2, 1 - alpha / 2])
-    return Interval(float(sum(group.mean() for group in groups)), float(low), float(high), alpha, resamples)
-
-
-def permutation(
-    a: Scores,
-    b: Scores,
-    rng: np.random.Generator,
-    over: str = "seeds",
-    margin: float = 0.0,
-    resamples: int = 9999,
-) -> Permutation:
-    """Paired sign-flip test; H0: the differences a - b, less `margin`, are symmetric about 0. Two-sided.
-
-    over="seeds": units are the R differences of means; exact for up to 14 seeds, and then p >= 2 / 2**R, so
-    that five seeds cannot reach 0.05. over="items": units are the examples (averaged over seeds), which
-    speaks for these very runs only. Beyond 14 units signs are sampled `resamples` times and counted with the
-    observed pattern.
-    """
-    gains = paired(a, b)
-    groups = by_items(gains, [1 / len(gains)] * len(gains))
-    if over == "seeds":
-        units = sum(group.mean(1) for group in groups) - margin
-        units = units / len(units)
-    elif over == "items":
-        shares = [sum(gain.shape[1] == group.shape[1] for gain in gains) / len(gains) for group in groups]
-        parts = zip(groups, shares, strict=True)
-        units = np.concatenate([(group.mean(0) - margin * share) / group.shape[1] for group, share in parts])
-    else:
-        raise StudyError(f"over: {over!r}, expected 'seeds' or 'items'")
-    n, exact = len(units), len(units) <= EXACT_SEEDS
-    p_least = min(1.0, 2 / (2**n if exact else resamples + 1))
-    if n == 1 or np.allclose(units, 0, atol=1e-15):
-        return Permutation(float(units.sum()) + margin, 1.0, p_least, exact, n)
-    count = np.inf if exact else resamples
-    test = stats.permutation_test(
-        (units,), np.sum, permutation_type="samples", vectorized=True, n_resamples=count, batch=BLOCK, rng=rng
-    )
-    return Permutation(float(units.sum()) + margin, float(test.pvalue), p_least, exact, n)
-
-
-def mcnemar(a: np.ndarray, b: np.ndarray) -> McNemar:
-    """Exact McNemar test on 0/1 scores (N,) of two runs; H0: each alone is right equally often."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.ndim != 1 or a.shape != b.shape:
-        raise StudyError(
-            f"McNemar: shapes {a.shape} and {b.shape}, expected two runs on the same examples, (N,)"
-        )
-    if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
-        raise StudyError("McNemar: scores other than 0 and 1, expected right or wrong per example")
-    only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return McNemar(only_a, only_b, only_a / only_b if only_b else None, float(p))
+    return float(sum(group.mean() for group in groups)), float(low), float(high)
 
 
 def aso(
     a: np.ndarray, b: np.ndarray, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 1000
-) -> StochasticOrder:
-    """Almost stochastic order of seed scores a (R,) over b (Q,); H0: eps >= tau. `a`: the better one.
+) -> tuple[float, float]:
+    """eps and eps_min of the almost stochastic order of seed scores a (R,) over b (Q,). `a`: the better one.
 
     eps = integral of (F_a^-1 - F_b^-1)^2 where it speaks against a, over the whole integral (del Barrio et
-    al. 2018; Dror et al. 2019). a is called better where `eps_min`, the upper bound from the bootstrap, is
-    below tau: 0.5 at most, 0.2 as Ulmer et al. 2022 advise. Unpaired, and blind to the examples: a second
-    opinion. Equal samples have no order: eps = 0.5.
+    al. 2018; Dror et al. 2019). H0: eps >= tau. a is called better where `eps_min`, the upper bound from the
+    bootstrap, is below tau: 0.5 at most, 0.2 as Ulmer et al. 2022 advise. Unpaired, and blind to the
+    examples. Equal samples have no order: eps = 0.5.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.ndim != 1 or b.ndim != 1 or not a.size or not b.size or not np.isfinite([*a, *b]).all():
-        raise StudyError(
-            f"almost stochastic order: shapes {a.shape} and {b.shape}, expected finite scores per seed"
-        )
     eps = float(violation_ratio(a, b))
     draws = [rng.choice(x, size=(resamples, x.size)) for x in (a, b)]
     scale = np.sqrt(a.size * b.size / (a.size + b.size))
     sigma = (scale * (violation_ratio(*draws) - eps)).std()
-    eps_min = float(np.clip(eps - sigma / scale * stats.norm.ppf(1 - confidence), 0.0, 1.0))
-    fewest = min(a.size, b.size)
-    note = f"{fewest} scores: too few for the bound to hold" if fewest < 5 else ""
-    return StochasticOrder(eps, eps_min, confidence, note)
+    return eps, float(np.clip(eps - sigma / scale * stats.norm.ppf(1 - confidence), 0.0, 1.0))
 
 
 def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -176,21 +103,130 @@ def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(against, total, out=np.full(np.shape(total), 0.5), where=total > 0)
 
 
-def second_opinions(
-    a: Scores, b: Scores, rng: np.random.Generator, resamples: int = 2000, alpha: float = 0.05
-) -> dict:
-    """What other tests say of a - b, as plain numbers that stand beside `tests.difference`.
+# Two runs
 
-    `bootstrap`: the interval [low, high] of seeds, then examples. `p_seeds`: sign flips of the seeds'
-    differences; `p_least`: the smallest value that so many seeds allow. `eps_min`: almost stochastic order of
-    the seed means of the `better` one, "a" or "b", over those of the other.
+
+def compare_files(
+    path_a: Path,
+    path_b: Path,
+    *,
+    metric: str | None = None,
+    intersect: bool = False,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> dict:
+    """All shared metrics (or the one named), as {"a", "b", "task", "languages", "metrics": {...}}."""
+    if not 0 < alpha < 0.5:
+        raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
+    a, b = read_scores(path_a), read_scores(path_b)
+    if a["task"] != b["task"]:
+        raise StudyError(
+            f"A scores task {excerpt(a['task'])}, B {excerpt(b['task'])}: two on one task expected"
+        )
+    names = [name for name in a["metrics"] if name in b["metrics"] and metric in (None, name)]
+    if not names:
+        present = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"
+        raise StudyError(f"no metric to compare{f' named {metric!r}' if metric else ''}: {present}")
+    rows = {}
+    for name in names:
+        pairs = pair(a["metrics"][name], b["metrics"][name], intersect)
+        rows[name] = compare(*pairs, np.random.default_rng(seed), alpha)
+    languages = [a["language"], b["language"]]
+    return {"a": str(path_a), "b": str(path_b), "task": a["task"], "languages": languages, "metrics": rows}
+
+
+def read_scores(path: Path) -> dict:
+    """A score file as {"task", "language", "metrics": {metric: {id: score}}}, scores checked to be in [0, 1].
+
+    The file has {"task", "language", "metric", "scores": {id: number}}, or with several metrics
+    {"scores": {id: {metric: number}}}.
     """
-    interval = hierarchical_bootstrap(a, b, rng, resamples, alpha)
-    flips = permutation(a, b, rng)
-    means = [np.mean([setting.mean(1) for setting in by_setting(scores)], axis=0) for scores in (a, b)]
-    better = "a" if interval.estimate >= 0 else "b"
-    order = aso(*(means if better == "a" else means[::-1]), rng, confidence=1 - alpha)
+    record = parse_json(read_text(path), str(path))
+    scores = record.get("scores") if isinstance(record, dict) else None
+    if not isinstance(scores, dict) or not scores:
+        raise StudyError(f'{path}: no "scores", expected the file that `xlt score --per-example` writes')
+    metrics: dict[str, dict[str, float]] = {}
+    for example, value in scores.items():
+        named = value if isinstance(value, dict) else {str(record.get("metric") or "score"): value}
+        for metric, number in named.items():
+            if not isinstance(number, int | float) or not 0 <= number <= 1:  # NaN is not either
+                place = f"{path}: {excerpt(metric)} of example {excerpt(example)}"
+                wanted = "expected a number in [0, 1] (divide percentages by 100)"
+                raise StudyError(f"{place}: {excerpt(number)}, {wanted}")
+            metrics.setdefault(metric, {})[example] = float(number)
+    for metric, column in metrics.items():
+        if len(column) < len(scores):
+            missing = next(example for example in scores if example not in column)
+            raise StudyError(
+                f"{path}: {metric} has {len(column)} of {len(scores)} examples, {excerpt(missing)} lacks it"
+            )
+    return {"task": record.get("task"), "language": record.get("language"), "metrics": metrics}
+
+
+def pair(a: dict[str, float], b: dict[str, float], intersect: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,) of the examples of a and b in a's order; ids must agree unless `intersect`."""
+    only_a, only_b = [i for i in a if i not in b], [i for i in b if i not in a]
+    shared = [i for i in a if i in b]
+    if (only_a or only_b) and not intersect:
+        parts = [
+            f"{len(ids)} only in {name} (such as {', '.join(map(excerpt, ids[:SHOWN_IDS]))})"
+            for name, ids in (("A", only_a), ("B", only_b))
+            if ids
+        ]
+        raise StudyError(
+            f"A and B do not score the same examples: {len(shared)} shared, {', '.join(parts)};"
+            " score both on one set, or use --intersect to compare the shared ones"
+        )
+    if not shared:
+        raise StudyError(f"A ({len(a)} examples) and B ({len(b)}) share no example id")
+    return np.array([a[i] for i in shared]), np.array([b[i] for i in shared])
+
+
+def compare(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, alpha: float = 0.05) -> dict:
+    """One metric of two runs (N,): difference a - b with t interval over examples, tests and effect sizes.
+
+    H0 of `p` (paired permutation, 9,999 patterns of signs): swapping A and B changes nothing. `d_z` is the
+    mean difference over its standard deviation, None where differences do not vary. `mcnemar` only for 0/1
+    scores.
+    """
+    effect, gaps = difference(a[None, None], b[None, None], alpha=alpha), a - b
+    spread = float(gaps.std(ddof=1)) if gaps.size > 1 else 0.0
+    flips = stats.permutation_test(
+        (gaps,), np.sum, permutation_type="samples", vectorized=True, batch=BLOCK, rng=rng
+    )
     return {
-        "bootstrap": [interval.low, interval.high], "p_seeds": flips.p, "p_least": flips.p_least,
-        "better": better, "eps_min": order.eps_min, "note": order.note,
+        "n": gaps.size, "mean_a": float(a.mean()), "mean_b": float(b.mean()), "difference": effect.estimate,
+        "low": effect.low, "high": effect.high, "alpha": alpha, "note": effect.note,
+        "p": float(flips.pvalue), "d_z": effect.estimate / spread if spread > ROUNDING else None,
+        "mcnemar": mcnemar(a, b) if np.isin([a, b], (0, 1)).all() else None,
     }  # fmt: skip
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> dict:
+    """Exact McNemar test on 0/1 scores (N,) of two runs; H0: each alone is right equally often.
+
+    `only_a`, `only_b`: examples right in one alone; `odds` is their ratio, None without any of b's.
+    """
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return {"p": p, "only_a": only_a, "only_b": only_b, "odds": only_a / only_b if only_b else None}
+
+
+def table(result: dict) -> str:
+    """The comparison as text: what was compared, one line per metric, what the intervals mean."""
+    lines = [COLUMNS]
+    for name, row in result["metrics"].items():
+        test = row["mcnemar"]
+        counts = (f"{test['p']:.4g}", f"{test['only_a']} : {test['only_b']}") if test else ("-", "-")
+        means = (f"{row['mean_a']:.4f}", f"{row['mean_b']:.4f}", f"{row['difference']:+.4f}")
+        interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+        d_z = "-" if row["d_z"] is None else f"{row['d_z']:+.3f}"
+        lines.append((name, str(row["n"]), *means, interval, f"{row['p']:.4g}", *counts, d_z))
+    languages = dict.fromkeys(str(language) for language in result["languages"])
+    head = (
+        f"A: {result['a']}\nB: {result['b']}\ntask {result['task']}, language {' against '.join(languages)}"
+    )
+    alpha = next(iter(result["metrics"].values()))["alpha"]
+    foot = f"interval: {100 * (1 - alpha):g} %, paired t over examples; p: paired permutation, two-sided"
+    notes = dict.fromkeys(row["note"] for row in result["metrics"].values() if row["note"])
+    return "\n".join([head, "", text_table(lines), "", foot, *(f"note: {note}" for note in notes)])

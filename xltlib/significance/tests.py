@@ -8,19 +8,96 @@ setting means, so one crossed random-effects model serves them all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special, stats
 
 from xltlib import StudyError
-from xltlib.significance.clusters import by_cluster, examples_of
 
 Scores = np.ndarray | Sequence[np.ndarray]  # (R, K, N), or K arrays of shape (R, N_k)
 ROUNDING = 1e-12  # a standard error below this is rounding: the differences do not vary
 LEAST_P = 1e-200  # smaller p-values are given as this: t quantiles are not reliable beyond
 EXACT = 36  # units whose 2**36 sign patterns are counted exactly; of more, patterns are sampled
 SAMPLED = 99_999  # such patterns
+PRIOR_SD = 0.05  # of the true effect around 0: two thirds of all effects are taken to be below five points
+
+
+# Scores whose examples are not independent
+
+
+class Clustered(np.ndarray):
+    """Scores (R, N) that know which examples belong together: `clusters` (N,) holds whole numbers from 0."""
+
+    clusters: np.ndarray | None
+
+    @classmethod
+    def of(cls, scores: np.ndarray, clusters: Sequence[int]) -> "Clustered":
+        """The scores (R, N) with the cluster of each example; StudyError where their numbers differ."""
+        clustered, numbers = np.asarray(scores).view(cls), np.asarray(clusters, dtype=np.int64)
+        if numbers.shape != clustered.shape[-1:]:
+            raise StudyError(f"clusters of {numbers.size} examples, but scores of {clustered.shape[-1]}")
+        clustered.clusters = numbers
+        return clustered
+
+    def __array_finalize__(self, other: np.ndarray | None) -> None:
+        self.clusters = getattr(other, "clusters", None)
+
+
+class Nested(np.ndarray):
+    """Scores (R, N), or their means (R, 1), of seeds that have examples of their own: column i is no item.
+
+    Items are then nested in seeds, not crossed with them, and the seeds' means hold all there is to know:
+    their spread is that of worlds, trainings and examples together. `examples` is their number for each seed.
+    """
+
+    examples: int
+
+    @classmethod
+    def of(cls, scores: np.ndarray) -> "Nested":
+        """The scores (R, N) as those of examples that differ between seeds."""
+        nested = np.asarray(scores, dtype=float).view(cls)
+        nested.examples = nested.shape[-1]
+        return nested
+
+    def __array_finalize__(self, other: np.ndarray | None) -> None:
+        self.examples = getattr(other, "examples", 0)
+
+
+def examples_of(scores: np.ndarray) -> int:
+    """How many examples a seed has in these scores (R, N), whose N may be the one mean of nested ones."""
+    return scores.examples if isinstance(scores, Nested) else scores.shape[1]
+
+
+def by_cluster(scores: np.ndarray) -> np.ndarray:
+    """One number for each cluster (R, G), whose means are those of the examples; others as they are.
+
+    Of examples that differ between seeds the one mean (R, 1) of each seed.
+
+    With n examples in cluster g, m their mean and mu the mean of all N, it is mu + (G n / N) (m - mu): what a
+    mean over clusters of different sizes varies by, to first order (a ratio estimate; Cochran, Sampling
+    Techniques, chapter 9A). It is linear in the scores: a difference of two systems is that of their numbers.
+    """
+    if isinstance(scores, Nested):
+        return scores.mean(1, keepdims=True) if len(scores) > 1 else scores
+    clusters = getattr(scores, "clusters", None)
+    plain = np.asarray(scores, dtype=float)
+    if clusters is None:
+        return plain
+    sizes = np.bincount(clusters)
+    sums = np.stack([np.bincount(clusters, row, len(sizes)) for row in plain])
+    mean = plain.mean(1, keepdims=True)
+    return (mean + len(sizes) / plain.shape[1] * (sums - sizes * mean))[:, sizes > 0]
+
+
+def numbered(names: Sequence[str]) -> list[int]:
+    """The clusters of examples by what those of one cluster share, numbered as they come."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+# Effects
 
 
 class Components(NamedTuple):
@@ -43,64 +120,6 @@ class Variances(NamedTuple):
     from_items: np.ndarray
     noise: np.ndarray
     df_items: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """An estimate with its two-sided 1 - `alpha` interval and the p-value of H0: effect = `null`.
-
-    `df` (Satterthwaite) says how much is known of the variance; `sd_seeds` is the standard deviation of
-    `per_seed` (R,); `per_setting` (K,) are means over seeds. `examples` counts items once where settings
-    share them, and clusters of items in place of items where these come in such. `note` says what the
-    interval leaves out; it is empty when nothing is.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    p: float
-    null: float
-    alpha: float
-    se: float
-    df: float
-    sd_seeds: float
-    components: Components
-    per_seed: tuple[float, ...]
-    per_setting: tuple[float, ...]
-    seeds: int
-    settings: int
-    examples: int
-    note: str = ""
-    model: "_Mean | None" = field(default=None, repr=False, compare=False)
-
-    def interval(self, alpha: float) -> tuple[float, float]:
-        """The two-sided interval at another level."""
-        half, (least, most) = self.model.half(alpha), self.model.bounds
-        return max(self.estimate - half, least), min(self.estimate + half, most)
-
-    def against(self, null: float) -> float:
-        """The larger of two two-sided p-values of H0: effect = `null`: the interval's and the sign flips'."""
-        return max(self.model.p(null), sign_flips(np.asarray(self.per_seed) - null))
-
-
-@dataclass(frozen=True, slots=True)
-class Equivalence:
-    """Two one-sided tests against +-`margin`; [`low`, `high`] is the 1 - 2 `alpha` interval that decides.
-
-    `p_equivalent` tests H0: |effect| >= margin; `p_outside` (two-sided, at the nearer margin) tests H0:
-    |effect| = margin. `p` is the one that speaks for the side the estimate is on, the p-value to correct for
-    a family.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    p: float
-    p_equivalent: float
-    p_outside: float
-    margin: float
-    alpha: float
-    effect: Effect
 
 
 def sign_flips(units: Sequence[float]) -> float:
@@ -128,12 +147,10 @@ def sign_flips(units: Sequence[float]) -> float:
 
 
 def by_setting(scores: Scores, name: str = "scores") -> list[np.ndarray]:
-    """The K settings as float arrays (R, N_k), or (R, G_k) where items come in clusters; see `checked`."""
-    return [by_cluster(setting) for setting in checked(scores, name)]
+    """The K settings as float arrays (R, N_k), or (R, G_k) where items come in clusters.
 
-
-def checked(scores: Scores, name: str = "scores") -> list[np.ndarray]:
-    """The K settings as arrays (R, N_k): R, K, N_k >= 1, finite, in [0, 1]; StudyError for others."""
+    StudyError unless R, K and N_k are at least 1 and all scores are finite and in [0, 1].
+    """
     if isinstance(scores, np.ndarray) and scores.ndim != 3:
         raise StudyError(f"{name}: shape {scores.shape}, expected (seeds, settings, examples)")
     if isinstance(scores, np.ndarray):
@@ -156,7 +173,7 @@ def checked(scores: Scores, name: str = "scores") -> list[np.ndarray]:
                 f"{name}, setting {k}: scores from {array.min():g} to {array.max():g}, expected [0, 1]"
                 " (divide percentages by 100)"
             )
-    return arrays
+    return [by_cluster(array) for array in arrays]
 
 
 def paired(a: Scores, b: Scores) -> list[np.ndarray]:
@@ -226,38 +243,79 @@ def half_width(variances: Variances, seeds: int, alpha: float) -> np.ndarray:
     return np.maximum(larger * (1 + ratio**q) ** (1 / q), t_items * np.sqrt(from_items + noise) / 2)
 
 
-@dataclass(frozen=True, slots=True)
-class _Mean:
-    """A weighted mean of settings and what its variance is made of: all that intervals and p-values need."""
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """A weighted mean of settings with its two-sided 1 - `alpha` interval and p-value of H0: it is `null`.
 
-    groups: list[np.ndarray]
-    span: float  # the largest value the effect can take, from scores in [0, 1]
-    estimate: float
-    variances: Variances
+    `groups` are the sums of `by_items`, `span` is the largest value that the effect can take. `per_setting`
+    (K,) are means over seeds. `examples` counts items once where settings share them, and clusters of items
+    in place of items where these come in such.
+    """
+
+    groups: list[np.ndarray] = field(repr=False)
+    span: float
+    per_setting: tuple[float, ...]
+    settings: int
+    null: float
+    alpha: float
 
     @classmethod
-    def of(cls, arrays: list[np.ndarray], weights: Sequence[float]) -> "_Mean":
-        groups = by_items(arrays, weights)
-        variances = crossed_variances(groups)
-        if variances.from_seeds + variances.from_items + variances.noise <= ROUNDING**2:
-            variances = variances._replace(
-                from_seeds=np.zeros(()), from_items=np.zeros(()), noise=np.zeros(())
-            )
-        estimate = float(sum(group.mean() for group in groups))
-        return cls(groups, float(np.abs(weights).sum()), estimate, variances)
+    def of(
+        cls,
+        arrays: list[np.ndarray],
+        weights: Sequence[float],
+        per_setting: Sequence[float],
+        null: float,
+        alpha: float,
+        settings: int = 0,
+    ) -> "Effect":
+        """The sum of K arrays (R, N_k) of scores, or of differences of scores, times their weights (K,)."""
+        if not 0 < alpha < 0.5:
+            raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
+        span, values = float(np.abs(weights).sum()), tuple(float(x) for x in per_setting)
+        return cls(by_items(arrays, weights), span, values, settings or len(values), float(null), alpha)
 
     @property
     def seeds(self) -> int:
         return len(self.groups[0])
 
     @property
-    def constant(self) -> bool:
-        return not any(self.variances[:3])
+    def examples(self) -> int:
+        return sum(examples_of(group) for group in self.groups)
+
+    @cached_property
+    def estimate(self) -> float:
+        return float(sum(group.mean() for group in self.groups))
+
+    @cached_property
+    def per_seed(self) -> tuple[float, ...]:
+        return tuple(sum(group.mean(1) for group in self.groups).tolist())
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        """What the interval cannot pass: where nothing varies, the least and largest value of the effect."""
-        return (-self.span, self.span) if self.constant else (-np.inf, np.inf)
+    def sd_seeds(self) -> float:
+        """The standard deviation of `per_seed` (R,)."""
+        return float(np.std(self.per_seed, ddof=1)) if self.seeds > 1 else 0.0
+
+    @cached_property
+    def variances(self) -> Variances:
+        """What the variance of the mean is made of; nothing where all that varies is rounding."""
+        variances = crossed_variances(self.groups)
+        if variances.from_seeds + variances.from_items + variances.noise > ROUNDING**2:
+            return variances
+        return Variances(np.zeros(()), np.zeros(()), np.zeros(()), variances.df_items)
+
+    @property
+    def components(self) -> Components:
+        from_seeds, from_items, noise, _ = (float(part) for part in self.variances)
+        return Components(
+            seed=float(np.sqrt(max(from_seeds - noise, 0.0) * self.seeds)),
+            item=float(np.sqrt(from_items * self.examples)),
+            noise=float(np.sqrt(noise * self.seeds * self.examples)),
+        )
+
+    @property
+    def constant(self) -> bool:
+        return not any(self.variances[:3])
 
     def half(self, alpha: float) -> float:
         """Half-width; for constant differences, what an unseen share 1 - alpha**(1/N) of items could move."""
@@ -266,7 +324,24 @@ class _Mean:
             return (1 - alpha ** (1 / fewest)) * (self.span + abs(self.estimate))
         return float(half_width(self.variances, self.seeds, alpha))
 
-    def p(self, null: float) -> float:
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """The two-sided interval at a level; where nothing varies, within what the effect can be."""
+        half, most = self.half(alpha), self.span if self.constant else np.inf
+        return max(self.estimate - half, -most), min(self.estimate + half, most)
+
+    @property
+    def low(self) -> float:
+        return self.interval(self.alpha)[0]
+
+    @property
+    def high(self) -> float:
+        return self.interval(self.alpha)[1]
+
+    @cached_property
+    def p(self) -> float:
+        return self.p_value(self.null)
+
+    def p_value(self, null: float) -> float:
         """The level at which the interval just excludes `null`, two-sided."""
         distance = abs(self.estimate - null)
         if distance <= ROUNDING:
@@ -281,7 +356,13 @@ class _Mean:
         )
         return float(min(np.exp(root), 1.0))
 
+    def against(self, null: float) -> float:
+        """The larger of two two-sided p-values of H0: effect = `null`: the interval's and the sign flips'."""
+        return max(self.p_value(null), sign_flips(np.asarray(self.per_seed) - null))
+
+    @property
     def note(self) -> str:
+        """What the interval leaves out; empty where it leaves out nothing."""
         notes = []
         if self.seeds == 1:
             notes.append("one seed: the interval speaks for the examples only, not for another training run")
@@ -290,42 +371,6 @@ class _Mean:
         if self.constant:
             notes.append("the differences do not vary: the interval bounds what unseen examples could change")
         return "; ".join(notes)
-
-    def effect(self, null: float, alpha: float, per_setting: Sequence[float], settings: int) -> Effect:
-        half, (least, most), seeds = self.half(alpha), self.bounds, self.seeds
-        from_seeds, from_items, noise, df_items = (float(part) for part in self.variances)
-        examples = sum(examples_of(group) for group in self.groups)
-        per_seed = sum(group.mean(1) for group in self.groups)
-        spread = from_seeds**2 / max(seeds - 1, 1) + from_items**2 / df_items
-        components = Components(
-            seed=float(np.sqrt(max(from_seeds - noise, 0.0) * seeds)),
-            item=float(np.sqrt(from_items * examples)),
-            noise=float(np.sqrt(noise * seeds * examples)),
-        )
-        return Effect(
-            estimate=self.estimate,
-            low=max(self.estimate - half, least),
-            high=min(self.estimate + half, most),
-            p=self.p(null),
-            null=float(null),
-            alpha=alpha,
-            se=float(np.sqrt(from_seeds + from_items)),
-            df=(from_seeds + from_items) ** 2 / spread if spread else df_items,
-            sd_seeds=float(per_seed.std(ddof=1)) if seeds > 1 else 0.0,
-            components=components,
-            per_seed=tuple(per_seed.tolist()),
-            per_setting=tuple(float(value) for value in per_setting),
-            seeds=seeds,
-            settings=settings,
-            examples=examples,
-            note=self.note(),
-            model=self,
-        )
-
-
-def _check_level(alpha: float) -> None:
-    if not 0 < alpha < 0.5:
-        raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
 
 
 def difference(a: Scores, b: Scores, margin: float = 0.0, alpha: float = 0.05) -> Effect:
@@ -340,35 +385,8 @@ def difference(a: Scores, b: Scores, margin: float = 0.0, alpha: float = 0.05) -
     the interval has the width that N items without an exception leave open, 1 - alpha**(1/N) of what they
     could change.
     """
-    _check_level(alpha)
     gains = paired(a, b)
-    mean = _Mean.of(gains, [1 / len(gains)] * len(gains))
-    return mean.effect(margin, alpha, [gain.mean() for gain in gains], len(gains))
-
-
-def equivalence(a: Scores, b: Scores, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Two one-sided tests (Schuirmann 1987); H0: |mean of a - b| >= `margin`. a and b are interchangeable.
-
-    Equivalence is shown only by the 1 - 2 alpha interval inside (-margin, margin): little data give a wide
-    interval and no equivalence.
-    """
-    _check_level(alpha)
-    if not margin > 0:
-        raise StudyError(
-            f"margin: {margin}, expected a positive difference below which two systems count as equal"
-        )
-    gains = paired(a, b)
-    mean = _Mean.of(gains, [1 / len(gains)] * len(gains))
-    inside, two_sided = abs(mean.estimate) < margin, (mean.p(-margin), mean.p(margin))
-    sides = mean.estimate > -margin, mean.estimate < margin
-    p_equivalent = max(p / 2 if right else 1 - p / 2 for p, right in zip(two_sided, sides, strict=True))
-    p_outside = 1.0 if inside else two_sided[int(mean.estimate > 0)]
-    wide = mean.effect(0.0, alpha, [gain.mean() for gain in gains], len(gains))
-    narrow = mean.effect(0.0, 2 * alpha, wide.per_setting, len(gains))
-    p = p_equivalent if inside else p_outside
-    return Equivalence(
-        mean.estimate, narrow.low, narrow.high, p, p_equivalent, p_outside, margin, alpha, wide
-    )
+    return Effect.of(gains, [1 / len(gains)] * len(gains), [gain.mean() for gain in gains], margin, alpha)
 
 
 def interaction(
@@ -387,7 +405,6 @@ def interaction(
     Paired on seeds. Items of the two are paired where their number is the same, else independent.
     `per_setting` holds the two gains.
     """
-    _check_level(alpha)
     first, second = paired(a1, b1), paired(a2, b2)
     if len(first[0]) != len(second[0]):
         raise StudyError(
@@ -395,26 +412,19 @@ def interaction(
         )
     weights = [1 / len(first)] * len(first) + [-share / len(second)] * len(second)
     gains = [float(np.mean([gain.mean() for gain in side])) for side in (first, second)]
-    return _Mean.of(first + second, weights).effect(margin, alpha, gains, len(first) + len(second))
+    return Effect.of(first + second, weights, gains, margin, alpha, len(first) + len(second))
 
 
-def trend(
-    scores: Sequence[Scores],
-    x: Sequence[float],
-    margin: float = 0.0,
-    alpha: float = 0.05,
-    ranks: bool = False,
-) -> Effect:
-    """Least-squares slope of the mean score over `x` (or its ranks); H0: the slope is `margin`.
+def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alpha: float = 0.05) -> Effect:
+    """Least-squares slope of the mean score over `x`; H0: the slope is `margin`.
 
-    `scores` has one entry per level of x, paired on seeds, settings and items. Unit: score per unit of x (per
-    rank). Negate x when the score is expected to fall. `per_seed` and `per_setting` are slopes.
+    `scores` has one entry per level of x, paired on seeds, settings and items. Unit: score per unit of x.
+    Negate x when the score is expected to fall. `per_seed` and `per_setting` are slopes.
     """
-    _check_level(alpha)
     if len(scores) != len(x):
         raise StudyError(f"trend: {len(scores)} levels of scores and {len(x)} of x, expected one x per level")
     levels = [by_setting(level, f"scores at x = {at:g}") for level, at in zip(scores, x, strict=True)]
-    at = stats.rankdata(x) if ranks else np.asarray(x, dtype=float)
+    at = np.asarray(x, dtype=float)
     if not np.isfinite(at).all() or np.ptp(at) == 0:
         raise StudyError(f"x: {list(x)}, expected at least two different finite levels")
     shapes = [[setting.shape for setting in level] for level in levels]
@@ -424,31 +434,29 @@ def trend(
     settings = len(levels[0])
     per_setting = slope @ np.array([[setting.mean() for setting in level] for level in levels])
     arrays = [setting for level in levels for setting in level]
-    return _Mean.of(arrays, np.repeat(slope, settings) / settings).effect(
-        margin, alpha, per_setting, settings
-    )
+    return Effect.of(arrays, np.repeat(slope, settings) / settings, per_setting, margin, alpha)
 
 
-def holm(p: Sequence[float], tests: int = 0) -> np.ndarray:
-    """Holm's adjusted p-values, in the order given: controls the chance of any false rejection.
+# Corrections
 
-    `tests`: the size of the family where it has more members, which are not rejected.
-    """
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: controls the chance of any false rejection."""
     p = _check_p(p)  # by hand: statsmodels' version collects garbage in every call, 80 ms here
-    order, size = np.argsort(p), max(tests, p.size)
-    steps = np.maximum.accumulate(p[order] * np.arange(size, size - p.size, -1))
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps, 1.0)
     return adjusted
 
 
-def holm_levels(p: Sequence[float], alpha: float, tests: int = 0) -> np.ndarray:
+def holm_levels(p: Sequence[float], alpha: float) -> np.ndarray:
     """The level that Holm's steps leave each test, in the order given: it is rejected where p is not above.
 
     Tests after the first that is not rejected have the level of that one.
     """
     p = _check_p(p)
-    order, levels, left = np.argsort(p), np.empty_like(p), max(tests, p.size)
+    order, levels, left = np.argsort(p), np.empty_like(p), p.size
     for place in order:
         levels[place] = alpha / left
         left -= p[place] <= alpha / left
@@ -469,9 +477,6 @@ def _check_p(p: Sequence[float]) -> np.ndarray:
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
         raise StudyError(f"p-values: {p.tolist()}, expected a list of numbers in [0, 1]")
     return p
-
-
-PRIOR_SD = 0.05  # of the true effect around 0: two thirds of all effects are taken to be below five points
 
 
 def outlook(per_seed: Sequence[float], margin: float) -> dict[str, float]:
