@@ -134,12 +134,12 @@ def test_parallel_text(cache, tmp_path):
     write(tmp_path, folder + "de", "Hallo  Welt\n\n")
     write(tmp_path, folder + "en", "Hello &quot;world&quot;\nnothing\n")
     for where in (tmp_path, None):
-        found = corpora.parallel("opus100", "en", "de", where, "dev", strict=False)
+        found = corpora.load("opus100", ("en", "de"), where, "dev", strict=False)
         assert found == [('Hello "world"', "Hallo Welt")]
     with pytest.raises(StudyError, match="2 lines, but the published file has 2000"):
-        corpora.parallel("opus100", "en", "de", split="dev")
+        corpora.load("opus100", ("en", "de"), None, "dev")
     with pytest.raises(StudyError, match="bible is not read from the hub; download github"):
-        corpora.parallel("bible", "en", "de")
+        corpora.load("bible", ("en", "de"), None)
 
 
 def test_without_a_network_it_is_said_at_once_what_to_fetch_and_where_to_put_it(cache):
@@ -197,7 +197,7 @@ def test_a_hub_that_does_not_answer_is_out_of_reach(monkeypatch):
 def test_only_a_commit_is_a_revision(cache):
     for revision in ("main", "0123456789abcdef" * 2 + "0123456"):
         with pytest.raises(StudyError, match=r"40 hexadecimal digits.*datasets/facebook/xnli/commits/main"):
-            tasks.load("xnli", "dev", "de", revision=revision)
+            hub.commit("datasets/facebook/xnli", revision)
     with pytest.raises(StudyError, match=r"google/mt5-base: the hub needs a revision .* got None"):
         hub.commit("google/mt5-base")
     with pytest.raises(StudyError, match=r"squad in 'de' is not read from the hub; .*mlqa-translate-train"):
@@ -214,7 +214,7 @@ def two_parts(cache):
 def test_another_commit_than_the_asked_one_is_never_read(cache):
     two_parts(cache)
     with pytest.raises(StudyError, match="datasets/facebook/xnli at 0{40} is not on this machine"):
-        tasks.load("xnli", "dev", "de", revision="0" * 40)
+        hub.snapshot("datasets/facebook/xnli", ["de/*"], "0" * 40)
 
 
 def test_a_download_that_was_interrupted_is_refused(cache):

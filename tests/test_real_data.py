@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from xltlib import StudyError
 from xltlib.data import corpora, real_data, tokenization
 from xltlib.data.tasks import SpanExample
-from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, cut, kept_pairs
+from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, kept_pairs
 from xltlib.finetuning.baseline_builders import build_baselines, window
 from xltlib.pretraining import encoders
 from xltlib.store import Spec
@@ -132,9 +132,11 @@ def test_the_tokenizer_cuts_a_text_as_it_cuts_its_words():
     known = set().union(*(tokenization.alphabet(part, COVERAGE) for part in texts.values()))
     tokenizer = tokenization.train([*english, *CHINESE * 20], 200, known)
     for text in [*english[:20], *CHINESE, corpora.clean("don't (x) नमस्ते กำลัง", nfkc=True)]:
-        (whole,) = tokenization.encode_words(tokenizer, [text])
-        (apart,) = cut(tokenizer, [text], published=False)
-        assert whole.ids == apart.ids
+        (whole,), (apart,) = (
+            tokenization.cut_texts(tokenizer, [text]),
+            tokenization.cut_words(tokenizer, [text]),
+        )
+        assert whole == apart
         assert apart.words == corpora.simple_tokenize(text)
     assert tokenizer.unk_token_id in tokenizer("龘")["input_ids"]
     assert "##们" not in tokenizer.get_vocab()
@@ -142,14 +144,13 @@ def test_the_tokenizer_cuts_a_text_as_it_cuts_its_words():
         tokenization.train(english, 20, known)
 
 
+KEPT = {("far", 0.5): 60, ("low", 0.5): 30, ("low", 1.0): 60, ("low", 0.001): 1}
+KEPT |= {("de", 0.5): 30, ("sw", 0.5): 30}  # of real languages each
+
+
 def test_only_languages_with_little_text_keep_a_share():
-    assert [kept_pairs("far", 60, 0.5), kept_pairs("low", 60, 0.5), kept_pairs("low", 60, 1.0)] == [
-        60,
-        30,
-        60,
-    ]
-    assert kept_pairs("low", 60, 0.001) == 1
-    assert [kept_pairs(real, 60, 0.5) for real in ("de", "sw")] == [30, 30]  # of real ones each
+    kept = {(x, share): kept_pairs(x, 60, share) for x, share in KEPT}
+    assert kept == KEPT
 
 
 def test_words_that_share_a_subword_of_a_published_tokenizer_are_one():
@@ -157,7 +158,7 @@ def test_words_that_share_a_subword_of_a_published_tokenizer_are_one():
     model = Tokenizer(Unigram([(piece, -1.0 - n / 10) for n, piece in enumerate(pieces)], unk_id=0))
     model.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>")
-    (found,) = cut(tokenizer, ["我们在这里。 OK"], published=True)
+    (found,) = tokenization.cut_texts(tokenizer, ["我们在这里。 OK"])
     assert found.words == ["我们", "在", "这里", "。", "OK"]
     assert found.owners == [0, 1, 2, 3, 4, 4]
 
@@ -180,8 +181,8 @@ def test_neighbour_lists_are_a_table_of_words(tmp_path, monkeypatch):
     assert real_data.neighbour_lists("lists/near.json") == {"man": ["guy", "hombre"], "of": []}
     assert real_data.neighbour_lists(str(tmp_path / "lists/near.json"))["of"] == []
     for content, words in (
-        ('{"man": "guy"}', "'man': expected a list of words"),
-        ('["man"]', "expected an object of word -> list"),
+        ('{"man": "guy"}', "wrong.json: 'man': found 'guy', expected a list"),
+        ('["man"]', "wrong.json: found a list of 1, expected an object"),
         ('{"man": ["g', "not JSON"),
     ):
         tinydata.write(tmp_path, "wrong.json", content)

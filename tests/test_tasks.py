@@ -138,8 +138,6 @@ def test_unknown_names_list_what_is_known(tmp_path):
         load("xnli", "dev", "ja", tmp_path)
     with pytest.raises(StudyError, match="squad has no split 'dev' in 'de'; there it has train"):
         load("squad", "dev", "de", tmp_path)
-    with pytest.raises(StudyError, match="expected 'drop' or 'keep'"):
-        load("pawsx", "dev", "de", tmp_path, placeholders="ignore")
 
 
 def test_a_missing_file_says_what_to_download_and_where_to_put_it(tmp_path):
@@ -157,7 +155,6 @@ def test_pawsx_placeholders(tmp_path):
     with pytest.warns(UserWarning, match=r"pawsx dev de: 1 of 3 rows have a side NS"):
         german = some("pawsx", "dev", "de", tmp_path)
     assert german == [PairExample("7", "A", "B", 1), PairExample("9", "C", "NS of D", 0)]
-    assert [e.id for e in some("pawsx", "dev", "de", tmp_path, placeholders="keep")] == ["7", "8", "9"]
 
 
 def test_repeated_ids(tmp_path):
@@ -377,11 +374,11 @@ WHOLE = {  # set and split -> languages that lie in the data folder in full
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*have a side NS")
 @pytest.mark.parametrize(("name", "split"), WHOLE)
 def test_published_sets_are_whole(data_dir, name, split):
     for language in WHOLE[name, split].split():
-        records = load(name, split, language, data_dir, placeholders="keep")
-        assert len(records) == SETS[name].counts[split][language]
+        records = load(name, split, language, data_dir)  # as many as officially, or it is refused
         labels = {record.label for record in records if hasattr(record, "label")}
         assert labels in (set(), set(NAMES.get(SETS[name].task, {}).values())), language
 
@@ -414,7 +411,6 @@ def test_published_questions_without_answers_are_refused(data_dir, name, split, 
 def test_incomplete_paraphrase_test_sets_are_refused(data_dir, language, count):
     with pytest.raises(StudyError, match=f"{count} examples .* officially 2000"):
         load("pawsx", "test", language, data_dir)
-    assert len(some("pawsx", "test", language, data_dir, placeholders="keep")) == count
 
 
 def test_published_placeholders(data_dir):

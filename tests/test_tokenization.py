@@ -14,6 +14,7 @@ from transformers import BertConfig, BertTokenizer, T5Tokenizer, XLMRobertaConfi
 
 from xltlib import StudyError
 from xltlib.data import tasks, tokenization
+from xltlib.data.corpora import token_spans
 from xltlib.data.tokenization import (
     CLS,
     MASK,
@@ -22,8 +23,8 @@ from xltlib.data.tokenization import (
     SPECIAL,
     UNK,
     WordEncoder,
+    cut_texts,
     encode_texts,
-    encode_words,
     join,
     overlaps,
     pack,
@@ -226,48 +227,42 @@ def test_blanks_are_no_part_of_a_subword():
     text = " the  cat"
     _, (spans,) = encode_texts(made, [text])
     assert all(text[start:end] == text[start:end].strip() for start, end in spans)
-    (coded,) = encode_words(made, [text])
-    assert [text[spans[a][0] : spans[b - 1][1]] for a, b in coded.pieces] == ["the", "cat"]
-
-
-@pytest.fixture(scope="module")
-def questions(data_dir):
-    """All of XQuAD by language."""
-    languages = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
-    return {language: tasks.load("xquad", "test", language, data_dir) for language in languages}
+    (sentence,) = cut_texts(made, [text])
+    assert sentence.words == ["the", "cat"]
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlmr"])
-def test_words_subwords_and_characters_round_trip_on_xquad(questions, kind):
+def test_words_subwords_and_characters_round_trip_on_xquad(data_dir, kind):
+    languages = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
+    questions = {language: tasks.load("xquad", "test", language, data_dir) for language in languages}
     sample = [example.question for examples in questions.values() for example in examples[::4]]
     alphabet = sorted({c for examples in questions.values() for e in examples for c in e.context})
     made = published(kind, [*sample, "".join(alphabet)], 6000)
     for language, examples in questions.items():
         contexts = dict.fromkeys(example.context for example in examples)
         texts = [*contexts, *(example.question for example in examples)]
-        coded = dict(zip(texts, encode_words(made, texts), strict=True))
-        for text, found in coded.items():
-            check_maps(text, found, language)
+        spans = dict(zip(texts, encode_texts(made, texts)[1], strict=True))
+        for text in texts:
+            check_maps(text, np.array(spans[text]), language)
         for example in examples:
-            check_answer(example, coded[example.context])
+            check_answer(example, spans[example.context])
 
 
-def check_maps(text, found, language):
+def check_maps(text, spans, language):
     """Every word is covered by its subwords, and is theirs alone where none of them reaches beyond it."""
-    words = np.array(found.words)
-    spans = np.array(found.spans)
-    first, stop = found.pieces.T
+    words = np.array(token_spans(text))
+    pieces, shared = overlaps(words, spans), overlaps(spans, words)
+    first, stop = pieces.T
     lost = {c for start, end in words[first == stop] for c in text[start:end]}
     # BERT drops what shows nothing, and the mark of a character that was lost before
     assert all(category(c).startswith("C") or c == "\ufffd" for c in lost), (language, lost)
-    words, first, stop = (x[first < stop] for x in (words, *found.pieces.T))
+    words, first, stop = (x[first < stop] for x in (words, first, stop))
     assert (spans[first, 0] <= words[:, 0]).all(), language
     assert (spans[stop - 1, 1] >= words[:, 1]).all(), language
     inside = (spans[first, 0] == words[:, 0]) & (spans[stop - 1, 1] == words[:, 1])
-    shared = overlaps(found.spans, found.words)
     crossing = (np.diff(shared) > 1).any()
     assert inside.all() or crossing, language
-    forth, back = all_pairs(found.pieces), all_pairs(shared)[:, ::-1]
+    forth, back = all_pairs(pieces), all_pairs(shared)[:, ::-1]
     assert np.array_equal(forth, back[np.lexsort(back.T[::-1])]), language
 
 
@@ -278,10 +273,10 @@ def all_pairs(ranges):
     return np.stack([np.repeat(np.arange(len(ranges)), size), inner + np.repeat(ranges[:, 0], size)], axis=1)
 
 
-def check_answer(example, found):
+def check_answer(example, spans):
     """An answer's characters lead to its subwords and back."""
     for start, text in example.answers:
-        ((a, b),) = overlaps([(start, start + len(text))], found.spans)
+        ((a, b),) = overlaps([(start, start + len(text))], spans)
         assert a < b, example.id
-        assert found.spans[a][0] <= start + len(text) - len(text.lstrip()), example.id
-        assert found.spans[b - 1][1] >= start + len(text.rstrip()), example.id
+        assert spans[a][0] <= start + len(text) - len(text.lstrip()), example.id
+        assert spans[b - 1][1] >= start + len(text.rstrip()), example.id

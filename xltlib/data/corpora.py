@@ -1,12 +1,10 @@
 """Raw and parallel text from local files, as the publishers lay them out, and how to cut it into words."""
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -33,38 +31,114 @@ class Corpus:
     per split; `hub` is a repository whose configurations are such pairs.
     """
 
-    languages: tuple[str, ...]
+    languages: list[str]
     file: str
     lines: dict[str, int]
     source: str
     licence: str
-    split_names: dict[str, str] | None = None  # ours -> the file's
-    codes: dict[str, str] | None = None  # language -> the file's code
-    exceptions: dict[str, str] | None = None  # language -> a file that does not follow the pattern
-    columns: tuple[str, ...] = ()  # one tab-separated file that holds these languages in this order
+    split_names: dict[str, str] = field(default_factory=dict)  # ours -> the file's
+    codes: dict[str, str] = field(default_factory=dict)  # language -> the file's code
+    exceptions: dict[str, str] = field(default_factory=dict)  # language -> a file beside the pattern
+    columns: list[str] = field(default_factory=list)  # of one tab-separated file that holds all languages
     drop_repeats: bool = False
     hub: str = ""
 
 
-def _corpora() -> dict[str, Corpus]:
-    table = yaml.safe_load(Path(__file__).with_name("corpora.yaml").read_text(encoding="utf-8"))
-    lists = ("languages", "columns")
-    return {
-        name: Corpus(**{key: tuple(value) if key in lists else value for key, value in entry.items()})
-        for name, entry in table.items()
-    }
+CORPORA = {
+    name: Corpus(**entry)
+    for name, entry in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8")).items()
+}
 
 
-CORPORA = _corpora()
+def load(
+    name: str,
+    languages: Sequence[str],
+    folder: Path | None,
+    split: str = "train",
+    *,
+    nfkc: bool = False,
+    strict: bool = True,
+) -> list[tuple[str, ...]]:
+    """The sentences of a corpus of `CORPORA` in one language, or its pairs in two, in their order.
+
+    Without a `folder` the hub is asked, at the pinned commit. Sentences are cleaned; a pair with an empty
+    side (a missing verse) is left out, and so are repeats where the corpus says so. With `strict` the number
+    of lines must be the published one.
+    """
+    corpus = _corpus(name, split, languages)
+    if folder is None:
+        path, rows = f"{name} {split} of the hub", _hub_rows(name, languages, split)
+    else:
+        path, *others = files_of(name, languages, folder, split)
+        if corpus.columns:
+            order = [corpus.columns.index(language) for language in languages]
+            rows = [tuple(pair[column] for column in order) for pair in read_pairs(path)]
+        else:
+            rows = read_pairs(path, *others) if others else [(line,) for line in read_lines(path)]
+    if strict and len(rows) != corpus.lines[split]:
+        raise StudyError(
+            f"{path}: {len(rows)} lines, but the published file has {corpus.lines[split]}; fetch it again, "
+            "or set official_counts: false to use it all the same"
+        )
+    rows = [tuple(clean(side, nfkc) for side in row) for row in rows]
+    rows = [row for row in rows if all(row)]
+    return list(dict.fromkeys(rows)) if corpus.drop_repeats else rows
 
 
-def find_file(folder: Path | str, names: Iterable[str], what: str) -> Path:
-    """Return the first of `names` below `folder` that exists, plain or with `.gz` appended.
+def files_of(name: str, languages: Sequence[str], folder: Path, split: str = "train") -> list[Path]:
+    """One file that holds all the languages, or one each; StudyError where one is missing.
+
+    In sets paired with English, its file is the one beside the other language's, or beside any.
+    """
+    corpus = _corpus(name, split, languages)
+    what = f"{name} ({corpus.source})"
+    if corpus.columns:
+        return [find_file(folder, [corpus.file], what)]
+    paths, file_split = [], corpus.split_names.get(split, split)
+    for language in languages:
+        pairs, code = [language], corpus.codes.get(language, language)
+        if language == "en":
+            pairs = [x for x in (languages if len(languages) > 1 else corpus.languages) if x != "en"]
+        pattern = corpus.exceptions.get(language, corpus.file)
+        names = [
+            pattern.format(split=file_split, language=code, pair=x, both="-".join(sorted(("en", x))))
+            for x in pairs
+        ]
+        paths.append(find_file(folder, list(dict.fromkeys(names)), what))
+    return paths
+
+
+def _corpus(name: str, split: str, languages: Sequence[str]) -> Corpus:
+    """The entry of `CORPORA`; StudyError for a name, split or language that is not in it."""
+    if name not in CORPORA:
+        raise StudyError(f"corpora: {name!r} is not known; known are {', '.join(CORPORA)}")
+    corpus = CORPORA[name]
+    if split not in corpus.lines:
+        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(corpus.lines)}")
+    for language in languages:
+        if language not in corpus.languages:
+            raise StudyError(f"{name} has no language {language!r}; it has {', '.join(corpus.languages)}")
+    return corpus
+
+
+def _hub_rows(name: str, languages: Sequence[str], split: str) -> list[tuple[str, ...]]:
+    """The pairs of a corpus that the hub has as one configuration for each pair of languages."""
+    corpus = CORPORA[name]
+    if not corpus.hub:
+        raise StudyError(f"{name} is not read from the hub; download {corpus.source} and pass its folder")
+    folder = f"Or download {corpus.source}, and pass the folder that holds {corpus.file}."
+    hub_split = "validation" if split == "dev" else split
+    table = hub.table(f"datasets/{corpus.hub}", "-".join(sorted(languages)), hub_split, folder)
+    return [tuple(row[language] for language in languages) for row in table["translation"]]
+
+
+def find_file(folder: Path | str, names: Sequence[str], what: str) -> Path:
+    """The first of `names` below `folder` that exists, plain or with `.gz` appended.
 
     A name may also lie without its first directory, where `folder` is that directory itself.
     `what` says, for the error message, which set is missing and where it is published.
     """
-    folder, names = Path(folder), list(names)
+    folder = Path(folder)
     if not folder.is_dir():
         raise StudyError(f"{folder}: no such folder; expected {what}, as {names[0]} below it")
     for name in names:
@@ -75,196 +149,49 @@ def find_file(folder: Path | str, names: Iterable[str], what: str) -> Path:
     raise StudyError(f"{folder}: {names[0]}[.gz] not found; download {what}, and put it there")
 
 
-def read_pairs(path_a: Path | str, path_b: Path | str | None = None) -> list[tuple[str, str]]:
-    """Return the pairs of two files, line n with line n, or of one file of `a ||| b` or `a TAB b` lines.
+def read_pairs(path_a: Path, path_b: Path | None = None) -> list[tuple[str, str]]:
+    """The pairs of two files, line n with line n, or of one file of `a TAB b` lines.
 
     Empty lines of two files come back as empty strings; those of the one-file form are left out.
     """
     lines = read_lines(path_a)
     if path_b is not None:
-        return _zip_lines(lines, path_a, read_lines(path_b), path_b)
-    mark = "\t" if "\t" in lines[0] else "|||"
+        others = read_lines(path_b)
+        if len(lines) != len(others):
+            found = f"{len(others)} lines, but {path_a} has {len(lines)}"
+            raise StudyError(f"{path_b}: {found}; line n must translate line n")
+        return list(zip(lines, others, strict=True))
     pairs = []
-    for row, line in enumerate(lines, start=1):
-        first, found, rest = line.partition(mark)
-        if line.strip() and not found:
-            raise StudyError(f"{path_a}:{row}: no {mark!r} between two sentences")
-        if found:
-            pairs.append((first.strip(), rest.split(mark)[0].strip()))
+    for number, line in enumerate(lines, start=1):
+        first, *rest = line.split("\t")
+        if rest:
+            pairs.append((first.strip(), rest[0].strip()))
+        elif line.strip():
+            raise StudyError(f"{path_a}:{number}: no tab between two sentences")
     return pairs
 
 
-def _zip_lines(a: list[str], path_a: Path | str, b: list[str], path_b: Path | str) -> list[tuple[str, str]]:
-    if len(a) != len(b):
-        raise StudyError(f"{path_b}: {len(b)} lines, but {path_a} has {len(a)}; line n must translate line n")
-    return list(zip(a, b, strict=True))
+# Sentences and words
 
 
 def clean(line: str, nfkc: bool = False) -> str:
-    """Undo HTML escapes (`&quot;`, `&#91;`), collapse white space; `nfkc` unifies character variants."""
+    """A line without HTML escapes (`&quot;`, `&#91;`) and white space in a row; `nfkc` unifies variants."""
     while (plain := html.unescape(line)) != line:  # 3AM is escaped twice
         line = plain
     return " ".join((unicodedata.normalize("NFKC", line) if nfkc else line).split())
 
 
-def corpora_with(*languages: str) -> list[str]:
-    """Return the names of the corpora that hold all of `languages`."""
-    return [name for name, corpus in CORPORA.items() if set(languages) <= set(corpus.languages)]
-
-
-def parallel(
-    name: str,
-    lang_a: str,
-    lang_b: str,
-    folder: Path | str | None = None,
-    split: str = "train",
-    *,
-    revision: str | None = None,
-    nfkc: bool = False,
-    strict: bool = True,
-) -> list[tuple[str, str]]:
-    """Return the sentence pairs `(lang_a, lang_b)` of a corpus in `CORPORA`, cleaned.
-
-    Without a `folder` the hub is asked, at `revision` or at the pinned commit. A pair with an empty side (a
-    missing verse) is left out; so are repeats where the corpus says so. With `strict` the number of lines
-    must be the published one.
-    """
-    corpus = _corpus(name, split, (lang_a, lang_b))
-    if folder is None:
-        path, pairs = f"{name} {split} of the hub", _hub_pairs(name, lang_a, lang_b, split, revision)
-    else:
-        path, *other = files_of(name, lang_a, lang_b, folder, split)
-        pairs = read_pairs(path, *other)
-        if corpus.columns and corpus.columns != (lang_a, lang_b):
-            pairs = [(b, a) for a, b in pairs]
-    _check_lines(path, len(pairs), corpus.lines[split], strict)
-    pairs = [(clean(a, nfkc), clean(b, nfkc)) for a, b in pairs]
-    pairs = [pair for pair in pairs if all(pair)]
-    return list(dict.fromkeys(pairs)) if corpus.drop_repeats else pairs
-
-
-def files_of(name: str, lang_a: str, lang_b: str, folder: Path | str, split: str = "train") -> list[Path]:
-    """Return the files of a pair of languages: one that holds both, or one each; StudyError where missing."""
-    corpus = _corpus(name, split, (lang_a, lang_b))
-    if corpus.columns:
-        return [find_file(folder, [corpus.file], f"{name} ({corpus.source})")]
-    both = ((lang_a, lang_b), (lang_b, lang_a))
-    return [_language_file(name, one, other, folder, split) for one, other in both]
-
-
-def _hub_pairs(
-    name: str, lang_a: str, lang_b: str, split: str, revision: str | None
-) -> list[tuple[str, str]]:
-    """The pairs of a corpus that the hub has as one configuration for each pair of languages."""
-    corpus, both = CORPORA[name], "-".join(sorted((lang_a, lang_b)))
-    if not corpus.hub:
-        raise StudyError(f"{name} is not read from the hub; download {corpus.source} and pass its folder")
-    folder = f"Or download {corpus.source}, and pass the folder that holds {corpus.file}."
-    hub_split = "validation" if split == "dev" else split
-    rows = hub.table(f"datasets/{corpus.hub}", both, hub_split, revision, folder)["translation"]
-    return [(row[lang_a], row[lang_b]) for row in rows]
-
-
-def monolingual(
-    name: str,
-    language: str,
-    folder: Path | str,
-    split: str = "train",
-    *,
-    nfkc: bool = False,
-    strict: bool = True,
-) -> list[str]:
-    """Return the non-empty sentences of one language of a corpus, cleaned, in the order of the file."""
-    corpus = _corpus(name, split, (language,))
-    if corpus.columns:
-        path = find_file(folder, [corpus.file], f"{name} ({corpus.source})")
-        lines = [pair[corpus.columns.index(language)] for pair in read_pairs(path)]
-    else:
-        path = _language_file(name, language, None, folder, split)
-        lines = read_lines(path)
-    _check_lines(path, len(lines), corpus.lines[split], strict)
-    sentences = [sentence for line in lines if (sentence := clean(line, nfkc))]
-    return list(dict.fromkeys(sentences)) if corpus.drop_repeats else sentences
-
-
-def _corpus(name: str, split: str, languages: tuple[str, ...]) -> Corpus:
-    """Return the entry of `CORPORA`, refusing names, splits and languages it does not have."""
-    if name not in CORPORA:
-        raise StudyError(f"corpus {name!r} is not known; known are {', '.join(CORPORA)}")
-    corpus = CORPORA[name]
-    if split not in corpus.lines:
-        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(corpus.lines)}")
-    for language in languages:
-        if language not in corpus.languages:
-            raise StudyError(f"{name} has no language {language!r}; it has {', '.join(corpus.languages)}")
-    if len(set(languages)) < len(languages):
-        raise StudyError(f"{name}: a pair needs two languages, got {languages[0]!r} twice")
-    return corpus
-
-
-def _language_file(name: str, language: str, partner: str | None, folder: Path | str, split: str) -> Path:
-    """Return one language's file; in sets paired with English, English is read beside `partner`."""
-    corpus = CORPORA[name]
-    pattern = (corpus.exceptions or {}).get(language, corpus.file)
-    pairs = (
-        [language]
-        if language != "en"
-        else [partner]
-        if partner
-        else [c for c in corpus.languages if c != "en"]
-    )
-    fields = {
-        "split": (corpus.split_names or {}).get(split, split),
-        "language": (corpus.codes or {}).get(language, language),
-    }
-    both = {pair: "-".join(sorted(("en", pair))) for pair in pairs}
-    names = list(dict.fromkeys(pattern.format(pair=pair, both=both[pair], **fields) for pair in pairs))
-    return find_file(folder, names, f"{name} ({corpus.source})")
-
-
-def _check_lines(path: Path | str, found: int, published: int, strict: bool) -> None:
-    if found != published and strict:
-        raise StudyError(
-            f"{path}: {found} lines, but the published file has {published}; fetch it again, "
-            "or pass strict=False to use it all the same"
-        )
-
-
 def overlap_key(sentence: str) -> str:
-    """Return what copies of a sentence share: its letters and digits, without case, width and marks.
+    """What copies of a sentence share: its letters and digits, without case, width and marks.
 
     Empty for a sentence without letters and digits, which therefore overlaps with nothing.
     """
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", html.unescape(sentence)).casefold())
 
 
-def drop_overlap(
-    pairs: Iterable[tuple[str, str]], test_keys: Set[str]
-) -> tuple[list[tuple[str, str]], dict[str, int]]:
-    """Remove the pairs with a side whose `overlap_key` is given: no test set may leak into training text.
-
-    Returns
-    -------
-    kept, counts
-        The other pairs in their order, and the numbers `pairs`, `dropped`, and how many matched on
-        the `first` and on the `second` side.
-    """
-    test_keys = test_keys - {""}
-    kept, counts = [], {"pairs": 0, "dropped": 0, "first": 0, "second": 0}
-    for a, b in pairs:
-        first, second = overlap_key(a) in test_keys, overlap_key(b) in test_keys
-        counts["pairs"] += 1
-        counts["first"] += first
-        counts["second"] += second
-        counts["dropped"] += first or second
-        if not (first or second):
-            kept.append((a, b))
-    return kept, counts
-
-
 @cache
 def _word_pattern() -> re.Pattern:
-    """Compile the rule of `token_spans`; `\\w` alone would cut Hindi and Arabic at their vowel signs."""
+    """The rule of `token_spans`; `\\w` alone would cut Hindi and Arabic at their vowel signs."""
     plane = map(chr, range(0x10000))  # marks above it are of historic scripts
     marks = "".join(char for char in plane if unicodedata.category(char).startswith("M"))
     marks += "\u200c\u200d"  # zero-width joiners stand inside words
@@ -272,7 +199,7 @@ def _word_pattern() -> re.Pattern:
 
 
 def token_spans(text: str) -> list[tuple[int, int]]:
-    """Cut `text` into words without a trained model and return their `(start, end)` character offsets.
+    """The `(start, end)` character offsets of the words of a text, cut without a trained model.
 
     One letter of an unspaced script (Han, Kana, Thai) with its combining marks is a word; any other run of
     letters, marks and digits is a word; every other character that is not white space stands alone.
@@ -281,5 +208,5 @@ def token_spans(text: str) -> list[tuple[int, int]]:
 
 
 def simple_tokenize(text: str) -> list[str]:
-    """Return the words of `token_spans`: `"don't 我们"` gives `["don", "'", "t", "我", "们"]`."""
+    """The words of `token_spans`: `"don't 我们"` gives `["don", "'", "t", "我", "们"]`."""
     return [text[start:end] for start, end in token_spans(text)]

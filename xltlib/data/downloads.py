@@ -44,28 +44,36 @@ def downloads(params: Params) -> list[Download]:
     """What the hub is asked for: nothing where the languages are synthetic or all text is in a folder."""
     if params.data == "synthetic":
         return []
-    text = [] if real_data.folder() else [*_parallel(params), *_task_sets(params)]
-    return [*_model(params), *text]
-
-
-def _model(params: Params) -> Iterator[Download]:
+    needed = []
     if params.model:
         from xltlib.pretraining import models  # needs torch, which takes seconds to import
 
         if params.model in models.PUBLISHED:
             model = models.PUBLISHED[params.model]
-            size = MEGABYTES.get(model.repo, 0)
-            yield Download(f"model {params.model}", model.repo, models.FILES, size, model.licence)
+            needed.append((f"model {params.model}", model.repo, models.FILES, 1, model.licence))
+    if not real_data.folder():
+        for name in params.corpora:
+            pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]
+            what = f"parallel text {name}, {len(pairs)} pairs of languages"
+            patterns = [hub.usual_files(pair, "train") for pair in pairs]
+            corpus = CORPORA[name]
+            needed.append((what, f"datasets/{corpus.hub}", patterns, len(pairs), corpus.licence))
+        needed += _task_sets(params)
+    return [
+        Download(what, repo, tuple(dict.fromkeys(patterns)), MEGABYTES.get(repo, 0) * parts, licence)
+        for what, repo, patterns, parts, licence in needed
+    ]
 
 
-def _parallel(params: Params) -> Iterator[Download]:
-    for name in params.corpora:
-        corpus = CORPORA[name]
-        pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]
-        repo = f"datasets/{corpus.hub}"
-        patterns = tuple(hub.usual_files(pair, "train") for pair in pairs)
-        what = f"parallel text {name}, {len(pairs)} pairs of languages"
-        yield Download(what, repo, patterns, MEGABYTES.get(repo, 0) * len(pairs), corpus.licence)
+def _task_sets(params: Params) -> Iterator[tuple[str, str, list[str], int, str]]:
+    """The sets of each task: training text of the source, test sets of every language."""
+    wanted = wanted_sets(params)
+    for name in dict.fromkeys(name for name, _, _ in wanted):
+        splits = ", ".join(dict.fromkeys(split for x, split, _ in wanted if x == name))
+        places = [tasks.hub_place(*each) for each in wanted if each[0] == name]
+        for repo in dict.fromkeys(repo for repo, _, _ in places):
+            patterns = [hub.usual_files(config, split) for x, config, split in places if x == repo]
+            yield f"{name} ({splits})", repo, patterns, 1, SETS[name].licence
 
 
 def _targets(params: Params, corpus: str) -> list[str]:
@@ -78,7 +86,7 @@ def _targets(params: Params, corpus: str) -> list[str]:
 
 def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
     """(set, split, language) of all examples that the study reads; StudyError for a task without a set."""
-    methods = _methods(params)
+    methods = {entry.partition(":")[0] for entry in params.methods}
     # training examples are read in other languages than the source
     translations = methods & {"translate_train", "intermediate"} or 4 in params.questions
     translations = translations or params.statement_runs or params.control_runs
@@ -98,23 +106,6 @@ def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
             if not any(SETS[text.partition("/")[0]].task == task for text in sets):
                 raise StudyError(f"{kind} names no set of the task {task}")
     return list(dict.fromkeys(parts))
-
-
-def _methods(params: Params) -> set[str]:
-    """The methods of the profile, without their options."""
-    return {entry.partition(":")[0] for entry in params.methods}
-
-
-def _task_sets(params: Params) -> Iterator[Download]:
-    """The sets of each task: training text of the source, test sets of every language."""
-    parts = wanted_sets(params)
-    for name in dict.fromkeys(name for name, _, _ in parts):
-        splits = list(dict.fromkeys(split for x, split, _ in parts if x == name))
-        places = [tasks.hub_place(*part) for part in parts if part[0] == name]
-        for repo in dict.fromkeys(repo for repo, _, _ in places):
-            patterns = [hub.usual_files(config, split) for r, config, split in places if r == repo]
-            what, size = f"{name} ({', '.join(splits)})", MEGABYTES.get(repo, 0)
-            yield Download(what, repo, tuple(dict.fromkeys(patterns)), size, SETS[name].licence)
 
 
 def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
@@ -146,16 +137,15 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
 def _absent(params: Params, folder: Path) -> list[str]:
     """What the folder lacks, a message each: every file is looked for, and each refusal kept."""
     searches = [partial(tasks.file_of, *part, folder) for part in wanted_sets(params)]
-    for name in params.corpora:
-        searches += [
-            partial(corpora.files_of, name, params.source, x, folder) for x in _targets(params, name)
-        ]
-    if "captions" in params.probes:
-        targets = _targets(params, "multi30k")
-        searches += [partial(corpora.files_of, "multi30k", params.source, x, folder, "test") for x in targets]
-    if "rs_da" in _methods(params):
+    text = [(name, "train") for name in params.corpora]
+    text += [("multi30k", "test")] * ("captions" in params.probes)
+    for name, split in text:
+        for language in _targets(params, name):
+            searches.append(partial(corpora.files_of, name, (params.source, language), folder, split))
+    methods = {entry.partition(":")[0] for entry in params.methods}
+    if "rs_da" in methods:
         searches.append(partial(real_data.neighbour_lists, params.neighbour_lists))
-    if "code_switch" in _methods(params):
+    if "code_switch" in methods:
         searches.append(partial(real_data.dictionaries, params.dictionaries, params.source, params.targets))
     messages = []
     for search in searches:

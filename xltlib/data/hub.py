@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ def commit(repo: str, revision: str | None = None) -> str:
     A data set's repository is written `datasets/owner/name`. A branch is refused: it would change under a
     result.
     """
-    chosen = revision or PINNED.get(repo)
-    if not re.fullmatch(r"[0-9a-f]{40}", chosen or ""):
+    sha = revision or PINNED.get(repo)
+    if not re.fullmatch(r"[0-9a-f]{40}", sha or ""):
         raise StudyError(
-            f"{repo}: the hub needs a revision of 40 hexadecimal digits, got {chosen!r}; copy a commit "
+            f"{repo}: the hub needs a revision of 40 hexadecimal digits, got {sha!r}; copy a commit "
             f"of huggingface.co/{repo}/commits/main, or name a folder"
         )
-    return chosen
+    return sha
 
 
 def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, otherwise: str = "") -> Path:
@@ -62,14 +62,12 @@ def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, ot
     kind, reason = "model" if name == repo else "dataset", ""
     for local in (True, False) if online() else (True,):
         try:
-            folder = Path(
-                snapshot_download(
-                    name, repo_type=kind, revision=sha, allow_patterns=list(patterns), local_files_only=local
-                )
+            folder = snapshot_download(
+                name, repo_type=kind, revision=sha, allow_patterns=list(patterns), local_files_only=local
             )
             for pattern in patterns:
-                _files(folder, pattern)
-            return folder
+                _files(Path(folder), pattern)
+            return Path(folder)
         except Exception as error:  # the hub's errors share no class
             reason = f"{error}".partition("\n")[0]
     raise StudyError(
@@ -79,23 +77,19 @@ def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, ot
     )
 
 
-def table(repo: str, config: str, split: str, revision: str | None = None, otherwise: str = "") -> Any:
+def table(repo: str, config: str, split: str, otherwise: str = "") -> Any:
     """One split of one configuration of a data set, as `datasets.Dataset`; only parquet files are read."""
     pattern = usual_files(config, split)
-    files = _files(snapshot(repo, [pattern], revision, otherwise), pattern)
+    files = _files(snapshot(repo, [pattern], otherwise=otherwise), pattern)
     import datasets
 
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+    datasets.disable_progress_bars()  # a bar for each of many small tables
     try:
-        return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        return datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train")
     except Exception as error:  # the readers' errors share no class
         raise StudyError(
             f"{files[0]}: cannot be read ({error}); a truncated download? remove it, and fetch it again"
         ) from error
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
@@ -119,15 +113,18 @@ def usual_files(config: str, split: str = "") -> str:
     return f"{'data' if config == 'default' else config}/{split}*"
 
 
-def cached(repo: str, patterns: Sequence[str], revision: str | None = None) -> bool:
+def cached(repo: str, patterns: Sequence[str]) -> bool:
     """Whether the files are in the hub's cache on this machine."""
-    snapshot = _folder(repo) / "snapshots" / (revision or PINNED.get(repo, "-"))
+    snapshot = _folder(repo) / "snapshots" / PINNED.get(repo, "-")
     return all(any(snapshot.glob(pattern)) for pattern in patterns)
 
 
 @cache
 def online() -> bool:
-    """Whether the hub, or the proxy to it, takes a connection; asked once."""
+    """Whether the hub, or the proxy to it, takes a connection; asked once.
+
+    `huggingface_hub` tries again for half a minute, and for each file, before it says so.
+    """
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -141,7 +138,7 @@ def online() -> bool:
     return True
 
 
-def command(repo: str, patterns: Iterable[str], revision: str | None = None) -> str:
+def command(repo: str, patterns: Sequence[str], revision: str | None = None) -> str:
     """What fetches these files where there is a network."""
     kind = " --repo-type dataset" if repo.startswith("datasets/") else ""
     include = " ".join(f"--include '{pattern}'" for pattern in patterns)

@@ -3,7 +3,9 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import numpy as np
 from xltlib import StudyError
 from xltlib.alignment import links
 from xltlib.data import corpora, tasks
-from xltlib.data.tasks import ChoiceExample, PairExample, SentencePair, SpanExample
-from xltlib.textfile import parse_json, read_lines, read_text, stream_lines
+from xltlib.data.tasks import SpanExample
+from xltlib.textfile import excerpt, parse_json, read_lines, read_text, stream_lines
 
 TEST_SETS = (
     *("tatoeba/test", "pud/test", "xnli/dev", "xnli/test", "pawsx/dev", "pawsx/test"),
@@ -29,7 +31,6 @@ GOLD = {
     ("en", "ru"): ("word_alignment/xl-wa/ru/test.tsv", False),
     ("en", "zh"): ("word_alignment/zhen/zhen.src-tgt", True),
 }
-RETRIEVAL = {"retrieval": "", "captions": "@multi30k"}  # probe -> what its settings end with
 LISTS = "counterfitted_neighbors.json as released with Robust-XLT (arXiv 2104.08645)"
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟۔।。！？])(?:\s+|(?<=[。！？]))")
 
@@ -57,27 +58,30 @@ def parallel_text(params: Mapping, language: str) -> tuple[dict[str, Pairs], dic
         Pairs by corpus; numbers of all `pairs` read, of those dropped as `overlap` and as `repeated`, and of
         those `kept`.
     """
-    keys, source = test_keys(tuple(params["languages"]), folder())[0], params["source"]
-    found, seen = {}, set()
+    both = (params["source"], language)
+    keys, having = test_keys(tuple(params["languages"]), folder())[0], corpora_of(both)
+    by_corpus, seen = {}, set()
     counts = dict.fromkeys(("pairs", "overlap", "repeated", "kept"), 0)
     for name in params["corpora"]:
-        if name not in corpora.CORPORA:
-            raise StudyError(f"corpora: {name!r} is not known; known are {', '.join(corpora.CORPORA)}")
-        if not {source, language} <= set(corpora.CORPORA[name].languages):
+        if name not in having:
             continue
-        strict = params["official_counts"]
-        pairs = corpora.parallel(name, source, language, folder(), nfkc=True, strict=strict)
-        kept, dropped = corpora.drop_overlap(pairs, keys)
-        found[name] = [pair for pair in dict.fromkeys(kept) if pair not in seen]
-        seen.update(found[name])
+        pairs = corpora.load(name, both, folder(), nfkc=True, strict=params["official_counts"])
+        others = [pair for pair in pairs if keys.isdisjoint(map(corpora.overlap_key, pair))]
+        by_corpus[name] = [pair for pair in dict.fromkeys(others) if pair not in seen]
+        seen.update(by_corpus[name])
         counts["pairs"] += len(pairs)
-        counts["overlap"] += dropped["dropped"]
-        counts["repeated"] += len(kept) - len(found[name])
-        counts["kept"] += len(found[name])
+        counts["overlap"] += len(pairs) - len(others)
+        counts["repeated"] += len(others) - len(by_corpus[name])
+        counts["kept"] += len(by_corpus[name])
     if not counts["kept"]:
-        known = ", ".join(corpora.corpora_with(source, language)) or "no corpus"
-        raise StudyError(f"corpora = {list(params['corpora'])}: none has {source}-{language}; {known} has it")
-    return found, counts
+        known = ", ".join(having) or "no corpus"
+        raise StudyError(f"corpora = {list(params['corpora'])}: none has {'-'.join(both)}; {known} has it")
+    return by_corpus, counts
+
+
+def corpora_of(languages: Iterable[str]) -> list[str]:
+    """The names of the corpora that hold all of the languages."""
+    return [name for name, corpus in corpora.CORPORA.items() if set(languages) <= set(corpus.languages)]
 
 
 @cache
@@ -86,36 +90,38 @@ def test_keys(languages: tuple[str, ...], folder: Path | None) -> tuple[frozense
 
     A set counts for the languages that the folder, or the hub, has of it.
     """
-    keys: set[str] = set()
-    used: list[str] = []
-    for name in (*TEST_SETS, *HELD_OUT, *(["gold alignments"] if folder else [])):
-        if name in TEST_SETS:
-            sentences = set(_test_sentences(name, languages, folder))
-        elif name in HELD_OUT:
-            sentences = set(_held_out(name, languages, folder))
-        else:
-            sentences = set(_gold_sentences(languages))
-        keys |= set(map(corpora.overlap_key, sentences))
-        used += [name] if sentences else []
-    return frozenset(keys), tuple(used)
+    sentences = {name: set(_test_sentences(name, languages, folder)) for name in TEST_SETS}
+    if folder:
+        for name in HELD_OUT:
+            corpus, split = name.split("/")
+            sentences[name] = set()
+            for language in set(languages) & set(corpora.CORPORA[corpus].languages):
+                with suppress(StudyError):  # the corpus is not there in this language
+                    rows = corpora.load(corpus, (language,), folder, split, strict=False)
+                    sentences[name].update(sentence for (sentence,) in rows)
+        aligned = [pair for pair in GOLD if set(pair) <= set(languages) and has_gold(*pair)]
+        sentences["gold alignments"] = {
+            " ".join(side) for pair in aligned for sides in gold_alignments(*pair)[0] for side in sides
+        }
+    keys = frozenset(corpora.overlap_key(sentence) for own in sentences.values() for sentence in own)
+    return keys - {""}, tuple(name for name, own in sentences.items() if own)
 
 
 def task_texts(params: Mapping) -> Iterator[str]:
     """All texts that a task or a method may read: its sets in all languages, and the words of its lists."""
-    names = dict.fromkeys((*params["train_sets"], *params["test_sets"], *TEST_SETS))
-    for name in names:
+    for name in dict.fromkeys((*params["train_sets"], *params["test_sets"], *TEST_SETS)):
         yield from _test_sentences(name, params["languages"], folder(), whole=True)
+    tables = []
     if params["neighbour_lists"]:
-        for word, near in neighbour_lists(params["neighbour_lists"]).items():
-            yield from (word, *near)
+        tables.append(neighbour_lists(params["neighbour_lists"]))
     if params["dictionaries"]:
         targets = [x for x in params["languages"] if x != params["source"]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # languages without one matter where text is switched
-            tables = dictionaries(params["dictionaries"], params["source"], targets)
-        for table in tables.values():
-            for word, translations in table.items():
-                yield from (word, *translations)
+            tables += dictionaries(params["dictionaries"], params["source"], targets).values()
+    for table in tables:
+        for word, others in table.items():
+            yield from (word, *others)
 
 
 def _test_sentences(
@@ -124,58 +130,23 @@ def _test_sentences(
     """Both sides of pairs, questions, and the sentences of passages, or with `whole` the passages."""
     name, split = name.split("/")
     for language in tasks.SETS[name].counts[split]:
-        if not set(language.split("|")) <= set(languages) or not _is_there(name, split, language, folder):
+        if not set(language.split("|")) <= set(languages):
             continue
-        if tasks.SETS[name].format == "conllu":  # its records have multiword tokens in parts
-            lines = read_lines(tasks.file_of(name, split, language, folder))
-            yield from (line.partition("=")[2] for line in lines if line.startswith("# text ="))
+        try:
+            path = tasks.file_of(name, split, language, folder) if folder else None
+            if not folder:
+                tasks.hub_rows(name, split, language)
+        except StudyError:
+            continue  # the folder, or the hub, does not have this language of the set
+        if path and tasks.SETS[name].format == "conllu":  # its records have multiword tokens in parts
+            yield from (line.partition("=")[2] for line in read_lines(path) if line.startswith("# text ="))
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # counts and placeholders matter where a set is tested on
             records = tasks.load(name, split, language, folder, strict=False, unlabelled=True)
-        contexts = {record.context for record in records if isinstance(record, SpanExample)}
-        yield from (s for context in contexts for s in ([context] if whole else _SENTENCE_END.split(context)))
-        yield from (text for record in records for text in _texts(record))
-
-
-def _is_there(name: str, split: str, language: str, folder: Path | None) -> bool:
-    """Whether the folder, or the hub, has one split of one language of a set."""
-    try:
-        if folder:
-            tasks.file_of(name, split, language, folder)
-        else:
-            tasks.hub_rows(name, split, language)
-    except StudyError:
-        return False
-    return True
-
-
-def _texts(record: tasks.Record) -> Iterator[str]:
-    """The sentences of a pair, the question on a passage, the premise and its choices."""
-    if isinstance(record, PairExample):
-        yield from (record.text_a, record.text_b)
-    elif isinstance(record, SentencePair):
-        yield from (record.source, record.target)
-    elif isinstance(record, ChoiceExample):
-        yield from (record.premise, *record.choices)
-    else:
-        yield record.question
-
-
-def _held_out(name: str, languages: Sequence[str], folder: Path | None) -> Iterator[str]:
-    name, split = name.split("/")
-    for language in set(languages) & set(corpora.CORPORA[name].languages) if folder else ():
-        try:
-            yield from corpora.monolingual(name, language, folder, split, strict=False)
-        except StudyError:
-            continue  # the corpus is not there in this language
-
-
-def _gold_sentences(languages: Sequence[str]) -> Iterator[str]:
-    for source, language in GOLD:
-        if {source, language} <= set(languages) and has_gold(source, language):
-            for pair in gold_alignments(source, language)[0]:
-                yield from map(" ".join, pair)
+        passages = dict.fromkeys(record.context for record in records if isinstance(record, SpanExample))
+        yield from (s for text in passages for s in ([text] if whole else _SENTENCE_END.split(text)))
+        yield from (text for record in records for text in record.texts)
 
 
 def has_gold(source: str, language: str) -> bool:
@@ -196,19 +167,15 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
     path = corpora.find_file(folder(), [name], f"gold alignments of {source}-{language}")
     if path.suffix == ".tsv":
         rows = (line.split("\t") for _, line in stream_lines(path))
-        pairs = [(row[0].split(), row[1].split()) for row in rows]
-        return pairs, links.read_gold(path, _lengths(pairs), index_base=0, column=2)
-    pairs = list(links.tokenized_pairs(path))
-    gold = links.read_gold(path.with_suffix(".gold"), _lengths(pairs), index_base=1)
+        pairs, place = [(row[0].split(), row[1].split()) for row in rows], {"index_base": 0, "column": 2}
+    else:
+        pairs, place = list(links.tokenized_pairs(path)), {"index_base": 1}
+        path = path.with_suffix(".gold")
+    gold = links.read_gold(path, [(len(a), len(b)) for a, b in pairs], **place)
     if not exchanged:
         return pairs, gold
     sure, possible = ([x[:, ::-1] for x in side] for side in (gold.sure, gold.possible))
-    turned = links.Gold(sure, possible, gold.index_base, gold.out_of_range, gold.out_of_range_pairs)
-    return [(b, a) for a, b in pairs], turned
-
-
-def _lengths(pairs: WordPairs) -> links.Lengths:
-    return [(len(a), len(b)) for a, b in pairs]
+    return [(b, a) for a, b in pairs], replace(gold, sure=sure, possible=possible)
 
 
 def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:
@@ -217,28 +184,23 @@ def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:
     "" is Tatoeba, whose translations are English; "@multi30k" the captions of its test part. Sets that the
     study does not probe, or that lack the language, are left out.
     """
-    source, strict, found = params["source"], params["official_counts"], {}
-    wanted = {RETRIEVAL[name] for name in params["probes"] if name in RETRIEVAL}
-    if "" in wanted and source == "en" and language in tasks.SETS["tatoeba"].languages:
+    source, strict, pairs = params["source"], params["official_counts"], {}
+    if "retrieval" in params["probes"] and source == "en" and language in tasks.SETS["tatoeba"].languages:
         records = tasks.load("tatoeba", "test", language, folder(), strict=strict)
-        found[""] = [(record.source, record.target) for record in records]
-    captions = corpora.CORPORA["multi30k"].languages
-    if "@multi30k" in wanted and {source, language} <= set(captions):
-        pairs = corpora.parallel("multi30k", language, source, folder(), "test", strict=strict)
-        found["@multi30k"] = pairs
-    return found
+        pairs[""] = [record.texts for record in records]
+    if "captions" in params["probes"] and "multi30k" in corpora_of((source, language)):
+        pairs["@multi30k"] = corpora.load("multi30k", (language, source), folder(), "test", strict=strict)
+    return pairs
 
 
 def neighbour_lists(name: str) -> dict[str, list[str]]:
     """The words near each word, from a file as RS-DA was released with: JSON of word -> list of words."""
     path = corpora.find_file(folder() or Path(), [name], f"neighbour lists, for example {LISTS}")
-    found = parse_json(read_text(path), str(path))
-    if not isinstance(found, dict):
-        raise StudyError(f"{path}: expected an object of word -> list of words, found {type(found).__name__}")
-    for word, near in found.items():
-        if not (isinstance(near, list) and all(isinstance(other, str) for other in near)):
-            raise StudyError(f"{path}: {word!r}: expected a list of words, found {near!r}")
-    return found
+    lists = parse_json(read_text(path), str(path))
+    tasks.check(lists, {}, str(path))
+    for word, near in lists.items():
+        tasks.check(near, [str], str(path), f": {excerpt(word)}")
+    return lists
 
 
 def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str, dict[str, list[str]]]:
@@ -249,28 +211,26 @@ def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str,
     """
     if "{target}" not in pattern:
         raise StudyError(f"dictionaries = {pattern!r}: expected {{source}} and {{target}} in it")
-    found: dict[str, dict[str, list[str]]] = {}
-    absent: list[str] = []
+    tables: dict[str, dict[str, list[str]]] = {}
     for target in targets:
         name = pattern.replace("{source}", source).replace("{target}", target)
         try:
             path = corpora.find_file(folder() or Path(), [name], f"a dictionary of {source}-{target}")
         except StudyError:
-            absent.append(target)
             continue
-        table = found[target] = {}
+        table = tables[target] = {}
         for number, line in enumerate(read_lines(path), start=1):
             pair = line.split("\t") if "\t" in line else line.split()
             if len(pair) != 2:
-                raise StudyError(f"{path}:{number}: expected two words, found {line!r}")
-            known = table.setdefault(pair[0].strip().lower(), [])
-            if pair[1].strip() not in known:
-                known.append(pair[1].strip())
-    if not found:
-        raise StudyError(f"dictionaries = {pattern!r}: there is no such file for any of {', '.join(targets)}")
+                raise StudyError(f"{path}:{number}: expected two words, found {excerpt(line)}")
+            word, translation = pair[0].strip().lower(), pair[1].strip()
+            table[word] = list(dict.fromkeys((*table.get(word, ()), translation)))
+    absent = ", ".join(target for target in targets if target not in tables)
+    if not tables:
+        raise StudyError(f"dictionaries = {pattern!r}: there is no such file for any of {absent}")
     if absent:
-        warnings.warn(f"dictionaries = {pattern!r}: no such file for {', '.join(absent)}", stacklevel=2)
-    return found
+        warnings.warn(f"dictionaries = {pattern!r}: no such file for {absent}", stacklevel=2)
+    return tables
 
 
 def lowered(words: Sequence[str]) -> list[str]:

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xltlib import StudyError
 from xltlib.alignment import links
 from xltlib.data import real_data, synthetic, task_data
 from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
-from xltlib.data.tasks import LABELS
-from xltlib.data.text import keyboard_of
+from xltlib.data.text import keyboard_of, linked_pairs
 from xltlib.noise import typing as noise
 from xltlib.params import Params, to_dict
 
@@ -55,8 +53,14 @@ class Sample:
 class Languages:
     """What synthetic and real languages have in common."""
 
+    distance_label = "language"
+
     def __init__(self, params: Params) -> None:
         self.params = params
+
+    def rng(self, split: str, draw: int = 0) -> np.random.Generator:
+        """The random stream of "train" or "test" sentences, in one of several draws."""
+        return np.random.default_rng([self.params.world_of(), STREAMS[split], draw])
 
     def examples(self, task: str, split: str, count: int) -> dict[str, list]:
         """Examples of a task by language (of "train": of the source at least)."""
@@ -79,15 +83,10 @@ class Synthetic(Languages):
 
     def sample(self, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
         """`count` fresh sentence pairs with gold links; "test" pairs share no meaning with "train" pairs."""
-        if split not in STREAMS:
-            raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
-        rng = np.random.default_rng([self.world.seed, STREAMS[split], draw])
-        drawn = synthetic.parallel(self.world, count, rng, split)
-        sides = [self.world.render(drawn, name) for name in (self.params.source, language)]
-        gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
-        sure, possible = ([np.array(g[k], np.int32).reshape(-1, 2) for g in gold] for k in (0, 1))
-        pairs = [(list(a.words), list(b.words)) for a, b in zip(*sides, strict=True)]
-        return Sample(language, pairs, pairs, links.Gold(sure, possible, 0, 0, ()))
+        drawn = synthetic.parallel(self.world, count, self.rng(split, draw), split)
+        pairs, gold = linked_pairs(self.world, drawn, self.params.source, language)
+        words = [(list(a.words), list(b.words)) for a, b in pairs]
+        return Sample(language, words, words, gold)
 
     def texts(self, language: str, count: int) -> list[str]:
         """`count` test sentences of a language."""
@@ -102,16 +101,16 @@ class Synthetic(Languages):
         drawn = synthetic.parallel(self.world, 200, np.random.default_rng([self.world.seed, 43]), "test")
         filled = np.where(drawn.asked == synthetic.ABSENT, (drawn.concept != synthetic.ABSENT).sum(1), 0)
         row = int(filled.argmax())
-        found = {name: self.world.render(drawn, name)[row] for name in self.params.languages}
-        slots = {n: " ".join(synthetic.SLOTS[s] for s in sentence.slots) for n, sentence in found.items()}
-        return pd.DataFrame({"words": {name: s.text for name, s in found.items()}, "slots": slots})
+        sentences = {name: self.world.render(drawn, name)[row] for name in self.params.languages}
+        slots = {name: " ".join(synthetic.SLOTS[slot] for slot in s.slots) for name, s in sentences.items()}
+        return pd.DataFrame({"words": {name: s.text for name, s in sentences.items()}, "slots": slots})
 
     def facts(self, language: str) -> dict[str, Any]:
         """How a language differs from the source."""
-        made = synthetic.LANGUAGES[language]
+        own = synthetic.LANGUAGES[language]
         return {
-            "order": made.order, "cognates": made.cognates, "script": made.script, "case": made.case,
-            "agreement": made.agreement, "verb in two words": made.particle,
+            "order": own.order, "cognates": own.cognates, "script": own.script, "case": own.case,
+            "agreement": own.agreement, "verb in two words": own.particle,
         }  # fmt: skip
 
     def by_distance(self) -> list[tuple[str, str]]:
@@ -124,8 +123,6 @@ class Synthetic(Languages):
 class Real(Languages):
     """Languages that people speak: text and test sets of the publishers, gold links for some of them."""
 
-    distance_label = "language"
-
     @property
     def linked(self) -> tuple[str, ...]:
         """The languages with gold links."""
@@ -133,27 +130,22 @@ class Real(Languages):
 
     def sample(self, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
         """Pairs of parallel text ("train", a drawn part of it) or those with gold links ("test")."""
-        if split not in STREAMS:
-            raise StudyError(f"split {split!r}: expected one of {', '.join(STREAMS)}")
         if split == "train":
             pairs = _parallel(self.params, language)
-            rng = np.random.default_rng([self.params.world_of(), STREAMS[split], draw])
-            drawn = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
+            drawn = [pairs[i] for i in self.rng(split, draw).permutation(len(pairs))[:count]]
             cut = [(simple_tokenize(a.lower()), simple_tokenize(b.lower())) for a, b in drawn]
             return Sample(language, cut, cut, links.Gold([], [], 0, 0, ()))
         words, gold = real_data.gold_alignments(self.params.source, language)
         words, sure, possible = words[:count], gold.sure[:count], gold.possible[:count]
         both = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in words]
-        pairs = [(a[0], b[0]) for a, b in both]
-        owners = [(a[1], b[1]) for a, b in both]
+        pairs, owners = ([tuple(side[part] for side in pair) for pair in both] for part in (0, 1))
         return Sample(language, pairs, words, links.Gold(sure, possible, 0, 0, ()), owners)
 
     def texts(self, language: str, count: int) -> list[str]:
         """`count` sentences of a language, drawn from its parallel text."""
         source = language == self.params.source
         pairs = _parallel(self.params, self.params.targets[0] if source else language)
-        rng = np.random.default_rng([self.params.world_of(), STREAMS["test"]])
-        return [pairs[i][0 if source else 1] for i in rng.permutation(len(pairs))[:count]]
+        return [pairs[i][0 if source else 1] for i in self.rng("test").permutation(len(pairs))[:count]]
 
     def keyboard(self, language: str) -> noise.Keyboard:
         """The keyboard that is usual for the language."""
@@ -162,11 +154,9 @@ class Real(Languages):
     def sentence_table(self) -> pd.DataFrame:
         """One test example of natural language inference, or of the first task, in all languages."""
         task = "nli" if "nli" in self.params.tasks else self.params.tasks[0]
-        found = {name: rows[0] for name, rows in self.examples(task, "test", 1).items()}
-        texts = {name: e.text_a if task in LABELS else e.question for name, e in found.items()}
-        return pd.DataFrame(
-            {"sentence": texts, "words": {x: len(simple_tokenize(t)) for x, t in texts.items()}}
-        )
+        texts = {name: rows[0].texts[0] for name, rows in self.examples(task, "test", 1).items()}
+        words = {name: len(simple_tokenize(text)) for name, text in texts.items()}
+        return pd.DataFrame({"sentence": texts, "words": words})
 
     def facts(self, language: str) -> dict[str, Any]:
         """What the study has of a language beside its text."""
@@ -180,8 +170,8 @@ class Real(Languages):
 @cache
 def _parallel(params: Params, language: str) -> list[tuple[str, str]]:
     """The parallel text of the source and a language, read once for all figures."""
-    found, _ = real_data.parallel_text(to_dict(params), language)
-    return [pair for pairs in found.values() for pair in pairs]
+    by_corpus, _ = real_data.parallel_text(to_dict(params), language)
+    return [pair for pairs in by_corpus.values() for pair in pairs]
 
 
 @cache

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.data.tasks import PairExample, SpanExample
+from xltlib.data.tasks import LABELS, PairExample, SpanExample
 
 SLOTS = ("agent", "agent_quality", "verb", "patient", "patient_quality", "place", "time")
 AGENT, AGENT_QUALITY, VERB, PATIENT, PATIENT_QUALITY, PLACE, TIME = range(7)
@@ -55,17 +55,12 @@ LANGUAGES = {
     "near": Language("near", cognates=0.85, article=True, agreement=True),
     "mid": Language("mid", cognates=0.6, adjective_first=False, particle=True, agreement=True),
     "far": Language("far", "SOV", 0.3, "cyrillic", adposition="suffix", case=True, agreement=True),
-    "low": Language(
-        "low", cognates=0.3, adjective_first=False, adposition="after", case=True, text_share=0.1
-    ),
+    "low": Language("low", "SVO", 0.3, adjective_first=False, adposition="after", case=True, text_share=0.1),
 }
 _CONSONANTS = {
-    "src": "ptkbdgmnslr",
-    "near": "ptkvzgmnflr",
-    "mid": "bdgmnshjlw",
-    "far": "пткбдмнсрхв",
+    "src": "ptkbdgmnslr", "near": "ptkvzgmnflr", "mid": "bdgmnshjlw", "far": "пткбдмнсрхв",
     "low": "tkqnmyrwhg",
-}
+}  # fmt: skip
 _VOWELS = {"src": "aeiou", "near": "aeio", "mid": "aiuo", "far": "аеиоу", "low": "aeu"}
 
 
@@ -119,10 +114,8 @@ def check_languages(names: Iterable[str]) -> None:
     """StudyError for a language that has no grammar here."""
     for name in names:
         if name not in LANGUAGES:
-            raise StudyError(
-                f"unknown synthetic language {name!r}; known: {', '.join(LANGUAGES)}; published languages "
-                "need data: real"
-            )
+            known = f"{', '.join(LANGUAGES)}; published languages need data: real"
+            raise StudyError(f"unknown synthetic language {name!r}; known: {known}")
 
 
 class World:
@@ -137,29 +130,24 @@ class World:
             total += _members(category) * SYNONYMS + CATEGORIES[category][0]
         self.lexemes = total
         rng = np.random.default_rng([seed, 1])
-        self._preferences = {slot: self._preference(rng, *slots) for slot, slots in _GIVEN.items()}
+        self._preferences = {}  # P(concept of slot | concept of given): tells members apart, is never zero
+        for slot, given in _GIVEN.items():
+            rows, columns = _members(SLOT_CATEGORY[given]), _members(SLOT_CATEGORY[slot])
+            self._preferences[slot] = 0.9 * rng.dirichlet(np.full(columns, 0.25), rows) + 0.1 / columns
         self._grammars: dict[str, _Grammar] = {}
-
-    @staticmethod
-    def _preference(rng: np.random.Generator, given: int, slot: int) -> np.ndarray:
-        """P(concept of slot | concept of given): sharp enough to tell members apart, and never zero."""
-        rows, columns = _members(SLOT_CATEGORY[given]), _members(SLOT_CATEGORY[slot])
-        return 0.9 * rng.dirichlet(np.full(columns, 0.25), rows) + 0.1 / columns
 
     def stem(self, slot: int, concept: np.ndarray, synonym: np.ndarray) -> np.ndarray:
         """Index of the stem for each concept and synonym; -1 stays -1."""
         category = SLOT_CATEGORY[slot]
         members = _members(category)
-        within = np.where(
-            concept < members, concept * SYNONYMS + synonym, members * SYNONYMS + concept - members
-        )
+        of_class = members * SYNONYMS + concept - members
+        within = np.where(concept < members, concept * SYNONYMS + synonym, of_class)
         return np.where(concept == ABSENT, ABSENT, self._offsets[category] + within)
 
     def grammar(self, language: str) -> "_Grammar":
+        """The word forms and the word order of one of the languages."""
         if language not in self.languages:
-            raise StudyError(
-                f"language {language!r} is not in this world; it has {', '.join(self.languages)}"
-            )
+            raise StudyError(f"{language!r} is not a language of this world: {', '.join(self.languages)}")
         if language not in self._grammars:
             self._grammars[language] = _Grammar(self, LANGUAGES[language])
         return self._grammars[language]
@@ -177,25 +165,20 @@ class World:
         """Concepts (n, 7) drawn by the world's preferences, of meanings that belong to the split."""
         rows = np.empty((0, 7), dtype=np.int64)
         while len(rows) < n:
-            more = self._draw_events(2 * n, rng)
+            more = np.full((2 * n, 7), ABSENT)
+            more[:, AGENT] = rng.integers(0, _members("entity"), 2 * n)
+            for slot, given in _GIVEN.items():
+                bounds = self._preferences[slot][more[:, given]].cumsum(1)
+                more[:, slot] = (rng.random((2 * n, 1)) > bounds[:, :-1]).sum(1)
+            for slot in OPTIONAL:
+                more[rng.random(2 * n) < 0.6, slot] = ABSENT
             rows = np.concatenate([rows, more[in_split(more, splits)]])
         return rows[:n]
 
-    def _draw_events(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        out = np.full((n, 7), ABSENT)
-        out[:, AGENT] = rng.integers(0, _members("entity"), n)
-        for slot, (given, _) in _GIVEN.items():
-            rows = self._preferences[slot][out[:, given]].cumsum(1)
-            out[:, slot] = (rng.random((n, 1)) > rows[:, :-1]).sum(1)
-        for slot in OPTIONAL:
-            out[rng.random(n) < 0.6, slot] = ABSENT
-        return out
 
-
-# each slot is drawn given another one: slot -> (given, slot), in the order of drawing
+# slot -> the one given which it is drawn, in the order of drawing
 _GIVEN = {
-    VERB: (AGENT, VERB), PATIENT: (VERB, PATIENT), AGENT_QUALITY: (AGENT, AGENT_QUALITY),
-    PATIENT_QUALITY: (PATIENT, PATIENT_QUALITY), PLACE: (VERB, PLACE), TIME: (PLACE, TIME),
+    VERB: AGENT, PATIENT: VERB, AGENT_QUALITY: AGENT, PATIENT_QUALITY: PATIENT, PLACE: VERB, TIME: PLACE,
 }  # fmt: skip
 
 
@@ -254,29 +237,18 @@ class _Grammar:
         self.function = _function_words(world, language)
 
     @cached_property
-    def _plan(self) -> list[tuple[int, str]]:
-        """The pieces of a clause in this language's order: (slot, kind of word)."""
-        pieces = {"S": AGENT, "V": VERB, "O": PATIENT}
-        plan: list[tuple[int, str]] = []
-        for letter in self.language.order:
-            slot = pieces[letter]
-            plan += self._verb() if slot == VERB else self._noun_phrase(slot)
-        return plan + self._adverbial(PLACE) + self._adverbial(TIME)
-
-    def _verb(self) -> list[tuple[int, str]]:
-        return [(VERB, "head")] + [(VERB, "particle")] * self.language.particle
-
-    def _noun_phrase(self, slot: int) -> list[tuple[int, str]]:
-        quality = [(slot + 1, "head")]
-        noun = [(slot, "head")]
-        article = [(slot, "article")] * self.language.article
-        return article + (quality + noun if self.language.adjective_first else noun + quality)
-
-    def _adverbial(self, slot: int) -> list[tuple[int, str]]:
-        adposition, head = [(slot, "adposition")], [(slot, "head")]
-        return {"before": adposition + head, "after": head + adposition, "suffix": head}[
-            self.language.adposition
-        ]
+    def _plans(self) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        """The pieces of a clause, (slot, kind of word), in this language's order; with its place in front."""
+        own = self.language
+        adverbial = {"before": ("adposition", "head"), "after": ("head", "adposition"), "suffix": ("head",)}
+        place, time = ([(slot, kind) for kind in adverbial[own.adposition]] for slot in (PLACE, TIME))
+        phrases = {"V": [(VERB, "head")] + [(VERB, "particle")] * own.particle}
+        for letter, slot in (("S", AGENT), ("O", PATIENT)):
+            words = [(slot + 1, "head"), (slot, "head")]  # quality and noun
+            words = words if own.adjective_first else words[::-1]
+            phrases[letter] = [(slot, "article")] * own.article + words
+        core = [piece for letter in own.order for piece in phrases[letter]]
+        return core + place + time, place + core + time
 
     def _form(self, slot: int, stem: int, agent_class: int) -> str:
         language, function = self.language, self.function
@@ -290,17 +262,15 @@ class _Grammar:
         return word
 
     def render(self, batch: Clauses) -> list[Sentence]:
-        stems = np.stack(
-            [self.world.stem(s, batch.concept[:, s], batch.synonym[:, s]) for s in range(7)], 1
-        ).tolist()
+        """The clauses as sentences."""
+        stems = [self.world.stem(s, batch.concept[:, s], batch.synonym[:, s]) for s in range(7)]
         agent_class = class_of("entity", np.maximum(batch.concept[:, AGENT], 0)).tolist()
         forms: dict[tuple[int, int, int], str] = {}
-        out = []
-        fronted_plan = self._adverbial(PLACE) + [p for p in self._plan if p[0] != PLACE]
-        rows = zip(stems, agent_class, batch.fronted.tolist(), batch.asked.tolist(), strict=True)
-        for row, klass, front, asked in rows:
+        sentences = []
+        columns = np.stack(stems, 1).tolist(), agent_class, batch.fronted.tolist(), batch.asked.tolist()
+        for row, klass, front, asked in zip(*columns, strict=True):
             words, slots, parts = [], [], []
-            for slot, kind in fronted_plan if front else self._plan:
+            for slot, kind in self._plans[front]:
                 if slot == asked:
                     if kind != "head":
                         continue
@@ -317,8 +287,8 @@ class _Grammar:
                 words.append(word)
                 slots.append(slot)
                 parts.append(HEAD if kind == "head" else FUNCTION)
-            out.append(Sentence(tuple(words), tuple(slots), tuple(parts)))
-        return out
+            sentences.append(Sentence(tuple(words), tuple(slots), tuple(parts)))
+        return sentences
 
     def lexicon(self) -> list[list[str]]:
         """All word forms of each stem, in the order of stem indices."""
@@ -402,9 +372,8 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
     kind = rng.choice(3, n, p=(0.55, 0.35, 0.1))  # again, question, onward
     asked = np.where(kind == 1, _askable(base.concept, rng), ABSENT)
     second = np.choose(kind[:, None], (again, base.concept, onward))
-    second = np.where(
-        in_split(second, "text")[:, None], second, base.concept
-    )  # no meaning of a test, however told
+    # no meaning of a test, however told
+    second = np.where(in_split(second, "text")[:, None], second, base.concept)
     return Documents(told, count, clauses(second, rng, base, asked), base)
 
 
@@ -473,11 +442,10 @@ def _uniform_meanings(
 def _sibling(slot: int, concept: int, rng: np.random.Generator) -> int:
     """Another member of the same class; for a class-level concept another class."""
     classes, members = CATEGORIES[SLOT_CATEGORY[slot]]
+    first, size = concept // members * members, members
     if concept >= classes * members:
-        return (
-            classes * members + (concept - classes * members + 1 + int(rng.integers(classes - 1))) % classes
-        )
-    return concept // members * members + (concept % members + 1 + int(rng.integers(members - 1))) % members
+        first, size = classes * members, classes
+    return first + (concept - first + 1 + int(rng.integers(size - 1))) % size
 
 
 def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
@@ -503,9 +471,8 @@ def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Cla
             if slot != specific:
                 hypothesis[i, slot] = _class(slot, meaning[i, slot])
         hypothesis[i, list(OPTIONAL)] = ABSENT
-        hypothesis[i, kept] = (
-            meaning[i, kept] if kept in present else rng.integers(_members(SLOT_CATEGORY[kept]))
-        )
+        said = kept in present
+        hypothesis[i, kept] = meaning[i, kept] if said else rng.integers(_members(SLOT_CATEGORY[kept]))
         if label == CONTRADICTION:
             for slot in rng.permutation([*CORE, kept])[: rng.integers(2, 5)]:
                 hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
@@ -558,9 +525,8 @@ def chance_score(task: str) -> float:
     The share of one label of equally many; for questions F1 of a word of the right kind from a clause of the
     passage drawn at random: passages have one to PASSAGE clauses, equally often, which share no answer.
     """
-    labels = {"nli": 3, "paraphrase": 2}
-    if task in labels:
-        return 1 / labels[task]
+    if task in LABELS:
+        return 1 / len(LABELS[task])
     return float(np.mean(1 / np.arange(1, PASSAGE + 1)))
 
 
@@ -568,9 +534,8 @@ def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
     """Meanings (n, 3, 7) whose three clauses share no agent, verb, patient or place."""
     kept: list[np.ndarray] = []
     while sum(map(len, kept)) < n:
-        groups = _uniform_meanings(PASSAGE * n, split, rng, (AGENT_QUALITY, PLACE, TIME)).reshape(
-            -1, PASSAGE, 7
-        )
+        groups = _uniform_meanings(PASSAGE * n, split, rng, (AGENT_QUALITY, PLACE, TIME))
+        groups = groups.reshape(-1, PASSAGE, 7)
         ordered = np.sort(groups[:, :, [*CORE, PLACE]], 1)
         kept.append(groups[(np.diff(ordered, axis=1) != 0).all((1, 2))])
     return np.concatenate(kept)[:n]
@@ -579,23 +544,24 @@ def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
 def task_examples(world: World, task: str, n: int, split: str, seed: int) -> dict[str, list]:
     """n examples of a task by language, parallel: the i-th example has the same id everywhere."""
     rng = np.random.default_rng([seed, world.seed, len(task), *split.encode()])
-    if task in ("nli", "paraphrase"):
-        drawn = (nli if task == "nli" else paraphrase)(world, n, split, rng)
-        return {language: _pairs(world, language, *drawn, split) for language in world.languages}
     if task == "qa":
         drawn = qa(world, n, split, rng)
         return {language: _spans(world, language, *drawn, split) for language in world.languages}
-    raise StudyError(f"unknown task {task!r}; known: nli, paraphrase, qa")
-
-
-def _pairs(
-    world: World, language: str, first: Clauses, second: Clauses, labels: np.ndarray, split: str
-) -> list:
-    both = zip(world.render(first, language), world.render(second, language), labels.tolist(), strict=True)
-    return [PairExample(f"{split}-{i}", a.text, b.text, label) for i, (a, b, label) in enumerate(both)]
+    if task not in LABELS:
+        raise StudyError(f"unknown task {task!r}; known: {', '.join((*LABELS, 'qa'))}")
+    first, second, labels = (nli if task == "nli" else paraphrase)(world, n, split, rng)
+    by_language = {}
+    for language in world.languages:
+        sides = world.render(first, language), world.render(second, language), labels.tolist()
+        by_language[language] = [
+            PairExample(f"{split}-{i}", a.text, b.text, label)
+            for i, (a, b, label) in enumerate(zip(*sides, strict=True))
+        ]
+    return by_language
 
 
 def _spans(world: World, language: str, drawn: Documents, which: np.ndarray, split: str) -> list[SpanExample]:
+    """Passages with a question each, whose answer is a word of the clause that it asks about."""
     rendered = [world.render(part, language) for part in drawn.told]
     questions = world.render(drawn.second, language)
     examples = []

@@ -35,16 +35,17 @@ def examples(
     if params.get("data", "synthetic") == "synthetic":
         world = World(tuple(params["languages"]), params["world_seed"])
         return synthetic.task_examples(world, task, count, split, 0)
+    name, of = _first(params, task, "train_sets" if split == "train" else "test_sets")
     if split == "train":
-        name, of = _first(params, task, "train_sets")
-        source = params["source"]
-        own = _first_records({source: _load(params, name, of, source)}, count)
+        own = _first_records(_languages(params, name, of, [params["source"]]), count)
         return _with_translations(params, name, of, own) if translations else own
-    name, of = _first(params, task, "test_sets")
     if split == "dev":
-        return _first_records(_languages(params, _development(params, name), "dev"), count)
-    if split != "test":
-        raise StudyError(f"{task} has no split {split!r}; expected train, dev or test")
+        name = DEV_OF.get(name, name)
+        used = [key for key in ("train_sets", "test_sets") if f"{name}/dev" in params[key]]
+        if used or "dev" not in tasks.SETS[name].counts:
+            reason = f"{name}/dev is one of {used[0]}" if used else f"{name} has none"
+            raise StudyError(f"no development examples to select by: {reason}")
+        return _first_records(_languages(params, name, "dev"), count)
     by_setting = _first_records(_languages(params, name, of), count)
     for name, of in sets(params, task, "test_sets")[1:]:
         for language, records in _first_records(_languages(params, name, of), count).items():
@@ -58,9 +59,8 @@ def _with_translations(params: Mapping, name: str, split: str, own: Mapping[str,
     """The source's examples, and those of the same ids in every language that the set has."""
     ((source, records),) = own.items()
     labels = {record.id: getattr(record, "label", None) for record in records}
-    others = {**params, "languages": [x for x in params["languages"] if x != source]}
-    by_language = dict(own)
-    for language, theirs in _languages(others, name, split).items():
+    others, by_language = [x for x in params["languages"] if x != source], dict(own)
+    for language, theirs in _languages(params, name, split, others).items():
         by_language[language] = [record for record in theirs if record.id in labels]
         wrong = [x.id for x in by_language[language] if getattr(x, "label", None) != labels[x.id]]
         if wrong:
@@ -101,32 +101,24 @@ def _first(params: Mapping, task: str, key: str) -> tuple[str, str]:
     return of_task[0]
 
 
-def _development(params: Mapping, name: str) -> str:
-    """The set whose development examples stand for those of a test set."""
-    name = DEV_OF.get(name, name)
-    used = [key for key in ("train_sets", "test_sets") if f"{name}/dev" in params[key]]
-    if used or "dev" not in tasks.SETS[name].counts:
-        reason = f"{name}/dev is one of {used[0]}" if used else f"{name} has none"
-        raise StudyError(f"no development examples to select by: {reason}")
-    return name
-
-
-def _languages(params: Mapping, name: str, split: str) -> dict[str, list]:
-    """The records of the study's languages that a split of a set has."""
-    counts = tasks.SETS[name].counts
-    if split not in counts:
-        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(counts)}")
+def _languages(
+    params: Mapping, name: str, split: str, languages: Sequence[str] | None = None
+) -> dict[str, list]:
+    """The records of the languages, by default all of the study's, that a split of a set has."""
+    languages = params["languages"] if languages is None else languages
+    if split not in tasks.SETS[name].counts:
+        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(tasks.SETS[name].counts)}")
     by_language, folder = {}, real_data.folder()
-    for language in in_languages(name, split, params["languages"]):
+    for language in in_languages(name, split, languages):
         if folder and not params["official_counts"]:
             try:
                 tasks.file_of(name, split, language, folder)
             except StudyError as error:
                 warnings.warn(f"{language} is left out of {name}/{split}: {error}", stacklevel=3)
                 continue
-        by_language[language] = _load(params, name, split, language)
+        by_language[language] = tasks.load(name, split, language, folder, strict=params["official_counts"])
     if not by_language:
-        raise StudyError(f"{name}/{split}: none of the languages {', '.join(params['languages'])} is there")
+        raise StudyError(f"{name}/{split}: none of the languages {', '.join(languages)} is there")
     return tasks.align(by_language) if tasks.SETS[name].task in ALIGNED else by_language
 
 
@@ -135,10 +127,6 @@ def in_languages(name: str, split: str, languages: Sequence[str]) -> list[str]:
     part = tasks.SETS[name].hub_languages and not real_data.folder()
     published = [x for x in languages if x in tasks.SETS[name].counts[split]]
     return [x for x in published if tasks.on_hub(name, x)] if part else published
-
-
-def _load(params: Mapping, name: str, split: str, language: str) -> list:
-    return tasks.load(name, split, language, real_data.folder(), strict=params["official_counts"])
 
 
 def _first_records(by_language: Mapping[str, Sequence], count: int) -> dict[str, list]:

@@ -4,7 +4,7 @@
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ NAMES = {
 }
 PLACEHOLDER = "NS"  # PAWS-X: what stands where a translator left a sentence out
 
-# Records
+# Records; `texts` are the sentences of one that no training text may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class PairExample:
     text_a: str
     text_b: str
     label: int
+
+    texts = property(lambda self: (self.text_a, self.text_b))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class SpanExample:
     context: str
     answers: tuple[tuple[int, str], ...]
 
+    texts = property(lambda self: (self.question,))
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceExample:
@@ -72,6 +76,8 @@ class ChoiceExample:
     question: str
     choices: tuple[str, ...]
     label: int
+
+    texts = property(lambda self: (self.premise, *self.choices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class SentencePair:
     id: str
     source: str
     target: str
+
+    texts = property(lambda self: (self.source, self.target))
 
 
 Record = PairExample | SpanExample | ChoiceExample | TaggedSentence | SentencePair
@@ -139,22 +147,19 @@ class TaskSet:
         return pattern.format(**names, question=question or context)
 
 
-def _counts(table: Mapping) -> dict[str, int | list[int]]:
-    """The counts of a split by language; a pair of languages has one for both directions."""
-    counts = {}
-    for key, value in table.items():
-        counts |= dict.fromkeys(value.split(), key) if isinstance(key, int) else {key: value}
-    return counts | {"|".join(reversed(key.split("|"))): counts[key] for key in counts}
-
-
-def _table() -> dict[str, TaskSet]:
+def _sets() -> dict[str, TaskSet]:
+    """The table of sets; a pair of languages has one count for both directions."""
     table = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     for entry in table.values():
-        entry["counts"] = {split: _counts(counts) for split, counts in entry["counts"].items()}
+        for split, counts in entry["counts"].items():
+            own = {}
+            for key, value in counts.items():
+                own |= dict.fromkeys(value.split(), key) if isinstance(key, int) else {key: value}
+            entry["counts"][split] = own | {"|".join(key.split("|")[::-1]): own[key] for key in own}
     return {name: TaskSet(**entry) for name, entry in table.items()}
 
 
-SETS = _table()
+SETS = _sets()
 
 # Official formats: each reader gives one (place for messages, fields) per example
 
@@ -328,12 +333,8 @@ def line_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
 
 
 READERS: dict[str, Callable[[Sequence[str], Path, str], Iterator[Row]]] = {
-    "tsv": tsv_rows,
-    "squad": squad_rows,
-    "jsonl": jsonl_rows,
-    "conllu": conllu_rows,
-    "lines": line_rows,
-}
+    "tsv": tsv_rows, "squad": squad_rows, "jsonl": jsonl_rows, "conllu": conllu_rows, "lines": line_rows,
+}  # fmt: skip
 
 
 def rows_of_language(rows: list[Row], task_set: TaskSet, language: str) -> list[Row]:
@@ -373,14 +374,15 @@ def load(
     name: str,
     split: str,
     language: str,
-    folder: Path | str | None = None,
+    folder: Path | None = None,
     *,
-    revision: str | None = None,
     strict: bool = True,
     unlabelled: bool = False,
-    placeholders: str = "drop",
 ) -> list[Record]:
     """The checked records of one split of one language of a set in `SETS`.
+
+    PAWS-X rows with a side `NS` are dropped, which a warning tells and which leaves languages with different
+    ids: `align` them.
 
     Parameters
     ----------
@@ -388,15 +390,10 @@ def load(
         For example `"xnli", "dev", "de"`. MLQA's context and question languages are written `"de|es"`.
     folder
         The folder with the official files (plain or `.gz`); without one, the hub is asked.
-    revision
-        The 40 hexadecimal digits of another commit of the hub's repository than the pinned one.
     strict
         A number of examples that is not the official one is an error; otherwise a warning.
     unlabelled
         Accept files without gold: labels are then -1, answers empty.
-    placeholders
-        `"drop"` or `"keep"` PAWS-X rows with a side `NS`; dropping tells how many and leaves languages with
-        different ids: `align` them.
 
     Raises
     ------
@@ -405,23 +402,31 @@ def load(
         constant label; repeated ids; answers that are not where their offset says.
     """
     task_set = _set(name, split, language)
-    if placeholders not in ("drop", "keep"):
-        raise StudyError(f"placeholders is {placeholders!r}; expected 'drop' or 'keep'")
+    task, official, what = task_set.task, task_set.counts[split][language], f"{name} {split} {language}"
     if folder is None:
-        rows = hub_rows(name, split, language, revision)
+        rows = hub_rows(name, split, language)
     else:
         path = file_of(name, split, language, folder)
-        rows = list(READERS[task_set.format](read_lines(path), path, task_set.task))
+        rows = list(READERS[task_set.format](read_lines(path), path, task))
         rows = rows_of_language(rows, task_set, language)
-    what = f"{name} {split} {language}"
-    _check_count(rows, task_set.counts[split][language], what, strict)
+    if len(rows) not in (accepted := official if isinstance(official, list) else [official]):
+        place = f"first at {rows[0][0]}" if rows else "no row of this language"
+        message = f"{what}: {len(rows)} examples ({place}), officially {' or '.join(map(str, accepted))}"
+        if strict:
+            raise StudyError(f"{message}; fetch the official file, or set official_counts: false")
+        warnings.warn(message, stacklevel=2)
     ids = ids_of(rows) or [str(index) for index in range(len(rows))]
     if split in task_set.repeated_ids and len(set(ids)) < len(ids):
         ids = [f"{index}:{key}" for index, key in enumerate(ids)]
-    record_of = RECORDS[task_set.task]
-    records = [record_of(key, place, row, task_set.task) for key, (place, row) in zip(ids, rows, strict=True)]
+    records = [record_of(key, place, row, task) for key, (place, row) in zip(ids, rows, strict=True)]
     _check_records(records, [place for place, _ in rows], unlabelled)
-    return _without_placeholders(records, what) if placeholders == "drop" else records
+    if task not in LABELS:
+        return records
+    whole = [x for x in records if PLACEHOLDER not in (x.text_a.strip(), x.text_b.strip())]
+    if len(whole) < len(records):
+        dropped = f"{len(records) - len(whole)} of {len(records)} rows"
+        warnings.warn(f"{what}: {dropped} have a side {PLACEHOLDER} (not translated); dropped", stacklevel=2)
+    return whole
 
 
 def _set(name: str, split: str, language: str) -> TaskSet:
@@ -439,7 +444,7 @@ def _set(name: str, split: str, language: str) -> TaskSet:
     return task_set
 
 
-def file_of(name: str, split: str, language: str, folder: Path | str) -> Path:
+def file_of(name: str, split: str, language: str, folder: Path) -> Path:
     """The file below a folder that holds one split of one language; StudyError where it is missing."""
     task_set = _set(name, split, language)
     file_split = task_set.split_names.get(split, split)
@@ -463,13 +468,13 @@ def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
     return f"datasets/{repo}", config, task_set.hub_splits.get(split, split)
 
 
-def hub_rows(name: str, split: str, language: str, revision: str | None = None) -> list[Row]:
-    """The rows of a set from the hub, at a pinned commit or at `revision`."""
+def hub_rows(name: str, split: str, language: str) -> list[Row]:
+    """The rows of a set from the hub, at the pinned commit."""
     repo, config, hub_split = hub_place(name, split, language)
     task_set = SETS[name]
     file = task_set.filled(task_set.files[0], task_set.split_names.get(split, split), language)
     folder = f"Or download {task_set.source}, and pass the folder that holds {file}."
-    table = hub.table(repo, config, hub_split, revision, folder)
+    table = hub.table(repo, config, hub_split, folder)
     names = getattr(table.features.get("label"), "names", None)
     rows = []
     for index, row in enumerate(table):
@@ -485,71 +490,39 @@ def hub_rows(name: str, split: str, language: str, revision: str | None = None) 
     return rows_of_language(rows, task_set, language)
 
 
-def _text(place: str, row: dict, key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
-        found = "missing" if value is None else f"{excerpt(value)}, expected a text"
-        raise StudyError(f"{place}: {key} is {'empty' if value == '' or str(value).isspace() else found}")
-    return value
+def record_of(key: str, place: str, row: dict, task: str) -> Record:
+    """The record of a row of a task's set; StudyError where a part of it is missing, empty or wrong."""
 
+    def text(name: str) -> str:
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            problem = "missing" if value is None else f"{excerpt(value)}, expected a text"
+            raise StudyError(f"{place}: {name} is {'empty' if isinstance(value, str) else problem}")
+        return value
 
-def _pair(key: str, place: str, row: dict, task: str) -> PairExample:
-    texts = _text(place, row, "text_a"), _text(place, row, "text_b")
-    return PairExample(key, *texts, label_of(place, row, task))
-
-
-def _choice(key: str, place: str, row: dict, task: str) -> ChoiceExample:
-    if row.get("question") not in ("cause", "effect"):
-        raise StudyError(f"{place}: question is {excerpt(row.get('question'))}; expected 'cause' or 'effect'")
-    choices = (_text(place, row, "choice1"), _text(place, row, "choice2"))
-    premise, label = _text(place, row, "premise"), label_of(place, row, task)
-    return ChoiceExample(key, premise, row["question"], choices, label)
-
-
-def _span(key: str, place: str, row: dict, task: str) -> SpanExample:
-    context = _text(place, row, "context")
-    answers = tuple((start, text) for start, text in row["answers"] if text)
-    for start, text in answers:
-        there = context[start : start + len(text)]
-        if there != text or start < 0:
-            at = f"answer {excerpt(text)} is not at offset {excerpt(start)}"
+    if task in LABELS:
+        return PairExample(key, text("text_a"), text("text_b"), label_of(place, row, task))
+    if task == "retrieval":
+        return SentencePair(key, text("source"), text("target"))
+    if task == "choice":
+        asked = row.get("question")
+        if asked not in ("cause", "effect"):
+            raise StudyError(f"{place}: question is {excerpt(asked)}; expected 'cause' or 'effect'")
+        choices = (text("choice1"), text("choice2"))
+        return ChoiceExample(key, text("premise"), asked, choices, label_of(place, row, task))
+    if task == "tagging":
+        heads = row["heads"]
+        if max(heads) > len(heads) or heads.count(0) != 1:
+            shown = excerpt(" ".join(map(str, heads)))
+            raise StudyError(f"{place}: heads {shown}; expected one 0, others to {len(heads)}")
+        return TaggedSentence(key, *(tuple(row[name]) for name in ("words", "tags", "heads", "deprels")))
+    context, answers = text("context"), tuple((start, answer) for start, answer in row["answers"] if answer)
+    for start, answer in answers:
+        there = context[start : start + len(answer)]
+        if there != answer or start < 0:
+            at = f"answer {excerpt(answer)} is not at offset {excerpt(start)}"
             raise StudyError(f"{place}: {at}; there is {excerpt(there)}")
-    return SpanExample(key, _text(place, row, "question"), context, answers)
-
-
-def _tagged(key: str, place: str, row: dict, task: str) -> TaggedSentence:
-    heads = row["heads"]
-    if max(heads) > len(heads) or heads.count(0) != 1:
-        raise StudyError(
-            f"{place}: heads {excerpt(' '.join(map(str, heads)))}; expected one 0, others to {len(heads)}"
-        )
-    columns = (tuple(row[key]) for key in ("words", "tags", "heads", "deprels"))
-    return TaggedSentence(key, *columns)
-
-
-def _sentences(key: str, place: str, row: dict, task: str) -> SentencePair:
-    return SentencePair(key, _text(place, row, "source"), _text(place, row, "target"))
-
-
-RECORDS: dict[str, Callable[[str, str, dict, str], Record]] = {
-    "nli": _pair,
-    "paraphrase": _pair,
-    "qa": _span,
-    "choice": _choice,
-    "tagging": _tagged,
-    "retrieval": _sentences,
-}
-
-
-def _check_count(rows: list[Row], official: int | list[int], what: str, strict: bool) -> None:
-    accepted = official if isinstance(official, list) else [official]
-    if len(rows) in accepted:
-        return
-    place = f"first at {rows[0][0]}" if rows else "no row of this language"
-    message = f"{what}: {len(rows)} examples ({place}), officially {' or '.join(map(str, accepted))}"
-    if strict:
-        raise StudyError(f"{message}; fetch the official file, or pass strict=False to use this one anyway")
-    warnings.warn(message, stacklevel=3)
+    return SpanExample(key, text("question"), context, answers)
 
 
 def check_ids(ids: Sequence[str], places: Sequence[str]) -> None:
@@ -571,6 +544,7 @@ def check_varied(labels: Sequence[int], places: Sequence[str]) -> None:
 
 
 def _check_records(records: list[Record], places: list[str], unlabelled: bool) -> None:
+    """StudyError for repeated ids and, but for `unlabelled` sets, for records without gold."""
     check_ids([record.id for record in records], places)
     bare = [
         place
@@ -582,20 +556,10 @@ def _check_records(records: list[Record], places: list[str], unlabelled: bool) -
     if bare and not unlabelled:
         raise StudyError(
             f"{bare[0]}: no label or answer in any row, as in XTREME's test files; use the original release, "
-            "put test.labels.tsv (with a column 'label') beside XNLI's files, or pass unlabelled=True"
+            "or put test.labels.tsv (with a column 'label') beside XNLI's files"
         )
     if not bare:
         check_varied([record.label for record in records if hasattr(record, "label")], places)
-
-
-def _without_placeholders(records: list[Record], what: str) -> list[Record]:
-    if not records or not isinstance(records[0], PairExample):
-        return records
-    kept = [record for record in records if PLACEHOLDER not in (record.text_a.strip(), record.text_b.strip())]
-    if len(kept) < len(records):
-        dropped = f"{len(records) - len(kept)} of {len(records)} rows"
-        warnings.warn(f"{what}: {dropped} have a side {PLACEHOLDER} (not translated); dropped", stacklevel=3)
-    return kept
 
 
 # Several languages

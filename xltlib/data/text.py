@@ -4,18 +4,19 @@ What a language has to say comes from `SyntheticText` or `PublishedText`, which 
 on there is one way: texts are cut into words and subwords, and stored as ids.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.alignment import aligner, links
-from xltlib.data import corpora, real_data, synthetic, tokenization
+from xltlib.data import real_data, synthetic, tokenization
+from xltlib.data.tokenization import Sentence
 from xltlib.noise import typing as noise
 from xltlib.store import Result, Spec
 
@@ -25,16 +26,7 @@ TextPairs = list[tuple[str, str]]
 LEAST_SHARE = 0.25  # parallel pairs of an under-resourced language, relative to the others, at the least
 COVERAGE = 0.9995  # of each language's characters; words with one of the others, mostly rare Han, are [UNK]
 SAMPLED = 200_000  # published sentences that the tokenizer is trained on
-BLOCK = 20_000  # sentences cut into subwords at once: bounds memory
 HEURISTICS = {"estimated": "intersect", "grown": "grow-diag-final-and"}
-
-
-class Sentence(NamedTuple):
-    """A sentence as words, its subwords' ids (T,), and the word of each subword (T,)."""
-
-    words: list[str]
-    ids: list[int]
-    owners: list[int]
 
 
 # Where text comes from
@@ -80,21 +72,26 @@ class SyntheticText:
         number, share = self.world.languages.index(language), synthetic.LANGUAGES[language].text_share
         rng = np.random.default_rng([self.world.seed, 22, number])
         drawn = synthetic.parallel(self.world, round(count * max(LEAST_SHARE, share)), rng)
-        sides = [self.world.render(drawn, name) for name in (source, language)]
-        gold = [synthetic.gold_links(a, b) for a, b in zip(*sides, strict=True)]
-        sure, possible = (
-            [np.array(x, dtype=np.int64).reshape(-1, 2) for x in kind] for kind in zip(*gold, strict=True)
-        )
-        pairs = [(a.text, b.text) for a, b in zip(*sides, strict=True)]
-        return pairs, links.Gold(sure, possible, 0, 0, ())
+        pairs, gold = linked_pairs(self.world, drawn, source, language)
+        return [(a.text, b.text) for a, b in pairs], gold
 
     def cut(self, texts: Sequence[str]) -> list[Sentence]:
         """Texts in words and subwords."""
-        return cut(self.tokenizer, texts, published=False)
+        return tokenization.cut_words(self.tokenizer, texts)
 
     def counts(self) -> dict[str, Any]:
         """What there is to say of where the text comes from."""
         return {}
+
+
+def linked_pairs(
+    world: synthetic.World, drawn: synthetic.Clauses, source: str, language: str
+) -> tuple[list[tuple[synthetic.Sentence, synthetic.Sentence]], links.Gold]:
+    """Clauses in two languages of a world, and the gold links between their words."""
+    pairs = list(zip(world.render(drawn, source), world.render(drawn, language), strict=True))
+    gold = zip(*(synthetic.gold_links(a, b) for a, b in pairs), strict=True)
+    sure, possible = ([np.array(x, np.int32).reshape(-1, 2) for x in kind] for kind in gold)
+    return pairs, links.Gold(sure, possible, 0, 0, ())
 
 
 class PublishedText:
@@ -183,7 +180,8 @@ class PublishedText:
 
     def cut(self, texts: Sequence[str]) -> list[Sentence]:
         """Texts in words and subwords."""
-        return cut(self.tokenizer, texts, bool(self.params.get("model")))
+        cut = tokenization.cut_texts if self.params.get("model") else tokenization.cut_words
+        return cut(self.tokenizer, texts)
 
     def counts(self) -> dict[str, Any]:
         """Pairs read, left out and kept by language; the test sets whose sentences were left out."""
@@ -195,47 +193,6 @@ class PublishedText:
 def text_source(params: Mapping) -> SyntheticText | PublishedText:
     """Where the text of a study's languages comes from."""
     return PublishedText(params) if params.get("data") == "real" else SyntheticText(params)
-
-
-def cut(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], published: bool) -> list[Sentence]:
-    """Texts in words and subwords, every subword a part of one word.
-
-    Words are those of `corpora.token_spans`; where a published tokenizer has a subword of several of them, as
-    in Chinese, they are one. One of `tokenization.train` cuts words as it cuts texts: each is looked up once.
-    """
-    if published:
-        sentences = []
-        for start in range(0, len(texts), BLOCK):
-            block = texts[start : start + BLOCK]
-            sentences += map(_sentence, block, tokenization.encode_words(tokenizer, block))
-        return sentences
-    sentences = [corpora.simple_tokenize(text) for text in texts]
-    distinct = list(dict.fromkeys(word for words in sentences for word in words))
-    coded = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
-    pieces = dict(zip(distinct, coded, strict=True))
-    return [
-        Sentence(
-            words,
-            [piece for word in words for piece in pieces[word]],
-            [number for number, word in enumerate(words) for _ in pieces[word]],
-        )
-        for words in sentences
-    ]
-
-
-def _sentence(text: str, coded: tokenization.Coded) -> Sentence:
-    """A text cut as a whole, words that share a subword joined."""
-    words, ends = [], []
-    for (a, b), (begin, end) in zip(coded.words, coded.pieces.tolist(), strict=True):
-        if ends and begin < ends[-1]:
-            words[-1] += text[a:b]
-            ends[-1] = max(ends[-1], end)
-        else:
-            words.append(text[a:b])
-            ends.append(end)
-    # a subword that is in no word, as SentencePiece's lone blank, belongs to the word before or after it
-    owners = np.searchsorted(ends, np.arange(len(coded.ids)), side="right")
-    return Sentence(words, coded.ids, np.minimum(owners, max(len(words) - 1, 0)).tolist())
 
 
 # Runs
@@ -299,26 +256,23 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
     source, arrays, quality = pairs.params["source"], {}, {}
     for number, (language, count) in enumerate(pairs.values["pairs"].items()):
         kept = kept_pairs(language, count, spec.params.get("share", 1.0))
-        gold, rng = read_gold(pairs, language, kept), np.random.default_rng([number, count])
-        words = [
-            [real_data.lowered(x) for x in read_sentences(pairs, language, side)[:kept]]
-            for side in ("source", "target")
-        ]
-        both, score = list(zip(*words, strict=True)), None
+        gold, score = read_gold(pairs, language, kept), None
+        sides = [read_sentences(pairs, language, side)[:kept] for side in ("source", "target")]
+        words = list(zip(*([real_data.lowered(x) for x in side] for side in sides), strict=True))
         if kind == "subword":
-            made, of_words = link_subwords(pairs, language, kept)
+            found, of_words = link_subwords(pairs, language, kept)
         elif kind in HEURISTICS:
-            ways = aligner.train_both(both)
-            made = of_words = links.symmetrize(*(way.links for way in ways), HEURISTICS[kind])
+            ways = aligner.train_both(words)
+            found = of_words = links.symmetrize(*(way.links for way in ways), HEURISTICS[kind])
             if gold is None and real_data.has_gold(source, language):
                 score = _on_gold(ways, HEURISTICS[kind], source, language)
         else:
-            made = of_words = _drawn_links(kind, both, gold, rng)
+            found = of_words = _drawn_links(kind, words, gold, np.random.default_rng([number, count]))
         if gold:
             score = links.aer(of_words, gold.sure, gold.possible)
         if score:
             quality[language] = {name: round(float(x), 4) for name, x in score._asdict().items()}
-        arrays |= _packed(language, [np.ravel(x) for x in made])
+        arrays |= _packed(language, [np.ravel(x) for x in found])
     np.savez(directory / "links.npz", **arrays)
     return {"quality": quality}
 
@@ -333,21 +287,13 @@ def kept_pairs(language: str, count: int, share: float) -> int:
 def link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
     """Links that the aligner finds between subwords, and the words that they link, which gold speaks of."""
     with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
-        source, target, source_words, target_words = (
+        source, target, *owners = (
             tokenization.unpack(arrays[f"{language}/{name}/values"], arrays[f"{language}/{name}/ends"])[:kept]
             for name in ("source", "target", "source_words", "target_words")
         )
     ids = [(list(map(str, a)), list(map(str, b))) for a, b in zip(source, target, strict=True)]
-    made = aligner.align_both(ids, heuristic="intersect")
-    return made, list(_owners(made, source_words, target_words))
-
-
-def _owners(
-    made: links.Links, source: Sequence[np.ndarray], target: Sequence[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Links of parts as links of the words that they are parts of."""
-    for x, a, b in zip(made, source, target, strict=True):
-        yield np.unique(np.stack([a[x[:, 0]], b[x[:, 1]]], 1), axis=0)
+    found = aligner.align_both(ids, heuristic="intersect")
+    return found, [links.word_links(x, *both) for x, *both in zip(found, *owners, strict=True)]
 
 
 def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random.Generator) -> links.Links:
@@ -368,14 +314,11 @@ def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random
 
 def _on_gold(ways: Sequence, heuristic: str, source: str, language: str) -> links.AlignmentScore:
     """The score of a trained aligner on the sentences with gold links, whose words are cut in their way."""
-    gold_pairs, gold = real_data.gold_alignments(source, language)
-    cuts = [
-        [real_data.units(real_data.lowered(words)) for words in side]
-        for side in zip(*gold_pairs, strict=True)
-    ]
-    test = [(a, b) for (a, _), (b, _) in zip(*cuts, strict=True)]
-    made = links.symmetrize(*(way.align(test) for way in ways), heuristic)
-    of_words = list(_owners(made, *([owner for _, owner in side] for side in cuts)))
+    pairs, gold = real_data.gold_alignments(source, language)
+    cut = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in pairs]
+    units, owners = ([tuple(side[part] for side in pair) for pair in cut] for part in (0, 1))
+    found = links.symmetrize(*(way.align(units) for way in ways), heuristic)
+    of_words = [links.word_links(x, *both) for x, both in zip(found, owners, strict=True)]
     return links.aer(of_words, gold.sure, gold.possible)
 
 
@@ -394,7 +337,7 @@ def world_of(text: Result) -> synthetic.World:
 def keyboard_of(world: synthetic.World, language: str) -> noise.Keyboard:
     """A keyboard for a synthetic language's own letters, in an order drawn once."""
     letters = {letter for forms in world.grammar(language).lexicon() for form in forms for letter in form}
-    return noise.layout(sorted(letters), np.random.default_rng([world.seed, 44]), language)
+    return noise.layout(sorted(letters), np.random.default_rng([world.seed, 44]))
 
 
 def tokenizer_of(text: Result) -> PreTrainedTokenizerFast:

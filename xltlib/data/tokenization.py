@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -52,22 +52,17 @@ def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
     One that puts none anywhere, as those of `train`, gets [CLS] a [SEP] b [SEP].
     """
     coded = tokenizer("a", "a", return_special_tokens_mask=True)
-    runs = [
-        (bool(special), tuple(token for token, _ in run))
-        for special, run in groupby(
-            zip(coded["input_ids"], coded["special_tokens_mask"], strict=True), key=lambda pair: pair[1]
-        )
-    ]
-    if not any(special for special, _ in runs):
-        if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
-            raise StudyError(
-                f"{type(tokenizer).__name__}: it has no token to begin or to end a sequence with"
-            )
-        around = ((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), (tokenizer.sep_token_id,))
-    else:
+    both = zip(coded["special_tokens_mask"], coded["input_ids"], strict=True)
+    runs = [(special, tuple(token for _, token in run)) for special, run in groupby(both, lambda x: x[0])]
+    if any(special for special, _ in runs):
         before = runs.pop(0)[1] if runs[0][0] else ()
         after = runs.pop()[1] if runs[-1][0] else ()
         around = (before, runs[1][1] if len(runs) == 3 else (), after)
+    else:
+        if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+            name = type(tokenizer).__name__
+            raise StudyError(f"{name}: it has no token to begin or to end a sequence with")
+        around = ((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), (tokenizer.sep_token_id,))
     return Specials(
         tokenizer.pad_token_id, tokenizer.mask_token_id, *around, frozenset(tokenizer.all_special_ids)
     )
@@ -193,12 +188,22 @@ def cut(
     return made, np.array(kept)
 
 
+class Sentence(NamedTuple):
+    """A sentence as words, its subwords' ids (T,), and the word of each subword (T,)."""
+
+    words: list[str]
+    ids: list[int]
+    owners: list[int]
+
+
 class WordEncoder:
     """Subwords of words that are already apart; each distinct word is looked up once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, words: Iterable[str] = ()) -> None:
+        """`words` are looked up at once, which is faster than one by one."""
+        self.tokenizer, distinct = tokenizer, list(dict.fromkeys(words))
+        coded = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        self._known: dict[str, list[int]] = dict(zip(distinct, coded, strict=True))
 
     def __call__(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Subword ids, and for each subword the index of its word."""
@@ -220,39 +225,42 @@ def encode_texts(
         return [], []
     out = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = [
-        [_trimmed(text, start, end) for start, end in found]
-        for text, found in zip(texts, out["offset_mapping"], strict=True)
+        # SentencePiece takes the blank before a word for a part of it
+        [(end - len(text[start:end].lstrip()), end) for start, end in offsets]
+        for text, offsets in zip(texts, out["offset_mapping"], strict=True)
     ]
     return out["input_ids"], spans
 
 
-def _trimmed(text: str, start: int, end: int) -> Span:
-    """A span without the blanks before its word, which SentencePiece takes for a part of it."""
-    while start < end and text[start].isspace():
-        start += 1
-    return start, end
+def cut_words(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Sentence]:
+    """Texts cut by a tokenizer of `train`, which cuts words as it cuts texts."""
+    sentences = [simple_tokenize(text) for text in texts]
+    encode = WordEncoder(tokenizer, chain.from_iterable(sentences))
+    return [Sentence(words, *encode(words)) for words in sentences]
 
 
-class Coded(NamedTuple):
-    """A text in words and subwords: ids, spans of subwords and of words, and the subwords of each word."""
+def cut_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Sentence]:
+    """Texts cut by a published tokenizer, every subword a part of one word.
 
-    ids: list[int]
-    spans: list[Span]
-    words: list[Span]
-    pieces: np.ndarray  # (W, 2) first subword of each word and the one after its last
-
-
-def encode_words(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Coded]:
-    """Words and subwords of whole texts, for WordPiece and SentencePiece alike.
-
-    A text is cut into subwords as a whole: SentencePiece cuts a word differently after a blank and without
-    one. Where a subword spans several words, as in Chinese, it is one of each of them.
+    A text is cut as a whole: SentencePiece cuts a word differently after a blank and without one. Words are
+    those of `corpora.token_spans`; where a subword is of several of them, as in Chinese, they are one.
     """
-    found = []
-    for text, ids, spans in zip(texts, *encode_texts(tokenizer, texts), strict=True):
-        words = token_spans(text)
-        found.append(Coded(ids, spans, words, overlaps(words, spans)))
-    return found
+    sentences = []
+    for start in range(0, len(texts), BLOCK):
+        block = texts[start : start + BLOCK]
+        for text, ids, spans in zip(block, *encode_texts(tokenizer, block), strict=True):
+            places, words, ends = token_spans(text), [], []
+            for (a, b), (begin, end) in zip(places, overlaps(places, spans).tolist(), strict=True):
+                if ends and begin < ends[-1]:
+                    words[-1] += text[a:b]
+                    ends[-1] = max(ends[-1], end)
+                else:
+                    words.append(text[a:b])
+                    ends.append(end)
+            # a subword that is in no word, as a lone blank, belongs to the word before or after it
+            owners = np.searchsorted(ends, np.arange(len(ids)), side="right")
+            sentences.append(Sentence(words, ids, np.minimum(owners, max(len(words) - 1, 0)).tolist()))
+    return sentences
 
 
 def overlaps(spans: Sequence[Span], others: Sequence[Span]) -> np.ndarray:
