@@ -34,7 +34,7 @@ def noise_table(params: Params, tokenizer: PreTrainedTokenizerFast, rate: float)
     for language in params.languages:
         clean = languages.texts(language, 200)[0]
         rng = np.random.default_rng([params.world_seed, 45])
-        typed = noise.typo(clean, rate, languages.keyboard(language), rng)
+        (typed,) = noise.typo_many([clean], rate, languages.keyboard(language), rng)
         words = {"clean": clean, "typed": typed}
         cut = {f"{name} subwords": " ".join(tokenizer.tokenize(text)) for name, text in words.items()}
         rows[language] = words | cut
@@ -91,52 +91,50 @@ def _systems(params: Params) -> dict[str, dict[str, str]]:
     return systems
 
 
-def by_rate(
-    scores: pd.DataFrame, params: Params, tasks: Sequence[str], systems: Mapping[str, Mapping]
+def _curves(
+    scores: pd.DataFrame, params: Params, query: Mapping[str, str], by: Sequence[str], **names: Any
 ) -> list[dict[str, Any]]:
-    """Rows of `facets`: every system under typing errors, a panel for each task and language."""
-    rows = []
+    """Rows of `facets`: the means of the runs that a query means, by some columns; `names` are joined."""
+    rows = score_table.intervals(score_table.rows_of(scores, query), by, params.alpha)
+    return [row | names for row in rows.to_dict("records")]
+
+
+def _chance(panels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The lines of chance in panels, each of a task."""
+    chances = {panel: questions.CHANCE[task] for panel, task in panels.items()}
+    return [{"panel": panel, "name": "chance", "y": y} for panel, y in chances.items() if y]
+
+
+def _by_rate(
+    scores: pd.DataFrame, params: Params, tasks: Sequence[str], systems: Mapping[str, Mapping]
+) -> dict[str, Any]:
+    """How `facets` draws every system under typing errors, a panel for each task and language."""
+    panels, rows = {f"{task}, {language}": task for task in tasks for language in params.languages}, []
+    plain = scores[(scores["second_language"] == "") & (scores["test_set"] == "")]
     for task in tasks:
-        own = scores[(scores["task"] == task) & (scores["metric"] == judged_by(task))]
-        own = own[(own["second_language"] == "") & (own["test_set"] == "")]
+        own = plain[(plain["task"] == task) & (plain["metric"] == judged_by(task))]
         for name, query in systems.items():
-            runs = score_table.rows_of(own, {"task": task, **query})
-            for row in score_table.intervals(runs, ["language", "rate"], params.alpha).to_dict("records"):
-                rows.append(row | {"panel": f"{task}, {row['language']}", "series": name, "x": row["rate"]})
-    return rows
-
-
-def _noise_panels(rows: list[dict], params: Params, tasks: Sequence[str]) -> dict[str, Any]:
-    """How panels of scores under typing errors are drawn."""
-    panels = {f"{task}, {language}": task for task in tasks for language in params.languages}
+            for row in _curves(own, params, {"task": task, **query}, ["language", "rate"], series=name):
+                rows.append(row | {"panel": f"{task}, {row['language']}", "x": row["rate"]})
     table = pd.DataFrame(rows, columns=["panel", "series", "x", "mean", "low", "high", "seeds"])
-    marks = [
-        {"panel": panel, "name": "chance", "y": questions.CHANCE[task]}
-        for panel, task in panels.items() if questions.CHANCE[task]
-    ]  # fmt: skip
-    names = {panel: "F1" if task == "qa" else "accuracy" for panel, task in panels.items()}
-    ordered = drawing.in_order(table, panel=panels) if len(table) else table
     return {
-        "rows": ordered,
-        "marks": marks,
-        "y_label": names,
-        "x_label": TYPED,
-        "lines": True,
-        "share_y": True,
-    }
+        "rows": drawing.in_order(table, panel=panels) if rows else table,
+        "marks": _chance(panels),
+        "y_label": {panel: "F1" if task == "qa" else "accuracy" for panel, task in panels.items()},
+        "x_label": TYPED, "lines": True, "share_y": True,
+    }  # fmt: skip
 
 
 def transfer(session: Session, scores: pd.DataFrame) -> Drawn:
     """Scores under typing errors by language, for every objective and method that was scored so."""
     params = session.params
-    rows = by_rate(scores, params, params.noise_tasks, _systems(params))
     return drawing.save(
         session.figures / "noise", drawing.facets, title="Scores under typing errors", claims=CLAIMS,
         caption=drawing.caption(
             "Fine-tuned on clean source text, tested on text with typing errors.", params, "bands"
         ),
         alt="Scores falling with the rate of typing errors, a panel for each language.",
-        **_noise_panels(rows, params, params.noise_tasks),
+        **_by_rate(scores, params, params.noise_tasks, _systems(params)),
     )  # fmt: skip
 
 
@@ -186,22 +184,24 @@ def _span_noise(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, An
         for option, name in questions.NOISE_NAMES.items()
     }
     words = "Encoder-decoder pre-trained by span corruption, by the noise in its input; question answering."
-    return words, _noise_panels(by_rate(scores, params, ["qa"], systems), params, ["qa"])
+    return words, _by_rate(scores, params, ["qa"], systems)
 
 
 def _mixed(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
-    rows = []
+    rows, own = [], score_table.clean(scores)
     for task in (t for t in ("nli", "paraphrase") if t in params.tasks):
         for objective, name in questions.MIXED_NAMES.items():
-            own = score_table.rows_of(score_table.clean(scores), {"task": task, "objective": objective})
-            told = score_table.intervals(own, ["language"], params.alpha).rename(columns={"language": "x"})
-            rows += [row | {"panel": task, "series": name} for row in told.to_dict("records")]
+            query = {"task": task, "objective": objective}
+            rows += _curves(own, params, query, ["language"], panel=task, series=name)
     words = (
         "Zero-shot accuracy after pre-training on code-switched text, on the same text unmixed, and without."
     )
-    marks = [{"panel": task, "name": "chance", "y": questions.CHANCE[task]} for task in ("nli", "paraphrase")]
-    return words, {"rows": rows, "marks": marks, "y_label": "accuracy", "limits": [0, 1.02], "columns": 2,
-                   "categories": list(params.languages), "alt": "Dots of accuracy by language."}  # fmt: skip
+    return words, {
+        "rows": [row | {"x": row.pop("language")} for row in rows],
+        "marks": _chance({task: task for task in ("nli", "paraphrase")}),
+        "y_label": "accuracy", "limits": [0, 1.02], "columns": 2, "categories": list(params.languages),
+        "alt": "Dots of accuracy by language.",
+    }  # fmt: skip
 
 
 def _sizes(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
@@ -210,8 +210,7 @@ def _sizes(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
         for size in questions.sizes(params)
     }
     tasks = [t for t in ("nli", "qa") if t in params.tasks]
-    rows = by_rate(scores, params, tasks, systems)
-    return "Scores under typing errors by size of the encoder.", _noise_panels(rows, params, tasks)
+    return "Scores under typing errors by size of the encoder.", _by_rate(scores, params, tasks, systems)
 
 
 def _links(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
@@ -219,48 +218,34 @@ def _links(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
     own = own[own["language"].isin(questions.low_resource(params))]
     for kind, (word, subword) in questions.LEVELS.items():
         for objective, name in ((word, "word links"), (subword, "subword links")):
-            for share in questions.SHARES:
-                query = {
-                    "task": "nli",
-                    "objective": objective,
-                    "objective_options": questions.share_option(share),
-                }
-                runs = score_table.rows_of(own, query)
-                for row in score_table.intervals(runs, ["objective"], params.alpha).to_dict("records"):
-                    rows.append(row | {"panel": f"{kind} ({word})", "series": name, "x": share})
-    marks = [
-        {"panel": p, "name": "chance", "y": questions.CHANCE["nli"]} for p in {r["panel"]: 0 for r in rows}
-    ]
+            for share, options in questions.SHARE_OPTIONS.items():
+                query = {"task": "nli", "objective": objective, "objective_options": options}
+                where = {"panel": f"{kind} ({word})", "series": name, "x": share}
+                rows += _curves(own, params, query, ["objective"], **where)
     words = "Zero-shot nli in the under-resourced language by amount of parallel text and kind of links."
     return words, {
-        "rows": rows,
-        "marks": marks,
-        "lines": True,
-        "log_x": True,
-        "y_label": "accuracy",
-        "columns": 2,
-        "x_label": "share of its translation pairs",
+        "rows": rows, "marks": _chance({row["panel"]: "nli" for row in rows}), "lines": True, "log_x": True,
+        "y_label": "accuracy", "columns": 2, "x_label": "share of its translation pairs",
         "ticks": {f"{x:g}": x for x in questions.SHARES},
-    }
+    }  # fmt: skip
 
 
 def _budgets(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
-    rows, marks = [], []
-    own = score_table.clean(scores[scores["language"].isin(params.targets)])
+    rows, own = [], score_table.clean(scores[scores["language"].isin(params.targets)])
     for sampling in ("balanced", "random"):
         for n in questions.BUDGETS:
-            query = {"task": "nli", "method": "intermediate", "method_options": questions.budget(n, sampling)}
-            runs = score_table.rows_of(own, query)
-            for row in score_table.intervals(runs, ["language"], params.alpha).to_dict("records"):
-                rows.append(row | {"panel": row["language"], "series": sampling, "x": n})
+            query = {"task": "nli", **questions.budget(n, sampling)}
+            rows += _curves(own, params, query, ["language"], series=sampling, x=n)
+    rows = pd.DataFrame(rows).rename(columns={"language": "panel"})
     plain = score_table.means(score_table.rows_of(own, {"task": "nli"}), ["language"])
-    marks += [{"panel": r.language, "name": "no intermediate task", "y": r.mean} for r in plain.itertuples()]
-    marks += [{"panel": t, "name": "chance", "y": questions.CHANCE["nli"]} for t in params.targets]
+    marks = [{"panel": r.language, "name": "no intermediate task", "y": r.mean} for r in plain.itertuples()]
     words = "Zero-shot nli after an intermediate task, by its examples per language."
-    rows = drawing.in_order(pd.DataFrame(rows), panel=params.targets) if rows else []
-    axes = {"x_label": "intermediate examples per language", "y_label": "accuracy", "log_x": True}
-    axes |= {"ticks": {str(n): n for n in questions.BUDGETS}, "lines": True, "columns": 2}
-    return words, {"rows": rows, "marks": marks, **axes}
+    return words, {
+        "rows": drawing.in_order(rows, panel=params.targets) if len(rows) else [],
+        "marks": [*marks, *_chance(dict.fromkeys(params.targets, "nli"))],
+        "x_label": "intermediate examples per language", "y_label": "accuracy", "log_x": True,
+        "ticks": {str(n): n for n in questions.BUDGETS}, "lines": True, "columns": 2,
+    }  # fmt: skip
 
 
 def question_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:

@@ -4,14 +4,14 @@ A question is answered by one effect with its interval, decided like a statement
 effects explain it. All of them were written down here before the runs, but for the last two of question 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xltlib.claims.scores import LABELS, SETTING, Setting, paired, plain_options, ten_digits
+from xltlib.claims.scores import LABELS, SETTING, Setting, canonical, paired, ten_digits
 from xltlib.claims.verdicts import outcome
 from xltlib.data.synthetic import LANGUAGES
 from xltlib.finetuning.options import TYPO_RATES
@@ -34,22 +34,7 @@ LAYERS = ("num_layers=3", "num_layers=6", "num_layers=9", "")  # the first ones 
 NOISE_NAMES = {"": "no noise", "noise=typo": "typing errors", "noise=token": "replaced tokens"}
 
 
-@dataclass(frozen=True)
-class AnswerEffect:
-    """One effect of a question: what it is, its number, and whether the null (no effect) is refuted."""
-
-    words: str
-    effect: Effect
-    unit: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The effect as plain data, rounded so that it is the same on every machine."""
-        e = self.effect
-        numbers = {name: ten_digits(getattr(e, name)) for name in ("estimate", "low", "high", "p")}
-        return {
-            "words": self.words, "unit": self.unit, "outcome": outcome(e.estimate, e.p, e.seeds, e.alpha),
-            "seeds": e.seeds, "per_seed": [ten_digits(x) for x in e.per_seed], **numbers,
-        }  # fmt: skip
+Effects = Iterator[tuple[str, str, Effect]]  # what it is, its unit, and its number
 
 
 @dataclass(frozen=True)
@@ -58,22 +43,22 @@ class Question:
 
     asks: str
     runs: Callable[[Runs], list[Spec]]
-    effects: Callable[[pd.DataFrame, Params], list[AnswerEffect]]
+    effects: Callable[[pd.DataFrame, Params], Effects]
     limits: str
 
 
 def answer(number: int, scores: pd.DataFrame, params: Params) -> dict[str, Any]:
-    """A question's answer as plain data; LookupError where its runs are missing."""
-    question = QUESTIONS[number]
-    effects = [e.to_json() for e in question.effects(answering(scores, number, params), params)]
+    """A question's answer as plain data, equal on all machines; LookupError where its runs are missing."""
+    question, effects = QUESTIONS[number], []
+    for words, unit, e in question.effects(answering(scores, number, params), params):
+        numbers = {name: ten_digits(getattr(e, name)) for name in ("estimate", "low", "high", "p")}
+        decided = {"outcome": outcome(e.estimate, e.p, e.seeds, e.alpha), "seeds": e.seeds}
+        per_seed = [ten_digits(x) for x in e.per_seed]
+        effects.append({"words": words, "unit": unit, **decided, "per_seed": per_seed, **numbers})
     return {
-        "status": "answered",
-        "sentence": sentence(effects[0]),
-        "effect": effects[0],
-        "effects": effects,
-        "figure": f"question_{number}",
-        "limits": question.limits,
-    }
+        "status": "answered", "sentence": sentence(effects[0]), "effect": effects[0], "effects": effects,
+        "figure": f"question_{number}", "limits": question.limits,
+    }  # fmt: skip
 
 
 def answering(scores: pd.DataFrame, number: int, params: Params) -> pd.DataFrame:
@@ -81,9 +66,9 @@ def answering(scores: pd.DataFrame, number: int, params: Params) -> pd.DataFrame
 
     Where runs are missing, variants have different seeds, or some seeds were scored in fewer settings.
     """
-    specs = QUESTIONS[number].runs(Runs(params))
-    variants = {_variant(spec.params["labels"]) for spec in specs if "labels" in spec.params}
-    names = [_variant(labels) for labels in scores[list(LABELS)].to_dict("records")]
+    labels = [spec.params["labels"] for spec in QUESTIONS[number].runs(Runs(params))]
+    variants = {str(sorted(canonical(own, {}).items())) for own in labels}
+    names = [str(sorted(canonical(own, {}).items())) for own in scores[list(LABELS)].to_dict("records")]
     own = scores.assign(variant=names)
     own = own[own["variant"].isin(variants)]
     complete = []
@@ -91,14 +76,6 @@ def answering(scores: pd.DataFrame, number: int, params: Params) -> pd.DataFrame
         sizes = rows.groupby("seed").size()
         complete.append(set(sizes.index[sizes == len(rows[list(SETTING)].drop_duplicates())]))
     return own[own["seed"].isin(set.intersection(*complete) if complete else set())].drop(columns="variant")
-
-
-def _variant(labels: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels without the seed, their options in one order."""
-    names = (name for name in LABELS if name != "seed")
-    return tuple(
-        plain_options(labels[name], {}) if name.endswith("_options") else labels[name] for name in names
-    )
 
 
 def sentence(effect: Mapping[str, Any]) -> str:
@@ -131,69 +108,59 @@ def _grid(runs: Runs, tasks: Sequence[str], variants: Sequence[Mapping[str, str]
     """Transfers of every variant on those of the tasks that the profile has, for all seeds."""
     return [
         runs.transfer(
-            task,
-            variant.get("objective", "none"),
-            seed,
-            variant.get("method", "standard"),
-            variant.get("objective_options", ""),
-            variant.get("method_options", ""),
+            task, v.get("objective", "none"), seed, v.get("method", "standard"),
+            v.get("objective_options", ""), v.get("method_options", ""),
         )
         for seed in runs.params.every_seed
-        for variant in variants
+        for v in variants
         for task in tasks
         if task in runs.params.tasks
-    ]
+    ]  # fmt: skip
 
 
 # 0: noise in span-corruption pre-training
 
 
-def _q0_runs(runs: Runs) -> list[Spec]:
-    return [runs.answers(seed, noise) for seed in runs.params.every_seed for noise in NOISE_NAMES]
-
-
-def _q0_effects(scores: pd.DataFrame, params: Params) -> list[AnswerEffect]:
-    def f1(noise: str, rate: float) -> list[np.ndarray]:
-        labels = {"objective": "span_corruption", "objective_options": noise}
-        return arrays(scores, "qa", params.targets, rate, **labels)
-
-    effects, alpha, noises = [], params.alpha, tuple(NOISE_NAMES.items())[1:]
-    for rate in (0.2, 0.0):
-        for noise, name in noises:
-            where = f"at {rate:.0%} typing errors" if rate else "on clean text"
+def _q0_effects(scores: pd.DataFrame, params: Params) -> Effects:
+    noises = {noise: name for noise, name in NOISE_NAMES.items() if noise}
+    f1 = {
+        (noise, rate): arrays(
+            scores, "qa", params.targets, rate, objective="span_corruption", objective_options=noise
+        )
+        for noise in NOISE_NAMES
+        for rate in (0.2, 0.0)
+    }
+    for rate, where in ((0.2, "at 20% typing errors"), (0.0, "on clean text")):
+        for noise, name in noises.items():
             words = f"gain in F1 from {name} in pre-training, zero-shot question answering {where}"
-            effects.append(AnswerEffect(words, difference(f1(noise, rate), f1("", rate), alpha=alpha), "F1"))
-    for noise, name in noises:
-        gains = [f1(pretrained, rate) for rate in (0.2, 0.0) for pretrained in (noise, "")]
+            yield words, "F1", difference(f1[noise, rate], f1["", rate], alpha=params.alpha)
+    for noise, name in noises.items():
+        gains = [f1[pretrained, rate] for rate in (0.2, 0.0) for pretrained in (noise, "")]
         words = f"how much less F1 20% typing errors take after {name} in pre-training"
-        effects.append(AnswerEffect(words, interaction(*gains, alpha=alpha), "F1"))
-    return effects
+        yield words, "F1", interaction(*gains, alpha=params.alpha)
 
 
 # 1: mixed-language pre-training
 
 MIXED_NAMES = {"none": "none", "mlm": "unmixed", "mixed": "mixed"}
-MIXED = ({"objective": "none"}, {"objective": "mlm"}, {"objective": "mixed"})
 
 
-def _q1_effects(scores: pd.DataFrame, params: Params) -> list[AnswerEffect]:
-    effects = []
+def _q1_effects(scores: pd.DataFrame, params: Params) -> Effects:
     rivals = {"mlm": "unmixed text of the same size", "none": "no further pre-training"}
     for task in (t for t in ("nli", "paraphrase") if t in params.tasks):
         mixed = arrays(scores, task, params.targets, objective="mixed")
         for rival, name in rivals.items():
             other = arrays(scores, task, params.targets, objective=rival)
             words = f"gain of mixed-language pre-training over {name}, zero-shot {task}"
-            effects.append(AnswerEffect(words, difference(mixed, other, alpha=params.alpha), "accuracy"))
-    return effects
+            yield words, "accuracy", difference(mixed, other, alpha=params.alpha)
 
 
 # 2: model size and typing errors
 
 
 def _q2_runs(runs: Runs) -> list[Spec]:
-    made = _grid(runs, ("nli", "qa"), [{"objective_options": size} for size in sizes(runs.params)])
-    return [*made, *(runs.evaluation("typo", transfer) for transfer in made)]
+    transfers = _grid(runs, ("nli", "qa"), [{"objective_options": size} for size in sizes(runs.params)])
+    return [*transfers, *(runs.evaluation("typo", transfer) for transfer in transfers)]
 
 
 def sizes(params: Params) -> tuple[str, ...]:
@@ -223,45 +190,28 @@ def relative_drop(scores: pd.DataFrame, params: Params, task: str, size: str, ra
     return (clean - noisy) / np.maximum(clean - CHANCE[task], 0.01)
 
 
-def _q2_effects(scores: pd.DataFrame, params: Params) -> list[AnswerEffect]:
-    effects, rate, alpha = [], TYPO_RATES[-1], params.alpha
-    x = np.log10([weights(size, params) for size in sizes(params)])
+def _q2_effects(scores: pd.DataFrame, params: Params) -> Effects:
+    rate, alpha, sized = TYPO_RATES[-1], params.alpha, sizes(params)
+    x = np.log10([weights(size, params) for size in sized])
     slope = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     for task in (t for t in ("nli", "qa") if t in params.tasks):
-        drops = np.stack(
-            [relative_drop(scores, params, task, size, rate) for size in sizes(params)]
-        )  # (sizes, R)
+        drops = np.stack([relative_drop(scores, params, task, size, rate) for size in sized])  # (sizes, R)
         words = f"decrease of the relative drop for ten times the weights, {task}, {rate:.0%} typing errors"
         shrinks = ratio_effect(-(slope @ drops), alpha)
-        effects.append(AnswerEffect(words, shrinks, "of the score above chance"))
+        yield words, "of the score above chance", shrinks
         ends = [
             arrays(scores, task, params.targets, at, objective_options=size)
-            for size in (sizes(params)[0], sizes(params)[-1])
+            for size in (sized[0], sized[-1])
             for at in (0.0, rate)
         ]
         words = f"drop of the smallest minus drop of the largest encoder, {task}"
-        effects.append(AnswerEffect(words, interaction(*ends, alpha=alpha), "points from 0 to 1"))
-    return effects
+        yield words, "points from 0 to 1", interaction(*ends, alpha=alpha)
 
 
 # 3: subword-level alignment
 
 LEVELS = {"exchange": ("weam", "subword_weam"), "pulling": ("word_aligned", "subword_aligned")}
-
-
-def share_option(share: float) -> str:
-    """The option of an objective that is trained on a share of the translation pairs."""
-    return "" if share == 1 else f"pairs={share:g}"
-
-
-def _q3_runs(runs: Runs) -> list[Spec]:
-    variants = [
-        {"objective": o, "objective_options": share_option(x)}
-        for pair in LEVELS.values()
-        for o in pair
-        for x in SHARES
-    ]
-    return _grid(runs, ("nli",), variants)
+SHARE_OPTIONS = {share: "" if share == 1 else f"pairs={share:g}" for share in SHARES}
 
 
 def low_resource(params: Params) -> tuple[str, ...]:
@@ -271,74 +221,59 @@ def low_resource(params: Params) -> tuple[str, ...]:
     return tuple(t for t in params.targets if LANGUAGES[t].text_share < 1) or params.targets[-1:]
 
 
-def _q3_effects(scores: pd.DataFrame, params: Params) -> list[AnswerEffect]:
-    effects, alpha = [], params.alpha
+def _q3_effects(scores: pd.DataFrame, params: Params) -> Effects:
     for kind, (word, subword) in LEVELS.items():
-        by_share = {
-            o: [
-                arrays(scores, "nli", low_resource(params), objective=o, objective_options=share_option(x))
-                for x in SHARES
+        by_share = [
+            [
+                arrays(scores, "nli", low_resource(params), objective=objective, objective_options=option)
+                for option in SHARE_OPTIONS.values()
             ]
-            for o in (subword, word)
-        }
-        pooled = [[s for level in levels for s in level] for levels in by_share.values()]
-        least, most = ([by_share[o][k] for o in (subword, word)] for k in (0, -1))
-        named = {
-            f"gain of subword links over word links ({kind}), under-resourced language, all amounts of text":
-                difference(*pooled, alpha=alpha),
-            f"that gain with the least text minus that with the most ({kind})":
-                interaction(*least, *most, alpha=alpha),
-        }  # fmt: skip
-        effects += [AnswerEffect(words, effect, "accuracy") for words, effect in named.items()]
-    return effects
+            for objective in (subword, word)
+        ]
+        pooled = [[s for level in levels for s in level] for levels in by_share]
+        words = (
+            f"gain of subword links over word links ({kind}), under-resourced language, all amounts of text"
+        )
+        yield words, "accuracy", difference(*pooled, alpha=params.alpha)
+        ends = [levels[k] for k in (0, -1) for levels in by_share]
+        words = f"that gain with the least text minus that with the most ({kind})"
+        yield words, "accuracy", interaction(*ends, alpha=params.alpha)
 
 
 # 4: intermediate examples per language
 
 
-def budget(n: int, sampling: str) -> str:
-    """The options of an intermediate task with `n` examples for each language."""
-    return f"n={n},sampling={sampling}"
+def budget(n: int, sampling: str) -> dict[str, str]:
+    """The labels of an intermediate task with `n` examples for each language."""
+    return {"method": "intermediate", "method_options": f"n={n},sampling={sampling}"}
 
 
-def _q4_runs(runs: Runs) -> list[Spec]:
-    variants = [
-        {"method": "intermediate", "method_options": budget(n, s)}
-        for n in BUDGETS
-        for s in ("balanced", "random")
-    ]
-    return _grid(runs, ("nli",), [{}, *variants])
-
-
-def _q4_effects(scores: pd.DataFrame, params: Params) -> list[AnswerEffect]:
-    def after(n: int, sampling: str) -> list[np.ndarray]:
-        labels = {"method": "intermediate", "method_options": budget(n, sampling)}
-        return arrays(scores, "nli", params.targets, **labels)
-
-    by_sampling = {s: [after(n, s) for n in BUDGETS] for s in ("balanced", "random")}
+def _q4_effects(scores: pd.DataFrame, params: Params) -> Effects:
+    balanced, drawn = (
+        [arrays(scores, "nli", params.targets, **budget(n, sampling)) for n in BUDGETS]
+        for sampling in ("balanced", "random")
+    )
     alpha, plain = params.alpha, arrays(scores, "nli", params.targets)
-    pooled = [[s for level in levels for s in level] for levels in by_sampling.values()]
-    balanced = by_sampling["balanced"]
-    named = {
-        "change for twice the intermediate examples per language, balanced":
-            trend(balanced, np.log2(BUDGETS).tolist(), alpha=alpha),
-        "balanced minus random sampling of the same total, all budgets": difference(*pooled, alpha=alpha),
-        "largest balanced budget minus none": difference(balanced[-1], plain, alpha=alpha),
-    }  # fmt: skip
-    return [AnswerEffect(words, effect, "accuracy") for words, effect in named.items()]
+    pooled = [[s for level in levels for s in level] for levels in (balanced, drawn)]
+    words = "change for twice the intermediate examples per language, balanced"
+    yield words, "accuracy", trend(balanced, np.log2(BUDGETS).tolist(), alpha=alpha)
+    words = "balanced minus random sampling of the same total, all budgets"
+    yield words, "accuracy", difference(*pooled, alpha=alpha)
+    words = "largest balanced budget minus none"
+    yield words, "accuracy", difference(balanced[-1], plain, alpha=alpha)
 
 
 QUESTIONS: dict[int, Question] = {
     0: Question(
         "does noise in pre-training make an encoder-decoder robust?",
-        _q0_runs,
+        lambda runs: [runs.answers(seed, noise) for seed in runs.params.every_seed for noise in NOISE_NAMES],
         _q0_effects,
         "One tiny encoder-decoder and one rate of noise, of the very kind that the noisy tests have. "
         "What typing errors take was asked when the gains were known.",
     ),
     1: Question(
         "does mixed-language pre-training help classification?",
-        lambda runs: _grid(runs, ("nli", "paraphrase"), MIXED),
+        lambda runs: _grid(runs, ("nli", "paraphrase"), [{"objective": name} for name in MIXED_NAMES]),
         _q1_effects,
         "One switch rate, a perfect lexicon of stems, and languages that share a grammar.",
     ),
@@ -351,13 +286,24 @@ QUESTIONS: dict[int, Question] = {
     ),
     3: Question(
         "do subword-level alignment tasks help an under-resourced language?",
-        _q3_runs,
+        lambda runs: _grid(
+            runs,
+            ("nli",),
+            [
+                {"objective": objective, "objective_options": option}
+                for pair in LEVELS.values()
+                for objective in pair
+                for option in SHARE_OPTIONS.values()
+            ],
+        ),
         _q3_effects,
         "One under-resourced language; only its parallel text varies.",
     ),
     4: Question(
         "how do intermediate examples per language change transfer?",
-        _q4_runs,
+        lambda runs: _grid(
+            runs, ("nli",), [{}, *(budget(n, kind) for n in BUDGETS for kind in ("balanced", "random"))]
+        ),
         _q4_effects,
         "One intermediate task; translations are perfect in the synthetic languages.",
     ),

@@ -5,7 +5,6 @@ two letters swapped. A word gets one error at most. In scripts written without s
 letter may get one.
 """
 
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -13,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
-from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +27,7 @@ from xltlib.data.corpora import UNSPACED
 MIX = {"delete": 0.28, "insert": 0.15, "replace": 0.28, "transpose": 0.28}
 STAGGER = (-1.0, 0.5, 0.75, 1.25)  # x of the first key of each row, in key widths: the usual keyboard
 SAME_ROW = 0.9  # share of slips within the row, the rest to the next rows: default of cisnlp/multypo (9:1)
+FOREIGN = 5.0  # times as often in a foreign text: see `foreign_words`
 _WORD = re.compile(rf"([{UNSPACED}]+)|[^\s{UNSPACED}]+")  # group 1: letters of a script without spaces
 _CHARACTER = regex.compile(r"\X")  # a letter with its marks
 
@@ -42,81 +41,57 @@ Span = tuple[int, int]  # characters (start, end) of a text, end not included
 class Keyboard:
     """The keys next to each letter, in its own row (`beside`) and in the next rows (`across`)."""
 
-    name: str
     beside: Mapping[str, tuple[str, ...]]
     across: Mapping[str, tuple[str, ...]]
 
     def near(self, letter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The letters beside and across; of a capital capitals, none for a letter without a key."""
-        sides = self.beside, self.across
-        if letter in self.beside or letter.lower() not in self.beside:
+        lower, sides = letter.lower(), (self.beside, self.across)
+        if letter in self.beside or lower not in self.beside:
             return tuple(side.get(letter, ()) for side in sides)
-        return tuple(
-            tuple(key.upper() for key in side[letter.lower()] if len(key.upper()) == 1) for side in sides
-        )
-
-    def neighbours(self, letter: str) -> tuple[str, ...]:
-        """All letters next to one; none for a letter without a key."""
-        beside, across = self.near(letter)
-        return beside + across
-
-
-@cache
-def _layouts() -> dict[str, list[str]]:
-    return yaml.safe_load(Path(__file__).with_name("keyboards.yaml").read_text(encoding="utf-8"))
+        return tuple(tuple(key.upper() for key in side[lower] if len(key.upper()) == 1) for side in sides)
 
 
 @cache
 def keyboard_for(language: str) -> Keyboard:
     """The usual keyboard of a language, by its two-letter code; StudyError for a language without one."""
-    if language not in _layouts():
-        known = " ".join(sorted(_layouts()))
+    layouts = yaml.safe_load(Path(__file__).with_name("keyboards.yaml").read_text(encoding="utf-8"))
+    if language not in layouts:
+        known = " ".join(sorted(layouts))
         raise StudyError(f"keyboard: no layout for language {language!r}; known: {known}")
-    layers = _layouts()[language]
+    layers = layouts[language]
     if "a" not in layers[0]:
-        layers = layers + _layouts()["en"]
-    return _from_layers(language, [layer.split() for layer in layers])
+        layers = layers + layouts["en"]  # types the Latin words of other scripts
+    return _from_layers([layer.split() for layer in layers])
 
 
-def layout(alphabet: Iterable[str], rng: np.random.Generator, name: str = "synthetic") -> Keyboard:
+def layout(alphabet: Iterable[str], rng: np.random.Generator) -> Keyboard:
     """A keyboard for a synthetic script: its letters, single characters, in random order on three rows."""
     letters = list(alphabet)
     if len(set(letters)) < len(letters) or len(letters) < 2 or any(len(letter) != 1 for letter in letters):
         raise StudyError(f"layout: expected two or more different single characters, found {letters!r}")
     order = [letters[i] for i in rng.permutation(len(letters))]
     size = -(-len(order) // 3)
-    return _from_layers(name, [[[], order[:size], order[size : 2 * size], order[2 * size :]]])
+    return _from_layers([[[], order[:size], order[size : 2 * size], order[2 * size :]]])
 
 
-def _from_layers(name: str, layers: Sequence[Sequence[Sequence[str]]]) -> Keyboard:
+def _from_layers(layers: Sequence[Sequence[Sequence[str]]]) -> Keyboard:
     """Neighbours are one key away in the row, or less than one key width to the side in the next row."""
     beside, across = {}, {}
     for rows in layers:
-        keys = [
-            (y, STAGGER[y] + i, key) for y, row in enumerate(rows) for i, key in enumerate(row) if key != "_"
-        ]
+        places = ((y, STAGGER[y] + i, key) for y, row in enumerate(rows) for i, key in enumerate(row))
+        keys = [(y, x, key) for y, x, key in places if key != "_"]
         for row, x, key in keys:
             beside[key] = tuple(other for y, at, other in keys if y == row and abs(x - at) == 1)
             across[key] = tuple(other for y, at, other in keys if abs(y - row) == 1 and abs(x - at) < 1)
-    return Keyboard(name, beside, across)
-
-
-def _slip(near: tuple[tuple[str, ...], tuple[str, ...]], u: float) -> str:
-    """A neighbouring letter by one uniform number: of its row with chance SAME_ROW, else of the next rows."""
-    beside, across = near
-    if beside and across:
-        own = u < SAME_ROW
-        u = u / SAME_ROW if own else (u - SAME_ROW) / (1 - SAME_ROW)
-        keys = beside if own else across
-    else:
-        keys = beside or across
-    return keys[min(int(u * len(keys)), len(keys) - 1)]
+    return Keyboard(beside, across)
 
 
 def mistyped(kind: str, character: str, keyboard: Keyboard, u: float) -> str | None:
     """What a slip makes of a letter with its marks, by a uniform number; None where no key is beside its own.
 
-    A letter without a key, as é on a US keyboard, is typed by that of its plain letter.
+    A letter without a key, as é on a US keyboard, is typed by that of its plain letter. A slip stays in the
+    row of the key with chance SAME_ROW.
     """
     if kind == "delete":
         return ""
@@ -124,8 +99,18 @@ def mistyped(kind: str, character: str, keyboard: Keyboard, u: float) -> str | N
     if not any(near):
         near = keyboard.near(unicodedata.normalize("NFD", character)[0])
     if kind == "insert":  # the letter once more, or as often a neighbour
-        return character + (_slip(near, 2 * u) if u < 0.5 and any(near) else character[0])
-    return _slip(near, u) + character[1:] if any(near) else None
+        if u >= 0.5 or not any(near):
+            return character + character[0]
+        u = 2 * u
+    if not any(near):
+        return None
+    beside, across = near
+    keys = beside or across
+    if beside and across:  # what is left of u after the choice of a row is uniform again
+        own = u < SAME_ROW
+        keys, u = (beside, u / SAME_ROW) if own else (across, (u - SAME_ROW) / (1 - SAME_ROW))
+    key = keys[min(int(u * len(keys)), len(keys) - 1)]
+    return character + key if kind == "insert" else key + character[1:]
 
 
 # Typing errors
@@ -148,8 +133,10 @@ class _Unit(NamedTuple):
     free: list[int]
 
 
-def typo(text: str, rate: float, keyboard: Keyboard | str, rng: np.random.Generator) -> str:
-    """A text with a person's typing errors.
+def typo_many(
+    texts: Sequence[str], rate: float, keyboard: Keyboard | str, rng: np.random.Generator
+) -> list[str]:
+    """Texts with a person's typing errors.
 
     Parameters
     ----------
@@ -165,13 +152,6 @@ def typo(text: str, rate: float, keyboard: Keyboard | str, rng: np.random.Genera
     neighbours on a keyboard: it is deleted, doubled or swapped with the next. White space stays. Raises
     StudyError for an unknown language, and for a rate that is not a share.
     """
-    return typo_many([text], rate, keyboard, rng)[0]
-
-
-def typo_many(
-    texts: Sequence[str], rate: float, keyboard: Keyboard | str, rng: np.random.Generator
-) -> list[str]:
-    """`typo` for many texts: the same result as one after the other with the same generator, only faster."""
     edits, _ = typo_edits(texts, rate, keyboard, rng)
     return [apply_edits(text, own) for text, own in zip(texts, edits, strict=True)]
 
@@ -183,15 +163,14 @@ def typo_edits(
     rng: np.random.Generator,
     skip: Sequence[Sequence[Span]] | None = None,
 ) -> tuple[list[list[Edit]], int]:
-    """The errors of `typo` for each text, sorted by place, and the number of eligible units in all texts.
+    """The errors of `typo_many` for each text, sorted by place, and the number of eligible units in all.
 
     `skip`: for each text the spans that stay as they are, and with them every word that touches one. Four
     numbers are drawn for each eligible unit, chosen or not. So from one generator state a word edited at a
     lower rate is edited in the same way at a higher one, and noise levels can be compared in pairs.
     """
-    check_rate("typo: rate", rate)
-    if isinstance(texts, str):
-        raise StudyError("typo: expected a sequence of texts, found one string")
+    if not 0 <= rate <= 1:  # NaN neither
+        raise StudyError(f"typing errors: expected a rate from 0 to 1, found {rate!r}")
     keyboard = keyboard_for(keyboard) if isinstance(keyboard, str) else keyboard
     units, owners = [], []
     for number, text in enumerate(texts):
@@ -210,27 +189,28 @@ def typo_edits(
     return edits, len(units)
 
 
-def apply_edits(text: str, edits: Iterable[Edit]) -> str:
+def apply_edits(text: str, edits: Sequence[Edit]) -> str:
     """The text with the edits made; they are sorted by place and do not overlap."""
-    pieces, done = [], 0
-    for start, end, new in edits:
-        pieces += (text[done:start], new)
-        done = end
-    pieces.append(text[done:])
-    return "".join(pieces)
+    ends = [0, *(edit.end for edit in edits)]
+    pieces = (text[done : edit.start] + edit.new for done, edit in zip(ends, edits, strict=False))
+    return "".join(pieces) + text[ends[-1] :]
 
 
 def _units(text: str, skip: Sequence[Span]) -> Iterator[_Unit]:
     """What may get an error each: words, or letters of a script without spaces; none that touches `skip`."""
+
+    def touched(start: int, end: int) -> bool:
+        return any(start < last and first < end for first, last in skip)
+
     for match in _WORD.finditer(text):
         characters, places = _letters(match.group())
         if not places:
             continue
         offsets = list(accumulate(map(len, characters), initial=match.start()))
         if match[1]:
-            places = [i for i in places if not _touches(offsets[i], offsets[i + 1], skip)]
+            places = [i for i in places if not touched(offsets[i], offsets[i + 1])]
             yield from (_Unit(characters, offsets, [i], places) for i in places)
-        elif not _touches(match.start(), match.end(), skip):
+        elif not touched(*match.span()):
             yield _Unit(characters, offsets, places, places)
 
 
@@ -239,10 +219,6 @@ def _letters(word: str) -> tuple[list[str], list[int]]:
     """A word's characters, and the places of its letters after the first."""
     characters = list(word) if word.isascii() else _CHARACTER.findall(word)
     return characters, [i for i, character in enumerate(characters) if character[0].isalpha()][1:]
-
-
-def _touches(start: int, end: int, spans: Sequence[Span]) -> bool:
-    return any(start < last and first < end for first, last in spans)
 
 
 def _error(unit: _Unit, keyboard: Keyboard, u_kind: float, u_place: float, u_pick: float) -> Edit | None:
@@ -290,21 +266,12 @@ def noisy_span(
             raise StudyError(f"noisy_span: answer {text!r} at {start}: the context has {there!r} there")
     spans = [(start, start + len(text)) for start, text in answers]
     ((edits,), _) = typo_edits([context], rate, keyboard, rng, skip=[spans])
-    moved = (
-        start + sum(len(e.new) - (e.end - e.start) for e in edits if e.end <= start) for start, _ in answers
-    )
-    return apply_edits(context, edits), tuple(
-        (start, text) for start, (_, text) in zip(moved, answers, strict=True)
-    )
+    grown = [sum(len(e.new) - (e.end - e.start) for e in edits if e.end <= start) for start, _ in answers]
+    moved = ((start + more, text) for (start, text), more in zip(answers, grown, strict=True))
+    return apply_edits(context, edits), tuple(moved)
 
 
 # Substitution
-
-
-def check_rate(where: str, rate: float) -> None:
-    """StudyError unless `rate` is a number from 0 to 1."""
-    if not isinstance(rate, Real) or isinstance(rate, bool) or math.isnan(rate) or not 0 <= rate <= 1:
-        raise StudyError(f"{where}: expected a number from 0 to 1, found {rate!r}")
 
 
 def rs_da(
@@ -345,10 +312,8 @@ def without_foreign(
     return {word: [other for other in near if other in vocabulary] for word, near in neighbours.items()}
 
 
-def foreign_words(
-    words: Iterable[str], counts: Mapping[str, Mapping[str, int]], source: str, ratio: float = 5.0
-) -> set[str]:
-    """Those of the words that another language's text has more than `ratio` times as often as the source's.
+def foreign_words(words: Iterable[str], counts: Mapping[str, Mapping[str, int]], source: str) -> set[str]:
+    """Those of the words that another language's text has more than FOREIGN times as often as the source's.
 
     Shares of all words of a text are compared, with one more occurrence of each word in the source; only
     languages count that are written in the source's letters. The rule was chosen on 200 substitutions that
@@ -364,22 +329,19 @@ def foreign_words(
     counts : language -> word in lower case -> how often its text has it.
     """
     totals = {language: sum(table.values()) for language, table in counts.items()}
-    letters = {x: _script(table) for x, table in counts.items()}
+    letters = {}
+    for language, table in counts.items():
+        scripts: Counter[str] = Counter()  # as Unicode names the first letters of words: "LATIN"
+        for word, count in table.items():
+            scripts[unicodedata.name(word[:1] or " ").partition(" ")[0]] += count
+        letters[language] = max(scripts, key=scripts.__getitem__, default="")
     others = [x for x in counts if x != source and letters[x] == letters[source] and totals[x]]
 
     def is_foreign(word: str) -> bool:
         own = (counts[source].get(word, 0) + 1) / max(totals[source], 1)
-        return any(counts[x].get(word, 0) / totals[x] > ratio * own for x in others)
+        return any(counts[x].get(word, 0) / totals[x] > FOREIGN * own for x in others)
 
     return {word for word in words if is_foreign(word)}
-
-
-def _script(counts: Mapping[str, int]) -> str:
-    """The script of most words of a text, as Unicode names its letters: "LATIN"."""
-    scripts: Counter[str] = Counter()
-    for word, count in counts.items():
-        scripts[unicodedata.name(word[:1] or " ").partition(" ")[0]] += count
-    return max(scripts, key=scripts.__getitem__, default="")
 
 
 def code_switch(
@@ -398,8 +360,6 @@ def code_switch(
     uniformly; a word without an entry in that language stays. `lower` puts all words in lower case first, as
     released.
     """
-    check_rate("code_switch: cross", cross)
-    check_rate("code_switch: ratio", ratio)
     if not lexicon:
         raise StudyError("code_switch: the lexicon is empty; expected {language: {word: [translations]}}")
     out = [word.lower() for word in words] if lower else list(words)
@@ -420,7 +380,6 @@ def corrupt_ids(
 
     What takes its place is a uniform draw from the other ids below `vocabulary_size` that are not special.
     """
-    check_rate("corrupt_ids: rate", rate)
     ids, special = np.array(ids), np.array(sorted(special), dtype=np.int64)
     hit = (rng.random(len(ids)) < rate) & ~np.isin(ids, special)
     pool = np.setdiff1d(np.arange(vocabulary_size), special)
