@@ -2,12 +2,12 @@
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 import numpy as np
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # scipy takes half a second to import, and scoring does witho
 
 STYLES = ("mlqa", "squad")
 OFFICIAL_STYLE = {"mlqa": "mlqa", "xquad": "squad", "tydiqa": "squad"}  # XTREME, evaluate.py
-LABEL_TASKS = ("xnli", "pawsx", "xcopa")
 
 # What MLQA's script (mlqa_evaluation_v1.py) takes out as articles; Hindi and Chinese have none.
 ARTICLES = {
+    "ar": "ال",  # a part of its word
     "de": "ein eine einen einem eines einer der die das den dem des",
     "en": "a an the",
     "es": "un una unos unas el la los las",
@@ -33,7 +33,6 @@ ARTICLES = {
     "vi": "của là cái chiếc những",
     "zh": "",
 }
-MLQA_LANGUAGES = (*ARTICLES, "ar")
 
 
 def normalize_answer(text: str, language: str = "en", style: str = "squad") -> str:
@@ -44,27 +43,21 @@ def normalize_answer(text: str, language: str = "en", style: str = "squad") -> s
     """
     if style not in STYLES:
         raise StudyError(f"style {style!r} is not known; expected {' or '.join(STYLES)}")
-    if style == "mlqa" and language not in MLQA_LANGUAGES:
-        known = ", ".join(sorted(MLQA_LANGUAGES))
-        raise StudyError(f"MLQA's normalisation knows {known}, not {language!r}; use the style squad")
     mlqa = style == "mlqa"
-    text = "".join(char for char in text.lower() if not _is_punctuation(char, mlqa))
-    text = _without_articles(text, language if mlqa else "en")
+    if mlqa and language not in ARTICLES:
+        known = ", ".join(ARTICLES)
+        raise StudyError(f"MLQA's normalisation knows {known}, not {language!r}; use the style squad")
+    text = text.lower()
+    punctuation = {c for c in text if c in string.punctuation or (mlqa and category(c).startswith("P"))}
+    text = "".join(char for char in text if char not in punctuation)
+    articles = ARTICLES[language if mlqa else "en"].split()
+    if mlqa and language == "ar":
+        text = text.replace(*articles, " ")
+    elif articles:
+        text = re.sub(rf"\b({'|'.join(articles)})\b", " ", text)
     if mlqa and language == "zh":
         text = re.sub("([\u4e00-\u9fa5])", r" \1 ", text)
     return " ".join(text.split())
-
-
-def _is_punctuation(char: str, all_scripts: bool) -> bool:
-    return char in string.punctuation or (all_scripts and unicodedata.category(char).startswith("P"))
-
-
-def _without_articles(text: str, language: str) -> str:
-    """A text with a space for each article; the Arabic one, a part of its word, goes anywhere as in MLQA."""
-    if language == "ar":
-        return text.replace("ال", " ")
-    words = "|".join(ARTICLES[language].split())
-    return re.sub(rf"\b({words})\b", " ", text) if words else text
 
 
 def exact_match(prediction: str, answers: Sequence[str], language: str = "en", style: str = "squad") -> float:
@@ -147,11 +140,7 @@ def retrieval_scores(similarity: np.ndarray) -> dict[str, np.ndarray]:
 
     `similarity` is (N, N), higher is nearer; row i and column i are translations; of equals the first wins.
     """
-    if (
-        similarity.ndim != 2
-        or similarity.shape[0] != similarity.shape[1]
-        or not np.isfinite(similarity).all()
-    ):
+    if similarity.ndim != 2 or np.diff(similarity.shape).any() or not np.isfinite(similarity).all():
         raise StudyError(f"similarity must be square and finite, got shape {similarity.shape}")
     order = np.arange(len(similarity))
     return {
@@ -282,8 +271,18 @@ def score_files(
         ids = [example.id for example in examples]
         rows = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
     else:
-        ids, labels = _gold_labels(gold, task_set, language)
-        metrics = {"accuracy": accuracy_scores(labels, _labels_for(ids, predictions, task_set, language))}
+        ids, labels, places = _read_labels(gold, task_set, language, beside=True)
+        tasks.check_varied(labels, places)
+        ids = ids or [str(index) for index in range(len(labels))]
+        own, predicted, _ = _read_labels(predictions, task_set, language)
+        if own:
+            by_id = dict(zip(own, predicted, strict=True))
+            _check_ids(by_id, ids, str(predictions))
+            predicted = [by_id[key] for key in ids]
+        elif len(predicted) != len(ids):
+            expected = "one label a line in gold order expected, or ids"
+            raise StudyError(f"{predictions}: {len(predicted)} labels for {len(ids)} gold labels; {expected}")
+        metrics = {"accuracy": accuracy_scores(labels, predicted)}
         rows = metrics["accuracy"].astype(int).tolist()
     percent = {metric: 100 * float(values.mean()) for metric, values in metrics.items()}
     scores = dict(zip(ids, rows, strict=True))
@@ -324,68 +323,39 @@ def _of_language(rows: list[Row], path: Path, task_set: tasks.TaskSet, language:
     return own
 
 
-def _label_rows(path: Path, task_set: tasks.TaskSet, language: str, beside: bool = False) -> list[Row]:
-    """The rows of a file of labels in any of the forms, told apart by how it begins.
+def _read_labels(
+    path: Path, task_set: tasks.TaskSet, language: str, beside: bool = False
+) -> tuple[list[str], list[int], list[str]]:
+    """The ids (none where no row has one), labels and places of a file of labels in any of the forms.
 
-    `beside`: whether labels that it lacks may be read from the file of test labels beside it.
+    A table, JSON lines, and one object of ids and labels are told apart by how the file begins. `beside`:
+    whether labels that it lacks may be read from the file of test labels beside it.
     """
     lines, task = read_lines(path), task_set.task
     first, *others = (line for line in lines if line.strip())
     if first.lstrip()[0] not in "[{":
         rows = list(tasks.tsv_rows(lines, path, task, beside))
-    elif _is_record(first, path, alone=not others):
-        rows = list(tasks.jsonl_rows(lines, path, task))
     else:
-        table = parse_json("\n".join(lines), str(path))
-        tasks.check(table, {}, f"{path}:1")
-        rows = [(f"{path}: id {excerpt(key)}", {"id": key, "label": x}) for key, x in table.items()]
-    return _of_language(rows, path, task_set, language)
-
-
-def _is_record(line: str, path: Path, alone: bool) -> bool:
-    """Whether a first line is the first of JSON lines, not the beginning of one object of ids and labels."""
-    try:
-        value = parse_json(line, str(path))
-    except StudyError:
-        return False
-    return not alone or (isinstance(value, dict) and bool({"label", "gold_label"} & value.keys()))
-
-
-def _ids(rows: list[Row]) -> list[str]:
-    """The ids that rows carry, which must not repeat; none where no row carries one."""
-    ids = tasks.ids_of(rows, ("id", "idx", "pair_id"))
-    tasks.check_ids(ids, [place for place, _ in rows][: len(ids)])
-    return ids
-
-
-def _labels(rows: list[Row], task: str) -> list[int]:
-    labels = [tasks.label_of(place, row, task) for place, row in rows]
+        try:
+            value = parse_json(first, str(path))
+            by_line = others or (isinstance(value, dict) and {"label", "gold_label"} & value.keys())
+        except StudyError:
+            by_line = False
+        if by_line:
+            rows = list(tasks.jsonl_rows(lines, path, task))
+        else:
+            table = parse_json("\n".join(lines), str(path))
+            tasks.check(table, {}, f"{path}:1")
+            rows = [(f"{path}: id {excerpt(key)}", {"id": key, "label": x}) for key, x in table.items()]
+    rows = _of_language(rows, path, task_set, language)
+    labels, places = [tasks.label_of(*row, task) for row in rows], [place for place, _ in rows]
     if -1 in labels:
         place, row = rows[labels.index(-1)]
         reason = f"label {excerpt(row['label'])} is none" if row.get("label") is not None else "no label"
         raise StudyError(f"{place}: {reason}; expected {', '.join(tasks.NAMES[task])}")
-    return labels
-
-
-def _gold_labels(path: Path, task_set: tasks.TaskSet, language: str) -> tuple[list[str], list[int]]:
-    rows = _label_rows(path, task_set, language, beside=True)
-    labels = _labels(rows, task_set.task)
-    tasks.check_varied(labels, [place for place, _ in rows])
-    return _ids(rows) or [str(index) for index in range(len(rows))], labels
-
-
-def _labels_for(keys: list[str], path: Path, task_set: tasks.TaskSet, language: str) -> list[int]:
-    """The predicted labels in the order of the gold ids."""
-    rows = _label_rows(path, task_set, language)
-    labels, ids = _labels(rows, task_set.task), _ids(rows)
-    if ids:
-        by_id = dict(zip(ids, labels, strict=True))
-        _check_ids(by_id, keys, str(path))
-        return [by_id[key] for key in keys]
-    if len(labels) != len(keys):
-        expected = "one label a line in gold order expected, or ids"
-        raise StudyError(f"{path}: {len(labels)} labels for {len(keys)} gold labels; {expected}")
-    return labels
+    ids = tasks.ids_of(rows, ("id", "idx", "pair_id"))
+    tasks.check_ids(ids, places[: len(ids)])
+    return ids, labels, places
 
 
 def _check_ids(predictions: Mapping, keys: Sequence[str], what: str) -> None:
