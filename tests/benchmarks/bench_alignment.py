@@ -204,24 +204,13 @@ def speed(pairs: Text, folder: Path) -> None:
     print("{:12s}{:8.1f}x{:8.1f}x{:9.2f}x".format("ratio", *ratios))
 
 
-def on_cuda(pairs: Text) -> None:
-    for device in ("cuda", "cuda", "cpu"):  # the first one includes starting the device
-        start = time.perf_counter()
-        links = aligner.align_both(pairs, device=device)
-        print(f"{device:12s}{time.perf_counter() - start:9.1f} s, {sum(map(len, links))} links")
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the real data")
     parser.add_argument("--skip-speed", action="store_true")
     parser.add_argument("--only-speed", action="store_true")
-    parser.add_argument("--cuda", action="store_true")
     args = parser.parse_args()
-    if args.cuda:
-        on_cuda(large(args.data))
-        return
     if "FAST_ALIGN_DIR" not in os.environ:
         print("skipped: FAST_ALIGN_DIR does not name the folder of fast_align and atools")
         return

@@ -1,7 +1,4 @@
-"""Statistical word alignment: trains the fast_align model in one or both directions, and aligns with it.
-
-The model itself is in `em`, which is imported when it is first used: torch takes seconds and 200 MiB.
-"""
+"""Statistical word alignment: trains the fast_align model (`em`) in one or both directions, and aligns."""
 
 import json
 import math
@@ -19,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xltlib import StudyError
+from xltlib.alignment import em
 from xltlib.alignment.corpus import RECOMMENDED, Aligner, Corpus, Pairs, encode
 from xltlib.alignment.links import (
     Links,
@@ -65,15 +63,11 @@ class Model:
     history: list[Iteration]
     links: Links | None = None  # of the training pairs, decoded by the last iteration; not saved
 
-    def align(self, pairs: Pairs, device: str = "cpu") -> Links:
+    def align(self, pairs: Pairs) -> Links:
         """Links of new tokenised pairs, without training: one int32 array (L, 2) per pair."""
-        from xltlib.alignment import em
-
         corpus = encode(pairs, (self.source_words, self.target_words))
         corpus = corpus.swapped() if self.settings.reverse else corpus
-        with em.one_thread():
-            best = em.align(corpus, self, device)
-        return _to_links(best, corpus, self.settings.reverse)
+        return _to_links(em.align(corpus, self), corpus, self.settings.reverse)
 
     @property
     def generated(self) -> np.ndarray:
@@ -91,9 +85,7 @@ def _to_links(best: np.ndarray, corpus: Corpus, reverse: bool) -> Links:
     return split_links(np.stack(columns, 1).astype(np.int32), np.bincount(pair[linked], minlength=len(m)))
 
 
-def _train(text: Corpus, settings: Aligner, device: str, progress: Progress | None) -> Model:
-    from xltlib.alignment import em
-
+def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
     corpus, history = text.swapped() if settings.reverse else text, []
 
     def record(likelihood: float, words: int, tension: float) -> None:
@@ -102,43 +94,36 @@ def _train(text: Corpus, settings: Aligner, device: str, progress: Progress | No
         if progress:
             progress(settings, len(history), history[-1])
 
-    arrays, tension, best = em.estimate(corpus, settings, device, record)
+    arrays, tension, best = em.estimate(corpus, settings, record)
     links = _to_links(best, corpus, settings.reverse)
     return Model(settings, text.source_words, text.target_words, *arrays, tension, history, links)
 
 
-def train(
-    pairs: Pairs, settings: Aligner = RECOMMENDED, device: str = "cpu", progress: Progress | None = None
-) -> Model:
+def train(pairs: Pairs, settings: Aligner = RECOMMENDED, progress: Progress | None = None) -> Model:
     """Train one direction on tokenised pairs; `model.links` holds their links.
 
     A pair with an empty side is kept, without links, and left out of the counts and the cross-entropy.
-    Likelihoods are in float64; on a CPU equal input gives equal bits.
+    Likelihoods are in float64; equal input gives equal bits.
     """
-    from xltlib.alignment import em
-
-    with em.one_thread():
-        return _train(encode(pairs), settings, device, progress)
+    return _train(encode(pairs), settings, progress)
 
 
 def train_both(
-    pairs: Pairs, settings: Aligner = RECOMMENDED, device: str = "cpu", progress: Progress | None = None
+    pairs: Pairs, settings: Aligner = RECOMMENDED, progress: Progress | None = None
 ) -> tuple[Model, Model]:
-    """Train both directions of tokenised pairs, on a CPU in two threads: (forward, reverse)."""
-    from xltlib.alignment import em
-
+    """Train both directions of tokenised pairs, in two threads: (forward, reverse)."""
     text = encode(pairs)
     ways = [replace(settings, reverse=reverse) for reverse in (False, True)]
-    with em.one_thread(), ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:
-        forward, backward = pool.map(lambda way: _train(text, way, device, progress), ways)
+    with ThreadPoolExecutor(2) as pool:
+        forward, backward = pool.map(lambda way: _train(text, way, progress), ways)
     return forward, backward
 
 
 def align_both(
-    pairs: Pairs, settings: Aligner = RECOMMENDED, heuristic: str = "grow-diag-final-and", device: str = "cpu"
+    pairs: Pairs, settings: Aligner = RECOMMENDED, heuristic: str = "grow-diag-final-and"
 ) -> Links:
     """Links of tokenised pairs: both directions trained on them, then symmetrised."""
-    forward, backward = train_both(pairs, settings, device)
+    forward, backward = train_both(pairs, settings)
     return symmetrize(forward.links, backward.links, heuristic)
 
 
