@@ -9,11 +9,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads on few cores lose, and sums depend on their number
 
 import numpy as np
+import official
 import pytest
 import torch
 from simulated import two_systems
 from tiny import params
 
+from xltlib.data.corpora import CORPORA
+from xltlib.data.tasks import SETS
 from xltlib.data.text import tokenizer_of
 from xltlib.pool import compute
 from xltlib.runs import Runs
@@ -22,6 +25,7 @@ from xltlib.store import Result, Store
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+OFFICIAL_ROWS = 6  # examples in each split of the made-up sets
 REAL = Path(os.environ.get("XLT_DATA", ROOT / "../shared/data")).resolve()  # before a test names another
 
 
@@ -50,6 +54,30 @@ def data_dir() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"no real data: XLT_DATA should name its folder, and {REAL} is not one")
     return REAL
+
+
+@pytest.fixture(scope="session")
+def official_dir(tmp_path_factory) -> Path:
+    """A folder with every set and corpus in the publishers' formats, made up, a few examples each."""
+    return official.make(tmp_path_factory.mktemp("official"), OFFICIAL_ROWS)
+
+
+@pytest.fixture(params=["generated", "published"])
+def data_name(request) -> str:
+    """Which of two folders `data` is."""
+    return request.param
+
+
+@pytest.fixture
+def data(request, data_name, monkeypatch) -> Path:
+    """The made-up folder, whose numbers of examples are official in the test; then that of the real data."""
+    if data_name == "published":
+        return request.getfixturevalue("data_dir")
+    for counts in [*(x for each in SETS.values() for x in each.counts.values()),
+                   *(each.lines for each in CORPORA.values())]:  # fmt: skip
+        for name in counts:
+            monkeypatch.setitem(counts, name, OFFICIAL_ROWS)
+    return request.getfixturevalue("official_dir")
 
 
 @pytest.fixture

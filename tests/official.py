@@ -1,11 +1,14 @@
 """Small task sets in the publishers' formats, made up; and mutations of such files."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xltlib.data.corpora import CORPORA
 from xltlib.data.tasks import SETS
 
 NLI = ("entailment", "neutral", "contradiction")
@@ -16,8 +19,31 @@ WORDS = {
 }
 
 
+SENTENCES = {  # some words in each language
+    "en": "The quick brown fox jumps over the lazy dog.",
+    "de": "Zwölf Boxkämpfer jagen Viktor quer, groß",
+    "es": "El pingüino Wenceslao hizo kilómetros",
+    "fr": "Portez ce vieux whisky, Zoé, à l'été",
+    "ru": "Съешь ещё этих мягких булок",
+    "ar": "هناك استياء بين بعض أعضاء جمعية",
+    "hi": "वेल्श के सदस्य चिंतित हैं कि",
+    "th": "สมาชิกสภาแห่งชาติเวลส์บางคน",
+    "tr": "Pijamalı hasta yağız İstanbul",
+    "vi": "Một số thành viên quốc hội lo lắng",
+    "zh": "这是一个测试句子。London 在哪里",
+    "ja": "ウェールズ議会の議員が心配",
+    "ko": "멍청이처럼 보이는 것을 걱정했다",
+    "el": "Μερικοί βουλευτές ανησυχούν",
+    "bg": "Членове на парламента са обезпокоени",
+    "sw": "Baadhi ya wabunge wana wasiwasi",
+    "ur": "ویلش اسمبلی کے اراکین پریشان ہیں",
+}
+
+
 def sentence(language: str, number: int) -> str:
     """A sentence that no other number has."""
+    if language not in WORDS:
+        return f"{SENTENCES.get(language, language)} {number}"
     a, b = (WORDS[language][number // 6**power % 6] for power in (0, 1))
     return {"de": f"Der {a} {number} ist „{b}“.", "en": f"The {a} {number} is a {b}.",
             "zh": f"{a}{number}是{b}。"}[language]  # fmt: skip
@@ -129,6 +155,51 @@ def sets(rows: int = 6) -> dict[tuple[str, str, str], dict[str, str]]:
         ("pud", "test", "fr"): {"ud_pud/fr_pud-ud-test.conllu": conllu(rows)},
         ("tatoeba", "test", "de"): tatoeba,
     }  # fmt: skip
+
+
+def make(folder: Path, rows: int = 6) -> Path:
+    """A folder with every split in every language of all sets and corpora, `rows` examples each."""
+    for name, task_set in SETS.items():
+        for split, languages in task_set.counts.items():
+            for language in languages:
+                file_split = task_set.split_names.get(split, split)
+                path = folder / task_set.filled(task_set.files[0], file_split, language)
+                write(path, _of_set(name, language.partition("|")[0], rows))
+                if name == "tatoeba":
+                    english = path.with_suffix(".eng")
+                    write(english, "".join(sentence("en", i) + "\n" for i in range(rows)))
+    for corpus in CORPORA.values():
+        for split, other in itertools.product(corpus.lines, (x for x in corpus.languages if x != "en")):
+            sides = [[f"{sentence(x, i)} {i}" for i in range(rows)] for x in ("en", other)]
+            if corpus.columns:
+                write(folder / corpus.file, "".join(f"{a}\t{b}\tCC\n" for a, b in zip(*sides, strict=True)))
+                continue
+            for language, lines in zip(("en", other), sides, strict=True):
+                name = corpus.exceptions.get(language, corpus.file).format(
+                    split=corpus.split_names.get(split, split), language=corpus.codes.get(language, language),
+                    pair=other, both="-".join(sorted(("en", other))),
+                )  # fmt: skip
+                write(folder / name, "".join(line + "\n" for line in lines))
+    return folder
+
+
+def _of_set(name: str, language: str, rows: int) -> str:
+    """A file of a set in its official format."""
+    if name == "sick":
+        cells = (line.split("\t") for line in xnli(language, rows).splitlines())
+        return "".join(f"{i}\t{a}\t{b}\t3.5\t{x.upper()}\n" for i, (a, b, x) in enumerate(cells))
+    formats = {"nli": xnli, "paraphrase": pawsx, "choice": xcopa}
+    if SETS[name].task in formats:
+        return formats[SETS[name].task](language, rows)
+    if SETS[name].task == "qa":
+        return json.dumps(squad(language, SETS[name].codes.get(language, "q"), rows))
+    return conllu(rows) if name == "pud" else "".join(sentence(language, i) + "\n" for i in range(rows))
+
+
+def write(path: Path, content: str) -> None:
+    """Write a text file as it is, line ends included, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode())
 
 
 # Mutations: each is a text and a generator -> another text. None is a change of a label, an id or an answer

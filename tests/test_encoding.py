@@ -275,10 +275,11 @@ def test_an_answer_that_the_tokenizer_drops_is_no_target():
 XQUAD = ("ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 
 
-@pytest.fixture(scope="module")
-def xquad(data_dir):
-    """A sample of XQuAD in every language."""
-    return {language: tasks.load("xquad", "test", language, data_dir)[::20] for language in XQUAD}
+@pytest.fixture
+def xquad(data, data_name):
+    """XQuAD, or a sample of it, in every language."""
+    step = 20 if data_name == "published" else 1
+    return {language: tasks.load("xquad", "test", language, data)[::step] for language in XQUAD}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,18 +1,19 @@
 """Noise: keyboards worked by hand, distributions, rates, answers at their offsets, words and ids replaced."""
 
-import gzip
 import json
 import math
 import unicodedata
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
+import official
 import pytest
 import regex
 from scipy.stats import chisquare
 
 from xltlib import StudyError
+from xltlib.data import corpora, tasks
 from xltlib.noise.typing import (
     MIX,
     apply_edits,
@@ -30,35 +31,7 @@ from xltlib.noise.typing import (
     without_foreign,
 )
 
-NTREX = {"en": "src.eng", "de": "ref.deu", "es": "ref.spa", "fr": "ref.fra", "ru": "ref.rus", "ar": "ref.arb"}
-NTREX |= {"hi": "ref.hin", "th": "ref.tha", "tr": "ref.tur", "vi": "ref.vie", "zh": "ref.zho-CN"}
-NTREX |= {
-    "ja": "ref.jpn",
-    "ko": "ref.kor",
-    "el": "ref.ell",
-    "bg": "ref.bul",
-    "sw": "ref.swa",
-    "ur": "ref.urd",
-}
-SENTENCES = {  # some words in each language, where the publishers' sentences are not at hand
-    "en": "The quick brown fox jumps over the lazy dog.",
-    "de": "Zwölf Boxkämpfer jagen Viktor quer, groß",
-    "es": "El pingüino Wenceslao hizo kilómetros",
-    "fr": "Portez ce vieux whisky, Zoé, à l'été",
-    "ru": "Съешь ещё этих мягких булок",
-    "ar": "هناك استياء بين بعض أعضاء جمعية",
-    "hi": "वेल्श के सदस्य चिंतित हैं कि",
-    "th": "สมาชิกสภาแห่งชาติเวลส์บางคน",
-    "tr": "Pijamalı hasta yağız İstanbul",
-    "vi": "Một số thành viên quốc hội lo lắng",
-    "zh": "这是一个测试句子。London 在哪里",
-    "ja": "ウェールズ議会の議員が心配",
-    "ko": "멍청이처럼 보이는 것을 걱정했다",
-    "el": "Μερικοί βουλευτές ανησυχούν",
-    "bg": "Членове на парламента са обезпокоени",
-    "sw": "Baadhi ya wabunge wana wasiwasi",
-    "ur": "ویلش اسمبلی کے اراکین پریشان ہیں",
-}
+SENTENCES = official.SENTENCES
 
 
 def rng(seed=0):
@@ -78,7 +51,7 @@ def results(kind, character, language, steps=4000):
 # Keyboards
 
 
-@pytest.mark.parametrize("language", NTREX)
+@pytest.mark.parametrize("language", SENTENCES)
 def test_neighbours_are_symmetric_letters(language):
     keyboard = keyboard_for(language)
     for side in (keyboard.beside, keyboard.across):
@@ -111,15 +84,15 @@ def test_known_neighbours(language, key, beside, across):
     assert [set(side) for side in keyboard_for(language).near(key)] == [set(beside), set(across)]
 
 
-@pytest.mark.parametrize("language", ["en", "de", "es", "fr", "tr", "th"])
-def test_neighbours_are_near_in_another_collection(language, data_dir):
+def test_neighbours_are_near_in_another_collection(data_dir):
     """That collection is wider (it counts keys one and a half widths away) and forgets y beside u."""
-    other = json.loads((data_dir / "keyboards" / f"{language}.json").read_text(encoding="utf-8"))
-    keyboard = keyboard_for(language)
-    pairs = [(key, near) for key in other for side in keyboard.near(key) for near in side if near in other]
-    missing = {frozenset(pair) for pair in pairs if pair[1] not in other[pair[0]]}
-    assert len(pairs) > 50
-    assert missing <= {frozenset("uy"), frozenset("uz")}
+    for language in ("en", "de", "es", "fr", "tr", "th"):
+        other = json.loads((data_dir / "keyboards" / f"{language}.json").read_text(encoding="utf-8"))
+        near = {key: chain(*keyboard_for(language).near(key)) for key in other}
+        pairs = [(key, x) for key, own in near.items() for x in own if x in other]
+        missing = {frozenset(pair) for pair in pairs if pair[1] not in other[pair[0]]}
+        assert len(pairs) > 50
+        assert missing <= {frozenset("uy"), frozenset("uz")}
 
 
 def test_layout_of_a_synthetic_script():
@@ -258,15 +231,13 @@ def test_form_in_every_script(language):
     check_errors([SENTENCES[language]] * 20, language)
 
 
-@pytest.mark.parametrize("language", NTREX)
-def test_rate_and_form_on_real_text(language, data_dir):
-    name = f"newstest2019-{NTREX[language]}.txt.gz"
-    with gzip.open(data_dir / "ntrex" / name, "rt", encoding="utf-8") as file:
-        texts = file.read().splitlines()[:700]
-    edits, units = typo_edits(texts, 0.1, language, rng())
-    assert units > 9_000
-    assert abs(sum(map(len, edits)) / units - 0.1) < 4 * math.sqrt(0.09 / units)
-    check_errors(texts[:150], language)
+def test_rate_and_form_on_published_text(data_dir):
+    for language in SENTENCES:
+        texts = [text for (text,) in corpora.load("ntrex", (language,), data_dir)[:700]]
+        edits, units = typo_edits(texts, 0.1, language, rng())
+        assert units > 9_000
+        assert abs(sum(map(len, edits)) / units - 0.1) < 4 * math.sqrt(0.09 / units)
+        check_errors(texts[:150], language)
 
 
 # Answers
@@ -291,15 +262,15 @@ def test_answers_that_do_not_match_are_refused(answer):
         noisy_span("Denver lost", (answer,), 0.1, "en", rng())
 
 
-@pytest.mark.parametrize("language", ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"])
-def test_answers_of_xquad(language, data_dir):
-    with gzip.open(data_dir / "xquad" / f"xquad.{language}.json.gz", "rt", encoding="utf-8") as file:
-        articles = json.load(file)["data"]
-    for i, paragraph in enumerate(p for article in articles for p in article["paragraphs"]):
-        answers = [(a["answer_start"], a["text"]) for qa in paragraph["qas"] for a in qa["answers"]]
-        noisy, moved = noisy_span(paragraph["context"], answers, 0.3, language, rng(i))
-        assert [text for _, text in moved] == [text for _, text in answers]
-        assert all(noisy[start : start + len(text)] == text for start, text in moved)
+def test_answers_of_xquad(data):
+    for language in ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"):
+        passages: dict[str, list] = {}
+        for example in tasks.load("xquad", "test", language, data):
+            passages.setdefault(example.context, []).extend(example.answers)
+        for i, (context, answers) in enumerate(passages.items()):
+            noisy, moved = noisy_span(context, answers, 0.3, language, rng(i))
+            assert [text for _, text in moved] == [text for _, text in answers]
+            assert all(noisy[start : start + len(text)] == text for start, text in moved)
 
 
 # Substitution

@@ -288,15 +288,11 @@ def plant(folder, files, suffix=""):
         write(folder, name + suffix, content)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("key", official.sets())
-def test_generated_sets_are_whole(tmp_path, counts, key, suffix):
+def test_packed_files_are_read_and_counted(tmp_path, counts, key):
     counts(*key, 6)
-    plant(tmp_path, official.sets()[key], suffix)
-    records = load(*key, tmp_path)
-    assert len({record.id for record in records}) == 6
-    labels = {record.label for record in records if hasattr(record, "label")}
-    assert labels in (set(), set(NAMES.get(SETS[key[0]].task, {}).values()))
+    plant(tmp_path, official.sets()[key], ".gz")
+    assert len({record.id for record in load(*key, tmp_path)}) == 6
     counts(*key, 7)
     with pytest.raises(StudyError, match="6 examples .* officially 7"):
         load(*key, tmp_path)
@@ -347,40 +343,32 @@ def test_no_mutation_is_loaded_with_another_meaning(tmp_path, counts, key):
     assert refused > 30
 
 
-WHOLE = {  # set and split -> languages that lie in the data folder in full
-    ("xnli", "dev"): "ar bg de en es fr hi ru sw th tr ur vi zh",
-    ("xnli", "test"): "ar bg de en es fr hi ru sw th tr ur vi zh",
-    ("taxinli", "train"): "en",
-    ("sick", "train"): "en",
-    ("sick", "dev"): "en",
-    ("sick", "test"): "en",
-    ("cad_nli", "train"): "en",
-    ("cad_nli", "dev"): "en",
-    ("cad_nli", "test"): "en",
-    ("pawsx", "dev"): "de en es fr ja ko zh",
-    ("pawsx", "test"): "de zh",
-    ("xquad", "test"): "ar de el en es hi ro ru th tr vi zh",
-    (
-        "mlqa",
-        "dev",
-    ): "ar de en es hi vi zh ar|en de|en de|es de|zh en|ar en|de en|es en|hi en|vi en|zh es|de es|en "
-    "es|zh hi|en vi|en zh|de zh|en zh|es",
-    ("tydiqa", "train"): "en ko sw",
-    ("xcopa", "train"): "en",
-    ("xcopa", "dev"): "en sw th tr vi zh",
-    ("xcopa", "test"): "sw th tr vi zh",
-    ("pud", "test"): "ar de en es fr hi ko ru th tr zh",
-    ("tatoeba", "test"): "ar bg de el es fr hi ja ko ru sw th tr ur vi zh",
-}
+WHOLE = {  # sets and splits -> languages that lie in the folder of real data in full
+    "xnli/dev xnli/test": "ar bg de en es fr hi ru sw th tr ur vi zh",
+    "taxinli/train sick/train sick/dev sick/test cad_nli/train cad_nli/dev cad_nli/test xcopa/train": "en",
+    "pawsx/dev": "de en es fr ja ko zh",
+    "pawsx/test": "de zh",
+    "xquad/test": "ar de el en es hi ro ru th tr vi zh",
+    "mlqa/dev": "ar de en es hi vi zh ar|en de|en de|es de|zh en|ar en|de en|es en|hi en|vi en|zh es|de "
+                "es|en es|zh hi|en vi|en zh|de zh|en zh|es",
+    "tydiqa/train": "en ko sw",
+    "xcopa/dev": "en sw th tr vi zh",
+    "xcopa/test": "sw th tr vi zh",
+    "pud/test": "ar de en es fr hi ko ru th tr zh",
+    "tatoeba/test": "ar bg de el es fr hi ja ko ru sw th tr ur vi zh",
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*have a side NS")
-@pytest.mark.parametrize(("name", "split"), WHOLE)
-def test_published_sets_are_whole(data_dir, name, split):
-    for language in WHOLE[name, split].split():
-        records = load(name, split, language, data_dir)  # as many as officially, or it is refused
-        labels = {record.label for record in records if hasattr(record, "label")}
-        assert labels in (set(), set(NAMES.get(SETS[name].task, {}).values())), language
+@pytest.mark.parametrize("name", SETS)
+def test_sets_are_whole_in_every_language(data, data_name, name):
+    """As many examples as officially, or they are refused, and all labels among them."""
+    whole = {key: languages.split() for keys, languages in WHOLE.items() for key in keys.split()}
+    for split, languages in SETS[name].counts.items():
+        for language in whole.get(f"{name}/{split}", ()) if data_name == "published" else languages:
+            records = load(name, split, language, data)
+            labels = {record.label for record in records if hasattr(record, "label")}
+            assert labels in (set(), set(NAMES.get(SETS[name].task, {}).values())), (split, language)
 
 
 def test_published_nli_is_balanced_and_parallel(data_dir):
@@ -391,26 +379,19 @@ def test_published_nli_is_balanced_and_parallel(data_dir):
     assert (crossed[0].text_a, crossed[0].text_b) == (sets["de"][0].text_a, sets["zh"][0].text_b)
 
 
-@pytest.mark.parametrize(
-    ("name", "split", "languages"),
-    [
+def test_published_files_that_lack_answers_or_rows_are_refused(data_dir):
+    for name, split, languages in (
         ("tydiqa", "dev", "ar en ko ru sw"),
-        ("mlqa", "test", "de|es de|zh es|de es|zh zh|de zh|es"),
-    ],
-)
-def test_published_questions_without_answers_are_refused(data_dir, name, split, languages):
-    for language in languages.split():
-        with pytest.raises(StudyError, match="no label or answer in any row"):
-            load(name, split, language, data_dir)
-        records = load(name, split, language, data_dir, unlabelled=True)
-        assert len(records) == SETS[name].counts[split][language]
-        assert not any(record.answers for record in records)
-
-
-@pytest.mark.parametrize(("language", "count"), [("en", 1994), ("es", 1994), ("ja", 1997), ("ko", 1997)])
-def test_incomplete_paraphrase_test_sets_are_refused(data_dir, language, count):
-    with pytest.raises(StudyError, match=f"{count} examples .* officially 2000"):
-        load("pawsx", "test", language, data_dir)
+        ("mlqa", "test", "de|es zh|de zh|es"),
+    ):
+        for language in languages.split():
+            with pytest.raises(StudyError, match="no label or answer in any row"):
+                load(name, split, language, data_dir)
+            records = load(name, split, language, data_dir, unlabelled=True)
+            assert not any(record.answers for record in records)
+    for language, count in {"en": 1994, "es": 1994, "ja": 1997, "ko": 1997}.items():
+        with pytest.raises(StudyError, match=f"{count} examples .* officially 2000"):
+            load("pawsx", "test", language, data_dir)
 
 
 def test_published_placeholders(data_dir):

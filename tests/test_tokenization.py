@@ -232,9 +232,9 @@ def test_blanks_are_no_part_of_a_subword():
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlmr"])
-def test_words_subwords_and_characters_round_trip_on_xquad(data_dir, kind):
+def test_words_subwords_and_characters_round_trip_on_xquad(data, kind):
     languages = ["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
-    questions = {language: tasks.load("xquad", "test", language, data_dir) for language in languages}
+    questions = {language: tasks.load("xquad", "test", language, data) for language in languages}
     sample = [example.question for examples in questions.values() for example in examples[::4]]
     alphabet = sorted({c for examples in questions.values() for e in examples for c in e.context})
     made = published(kind, [*sample, "".join(alphabet)], 6000)
