@@ -154,15 +154,6 @@ def retrieval_scores(similarity: np.ndarray) -> dict[str, np.ndarray]:
 PENALTY = 3e-4  # L2 on the weights, against the mean loss: the held-out best for MultiNLI hypotheses
 
 
-def best_of(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The best score of each setting, from scores by baseline and setting."""
-    best: dict[str, float] = {}
-    for scores in baselines.values():
-        for setting, score in scores.items():
-            best[setting] = max(score, best.get(setting, score))
-    return best
-
-
 def majority_accuracy(train_labels: Sequence[int], test_labels: Sequence[int]) -> float:
     """The accuracy on the test labels of always answering the commonest training label."""
     majority = Counter(train_labels).most_common(1)[0][0]
