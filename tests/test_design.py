@@ -7,7 +7,7 @@ from studies import better, small_ledger
 from xltlib import StudyError, page, study
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params
-from xltlib.store import commit
+from xltlib.store import commit, write_json
 
 
 def changed(path, **values):
@@ -90,5 +90,7 @@ def test_evidence_that_is_older_than_its_rules_is_a_problem(tmp_path):
     class Session:
         params, root, published = Params(profile="confirmation"), tmp_path, folder
 
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", Profile.manifest)
     with pytest.raises(StudyError, match="undo the change"):
-        study._rules(design, Session, Profile.manifest)
+        study._rules(design, Session)

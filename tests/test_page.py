@@ -287,8 +287,12 @@ def test_check_tells_an_edited_page(study):
     path = study[3] / "report-0.html"
     before = path.read_bytes()
     path.write_bytes(before.replace(b"+0.060", b"+0.160", 1))
+    foreign = study[3] / "foreign.html"
+    foreign.touch()
     problems = page.check(study[1], study[2], study[3])
     path.write_bytes(before)
+    foreign.unlink()
+    assert f"{foreign}: no part of the page" in problems
     assert any("changed after the page was built" in p for p in problems)
     assert any("S0-1 differs from what the data gives" in p for p in problems)
 
@@ -367,6 +371,12 @@ def test_check_counts_the_verdicts_again(copy):
     assert any("counts say" in p for p in page.check(folder.parent, ledger))
 
 
+def test_what_a_killed_process_left_beside_a_profile_is_no_profile(copy):
+    folder, ledger = copy
+    shutil.copytree(folder, folder.with_name(".quick.new"))
+    assert [p.name for p in page.read_evidence(folder.parent, ledger).profiles] == ["quick"]
+
+
 def test_check_tells_an_unreadable_ledger(copy):
     folder, ledger = copy
     ledger.write_text("claims: [\n")
@@ -407,8 +417,10 @@ def test_claims_without_verdict_and_missing_evidence_are_refused(tmp_path, root)
         page.read_evidence(tmp_path, ledger)
     write_profile(tmp_path / "quick", [], ledger)
     for content, words in (
-        ('{"claims": [{"id": "a b", "verdict": "supported"}]}', "id 'a b'"),
-        ('{"claims": [{"id": "S0-1", "verdict": "perhaps"}]}', "verdict 'perhaps'"),
+        ('{"claims": [{"id": "a b", "verdict": "supported"}]}', "not a verdict"),
+        ('{"claims": [{"id": "S0-1", "verdict": "perhaps"}]}', "not a verdict"),
+        ('{"claims": ["S0-1"]}', "'S0-1': not a verdict"),
+        ('{"claims": null}', "not a verdict"),
         ('{"claims":\n[}', r"claims.json: cannot be read as JSON"),
         ("[]", "found a list"),
     ):

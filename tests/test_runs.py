@@ -183,9 +183,7 @@ def test_the_order_of_options_makes_no_other_run():
     )
     assert one.digest == two.digest
     assert one.params["labels"]["method_options"] == "updates=equal,neighbours=no_foreign"
-    both = (
-        runs.probe("tlm", 0, x) for x in ("positions=reset,mask_rate=0.6", "mask_rate=0.6,positions=reset")
-    )
+    both = (runs.probe("weam", 0, x) for x in ("links=gold,mask_rate=0.6", "mask_rate=0.6,links=gold"))
     assert len({spec.digest for spec in both}) == 1
 
 

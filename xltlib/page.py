@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import yaml
 from xltlib import StudyError
 from xltlib.claims.ledger import Design, Ledger, label, load_ledger
 from xltlib.claims.verdicts import robustness
-from xltlib.store import read_json, sha256_file, write_json
+from xltlib.store import read_json, sha256_file, system_errors, write_json
+from xltlib.textfile import excerpt
 
 TEMPLATES = Path(__file__).parent / "page"
 EVIDENCE = ("claims.json", "manifest.json", "runs.json", "scores.npz")  # any other .json is of a figure
@@ -32,6 +34,7 @@ ANSWERS = {  # what a verdict says of its statement
 ANSWER_OF = {verdict: answer for answer, verdicts in ANSWERS.items() for verdict in verdicts}
 BY_RUNS = ("supported", "contradicted", "inconclusive", "not run")
 GREEK = {"alpha": "α", "beta": "β", "epsilon": "ε", "lambda": "λ"}
+EXTRA = ("sphinx", "myst_nb", "sphinx_book_theme")
 STAMP = "site.json"  # digests of what the page was made from and of its own files; written last
 OUTSIDE = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -56,11 +59,6 @@ class Profile:
     @property
     def scale(self) -> str:
         return self.claims["scale"]
-
-    @property
-    def seeds(self) -> int:
-        """The most seeds of a deciding test."""
-        return max(map(_seeds, self.claims["claims"]), default=0)
 
     @property
     def files(self) -> list[Path]:
@@ -113,21 +111,16 @@ class Statement:
     @property
     def by_source(self) -> str:
         """What its source, or arithmetic, says of it."""
-        verdict = self.claim["verdict"]
-        status = {"confirmed": "confirmed by source", "contradicted": "contradicted by source"}
-        return (
-            verdict
-            if verdict in ("possible", "impossible")
-            else status.get(self.claim["source"]["status"], "not found")
-        )
+        if self.claim["verdict"] in ("possible", "impossible"):
+            return self.claim["verdict"]
+        status = self.claim["source"]["status"]
+        return "not found" if status == "not found" else f"{status} by source"
 
 
 def _seeds(entry: Mapping[str, Any]) -> int:
     """The most seeds of a statement's deciding tests."""
-    return max(
-        (t["effect"]["seeds"] for t in entry["tests"] if t["role"] == "decides" and t.get("effect")),
-        default=0,
-    )
+    deciding = [test for test in entry["tests"] if test["role"] == "decides" and test.get("effect")]
+    return max((test["effect"]["seeds"] for test in deciding), default=0)
 
 
 @dataclass(frozen=True)
@@ -145,10 +138,7 @@ class Evidence:
         for profile in self.profiles:
             for claim in profile.claims["claims"]:
                 entries.setdefault(claim["id"], {})[profile.name] = claim
-        return [
-            Statement(next(iter(own.values())), own)
-            for _, own in sorted(entries.items(), key=lambda x: natural(x[0]))
-        ]
+        return [Statement(next(iter(entries[i].values())), entries[i]) for i in sorted(entries, key=natural)]
 
     @property
     def digest(self) -> str:
@@ -168,30 +158,25 @@ class Evidence:
 
 def read_evidence(figures: Path, ledger_path: Path) -> Evidence:
     """All published profiles below a folder; StudyError where there are none, or one cannot be read."""
-    folders = sorted(path.parent for path in figures.glob("*/claims.json"))
-    if not folders:
-        raise StudyError(f"{figures}: no profile has published evidence there: run the study first (xlt run)")
     profiles = []
-    for folder in folders:
-        claims, manifest, runs = (_mapping(folder / name) for name in EVIDENCE[:3])
-        for claim in claims.get("claims", [{}]):
-            if not SAFE_ID.fullmatch(str(claim.get("id"))) or claim.get("verdict") not in ANSWER_OF:
-                found = f"id {claim.get('id')!r}, verdict {claim.get('verdict')!r}"
-                raise StudyError(
-                    f"{folder / 'claims.json'}: {found}: not the verdicts of a study; run it again"
-                )
+    for folder in sorted(path.parent for path in figures.glob("[!.]*/claims.json")):
+        claims, manifest, runs = contents = [read_json(folder / name) for name in EVIDENCE[:3]]
+        for name, content in zip(EVIDENCE, contents, strict=False):
+            if not isinstance(content, dict):
+                found = f"found a {type(content).__name__}, expected an object"
+                raise StudyError(f"{folder / name}: {found}; run the study again")
+        entries = claims.get("claims")
+        for claim in entries if isinstance(entries, list) else [{}]:
+            known = isinstance(claim, dict) and claim.get("verdict") in ANSWER_OF
+            if not known or not SAFE_ID.fullmatch(str(claim.get("id"))):
+                found = excerpt(claim, 100)
+                raise StudyError(f"{folder / 'claims.json'}: {found}: not a verdict of a study; run it again")
         profiles.append(Profile(folder, claims, manifest, runs))
-    profiles.sort(
-        key=lambda p: (SCALES.index(p.scale), -max(map(_seeds, p.claims["claims"]), default=0), p.name)
-    )
+    if not profiles:
+        raise StudyError(f"{figures}: no profile has published evidence there: run the study first (xlt run)")
+    seeds = {p.name: max(map(_seeds, p.claims["claims"]), default=0) for p in profiles}
+    profiles.sort(key=lambda p: (SCALES.index(p.scale), -seeds[p.name], p.name))
     return Evidence(tuple(profiles), ledger_path, load_ledger(ledger_path))
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: found a {type(content).__name__}, expected an object; run the study again")
-    return content
 
 
 def headline(evidence: Evidence) -> dict[str, dict[str, list[str]]]:
@@ -224,10 +209,7 @@ def findings(evidence: Evidence) -> list[dict[str, Any]]:
         own = [row for row in effects(statement) if row["test"] == finding["test"]] if entry else []
         if own:
             test = entry["tests"][finding["test"] - 1]
-            rows.append(
-                finding
-                | {"effect": test["effect"], "outcome": test["outcome"], "unit": test["unit"], "rows": own}
-            )
+            rows.append(finding | {key: test[key] for key in ("effect", "outcome", "unit")} | {"rows": own})
     return rows
 
 
@@ -297,24 +279,20 @@ def short_title(title: str) -> str:
     return re.split(r" (?:for|in) (?=Robust|Zero-Shot|XTREME)| on XNLI", title)[0]
 
 
-def is_records(x: Any) -> bool:
-    """Whether a value is a list of records, or a mapping of flat ones, to be shown as a table."""
-    rows = list(x.values()) if isinstance(x, Mapping) else x
-    if not rows or not all(isinstance(row, Mapping) for row in rows):
-        return False
-    return not isinstance(x, Mapping) or not any(
-        isinstance(v, dict | list) for row in rows for v in row.values()
-    )
+def rows(x: Any) -> list[dict[str, Any]]:
+    """A list of records, or a mapping of flat ones, whose keys then come first; empty for anything else."""
+    records = list(x.values()) if isinstance(x, Mapping) else x if isinstance(x, list) else []
+    if not all(isinstance(record, Mapping) for record in records):
+        return []
+    if isinstance(x, Mapping):
+        flat = not any(isinstance(value, dict | list) for record in records for value in record.values())
+        return [{"": key, **record} for key, record in x.items()] if flat else []
+    return records
 
 
-def records(x: Any) -> list[dict[str, Any]]:
-    """Records as a list; those of a mapping begin with their key."""
-    return [{"": key, **row} for key, row in x.items()] if isinstance(x, Mapping) else list(x)
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def columns(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys of all records in the order of their first appearance, what names a record first."""
-    keys = dict.fromkeys(key for row in rows for key in row)
+    keys = dict.fromkeys(key for record in records for key in record)
     return sorted(keys, key=lambda key: key not in ("", "id", "ids", "claims", "report"))
 
 
@@ -323,10 +301,8 @@ def run_summary(run: Mapping[str, Any]) -> str:
     kind, labels = run["kind"], run["labels"]
     if labels:
         return f"{kind}, {label(labels)}, {labels['task']}, seed {labels['seed']}"
-    simple = [
-        f"{k} {exact(v)}" for k, v in run["params"].items() if not isinstance(v, dict | list) and v != ""
-    ]
-    return ", ".join([kind, *simple[:6]])
+    simple = {k: v for k, v in run["params"].items() if not isinstance(v, dict | list) and v != ""}
+    return ", ".join([kind, *[f"{k} {exact(v)}" for k, v in simple.items()][:6]])
 
 
 def by_kind(runs: Mapping[str, Mapping]) -> dict[str, list[tuple[str, Mapping]]]:
@@ -337,20 +313,10 @@ def by_kind(runs: Mapping[str, Mapping]) -> dict[str, list[tuple[str, Mapping]]]
     return kinds
 
 
-SHOWN = (
-    exact,
-    interval,
-    slug,
-    typeset,
-    words,
-    is_records,
-    records,
-    columns,
-    run_summary,
-    by_kind,
-    robustness,
-)
-FILTERS = {"num": number, "p": p_value, **{function.__name__: function for function in SHOWN}}
+FILTERS = {"num": number, "p": p_value} | {
+    shown.__name__: shown
+    for shown in (exact, interval, slug, typeset, words, rows, columns, run_summary, by_kind, robustness)
+}
 
 
 # Pages
@@ -380,18 +346,15 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
     def one(title: str, template: str, **values: Any) -> Page:
         return Page(title, [Section("", render(template, **values))])
 
-    site = {
-        "index": one("What holds", "index.html"),
-        "statements": one("All statements", "statements.html"),
-    }
-    for number_, report in evidence.reports.items():
-        own = [s for s in statements if s.claim["report"] == number_]
+    site = {"index": one("What holds", "index.html"), "statements": one("All statements", "statements.html")}
+    for report_id, report in evidence.reports.items():
+        own = [s for s in statements if s.claim["report"] == report_id]
         sections = [Section("", render("report.html", report=report, own=own))]
         sections += [Section(s.id, render("statement.html", s=s)) for s in own]
-        site[f"report-{number_}"] = Page(short_title(report["title"]), sections)
+        site[f"report-{report_id}"] = Page(short_title(report["title"]), sections)
     site["questions"] = one("The open questions", "questions.html")
     site["originals"] = one("Differences found in the originals", "originals.html")
-    site["figures"] = one("Figures", "figures.html")
+    site |= {"figures": one("Figures", "figures.html"), "runs": one("Runs", "runs_index.html")}
     for profile in evidence.profiles:
         sections = [
             Section(data["title"], render("figure.html", profile=profile, name=name, data=data))
@@ -399,14 +362,10 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
         ]
         site[f"figures-{profile.name}"] = Page(f"Figures: {profile.name}", sections)
         site[f"runs-{profile.name}"] = one(f"Runs: {profile.name}", "runs.html", profile=profile)
-    for name, title in (
-        ("runs", "Runs"),
-        ("environment", "Environment and cost"),
-        ("limitations", "Limitations"),
-    ):
-        site[name] = one(title, "runs_index.html" if name == "runs" else f"{name}.html")
-    for kind in ("figures", "runs"):
-        site[kind].below.extend(f"{kind}-{profile.name}" for profile in evidence.profiles)
+        for kind in ("figures", "runs"):
+            site[kind].below.append(f"{kind}-{profile.name}")
+    site["environment"] = one("Environment and cost", "environment.html")
+    site["limitations"] = one("Limitations", "limitations.html")
     site["notebooks"] = one("Notebooks", "notebooks.html")
     site["notebooks"].below.extend(f"notebooks/{name}" for name in notebooks)
     return site
@@ -414,7 +373,9 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
 
 def _renderer(evidence: Evidence, notebooks: Sequence[str]) -> Callable[..., str]:
     """A function (template, values) -> HTML in which everything that comes from data is escaped."""
-    jinja2 = _require("jinja2")
+    require("jinja2")
+    import jinja2
+
     loader, statements = jinja2.FileSystemLoader(TEMPLATES), evidence.statements
     env = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     env.filters.update(FILTERS)
@@ -451,12 +412,14 @@ def facets(evidence: Evidence) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(c.items(), key=natural)) for name, c in counts.items()}
 
 
-def _require(module: str) -> Any:
-    """A package of the `page` extra; StudyError says how to get one that is absent."""
-    try:
-        return __import__(module)
-    except ImportError:
-        raise StudyError(f"the page needs {module}: install the extra, pip install 'xltlib[page]'") from None
+def require(*modules: str) -> None:
+    """StudyError, with the command that brings it, for a package of the `page` extra that is absent."""
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError:
+            command = "install the extra, pip install 'xltlib[page]'"
+            raise StudyError(f"the page needs {name}: {command}") from None
 
 
 # The site
@@ -477,8 +440,7 @@ def build(figures: Path, notebooks: Path | None, out: Path, ledger_path: Path) -
     StudyError
         If evidence is missing or unreadable, `out` holds something else, or Sphinx is absent or fails.
     """
-    for module in ("sphinx", "myst_nb", "sphinx_book_theme"):
-        _require(module)
+    require(*EXTRA)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / STAMP).is_file())):
         raise StudyError(
             f"{out} is not a page made by this command: remove it, or name another folder (--out)"
@@ -491,9 +453,10 @@ def build(figures: Path, notebooks: Path | None, out: Path, ledger_path: Path) -
         _sphinx(source, site)
         files = {str(p.relative_to(site)): sha256_file(p) for p in sorted(site.rglob("*")) if p.is_file()}
         write_json(site / STAMP, {"claims": evidence.digest, "files": files})
-        shutil.rmtree(out, ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(site, out)
+        with system_errors(out.absolute().parent):
+            shutil.rmtree(out, ignore_errors=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(site, out)
     return out / "index.html"
 
 
@@ -515,12 +478,8 @@ def _write_sources(evidence: Evidence, executed: Sequence[Path], source: Path) -
     inner = {name for page in site.values() for name in page.below}
     for name, page in site.items():
         text = _page_source(evidence, name, page, source / "fragments")
-        below = (
-            [other for other in site if other not in inner and other != name]
-            if name == "index"
-            else page.below
-        )
-        if below:
+        outer = [other for other in site if other not in inner and other != name]
+        if below := outer if name == "index" else page.below:
             text += "\n.. toctree::\n   :hidden:\n\n" + "".join(f"   {other}\n" for other in below)
         (source / f"{name}.rst").write_text(text, encoding="utf-8")
 
@@ -537,16 +496,16 @@ def _draw_effects(evidence: Evidence, folder: Path) -> None:
     from xltlib import drawing  # seaborn takes a while, and `xlt check` does without
 
     about = {"caption": "", "alt": "", "claims": [], "x_label": "effect in the unit of the test"}
-    for statement in evidence.statements:
-        rows = [
-            row | {"label": f"{row['test']} {row['task']}: {row['profile']}"} for row in effects(statement)
-        ]
-        if rows:
-            drawing.save(folder / statement.id, drawing.forest, rows, title=statement.id, **about)
+    for s in evidence.statements:
+        if own := list(effects(s)):
+            own = [row | {"label": f"{row['test']} {row['task']}: {row['profile']}"} for row in own]
+            drawing.save(folder / s.id, drawing.forest, own, title=s.id, **about)
     for finding in findings(evidence):
-        rows = [row | {"label": f"{row['profile']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
-        name = f"finding-{finding['statement']}"
-        drawing.save(folder / name, drawing.forest, rows, title=finding["says"], width=5.4, **about)
+        own = [row | {"label": f"{row['profile']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
+        name = (
+            f"finding-{finding['statement']}"  # as wide as a telephone, so that its letters stay as they are
+        )
+        drawing.save(folder / name, drawing.forest, own, title=finding["says"], width=4.4, **about)
 
 
 def _page_source(evidence: Evidence, name: str, page: Page, fragments: Path) -> str:
@@ -591,12 +550,10 @@ def check(figures: Path, ledger_path: Path, site: Path | None = None) -> list[st
         problems = [problem for profile in evidence.profiles for problem in _check_profile(profile)]
     except StudyError as error:
         return [str(error)]
-    again = "run the study again"
-    problems += [
-        f"{ledger_path} is newer than the evidence in {figures / name}: {again}" for name in evidence.outdated
-    ]
-    design = evidence.ledger.design
-    problems += [problem for profile in evidence.profiles for problem in _check_rules(profile, design)]
+    for name in evidence.outdated:
+        problems.append(f"{ledger_path} is newer than the evidence in {figures / name}: run the study again")
+    for profile in evidence.profiles:
+        problems += _check_rules(profile, evidence.ledger.design)
     return problems + (list(_check_site(evidence, site)) if site and site.is_dir() else [])
 
 
@@ -619,14 +576,12 @@ def _check_profile(profile: Profile) -> Iterator[str]:
         yield f"{folder / 'claims.json'}: counts say {told}, its claims give {dict(counted)}"
     digests = profile.manifest.get("files", {})
     present = {path.name for path in profile.files} - {"manifest.json"}
-    yield from (
-        f"{folder / name}: in the manifest and not there" for name in sorted(digests.keys() - present)
-    )
-    yield from (
-        f"{folder / name}: there and not in the manifest" for name in sorted(present - digests.keys())
-    )
-    for name in sorted(present & digests.keys()):
-        if sha256_file(folder / name) != digests[name]:
+    for name in sorted(digests.keys() | present):
+        if name not in present:
+            yield f"{folder / name}: in the manifest and not there"
+        elif name not in digests:
+            yield f"{folder / name}: there and not in the manifest"
+        elif sha256_file(folder / name) != digests[name]:
             yield f"{folder / name}: changed after the manifest was written"
     drawn = {path.stem for path in folder.glob("*.svg")}
     for name in sorted(drawn ^ profile.data):
@@ -640,13 +595,16 @@ def _check_site(evidence: Evidence, site: Path) -> Iterator[str]:
         yield f"{site} has no {STAMP}: it was not made by xlt page, or only half; make it again"
         return
     stamp = read_json(site / STAMP)
-    if stamp["claims"] != evidence.digest:
+    if not isinstance(stamp, dict) or stamp.get("claims") != evidence.digest:
         yield f"{site} was made from other evidence than is published: make it again (xlt page)"
         return
-    for name, digest in stamp["files"].items():
-        if not (site / name).is_file():
+    present = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()} - {STAMP}
+    for name in sorted(stamp["files"].keys() | present):
+        if name not in present:
             yield f"{site / name}: missing from the page"
-        elif sha256_file(site / name) != digest:
+        elif name not in stamp["files"]:
+            yield f"{site / name}: no part of the page"
+        elif sha256_file(site / name) != stamp["files"][name]:
             yield f"{site / name}: changed after the page was built"
     for name, file in _data_files(evidence).items():
         if stamp["files"].get(f"data/{name}") != sha256_file(file):

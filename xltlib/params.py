@@ -309,8 +309,9 @@ def parse_options(cls: type[T], text: str, where: str) -> T:
 
 def in_order(cls: type[Settings], text: str) -> str:
     """Options as `parse_options` reads them, in the order of the fields: one text for the same options."""
-    order = [name.rstrip("_") for name in cls.model_fields]
-    return ",".join(sorted(filter(None, text.split(",")), key=lambda x: order.index(x.partition("=")[0])))
+    order = {name.rstrip("_"): place for place, name in enumerate(cls.model_fields)}
+    # an unknown one is refused by `parse_options`
+    return ",".join(sorted(filter(None, text.split(",")), key=lambda x: order.get(x.partition("=")[0], -1)))
 
 
 def changed(settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from xltlib import StudyError
 from xltlib.plan import Forecast
 from xltlib.runs import builder, closure, describe
-from xltlib.store import Result, Spec, Store, fast_in_16_bits, gpus
+from xltlib.store import Result, Spec, Store, fast_in_16_bits, gpus, system_errors
 
 Tell = Callable[[str], None]
 
@@ -29,6 +30,7 @@ SETTINGS = {  # of a new process, which reads them once, when it begins
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
+NAMED = 5  # failed runs in an error's message
 MAX_JOBS = 1024  # processes: more than any machine that this was tried on has cores
 
 
@@ -100,6 +102,9 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell,
     halved = [s for s in todo if device[s] == "cpu" and s.params.get("precision") == "bfloat16"]
     if halved and not fast_in_16_bits():
         tell("precision bfloat16: this processor has no instructions for it, float32 would be faster")
+    with system_errors(store.root):  # told at once, and not by each run
+        store.root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=store.root).close()
     tell(forecast.sentence())
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -117,7 +122,7 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell,
             raise
     if failed:
         first = next(iter(failed.values()))
-        names = ", ".join(map(describe, failed))
+        names = ", ".join([*map(describe, list(failed)[:NAMED]), *["..."][: len(failed) > NAMED]])
         raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
 
 

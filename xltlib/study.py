@@ -1,6 +1,5 @@
 """The study: what a notebook opens, which runs it needs, and a whole run from the text to the evidence."""
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -541,12 +540,13 @@ def restore(figures: Path) -> None:
 
 
 def _page(session: Session, tell: Tell) -> None:
-    absent = [m for m in ("sphinx", "myst_nb", "sphinx_book_theme") if importlib.util.find_spec(m) is None]
-    if absent:
-        tell(f"no page, because {absent[0]} is absent: pip install 'xltlib[page]', then xlt page")
-        return
     from xltlib import page
 
+    try:
+        page.require(*page.EXTRA)
+    except StudyError as error:
+        tell(f"no page: {error}; then xlt page")
+        return
     executed = _output(session, "notebooks", changed=False)
     first = page.build(session.published.parent, executed, session.root / "site", session.ledger)
     tell(f"the page: {first}")
