@@ -39,6 +39,7 @@ def sample_claim(i: int, scale: str = "mechanism") -> dict:
         "part_of": [],
         "related": [],
         "limits": "",
+        "code": ["xltlib/finetuning/<salt>.py: augment"],
         "command": f"xlt claim S{i % 5}-{i // 5 + 1} params/<quick>.yaml",
         "truncated": i % 9 == 0,
         "verdict": verdict,

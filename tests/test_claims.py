@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import json
 from dataclasses import replace
 
@@ -215,6 +217,20 @@ def test_properties_of_the_code_are_called_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "check_planted", lambda: None)
     with pytest.raises(StudyError, match="check_planted: returned None"):
         verdicts_of(path, [])
+
+
+def test_the_code_of_every_statement_is_where_it_says(real):
+    claims = evaluate(real, table([]), PARAMS)["claims"]
+    for claim in claims:
+        for place in claim["code"]:
+            path, _, name = place.partition(".py: ")
+            function = getattr(importlib.import_module(path.replace("/", ".")), name)
+            assert inspect.isfunction(function)
+            assert function.__module__.replace(".", "/") == path, f"{claim['id']}: {place}"
+    code = {claim["id"]: claim["code"] for claim in claims}
+    assert code["S0-3"][0] == "xltlib/pretraining/objectives.py: weam_loss"
+    assert not any(code[c.id] for c in real.claims if {t.type for t in c.tests} == {"document"})
+    assert all(code[c.id] for c in real.claims if {t.type for t in c.tests} != {"document"})
 
 
 def test_claims_json_is_plain_the_same_twice_and_counts_itself(real):

@@ -47,9 +47,8 @@ COMMANDS = {  # command -> what it must not import: packages that take seconds
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_imports_only_what_it_needs(tiny, command):
-    Path("params/bad.yaml").write_text("sedes: 4\n")
+def imported(*command, **more) -> tuple[str, set[str]]:
+    """What a command prints, and the packages that it imports."""
     script = (
         "import sys; from xltlib import cli\n"
         "try: cli.main(sys.argv[1:])\n"
@@ -58,12 +57,24 @@ def test_a_command_imports_only_what_it_needs(tiny, command):
     )
     path = str(Path(xltlib.__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, "-c", script, *command.split()], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        [sys.executable, "-c", script, *command], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": path} | more,
     )  # fmt: skip
-    imported = set(done.stderr.splitlines()[-1].split())
-    assert "xltlib" in imported
-    assert not imported & set(COMMANDS[command].split())
+    return done.stdout, set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_imports_only_what_it_needs(tiny, command):
+    Path("params/bad.yaml").write_text("sedes: 4\n")
+    _, packages = imported(*command.split())
+    assert "xltlib" in packages
+    assert not packages & set(COMMANDS[command].split())
+
+
+def test_a_statement_whose_runs_are_published_needs_nothing_that_trains(root):
+    said, packages = imported("claim", "S0-3", str(root / "params/full.yaml"), XLT_ROOT=str(root))
+    assert "Code: xltlib/pretraining/objectives.py: weam_loss" in said
+    assert not packages & {"torch", "transformers", "datasets", "papermill", "matplotlib", "statsmodels"}
 
 
 def test_help_names_all_commands(capsys):

@@ -86,6 +86,7 @@ def render_text(claim: Mapping[str, Any]) -> str:
     if claim.get("second_verdict"):
         lines.append(f"What the statement describes matters at this scale: {claim['second_verdict']}")
     lines += [f"Limits: {claim['limits']}"] if claim["limits"] else []
+    lines += [f"Code: {place}" for place in claim["code"]]
     lines.append(f"Again: {claim['command']}")
     return "\n".join(textwrap.fill(x, 100, **_WRAPPED) if x else "" for x in lines)
 

@@ -1,7 +1,7 @@
 """Verdicts: the ledger's tests on the scores of runs, and what is missing where there are none."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,14 @@ import pandas as pd
 from xltlib import StudyError
 from xltlib.claims.claim_text import NOT_RUN, reason
 from xltlib.claims.ledger import Claim, Ledger, Look, Test, find
-from xltlib.claims.reports import arithmetic, calibration, report_checks, verdict_table
+from xltlib.claims.reports import CHECKS, arithmetic, calibration, report_checks, verdict_table
 from xltlib.claims.scores import Comparison, World, compare, queries, query_settings, ten_digits
 from xltlib.claims.verdicts import Family, Judgement, Lines, variants
+from xltlib.finetuning.options import METHODS
 from xltlib.noise import questions
 from xltlib.params import Params
+from xltlib.pretraining.options import OBJECTIVES
+from xltlib.runs import KINDS
 from xltlib.significance.honesty import power_at, smallest_detectable
 from xltlib.significance.resampling import second_opinions
 from xltlib.significance.tests import outlook
@@ -249,6 +252,7 @@ def _claim_result(claim: Claim, told: Mapping[str, dict], ledger: Ledger, params
         "second_verdict": combined(second) if second else "",
         "confirmatory": ledger.design.confirms(params.profile),
         "reason": reason(verdict, deciding, claim.source), "limits": claim.limits,
+        "code": list(dict.fromkeys(line for test in claim.tests for line in functions(test))),
         "command": f"xlt claim {claim.id} params/{params.profile}.yaml",
     }  # fmt: skip
 
@@ -278,12 +282,38 @@ def _test_result(
     return entry | {"words": words, "outcome": DOCUMENT[claim.source["status"]]}
 
 
+def functions(test: Test) -> list[str]:
+    """Where the code stands that a test compares or calls: `xltlib/finetuning/salt.py: augment`.
+
+    Of a measured test what its queries name, and what measures its task; the registries say where.
+    """
+    named: list[str | Callable | None] = []
+    if test.measured:
+        for query in queries(test):
+            named += [OBJECTIVES[query["objective"]].loss] if "objective" in query else []
+            named += [METHODS[query["method"]].code] if "method" in query else []
+        named += [kind.build for kind in KINDS.values() if kind.task == test.task]
+    elif test.type == "arithmetic":
+        named.append(CHECKS[test.check])
+    elif test.type == "implementation":
+        named.append(_function(test.callable))
+    places = [x.partition(":")[::2] if isinstance(x, str) else (x.__module__, x.__name__) for x in named if x]
+    return [f"{module.replace('.', '/')}.py: {name}" for module, name in dict.fromkeys(places)]
+
+
+def _function(name: str) -> Callable | None:
+    """The function of a name, "module:function"; None where there is none."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError):
+        return None
+
+
 def _implementation(name: str) -> dict[str, Any]:
     """Call a property of the code by its name; one that is not there is not run, and says so."""
-    module_name, _, function_name = name.partition(":")
-    try:
-        check = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError):
+    check = _function(name)
+    if check is None:
         return {"callable": name, "outcome": NOT_RUN, "reason_not_run": f"there is no {name}"}
     holds = check()
     if not isinstance(holds, bool):

@@ -186,11 +186,11 @@ def arithmetic(test: Test, ledger: Ledger) -> dict:
     numbers.
     """
     first, second = (find(ledger, claim_id) for claim_id in test.claims)
-    result = _CHECKS[test.check](first, second)
+    result = CHECKS[test.check](first, second)
     return {"check": test.check, "claims": list(test.claims), **result}
 
 
-def _same_gain(first: Claim, second: Claim) -> dict:
+def same_gain(first: Claim, second: Claim) -> dict:
     """A stated gain against the difference of two stated averages."""
     stated = re.search(r"(\d+\.\d+)\s*% improvement on \d+ languages of XNLI", first.statement)
     if not stated:
@@ -209,7 +209,7 @@ def _same_gain(first: Claim, second: Claim) -> dict:
     }
 
 
-def _implied_language(first: Claim, second: Claim) -> dict:
+def implied_language(first: Claim, second: Claim) -> dict:
     """The score of the language left out, from the averages with it (first) and without it (second)."""
     languages = re.search(r"(\d+) languages", first.statement)
     left_out = re.search(r"without (\w+)", second.statement)
@@ -232,7 +232,7 @@ def _implied_language(first: Claim, second: Claim) -> dict:
     return {"outcome": outcome, "sentence": f"{whole}: {', '.join(told)}.", "numbers": numbers}
 
 
-_CHECKS = {"same_gain": _same_gain, "implied_language": _implied_language}
+CHECKS = {"same_gain": same_gain, "implied_language": implied_language}
 
 
 def _averages(claim: Claim) -> tuple[Decimal, Decimal]:
