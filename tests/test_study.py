@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tinystudy
 
@@ -16,7 +18,7 @@ from xltlib.claims import scores
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params, load
 from xltlib.runs import STAGES
-from xltlib.store import write_bytes, write_json
+from xltlib.store import save_scores, sha256_file, write_bytes, write_json
 
 
 @pytest.fixture
@@ -95,6 +97,54 @@ def test_a_second_run_executes_nothing_and_changes_no_byte(tiny, told):
     assert content(run(tiny, told).computed) == before
     assert {path: path.stat().st_mtime_ns for path in times} == times, "nothing was written"
     assert not set(told) & {*STAGES, "page"}
+
+
+def changed_claims(folder):
+    claims = json.loads((folder / "claims.json").read_bytes())
+    claims["claims"][0]["tests"][0]["effect"]["estimate"] += 0.01
+    write_json(folder / "claims.json", claims)
+
+
+def changed_verdict(folder):
+    claims = json.loads((folder / "claims.json").read_bytes())
+    claims["claims"][0]["verdict"] = "supported"
+    claims["counts"] |= {"supported": 1, "inconclusive": 0}
+    write_json(folder / "claims.json", claims)
+
+
+def changed_scores(folder):
+    with np.load(folder / "scores.npz") as file:
+        scores = dict(file)
+    scores = {name: x if name.endswith("src") else 1 - x for name, x in scores.items()}
+    save_scores(folder / "scores.npz", scores)
+
+
+def changed_labels(folder):
+    runs = json.loads((folder / "runs.json").read_bytes())
+    for run in runs.values():
+        run["labels"] |= {"objective": "none"} if run["labels"] else {}
+    write_json(folder / "runs.json", runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (changed_claims, "S0-1: tests: 1: effect: estimate: .*but its scores give"),
+        (changed_verdict, "S0-1: verdict: 'supported', but its scores give 'inconclusive'"),
+        (changed_scores, "S0-1: tests: 1: effect: .*but its scores give"),
+        (changed_labels, "its labels are not those of its parameters"),
+    ],
+)
+def test_verdicts_follow_from_the_published_scores(tiny, told, change, words):
+    session = run(tiny, told)
+    folder = publish(tiny)
+    assert list(study.check_verdicts(folder, session.ledger)) == []
+    change(folder)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]}
+    write_json(folder / "manifest.json", manifest)
+    assert study.damaged(folder) == [], "the manifest fits"
+    assert re.search(words, "\n".join(study.check_verdicts(folder, session.ledger)))
 
 
 def test_what_was_computed_is_compared_with_what_is_published(tiny, told):

@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     add("params", help="a profile's file")
     add("name", nargs="?", help="of the slice; without one, all of them are listed")
     _add_page(command("page", _page, "build the reviewer's page from published evidence"))
-    _add_page(command("check", _check, "tell where page, evidence and ledger disagree"))
+    _add_page(
+        command("check", _check, "tell where page, verdicts, scores and ledger disagree (takes a minute)")
+    )
     _add_align(command("align", _align, "word alignment with the fast_align model"))
     _add_score(command("score", _score, "score predictions in an official format"))
     _add_compare(command("compare", _compare, "test two systems' per-example scores against each other"))
@@ -340,6 +342,8 @@ def _check(args: argparse.Namespace) -> int:
 
     study.restore(args.figures)
     problems = page.check(args.figures, args.ledger, args.out)
+    for file in sorted(args.figures.glob("[!.]*/claims.json")):
+        problems += study.check_verdicts(file.parent, args.ledger)
     for problem in problems:
         print(f"xlt check: {problem}", file=sys.stderr)
     if not problems:

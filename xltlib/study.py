@@ -44,6 +44,9 @@ NOTEBOOKS = 60.0  # seconds that all of them take, where none was executed yet
 # On another processor sums round otherwise, and training carries that on: a run's mean scores then differ as
 # they do between two trainings.
 NEARBY = 0.1  # largest difference of a run's mean score over its settings
+AGREE = 1e-6  # verdicts' numbers that are computed again on another machine differ by less
+HALF_BITS = 2.5e-4  # error of a score in 16 bits: means were told before it was rounded
+SHOWN = 5  # differences of one file that are told
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,49 @@ def evidence(params: Params, store: Store, ledger: str | Path | None = None) -> 
     path = Path(ledger or find_root() / "params" / "claims.yaml")
     results = [store.result(spec) for spec in stage_specs(Runs(params), path, "06_claims")]
     return claims.evaluate(load_ledger(path), scores.table(results), params)
+
+
+def check_verdicts(folder: Path, ledger: Path) -> Iterator[str]:
+    """Where what a profile has published does not follow from its scores, a sentence each.
+
+    Every run has the labels that its digest is of and scores of the means that it told. Where the verdicts
+    were made by the present ledger they are computed again, with their estimates, intervals and p-values.
+    """
+    try:
+        published = read_json(folder / "claims.json")
+        for digest, run in read_published(folder).items():
+            if run.labels != run.record["params"].get("labels", run.labels):
+                yield f"{folder / RUNS}: run {digest}: its labels are not those of its parameters"
+            for name, mean in run.values.get("means", {}).items():
+                if not abs(run.scores[name].mean(dtype=float) - mean) <= HALF_BITS:
+                    yield f"{folder}: run {digest}: scores {name}: their mean is not the one told, {mean:g}"
+        if published["ledger_digest"] != load_ledger(ledger).digest:
+            return  # the check of the page says so
+        where = f"{folder / MANIFEST}: parameters"
+        params = Params({}, where, **read_json(folder / MANIFEST)["parameters"])
+        again = evidence(params, Store(folder / "none", [folder]), ledger)
+    except (StudyError, KeyError, TypeError, AttributeError) as error:
+        yield f"{folder}: its verdicts cannot be computed again: {error}"
+        return
+    found = [f"{folder / 'claims.json'}: {line}" for line in _differences(published, again)]
+    more = f"{folder / 'claims.json'}: and {len(found) - SHOWN} more"
+    yield from [*found[:SHOWN], *([more] if len(found) > SHOWN else [])]
+
+
+def _differences(published: Any, again: Any, place: str = "") -> Iterator[str]:
+    """The places where two contents of a JSON file differ; statements by their ids."""
+    if isinstance(published, dict) and isinstance(again, dict):
+        for key in sorted(published.keys() | again.keys()):
+            yield from _differences(published.get(key), again.get(key), f"{place}{key}: ")
+    elif isinstance(published, list) and isinstance(again, list) and len(published) == len(again):
+        for number, (one, other) in enumerate(zip(published, again, strict=True), 1):
+            name = one.get("id", number) if isinstance(one, dict) else number
+            yield from _differences(one, other, f"{place}{name}: ")
+    elif isinstance(published, float) and isinstance(again, int | float):
+        if not abs(published - again) <= AGREE * max(1.0, abs(again)):
+            yield f"{place}{published:g}, but its scores give {again:g}"
+    elif published != again:
+        yield f"{place}{published!r:.80}, but its scores give {again!r:.80}"
 
 
 # A whole study
