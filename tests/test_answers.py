@@ -13,8 +13,8 @@ from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores
 from xltlib.finetuning import answers as writing
 from xltlib.finetuning.answers import answer_scores, build_answers, encode
-from xltlib.finetuning.task_builders import TYPO_RATES
-from xltlib.finetuning.task_case import Case
+from xltlib.finetuning.case import Case
+from xltlib.finetuning.options import TYPO_RATES
 from xltlib.pretraining import models, seq2seq
 from xltlib.pretraining.options import span_options
 from xltlib.pretraining.seq2seq import IGNORED, build_seq2seq

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from xltlib.finetuning import batching
-from xltlib.finetuning.batching import Plan, near_batches
-from xltlib.finetuning.encoding import Encoded
+from xltlib.finetuning import tasks
+from xltlib.finetuning.tasks import Encoded, Plan, near_batches
 from xltlib.pretraining.training import epoch_batches, stacked
 
 
@@ -34,7 +33,7 @@ def test_batches_of_near_length_waste_little_and_are_full():
 
 def test_only_padded_data_mix_lengths():
     lengths = [3, 4, 3, 4, 5]
-    equal, near = (batching.batches(data_of(lengths, padded=p), 5, np.random.default_rng(0)) for p in (0, 1))
+    equal, near = (tasks.batches(data_of(lengths, padded=p), 5, np.random.default_rng(0)) for p in (0, 1))
     assert len(equal) == 3
     assert len(near) == 1
     assert Plan(data_of(lengths, padded=True), 2, 0).per_epoch == 3
@@ -61,14 +60,14 @@ def test_stacked_by_hand():
 
 
 def test_segments_by_hand():
-    assert batching.segments(torch.tensor([2, 3]), 4).tolist() == [[0, 0, 1, 1], [0, 0, 0, 1]]
+    assert tasks.segments(torch.tensor([2, 3]), 4).tolist() == [[0, 0, 1, 1], [0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize(("padded", "length"), [(True, 8), (False, 3)])
 def test_a_gpu_reads_padded_sequences_of_multiples_of_8(monkeypatch, padded, length):
-    monkeypatch.setattr(batching, "to_device", lambda tensor, device: tensor)
+    monkeypatch.setattr(tasks, "to_device", lambda tensor, device: tensor)
     data = data_of([3, 3], padded=padded)
-    ids, told = batching.inputs(data, np.array([0, 1]), torch.device("cuda"))
+    ids, told = tasks.inputs(data, np.array([0, 1]), torch.device("cuda"))
     assert ids.shape == (2, length)
     assert ("attention_mask" in told) == padded
 
@@ -76,7 +75,7 @@ def test_a_gpu_reads_padded_sequences_of_multiples_of_8(monkeypatch, padded, len
 @pytest.mark.parametrize("told", [True, False])
 def test_inputs(told):
     data = data_of([2, 3], second=np.array([1, 2]) if told else None)
-    ids, found = batching.inputs(data, np.array([1, 0]), torch.device("cpu"))
+    ids, found = tasks.inputs(data, np.array([1, 0]), torch.device("cpu"))
     assert ids.tolist() == [[10, 10, 10], [9, 9, 0]]
     assert found["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert ("second" in found) == told

@@ -12,8 +12,8 @@ from xltlib.data.synthetic import World, task_examples
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import CLS, SEP, encode_texts
 from xltlib.evaluation import normalize_answer
-from xltlib.finetuning.encoding import QUESTION, encode, shortened, windows
-from xltlib.finetuning.prediction import scores as scores_of
+from xltlib.finetuning.tasks import QUESTION, encode, shortened, windows
+from xltlib.finetuning.tasks import scores as scores_of
 
 
 @pytest.fixture(scope="module")

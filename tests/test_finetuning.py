@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +15,11 @@ from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.synthetic import World, task_examples
 from xltlib.data.tasks import PairExample
-from xltlib.data.tokenization import CLS, OWN, SEP
-from xltlib.finetuning import methods as finetuning
-from xltlib.finetuning import prediction, robust
-from xltlib.finetuning.batching import Plan
-from xltlib.finetuning.encoding import Encoded, encode
-from xltlib.finetuning.methods import finetune, loss_of, steps_for
-from xltlib.finetuning.options import COMMON, METHODS, Options, options
-from xltlib.finetuning.prediction import predict, scores
-from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.data.tokenization import CLS, SEP
+from xltlib.finetuning import methods, salt
+from xltlib.finetuning.methods import Batch, adversarial_loss, finetune, random_loss, standard_loss, steps_for
+from xltlib.finetuning.options import METHODS, Options, options
+from xltlib.finetuning.tasks import Encoded, Plan, TaskModel, encode, predict, scores, task_loss
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, stacked
 
@@ -129,68 +126,9 @@ def test_predictions_keep_the_order_of_the_examples(tokenizer, examples):
 # Methods
 
 
-def test_translate_train_uses_every_language_and_as_many_examples(examples):
-    for task, sides in examples.items():
-        translated = finetuning.translated(sides, "src", 0)
-        assert names(translated) == names(sides["src"])
-        languages = [next(k for k in sides if sides[k][i] == e) for i, e in enumerate(translated)]
-        assert set(languages) == set(sides), task
-        assert translated != finetuning.translated(sides, "src", 1)
-
-
-def test_options_belong_to_their_methods():
-    assert options("salt", "threshold=0.9,mix=half") == Options(threshold=0.9, mix="half")
-    assert options("standard", "select=source") == Options(select="source")
-    for method, text in (("standard", "epsilon=0.5"), ("rs_rp", "threshold=0.6"), ("salt", "vote=3")):
-        with pytest.raises(StudyError, match=f"method {method} has no option {text.partition('=')[0]}"):
-            options(method, text)
-    with pytest.raises(StudyError, match="method rs_da.*found 'none'.*expected one of"):
-        options("rs_da", "neighbours=none")
-    with pytest.raises(StudyError, match="did you mean threshold"):
-        options("salt", "treshold=0.5")
-
-
-def test_every_option_belongs_to_a_method():
-    owned = {*COMMON, *(name for method in METHODS.values() for name in method.options)}
-    assert owned == set(Options.model_fields)
-
-
-def trained(tokenizer, data, loss, frozen=False):
-    """The weights of a small model after some updates, and the history."""
-    model = model_for(tokenizer, "nli", freeze_embeddings=frozen)
-    history = finetune(model, data, Optimization(6, 5e-3, log_every=1), 8, 0, loss)
-    return torch.cat([p.detach().flatten() for p in model.parameters()]), history
-
-
-@pytest.mark.parametrize("method", ["adversarial", "rs_rp"])
-def test_no_perturbation_is_standard_training(tokenizer, examples, method):
-    data = encode(tokenizer, "nli", examples["nli"]["src"])
-    plain, history = trained(tokenizer, data, finetuning.standard_loss)
-    nothing = loss_of(method, Options(epsilon=0.0, size=0.0, clean_weight=0.0))
-    same, told = trained(tokenizer, data, nothing)
-    assert torch.equal(plain, same)
-    assert [h["loss"] for h in told] == [h["loss"] for h in history]
-    moved, _ = trained(tokenizer, data, loss_of(method, Options()))
-    assert not torch.equal(plain, moved)
-
-
-def test_an_adversarial_update_raises_the_loss_that_it_learns_from(tokenizer, examples):
-    data = encode(tokenizer, "nli", examples["nli"]["src"])
-    _, history = trained(tokenizer, data, loss_of("adversarial", Options(clean_weight=0.25)))
-    for row in history:
-        assert row["attacked"] > row["clean"]
-        assert row["loss"] == pytest.approx(0.25 * row["clean"] + 0.75 * row["attacked"], rel=1e-5)
-
-
-@pytest.mark.parametrize("task", ["nli", "qa"])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_an_adversarial_update_costs_as_many_passes_as_promised(tokenizer, examples, task, steps):
-    data = encode(tokenizer, task, examples[task]["src"][:8])
-    model, calls = model_for(tokenizer, task), []
-    states = model.encoder.states
-    model.encoder.states = lambda *given: calls.append(given) or states(*given)
-    finetune(model, data, Optimization(2, 1e-3), 1, 0, loss_of("adversarial", Options(steps=steps)))
-    assert len(calls) == 2 * (1 + steps)
+def mixup(twins, **chosen):
+    """SALT's loss with these twins."""
+    return partial(salt.mixup_loss, options=Options(**chosen), seed=0, twins=twins)
 
 
 def twins_of(data):
@@ -202,19 +140,85 @@ def twins_of(data):
     return twins
 
 
+def test_translate_train_uses_every_language_and_as_many_examples(examples):
+    for task, sides in examples.items():
+        case = SimpleNamespace(source="src", seed=0, options=Options())
+        translated = methods.translate_train(case, sides)
+        assert names(translated) == names(sides["src"])
+        languages = [next(k for k in sides if sides[k][i] == e) for i, e in enumerate(translated)]
+        assert set(languages) == set(sides), task
+        case.seed = 1
+        assert translated != methods.translate_train(case, sides)
+
+
+def test_options_belong_to_their_methods():
+    assert options("salt", "threshold=0.9,mix=half") == Options(threshold=0.9, mix="half")
+    for method, text in (("standard", "draw=once"), ("rs_rp", "threshold=0.6"), ("salt", "n=3")):
+        with pytest.raises(StudyError, match=f"method {method} has no option {text.partition('=')[0]}"):
+            options(method, text)
+    with pytest.raises(StudyError, match="method rs_da.*found 'none'.*expected one of"):
+        options("rs_da", "neighbours=none")
+    with pytest.raises(StudyError, match="did you mean threshold"):
+        options("salt", "treshold=0.5")
+    assert {name for method in METHODS.values() for name in method.options} == set(Options.model_fields)
+
+
+def trained(tokenizer, data, loss, frozen=False):
+    """The weights of a small model after some updates, and the history."""
+    model = model_for(tokenizer, "nli", freeze_embeddings=frozen)
+    history = finetune(model, data, Optimization(6, 5e-3, log_every=1), 8, 0, loss)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), history
+
+
+@pytest.mark.parametrize("loss", [adversarial_loss, random_loss])
+def test_no_perturbation_is_standard_training(tokenizer, examples, monkeypatch, loss):
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    plain, history = trained(tokenizer, data, standard_loss)
+    moved, _ = trained(tokenizer, data, loss)
+    assert not torch.equal(plain, moved)
+    for name in ("EPSILON", "SIZE", "CLEAN_WEIGHT"):
+        monkeypatch.setattr(methods, name, 0.0)
+    same, others = trained(tokenizer, data, loss)
+    assert torch.equal(plain, same)
+    assert [h["loss"] for h in others] == [h["loss"] for h in history]
+
+
+def test_an_adversarial_update_raises_the_loss_that_it_learns_from(tokenizer, examples, monkeypatch):
+    monkeypatch.setattr(methods, "CLEAN_WEIGHT", 0.25)
+    data = encode(tokenizer, "nli", examples["nli"]["src"])
+    _, history = trained(tokenizer, data, adversarial_loss)
+    for row in history:
+        assert row["attacked"] > row["clean"]
+        assert row["loss"] == pytest.approx(0.25 * row["clean"] + 0.75 * row["attacked"], rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["nli", "qa"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_adversarial_update_costs_as_many_passes_as_promised(
+    tokenizer, examples, monkeypatch, task, steps
+):
+    monkeypatch.setattr(methods, "STEPS", steps)
+    data = encode(tokenizer, task, examples[task]["src"][:8])
+    model, calls = model_for(tokenizer, task), []
+    states = model.encoder.states
+    model.encoder.states = lambda *given: calls.append(given) or states(*given)
+    finetune(model, data, Optimization(2, 1e-3), 1, 0, adversarial_loss)
+    assert len(calls) == 2 * (1 + steps)
+
+
 def test_mixup_with_itself_is_standard_training(tokenizer, examples):
     data = encode(tokenizer, "nli", examples["nli"]["src"])
-    plain, _ = trained(tokenizer, data, finetuning.standard_loss, frozen=True)
+    plain, _ = trained(tokenizer, data, standard_loss, frozen=True)
     for mix in ("half", "hard", "none"):  # with r and 1 - r exact, r x + (1 - r) x is x
-        same, _ = trained(tokenizer, data, loss_of("salt", Options(mix=mix), 0, data.ids), frozen=True)
+        same, _ = trained(tokenizer, data, mixup(data.ids, mix=mix), frozen=True)
         assert torch.equal(plain, same), mix
 
 
 def test_without_mixup_the_twins_are_what_is_trained_on(tokenizer, examples):
     data = encode(tokenizer, "nli", examples["nli"]["src"])
     twins = twins_of(data)
-    switched, _ = trained(tokenizer, replace(data, ids=twins), finetuning.standard_loss)
-    offline, _ = trained(tokenizer, data, loss_of("salt", Options(mix="none"), 0, twins))
+    switched, _ = trained(tokenizer, replace(data, ids=twins), standard_loss)
+    offline, _ = trained(tokenizer, data, mixup(twins, mix="none"))
     assert torch.equal(switched, offline)
 
 
@@ -224,88 +228,24 @@ def test_coefficients_are_drawn_in_each_step_or_once(tokenizer, examples):
     ids = torch.from_numpy(np.stack([data.ids[row] for row in rows]))
     for mix in ("vector", "scalar", "hard"):
         for draw in ("step", "once"):
-            loss, found = loss_of("salt", Options(mix=mix, draw=draw), 0, twins), []
+            loss, found = mixup(twins, mix=mix, draw=draw), []
             for step in range(2):
-                batch = finetuning.Batch(ids, torch.tensor([0, 0]), rows, np.random.default_rng(step))
+                batch = Batch(ids, torch.tensor([0, 0]), rows, np.random.default_rng(step))
                 found.append(loss(model, batch)["loss"].item())
             assert (found[0] == found[1]) == (draw == "once"), (mix, draw)
 
 
 def test_the_checks_hold_and_can_fail(monkeypatch):
-    assert finetuning.check_restriction()
-    assert finetuning.check_mixup()
-    monkeypatch.setattr(finetuning.salt, "mixed", lambda source, target, r: target)
-    assert not finetuning.check_mixup()
-    propose = finetuning.salt.propose
+    assert salt.check_restriction()
+    assert salt.check_mixup()
+    monkeypatch.setattr(salt, "mixed", lambda source, target, r: target)
+    assert not salt.check_mixup()
+    propose = salt.propose
     free = {1: np.arange(10, 40)[:, None]}
-    monkeypatch.setattr(finetuning.salt, "propose", lambda *given: propose(*given[:3], free))
-    monkeypatch.setattr(finetuning.salt, "union", lambda vocabularies: free)
+    monkeypatch.setattr(salt, "propose", lambda *given: propose(*given[:3], free))
+    monkeypatch.setattr(salt, "union", lambda vocabularies: free)
     with pytest.raises(IndexError):  # numbers of words that the target language does not have
-        finetuning.check_restriction()
-
-
-# Votes
-
-
-def test_a_vote_over_random_perturbations(tokenizer, examples):
-    data = encode(tokenizer, "nli", examples["nli"]["src"])
-    model, rng = model_for(tokenizer, "nli"), np.random.default_rng
-    plain = predict(model, data)
-    still = finetuning.predict_by_vote(model, data, Options(size=0.0, vote=3), rng(0))
-    assert still.tolist() == plain.tolist()
-    wild = Options(size=3.0, vote=5)
-    voted = finetuning.predict_by_vote(model, data, wild, rng(0))
-    assert voted.tolist() == finetuning.predict_by_vote(model, data, wild, rng(0)).tolist()
-    generator = rng(0)
-    perturb = partial(finetuning._randomly_moved, wild, OWN, model, rng=generator)
-    one_by_one = np.stack([predict(model, data, perturb=perturb) for _ in range(5)])
-    assert voted.tolist() == prediction.majority(one_by_one, 3).tolist()
-
-
-def test_a_vote_over_copies(tokenizer, examples):
-    side = examples["nli"]["src"]
-    lists = robust.neighbours(World(), "src", 1.0)
-    drawn = robust.rs_da_examples(side, 3, lists, np.random.default_rng(0))
-    copies = [encode(tokenizer, "nli", drawn[i::3]) for i in range(3)]
-    model = model_for(tokenizer, "nli")
-    voted = finetuning.predict_by_vote(model, copies[0], Options(vote=3), np.random.default_rng(0), copies)
-    each = np.stack([predict(model, copy) for copy in copies])
-    assert voted.tolist() == prediction.majority(each, 3).tolist()
-    assert (each[0] != each[1]).any()
-
-
-# Weights on the way
-
-
-def test_weights_are_kept_on_the_way(tokenizer, examples, tmp_path):
-    data = encode(tokenizer, "nli", examples["nli"]["src"])
-    model = model_for(tokenizer, "nli")
-    start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    finetune(model, data, Optimization(6, 1e-2), 8, seed=0, directory=tmp_path, points=3)
-    last = {name: p.detach().clone() for name, p in model.named_parameters()}
-    finetuning.return_to(model, finetuning.point(tmp_path, 3))
-    assert all(torch.equal(p, last[name]) for name, p in model.named_parameters())
-    finetuning.return_to(model, finetuning.point(tmp_path, 1))
-    now = dict(model.named_parameters())
-    moved = {name for name, p in now.items() if not torch.equal(p, start[name])}
-    assert moved == {name for name, p in now.items() if p.requires_grad}
-    short = model_for(tokenizer, "nli")  # the same weights as a loop stopped there
-    step_lr = replace(Optimization(6, 1e-2), log_every=2)
-
-    class Stop(Exception):
-        pass
-
-    def stopped(model, batch):
-        stopped.calls += 1
-        if stopped.calls == 3:
-            raise Stop
-        return finetuning.standard_loss(model, batch)
-
-    stopped.calls = 0
-    with pytest.raises(Stop):
-        finetune(short, data, step_lr, 8, seed=0, batch_loss=stopped)
-    assert all(torch.equal(p, now[name]) for name, p in short.named_parameters())
-    assert {path.name for path in tmp_path.iterdir()} == {f"point-{k}.safetensors" for k in (1, 2, 3)}
+        salt.check_restriction()
 
 
 # Published tokenizers, and padding
@@ -331,7 +271,7 @@ def test_methods_on_padded_batches(real, method, precision):
     make, data = real
     assert data.padded
     twins = [np.where(data.special.ordinary(ids), ids[::-1].max(), ids) for ids in data.ids]
-    loss, model = loss_of(method, Options(), 0, twins, data.special), make()
+    loss, model = mixup(twins) if method == "salt" else METHODS[method].load(), make()
     assert steps_for(data, 8, 1) == 5
     history = finetune(model, data, Optimization(10, 1e-3, log_every=5, precision=precision), 8, 0, loss)
     assert np.isfinite([row["loss"] for row in history]).all()
@@ -343,8 +283,12 @@ def test_special_tokens_of_any_tokenizer_stay(real):
     make, data = real
     model = make()
     ids, _ = stacked(data.ids[:8], data.special.pad)
-    moved = finetuning._randomly_moved(Options(size=1.0), data.special, model, ids, np.random.default_rng(0))
-    changed = (moved != model.encoder.embeddings()(ids)).any(-1).numpy()
+    batch, seen = Batch(ids, torch.zeros(8, dtype=int), None, np.random.default_rng(0), {}, data.special), {}
+    model.encoder.lm.base_model.register_forward_pre_hook(
+        lambda *given: seen.update(given[2]), with_kwargs=True
+    )
+    random_loss(model, batch)
+    changed = (seen["inputs_embeds"] != model.encoder.embeddings()(ids)).any(-1).numpy()
     assert np.array_equal(changed, data.special.ordinary(ids.numpy()))
     assert (~changed).sum() > 8 * 3
     assert changed[:, 1:5].any()
@@ -353,7 +297,7 @@ def test_special_tokens_of_any_tokenizer_stay(real):
 def test_mixup_with_itself_on_padded_batches_is_standard_training(real):
     make, data = real
     found = []
-    for loss in (finetuning.standard_loss, loss_of("salt", Options(mix="half"), 0, data.ids, data.special)):
+    for loss in (standard_loss, mixup(data.ids, mix="half")):
         model = make()
         finetune(model, data, Optimization(4, 1e-3), 8, 0, loss)
         found.append(torch.cat([p.detach().flatten() for p in model.output.parameters()]))
@@ -388,7 +332,7 @@ def test_every_example_is_used_once_in_a_pass(tokenizer, examples):
     def loss(model, batch):
         seen.extend(zip(map(tuple, batch.ids.tolist()), batch.targets.tolist(), strict=True))
         assert all(np.array_equal(data.ids[row], ids) for row, ids in zip(batch.rows, batch.ids, strict=True))
-        return finetuning.standard_loss(model, batch)
+        return standard_loss(model, batch)
 
     model = model_for(tokenizer, "nli")
     finetune(model, data, Optimization(steps_for(data, 8, 1), 1e-3), 8, seed=0, batch_loss=loss)

@@ -7,6 +7,7 @@ The same tests run on the CPU, so that they are known to work before they meet a
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,11 +18,10 @@ import yaml
 
 from xltlib import store, study
 from xltlib.data.tokenization import join
-from xltlib.finetuning.encoding import Encoded
-from xltlib.finetuning.methods import finetune, loss_of
-from xltlib.finetuning.options import options
-from xltlib.finetuning.prediction import predict
-from xltlib.finetuning.task_model import TaskModel
+from xltlib.finetuning.methods import finetune
+from xltlib.finetuning.options import METHODS, Options
+from xltlib.finetuning.salt import mixup_loss
+from xltlib.finetuning.tasks import Encoded, TaskModel, predict
 from xltlib.pool import compute_all
 from xltlib.pretraining import models, objectives
 from xltlib.pretraining.training import Optimization, fit
@@ -98,7 +98,9 @@ def test_methods_learn_what_they_learn_on_a_cpu(device, method, padded):
     twins = [np.where(ids > 5, ids - 1, ids) for ids in data.ids]
     for where in (device, "cpu"):
         model = TaskModel(encoder(), "nli", 0).to(models.device(where))
-        loss = loss_of(method, options(method), 0, twins, data.special)
+        loss = METHODS[method].load()
+        if method == "salt":
+            loss = partial(mixup_loss, options=Options(), seed=0, twins=twins)
         history = finetune(model, data, OPT, 8, 0, loss)
         found.append(([point["loss"] for point in history], predict(model, data)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)

@@ -10,10 +10,16 @@ from test_tokenization import published
 from torch import nn
 
 from xltlib.data.tasks import PairExample, SpanExample
-from xltlib.finetuning import prediction
-from xltlib.finetuning.encoding import Encoded, encode
-from xltlib.finetuning.prediction import LONGEST_ANSWER, best_spans, predict, scores
-from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.finetuning.tasks import (
+    LONGEST_ANSWER,
+    Encoded,
+    TaskModel,
+    best_spans,
+    encode,
+    predict,
+    scores,
+    task_loss,
+)
 from xltlib.pretraining import models
 
 SENTENCE = "the cat sat on a mat , and some dogs ran to it from there . who was where ? nobody knew them"
@@ -178,7 +184,7 @@ def test_padding_changes_no_answers_and_no_loss(tokenizer, questions):
     data = encode(tokenizer, "qa", questions, 96, training=True)
     one_by_one = predict(model, replace(data, padded=False), batch_size=1)
     assert predict(model, data, batch_size=8).tolist() == one_by_one.tolist()
-    from xltlib.finetuning.batching import inputs
+    from xltlib.finetuning.tasks import inputs
 
     rows = np.array([0, len(data.ids) - 1])
     assert len({len(data.ids[row]) for row in rows}) == 2
@@ -218,10 +224,3 @@ def test_segments_reach_a_model_that_knows_two(tokenizer):
 
 
 # Votes
-
-
-def test_majorities_by_hand():
-    votes = np.array([[2, 0, 1, 0], [1, 0, 0, 2], [1, 1, 0, 1]])
-    assert prediction.majority(votes, 3).tolist() == [1, 0, 0, 0]  # three ways apart: the first copy decides
-    assert prediction.majority(votes[:1], 3).tolist() == votes[0].tolist()
-    assert prediction.majority(np.array([[1], [2], [2], [1]]), 3).tolist() == [1]

@@ -11,7 +11,7 @@ from xltlib import StudyError
 from xltlib.data import corpora, real_data, tokenization
 from xltlib.data.tasks import SpanExample
 from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, kept_pairs
-from xltlib.finetuning.baseline_builders import build_baselines, window
+from xltlib.finetuning.baselines import build_baselines, window
 from xltlib.pretraining import encoders
 from xltlib.store import Spec
 

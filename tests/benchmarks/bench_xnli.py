@@ -23,10 +23,8 @@ import torch
 from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from xltlib.finetuning.encoding import Encoded
 from xltlib.finetuning.methods import finetune
-from xltlib.finetuning.prediction import predict
-from xltlib.finetuning.task_model import TaskModel, task_loss
+from xltlib.finetuning.tasks import Encoded, TaskModel, predict, task_loss
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, pad
 

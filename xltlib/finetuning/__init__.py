@@ -1,7 +1,6 @@
 """From an encoder to predictions on a task in every language, and the methods that change how it is tuned.
 
-Read `methods` first (options and losses), then `robust` and `salt` (what they do to the examples) and
-`task_builders`.
+Read `methods` first (each one's loss, or what it makes of examples), then `salt` and `transfer`, the runs.
 """
 
 from importlib import import_module
@@ -10,7 +9,7 @@ _CHECKS = ("check_mixup", "check_restriction")  # properties of the code that th
 
 
 def __getattr__(name: str):
-    """A check from `methods`, whose import takes seconds, when it is asked for."""
+    """A check from `salt`, whose import takes seconds, when it is asked for."""
     if name in _CHECKS:
-        return getattr(import_module("xltlib.finetuning.methods"), name)
+        return getattr(import_module("xltlib.finetuning.salt"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,10 +14,10 @@ from torch import Tensor
 from xltlib.data.tasks import SpanExample
 from xltlib.data.tokenization import PAD, SEP, SPECIAL
 from xltlib.evaluation import qa_scores
-from xltlib.finetuning import methods as finetuning
-from xltlib.finetuning import task_builders
-from xltlib.finetuning.encoding import Encoded
-from xltlib.finetuning.task_case import Case
+from xltlib.finetuning import transfer
+from xltlib.finetuning.case import Case
+from xltlib.finetuning.methods import Batch, finetune, steps_for
+from xltlib.finetuning.tasks import Encoded
 from xltlib.pretraining import seq2seq
 from xltlib.pretraining.models import device_of
 from xltlib.pretraining.seq2seq import EncoderDecoder
@@ -39,29 +39,29 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
         model.encoder.embeddings().requires_grad_(False)
     train = case.examples("train", params["train_examples"])[case.source]
     data = encode(case, train, model.end, training=True)
-    steps = finetuning.steps_for(data, params["batch_size"], params["finetune_epochs"])
+    steps = steps_for(data, params["batch_size"], params["finetune_epochs"])
     name = f"answers by {case.method} from {case.labels['objective']}, seed {case.seed}"
     opt, size = case.optimization(steps), params["batch_size"]
-    history = finetuning.finetune(model, data, opt, size, case.seed, _loss, directory, progress, name)
+    history = finetune(model, data, opt, size, case.seed, _loss, directory, progress, name)
     longest = min(data.targets.shape[1] - 1, LONGEST)
     test, scores = case.examples("test", params["test_examples"]), {}
     plain = {name: test[name] for name in case.languages if name in test}
-    noisy = task_builders.typo_settings("qa", plain, *case.keyboards(plain))
+    noisy = transfer.typo_settings("qa", plain, *case.keyboards(plain))
     for setting, examples in [*((name, test[name]) for name in case.settings(test)), *noisy]:
-        scores |= task_builders.named(setting, answer_scores(model, case, examples, setting, longest))
+        scores |= transfer.named(setting, answer_scores(model, case, examples, setting, longest))
     save_scores(directory / "scores.npz", scores)
-    told = {"labels": case.labels, "means": task_builders.means(scores)}
-    return told | {"updates": steps, "history": history}
+    values = {"labels": case.labels, "means": transfer.means(scores)}
+    return values | {"updates": steps, "history": history}
 
 
-def _loss(model: EncoderDecoder, batch: finetuning.Batch) -> dict[str, Tensor]:
+def _loss(model: EncoderDecoder, batch: Batch) -> dict[str, Tensor]:
     return seq2seq.target_loss(model, batch.ids, batch.told.get("attention_mask"), batch.targets)
 
 
 def encode(case: Case, examples: Sequence[SpanExample], end: int, training: bool = False) -> Encoded:
     """Questions in the form of pre-training: passage [SEP] question sentinel end -> sentinel answer end.
 
-    Rows, windows and spans are those of `encoding.encode`; `second` is 0, where the passage begins.
+    Rows, windows and spans are those of `tasks.encode`; `second` is 0, where the passage begins.
     """
     rows = case.encode(examples, training)
     begin, between = len(rows.special.before), len(rows.special.between)

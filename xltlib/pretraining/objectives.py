@@ -8,7 +8,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -244,10 +243,7 @@ def objective_loss(
     """
     if name not in OBJECTIVES:
         raise StudyError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
-    entry, function = OBJECTIVES[name], OBJECTIVES[name].loss
-    if isinstance(function, str):
-        module, _, function = function.partition(":")
-        function = getattr(import_module(module), function)
+    entry, function = OBJECTIVES[name], OBJECTIVES[name].load()
     if "lambda_" in entry.options:
         function = partial(function, weight=(options or Options()).lambda_)
     if entry.reads == "sides":

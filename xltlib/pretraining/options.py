@@ -6,6 +6,7 @@ Nothing here needs torch: which runs a study has is known without training. The 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 from xltlib import StudyError
@@ -20,10 +21,28 @@ _COMMON = (*SHAPE, "mask_rate", "predicted", "epochs", "joint", "pairs")
 
 
 @dataclass(frozen=True)
-class Objective:
-    """An objective of pre-training: one function, and what it is given.
+class Entry:
+    """An entry of a registry: one function, or where it stands ("module:function")."""
 
-    loss : the function of tensors, or where it stands ("module:function"); the parts of a loss by name
+    function: str | Callable
+
+    @property
+    def source(self) -> str:
+        """The text of a function that is none of the study's, which makes its runs those of this text."""
+        return "" if isinstance(self.function, str) else inspect.getsource(self.function)
+
+    def load(self) -> Callable:
+        """The function itself."""
+        if not isinstance(self.function, str):
+            return self.function
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Objective(Entry):
+    """An objective of pre-training: a function of tensors that gives the parts of a loss by name.
+
     reads : two sentences of one language in one sequence ("sentences"), or a sentence and its translation
         ("pairs"): then it is called as `objectives.mlm_loss` is; or both apart ("sides"): as `pulling_loss` is
     options : the names of those of `Options` that its runs may have
@@ -31,28 +50,22 @@ class Objective:
     version : a result is reused only where it is the same: raise it when the objective's numbers change
     """
 
-    loss: str | Callable
     reads: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] = _COMMON
     linked: bool = False
     version: int | str = 1
-
-    @property
-    def source(self) -> str:
-        """The text of a function that is none of the study's, which makes its runs those of this text."""
-        return "" if isinstance(self.loss, str) else inspect.getsource(self.loss)
 
 
 _MLM, _WEAM, _PULL = (f"xltlib.pretraining.objectives:{name}_loss" for name in ("mlm", "weam", "pulling"))
 OBJECTIVES = {
     "none": Objective(_MLM, "documents", SHAPE),  # the base that all others go on from
-    "mlm": Objective(_MLM, "sentences", _COMMON),
-    "tlm": Objective(_MLM, "pairs", _COMMON),
+    "mlm": Objective(_MLM, "sentences"),
+    "tlm": Objective(_MLM, "pairs"),
     "weam": Objective(_WEAM, "pairs", (*_COMMON, "lambda_", "links"), linked=True),
     "word_aligned": Objective(_PULL, "sides", (*_COMMON, "links"), linked=True),
     "mixed": Objective(_MLM, "sentences", (*_COMMON, "lexicon")),  # the sentences of mlm, code-switched
     "subword_weam": Objective(_WEAM, "pairs", (*_COMMON, "lambda_"), linked=True),
-    "subword_aligned": Objective(_PULL, "sides", _COMMON, linked=True),
+    "subword_aligned": Objective(_PULL, "sides", linked=True),
 }
 
 

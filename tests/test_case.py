@@ -15,9 +15,9 @@ from test_tokenization import published
 from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.tasks import LABELS
-from xltlib.finetuning import salt, task_builders
-from xltlib.finetuning.task_builders import build_evaluation, build_transfer, typo_settings
-from xltlib.finetuning.task_case import Case
+from xltlib.finetuning import words
+from xltlib.finetuning.case import Case
+from xltlib.finetuning.transfer import build_evaluation, build_transfer, typo_settings
 from xltlib.noise.typing import keyboard_for
 from xltlib.pretraining import models
 from xltlib.store import load_scores
@@ -123,7 +123,7 @@ def test_pairs_of_real_languages(start, tmp_path):
     ("method", "precision"), [("adversarial", "bfloat16"), ("rs_rp", "float32"), ("salt", "bfloat16")]
 )
 def test_methods_that_need_text_alone(start, tmp_path, method, precision):
-    options = "threshold=0.0,synonym_threshold=0.0" if method == "salt" else ""
+    options = "threshold=0.0" if method == "salt" else ""
     told, scores = transfer(start, tmp_path, "nli", method, options, precision=precision)
     assert np.isfinite([row["loss"] for row in told["history"]]).all()
     assert set(scores) == set(LANGUAGES)
@@ -132,13 +132,13 @@ def test_methods_that_need_text_alone(start, tmp_path, method, precision):
 
 
 def test_questions_are_scored_by_set_and_language(start, tmp_path, monkeypatch):
-    seen, score = {}, task_builders.Case.scored
+    seen, score = {}, Case.scored
 
     def scored(case, model, examples, setting):
         seen[setting] = case.comparison(setting)
         return score(case, model, examples, setting)
 
-    monkeypatch.setattr(task_builders.Case, "scored", scored)
+    monkeypatch.setattr(Case, "scored", scored)
     told, _ = transfer(start, tmp_path, "qa")
     assert list(told["means"]) == [
         "en",
@@ -211,16 +211,8 @@ def test_typing_errors_are_made_on_a_languages_own_keyboard(start):
 def test_vocabularies_are_those_of_the_text(start):
     pieces, found = Case(spec("nli", "salt").params, start, LANGUAGES).vocabularies()
     for language in LANGUAGES:
-        words = {pieces.word(word) for rows in found[language].values() for word in rows}
+        spelt = {pieces.word(word) for rows in found[language].values() for word in rows}
         # a subword of Chinese may be several words
-        assert words <= set(WORDS[language]) or (language == "zh" and set("".join(words)) <= set(WORDS["zh"]))
-        assert len(words) > 10
-    assert isinstance(pieces, salt.Pieces)
-
-
-def test_selection_wants_development_examples(start, tmp_path):
-    changes = {"train_sets": ["xnli/test"], "test_sets": ["xnli/test"]}
-    told, _ = transfer(start, tmp_path, "nli", "standard", "select=oracle", **changes)
-    assert set(told["selected"]) == set(LANGUAGES)
-    with pytest.raises(StudyError, match="no development examples"):
-        transfer(start, tmp_path / "again", "nli", "standard", "select=source")
+        assert spelt <= set(WORDS[language]) or (language == "zh" and set("".join(spelt)) <= set(WORDS["zh"]))
+        assert len(spelt) > 10
+    assert isinstance(pieces, words.Pieces)

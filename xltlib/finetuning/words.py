@@ -1,0 +1,171 @@
+"""Words: those that a text's subwords make up, and those of the synthetic languages by what they mean.
+
+Shapes: N sequences, P places, T tokens, C words of a vocabulary.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from xltlib.data.corpora import UNSPACED
+from xltlib.data.synthetic import CATEGORIES, SLOT_CATEGORY, SYNONYMS, World
+from xltlib.data.tokenization import PreTrainedTokenizerFast, specials
+from xltlib.finetuning.options import FOREIGN
+
+Vocabulary = Mapping[int, np.ndarray]  # number of subwords k -> words (C, k), sorted
+
+
+class Pieces:
+    """What the subwords of a tokenizer are: which ones start a word, which ones belong to words at all.
+
+    WordPiece marks what continues a word ("##x"), SentencePiece what follows a blank ("▁x"), and sets neither
+    punctuation apart nor words in scripts without blanks: there a word begins after punctuation, too, and
+    each subword of a script without blanks is a word.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.special = specials(tokenizer)
+        text = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        marked = {mark: np.array([piece.startswith(mark) for piece in text]) for mark in ("##", "▁")}
+        self.sentencepiece = bool(marked["▁"].sum() > marked["##"].sum())
+        self.text = [piece.removeprefix("▁" if self.sentencepiece else "##") for piece in text]
+        self.inside = np.array([bool(piece) and all(map(_in_word, piece)) for piece in self.text])
+        self.inside[sorted(self.special.ids)] = False
+        if self.sentencepiece:
+            unspaced = np.array([bool(re.match(f"[{UNSPACED}]", piece)) for piece in self.text])
+            self.starts = marked["▁"] | unspaced | ~self.inside
+        else:
+            self.starts = ~marked["##"]
+
+    def begins(self, flat: np.ndarray) -> np.ndarray:
+        """Which of the subwords (T,) of a text begin a word, or are none."""
+        found = self.starts[flat]
+        if self.sentencepiece:
+            found[1:] |= ~self.inside[flat[:-1]]
+        return found
+
+    def word(self, ids: Sequence[int]) -> str:
+        """The word of these subwords."""
+        return "".join(self.text[i] for i in ids)
+
+
+def _in_word(char: str) -> bool:
+    """Letters, the marks that make up words with them, and joiners."""
+    return char.isalpha() or unicodedata.category(char)[0] == "M" or char in "\u200c\u200d"
+
+
+class Places(NamedTuple):
+    """Words within sequences: the sequence (P,), the first subword (P,), how many subwords (P,)."""
+
+    sequence: np.ndarray
+    begin: np.ndarray
+    length: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> "Places":
+        """Some of the places: by a mask or by their numbers."""
+        return Places(*(part[chosen] for part in self))
+
+
+def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
+    """All words of the sequences, in order; special tokens and punctuation are no words."""
+    flat, sizes = np.concatenate(sequences), np.array([len(s) for s in sequences])
+    owner = np.repeat(np.arange(len(sequences)), sizes)
+    offset = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    first = np.flatnonzero(pieces.begins(flat))
+    length = np.diff(np.append(first, len(flat)))
+    words = Places(owner[first], offset[first], length)
+    return words.where(pieces.inside[flat[first]])
+
+
+def word_counts(documents: Sequence[np.ndarray], pieces: Pieces) -> Counter[str]:
+    """How often a language's text has each of its words, in lower case."""
+    counts: Counter[str] = Counter()
+    for words, numbers in _distinct(documents, pieces).values():
+        for word, number in zip(words, numbers.tolist(), strict=True):
+            counts[pieces.word(word).lower()] += number
+    return counts
+
+
+def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, np.ndarray]:
+    """The distinct words of a language's text, by their number of subwords."""
+    return {k: words for k, (words, _) in _distinct(documents, pieces).items()}
+
+
+def _distinct(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """The distinct words of k subwords, (C, k), and how often the text has each, (C,), by k."""
+    found, flat = find_words(documents, pieces), np.concatenate(documents)
+    sizes = np.array([len(document) for document in documents])
+    first = found.begin + (np.cumsum(sizes) - sizes)[found.sequence]
+    out = {}
+    for k in np.unique(found.length).tolist():
+        words = flat[first[found.length == k][:, None] + np.arange(k)]
+        out[k] = np.unique(words, axis=0, return_counts=True)
+    return out
+
+
+def union(vocabularies: Sequence[Vocabulary]) -> dict[int, np.ndarray]:
+    """The words of all: what is proposed when the restriction to one language is lifted."""
+    lengths = sorted({length for words in vocabularies for length in words})
+    return {
+        k: np.unique(np.concatenate([words[k] for words in vocabularies if k in words]), axis=0)
+        for k in lengths
+    }
+
+
+# Words of the synthetic languages
+
+
+def concepts(world: World, language: str) -> list[list[str]]:
+    """The words of each concept in a language: its synonyms in all their forms, in one order everywhere."""
+    forms, words = world.grammar(language).lexicon(), []
+    for category, (classes, members) in CATEGORIES.items():
+        slot = SLOT_CATEGORY.index(category)
+        for concept in range(classes * members + classes):
+            stems = {int(world.stem(slot, np.array(concept), np.array(s))) for s in range(SYNONYMS)}
+            words.append([form for stem in sorted(stems) for form in forms[stem]])
+    return words
+
+
+def translations(world: World, source: str, languages: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """{language: {source word: all words of its concept}}: what counts as a right translation."""
+    own, out = concepts(world, source), {}
+    for language in languages:
+        pairs = zip(own, concepts(world, language), strict=True)
+        out[language] = {word: others for words, others in pairs for word in words}
+    return out
+
+
+def mistranslations(world: World, language: str) -> dict[str, list[str]]:
+    """For each word of a language those of the same category and form that a poor translation may have."""
+    forms, errors = world.grammar(language).lexicon(), {}
+    for category, (classes, members) in CATEGORIES.items():
+        slot = SLOT_CATEGORY.index(category)
+        first = int(world.stem(slot, np.array(0), np.array(0)))
+        stems = forms[first : first + classes * members * SYNONYMS + classes]
+        for own in stems:
+            for place, word in enumerate(own):
+                errors[word] = [other[place] for other in stems if other is not own and place < len(other)]
+    return errors
+
+
+def neighbours(world: World, source: str, foreign: float = FOREIGN) -> dict[str, list[str]]:
+    """Neighbours of each source word as RS-DA needs them: its synonyms, and by accident foreign words.
+
+    Only words of the same concept, so that no substitution changes a label. With chance `foreign`, each
+    concept has one word of each other language (drawn from those that the source has not) in the list of one
+    of its source words.
+    """
+    rng, own = np.random.default_rng([world.seed, 51]), concepts(world, source)
+    lists = {word: [other for other in words if other != word] for words in own for word in words}
+    taken = set(lists)
+    for language in world.languages:
+        for words, others in zip(own, concepts(world, language), strict=True):
+            strange = [word for word in others if word not in taken]
+            draws = rng.random(3)  # as many for each concept, so that one language's words leave the others'
+            if strange and draws[0] < foreign:
+                lists[words[int(draws[1] * len(words))]].append(strange[int(draws[2] * len(strange))])
+    return lists
