@@ -290,8 +290,8 @@ def functions(test: Test) -> list[str]:
     named: list[str | Callable | None] = []
     if test.measured:
         for query in queries(test):
-            named += [OBJECTIVES[query["objective"]].loss] if "objective" in query else []
-            named += [METHODS[query["method"]].code] if "method" in query else []
+            named += [OBJECTIVES[query["objective"]].function] if "objective" in query else []
+            named += [METHODS[query["method"]].function] if "method" in query else []
         named += [kind.build for kind in KINDS.values() if kind.task == test.task]
     elif test.type == "arithmetic":
         named.append(CHECKS[test.check])
