@@ -365,6 +365,7 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
         for kind in ("figures", "runs"):
             site[kind].below.append(f"{kind}-{profile.name}")
     site["environment"] = one("Environment and cost", "environment.html")
+    site["scales"] = one("Other scales, data and licences", "scales.html")
     site["limitations"] = one("Limitations", "limitations.html")
     site["notebooks"] = one("Notebooks", "notebooks.html")
     site["notebooks"].below.extend(f"notebooks/{name}" for name in notebooks)
