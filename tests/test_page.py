@@ -292,8 +292,8 @@ def test_check_tells_an_edited_page(study):
     problems = page.check(study[1], study[2], study[3])
     path.write_bytes(before)
     foreign.unlink()
-    assert f"{foreign}: no part of the page" in problems
-    assert any("changed after the page was built" in p for p in problems)
+    assert f"{foreign}: there and not in site.json" in problems
+    assert any("changed after site.json was written" in p for p in problems)
     assert any("S0-1 differs from what the data gives" in p for p in problems)
 
 
@@ -315,7 +315,7 @@ def test_check_tells_newer_ledger_changed_file_and_missing_data(study, copy):
     expected = (
         "newer than the evidence",
         "noise.svg: changed",
-        "transfer.json: in the manifest and not there",
+        "transfer.json: in manifest.json and not there",
         "transfer: a figure without its data",
         "made from other evidence",
     )
@@ -338,8 +338,8 @@ SPOILT = {
     ),
     "runs": ("runs.json", "12.5", "2.5", "runs.json: changed"),
     "manifest": ("manifest.json", "61.2", "1.2", "environment.html: first part differs"),
-    "figure": ("noise.svg", None, None, "noise.svg: in the manifest and not there"),
-    "a figure's data": ("noise.json", None, None, "noise.json: in the manifest and not there"),
+    "figure": ("noise.svg", None, None, "noise.svg: in manifest.json and not there"),
+    "a figure's data": ("noise.json", None, None, "noise.json: in manifest.json and not there"),
     "margin in the ledger": ("params/claims.yaml", "margin: 0.02", "margin: 0.01", "newer than the evidence"),
     "the reports' facts": ("params/reports.yaml", "claims_extracted: 9", "claims_extracted: 8", "differs"),
 }

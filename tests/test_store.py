@@ -200,10 +200,16 @@ def test_another_error_of_the_system_stays_what_it_is(store):
         store.compute(RUN, deny)
 
 
-def test_a_root_that_is_a_file_is_told(tmp_path):
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(StudyError, match="runs: cannot be written"):
-        Store(tmp_path / "runs").compute(RUN, build)
+def test_a_root_that_cannot_be_written_is_told(tmp_path, store):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="file: cannot be written: Not a directory: make it writable"):
+        Store(tmp_path / "file").compute(RUN, build)
+
+    def deny(directory):
+        raise OSError(errno.EROFS, "Read-only file system", str(directory / "model.bin"))
+
+    with pytest.raises(StudyError, match="runs: cannot be written: Read-only file system.*XLT_ROOT"):
+        store.compute(RUN, deny)
 
 
 # --- processes

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,11 +179,27 @@ def test_published_numbers_are_replaced_on_request_alone(tiny, told, monkeypatch
 def test_evidence_that_was_changed_is_not_published(tiny, told):
     session = run(tiny, told)
     (session.computed / "01_alignment.svg").write_text("<svg>else</svg>")
-    with pytest.raises(StudyError, match=r"01_alignment.svg is missing or changed"):
+    with pytest.raises(
+        StudyError, match=r"01_alignment.svg: changed after manifest.json was written: `xlt run`"
+    ):
         study.publish_computed(session)
     run(tiny, told)
     assert told[:-1] == ["page"], "put together again, without executing a notebook"
     study.publish_computed(session)
+
+
+def test_a_full_disk_while_publishing_leaves_what_was_there(tiny, told, monkeypatch):
+    session = run(tiny, told)
+    before = content(publish(tiny))
+
+    def full(source, folder, **_):
+        raise shutil.Error([(source, folder, "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(StudyError, match=r"figures: the disk is full \(\d+ MiB free\): make room"):
+        study.publish_computed(session)
+    assert content(session.published) == before
+    assert [*session.published.parent.iterdir()] == [session.published]
 
 
 def test_a_changed_notebook_is_executed_again_alone(tiny, told, tmp_path):
@@ -372,6 +389,11 @@ def test_a_session_finds_the_study_from_any_folder_in_it(tiny, tmp_path, monkeyp
     with pytest.raises(StudyError, match="not the folder of a study"):
         study.open(params)
     assert not (tmp_path / "mistyped").exists()
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    for place, words in (("pyproject.toml", "not a folder"), ("mistyped/figures", "there is no folder")):
+        monkeypatch.setenv("XLT_FIGURES", str(tmp_path / place))
+        with pytest.raises(StudyError, match=f"XLT_FIGURES=.*: {words}"):
+            study.open(params)
 
 
 def test_a_session_gives_results_with_scores(tiny, capsys):

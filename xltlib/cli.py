@@ -50,8 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     study = argparse.ArgumentParser(add_help=False)
     study.add_argument("params", nargs="?", default=PROFILE, help="a profile's file [%(default)s]")
-    work = argparse.ArgumentParser(add_help=False, parents=[study])
-    _add_work(work)
+    jobs = argparse.ArgumentParser(add_help=False)
+    jobs.add_argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
+    work = argparse.ArgumentParser(add_help=False, parents=[study, jobs])
+    text = "another value of a parameter; may be repeated"
+    work.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
     def command(name: str, function, text: str, parents=(), **more) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, parents=list(parents), **more)
@@ -66,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--replace", action="store_true", help="even where published runs have other numbers now")
     add("--runs", action="store_true", help="the finished runs alone, of a study that goes on")
     command("status", _status, "what is done, pending or failed, and the time it took", [study])
-    plan = command("plan", _plan, "runs, hours and downloads of a profile, told before it starts", [study])
-    plan.add_argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
+    text = "runs, hours and downloads of a profile, told before it starts"
+    command("plan", _plan, text, [study, jobs])
     command("params", _params, "list all parameters: type, default, meaning")
     text = "the runs that a statement needs, its tests, evidence and verdict"
     claim = argparse.ArgumentParser(add_help=False)
@@ -77,9 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     number = argparse.ArgumentParser(add_help=False)
     number.add_argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4")
     command("question", _question, "the runs that answer an open question, and its effects", [number, work])
-    add = command(
-        "slice", _slice, "compute the runs of one slice of a study, as a cluster's job"
-    ).add_argument
+    text = "compute the runs of one slice of a study, as a cluster's job"
+    add = command("slice", _slice, text).add_argument
     add("params", help="a profile's file")
     add("name", nargs="?", help="of the slice; without one, all of them are listed")
     _add_page(command("page", _page, "build the reviewer's page from published evidence"))
@@ -90,12 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(command("score", _score, "score predictions in an official format"))
     _add_compare(command("compare", _compare, "test two systems' per-example scores against each other"))
     return parser
-
-
-def _add_work(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
-    text = "another value of a parameter; may be repeated"
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def _jobs(text: str) -> int:

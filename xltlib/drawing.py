@@ -34,27 +34,20 @@ Data = Mapping[str, Any]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("", (4, 1.5), (4, 1, 1, 1), (1, 1), (6, 1), (4, 1, 1, 1, 1, 1), (2, 2), (8, 2, 2, 2))
-MARKS = (
-    "--",
-    ":",
-    "-.",
-    (0, (1, 3)),
-    (0, (6, 2, 1, 2, 1, 2)),
-)  # lines of chance, baselines, published scores
+# lines of chance, baselines, published scores
+MARKS = ("--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 GREY, SURE, POSSIBLE = "#595959", "#E69F00", "#f6e3c5"
 OUTCOMES = {"supported": ("#009E73", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#000000", "s")}
 STYLE = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana"], "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11, "legend.fontsize": 11, "xtick.labelsize": 11, "ytick.labelsize": 11,
+    "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 11, "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
     "legend.frameon": False, "svg.hashsalt": "xltlib", "svg.fonttype": "none",
 }  # fmt: skip
 WIDTH = 8.2  # inches: what a page shows without making letters smaller
-DPI, SHADES = (
-    120,
-    128,
-)  # of the png: twice the dots of a screen at that width; antialiased lines need few colours
+DPI = 120  # of the png: twice the dots of a screen at that width
+SHADES = 128  # of the png: antialiased lines need few colours
 DENSE = 20  # more points than this on a line are drawn without markers
 CROWDED = 16  # points by category in one panel, beyond which it takes the whole width
 FEW_SEEDS = 2  # their intervals fill every panel (12.7 standard errors): seeds are drawn alone
@@ -241,45 +234,27 @@ def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, look
     _marks(ax, marks, categories, looks["marks"])
     seeds = rows.explode("seeds").dropna(subset="seeds").astype({"seeds": float})
     seeds = seeds[rows["seeds"].map(len).reindex(seeds.index) > 1]
-    means = rows.assign(mean=_means(rows)).dropna(subset="mean")
+    own = rows["seeds"].map(lambda values: float(np.mean(values)) if len(values) else np.nan)
+    means = rows["mean"].astype(float).fillna(own) if "mean" in rows else own
+    means = rows.assign(mean=means).dropna(subset="mean")
     dense = lines and means.groupby("series").size().max() > DENSE
     hue = {"hue": "series", "palette": looks["palette"], "ax": ax}
     if dense and len(seeds):
         seeds = seeds.assign(seed=seeds.groupby(["series", "x"]).cumcount())
-        sns.lineplot(
-            seeds,
-            x="x",
-            y="seeds",
-            units="seed",
-            estimator=None,
-            alpha=0.4,
-            linewidth=0.7,
-            legend=False,
-            **hue,
-        )
+        pale = {"units": "seed", "estimator": None, "alpha": 0.4, "linewidth": 0.7, "legend": False}
+        sns.lineplot(seeds, x="x", y="seeds", **pale, **hue)
     elif len(seeds):
         sns.scatterplot(seeds, x="x", y="seeds", s=14, alpha=0.5, linewidth=0, legend=False, **hue)
     for name, own in means.groupby("series", sort=False):
         _intervals(ax, own, looks["palette"][name], lines)
     shape = {"style": "series", "markers": not dense and looks["markers"]}
     if lines:
-        shape |= {
-            "dashes": looks["dashes"],
-            "errorbar": None,
-            "linewidth": 1.5,
-            "markersize": 5,
-            "markeredgewidth": 0,
-        }
+        shape |= {"dashes": looks["dashes"], "errorbar": None}
+        shape |= {"linewidth": 1.5, "markersize": 5, "markeredgewidth": 0}
         sns.lineplot(means, x="x", y="mean", **hue, **shape)
     else:
         sns.scatterplot(means, x="x", y="mean", s=36, linewidth=0, zorder=4, **hue, **shape)
     _axes(ax, data, categories, panel)
-
-
-def _means(rows: pd.DataFrame) -> pd.Series:
-    """The means told, or those of the seeds."""
-    own = rows["seeds"].map(lambda values: float(np.mean(values)) if len(values) else np.nan)
-    return rows["mean"].astype(float).fillna(own) if "mean" in rows else own
 
 
 def _intervals(ax: Axes, rows: pd.DataFrame, colour: str, lines: bool) -> None:
@@ -290,14 +265,8 @@ def _intervals(ax: Axes, rows: pd.DataFrame, colour: str, lines: bool) -> None:
     if rows.empty:
         return
     if lines:
-        ax.fill_between(
-            rows["x"],
-            rows["low"].astype(float),
-            rows["high"].astype(float),
-            color=colour,
-            alpha=0.13,
-            linewidth=0,
-        )
+        low, high = rows["low"].astype(float), rows["high"].astype(float)
+        ax.fill_between(rows["x"], low, high, color=colour, alpha=0.13, linewidth=0)
     else:
         ax.vlines(rows["x"], rows["low"], rows["high"], color=colour, linewidth=1.6, zorder=3)
 

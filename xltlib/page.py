@@ -19,7 +19,7 @@ import yaml
 from xltlib import StudyError
 from xltlib.claims.ledger import Design, Ledger, label, load_ledger
 from xltlib.claims.verdicts import robustness
-from xltlib.store import read_json, sha256_file, system_errors, write_json
+from xltlib.store import file_problems, read_json, sha256_file, system_errors, write_json
 from xltlib.textfile import excerpt
 
 TEMPLATES = Path(__file__).parent / "page"
@@ -575,15 +575,7 @@ def _check_profile(profile: Profile) -> Iterator[str]:
     told = {verdict: n for verdict, n in profile.claims["counts"].items() if n}
     if told != counted:
         yield f"{folder / 'claims.json'}: counts say {told}, its claims give {dict(counted)}"
-    digests = profile.manifest.get("files", {})
-    present = {path.name for path in profile.files} - {"manifest.json"}
-    for name in sorted(digests.keys() | present):
-        if name not in present:
-            yield f"{folder / name}: in the manifest and not there"
-        elif name not in digests:
-            yield f"{folder / name}: there and not in the manifest"
-        elif sha256_file(folder / name) != digests[name]:
-            yield f"{folder / name}: changed after the manifest was written"
+    yield from file_problems(folder, profile.manifest.get("files", {}), "manifest.json")
     drawn = {path.stem for path in folder.glob("*.svg")}
     for name in sorted(drawn ^ profile.data):
         what = "a figure without its data" if name in drawn else "a figure's data without the figure"
@@ -599,14 +591,7 @@ def _check_site(evidence: Evidence, site: Path) -> Iterator[str]:
     if not isinstance(stamp, dict) or stamp.get("claims") != evidence.digest:
         yield f"{site} was made from other evidence than is published: make it again (xlt page)"
         return
-    present = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()} - {STAMP}
-    for name in sorted(stamp["files"].keys() | present):
-        if name not in present:
-            yield f"{site / name}: missing from the page"
-        elif name not in stamp["files"]:
-            yield f"{site / name}: no part of the page"
-        elif sha256_file(site / name) != stamp["files"][name]:
-            yield f"{site / name}: changed after the page was built"
+    yield from file_problems(site, stamp["files"], STAMP)
     for name, file in _data_files(evidence).items():
         if stamp["files"].get(f"data/{name}") != sha256_file(file):
             yield f"{site}/data/{name}: differs from {file}"

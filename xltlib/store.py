@@ -41,7 +41,8 @@ WEIGHTS = "model.safetensors"  # the file of a trained model
 PACKED = "lengths.json"  # in older score files: how many examples each array of packed bits holds
 NO_SCORES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError, MemoryError)
 
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 _verified: set[tuple] = set()  # files (path, size, time of change) whose digest this process has checked
 
@@ -119,6 +120,19 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_problems(folder: Path, digests: Mapping[str, str], listing: str) -> Iterator[str]:
+    """The files of a folder that are missing, foreign or changed, by their digests in its file `listing`."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    present = {path.relative_to(folder).as_posix() for path in paths} - {listing}
+    for name in sorted(digests.keys() | present):
+        if name not in present:
+            yield f"{folder / name}: in {listing} and not there"
+        elif name not in digests:
+            yield f"{folder / name}: there and not in {listing}"
+        elif sha256_file(folder / name) != digests[name]:
+            yield f"{folder / name}: changed after {listing} was written"
 
 
 # --- scores of examples
@@ -431,10 +445,9 @@ class Store:
             return result
         if not fresh and spec.digest in self._published:
             result = self._published[spec.digest]
-            needs_files = (
-                bool(result.record["files"]) and not result.record["scores"] if files is None else files
-            )
-            if not needs_files:
+            if files is None:
+                files = bool(result.record["files"]) and not result.record["scores"]
+            if not files:
                 return result
         lock = self.root / ".locks" / f"{spec.digest}.lock"
         with system_errors(self.root):
@@ -589,24 +602,21 @@ def system_errors(place: Path) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:
-        cause = error
-        while cause is not None:  # some libraries have the system's error behind theirs, or in words only
-            number = cause.errno if isinstance(cause, OSError) else None
-            if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
-                folder = next(each for each in (place, *place.resolve().parents) if each.exists())
-                free = shutil.disk_usage(folder).free / 2**20
-                cure = (
-                    "make room or name another folder (XLT_ROOT), then run the same command again: it resumes"
-                )
-                raise StudyError(f"{place}: the disk is full ({free:.0f} MiB free): {cure}") from error
-            if (
-                number in DENIED
-                and cause.filename
-                and place in (Path(cause.filename), *Path(cause.filename).parents)
-            ):
+        causes: list[BaseException] = [error]  # some libraries have the system's error behind their own
+        while behind := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(behind)
+        for cause in causes:
+            number, named = getattr(cause, "errno", None), getattr(cause, "filename", None)
+            if number in FULL or "No space left on device" in str(cause):  # or in words only
+                folder = next(each for each in (place, *place.absolute().parents) if each.exists())
+                told = f"the disk is full ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free)"
+                cure = "make room or name another folder, then run the same command again: it resumes"
+            elif number in DENIED and named and Path(named).absolute().is_relative_to(place.absolute()):
+                told = f"cannot be written: {cause.strerror}"
                 cure = "make it writable, or work in a copy of the study's folder (XLT_ROOT)"
-                raise StudyError(f"{place}: cannot be written: {cause.strerror}: {cure}") from error
-            cause = cause.__cause__ or cause.__context__
+            else:
+                continue
+            raise StudyError(f"{place}: {told}: {cure}") from error
         raise
 
 

@@ -29,6 +29,7 @@ from xltlib.store import (
     Store,
     canonical,
     commit,
+    file_problems,
     gpus,
     publish,
     read_json,
@@ -320,7 +321,8 @@ def run(
         difference = f"the profile is {params.profile}, the file {Path(params_path).name}"
         raise StudyError(f"{params_path}: {difference}: a profile's file has its name")
     session = open(params, jobs=jobs, fresh=fresh)
-    todo = [job(session, stage, changed) for stage in asked]
+    for stage in asked:  # a wrong parameters cell is told before the work
+        notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
     specs = [spec for stage in asked for spec in session.specs(stage)]
     times = _earlier(session).get("notebook_seconds", {})
     drawing = sum(times.get(stage, NOTEBOOKS / len(STAGES)) for stage in asked)
@@ -391,31 +393,26 @@ def _assemble(session: Session, jobs: Sequence[notebooks.Job]) -> bool:
     if stamp.is_file() and read_json(stamp) == inputs and not damaged(folder):
         return False
     stamp.unlink(missing_ok=True)
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     results = session.available(session.all_specs())
-    publish(results, aside)
-    write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
-    for path in [path for job in jobs for path in job.drawn()]:
-        if (aside / path.name).exists() or path.name == MANIFEST:
-            raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
-        shutil.copyfile(path, aside / path.name)
-    files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
-    write_json(aside / MANIFEST, manifest(session, results, jobs) | {"files": files})
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with _replaced(folder) as aside:
+        publish(results, aside)
+        write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
+        for path in [path for job in jobs for path in job.drawn()]:
+            if (aside / path.name).exists() or path.name == MANIFEST:
+                raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
+            shutil.copyfile(path, aside / path.name)
+        files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
+        write_json(aside / MANIFEST, manifest(session, results, jobs) | {"files": files})
     write_json(stamp, inputs)
     return True
 
 
 def damaged(folder: Path) -> list[str]:
-    """The files of an evidence folder that are missing or not as its manifest says."""
-    if not (folder / MANIFEST).is_file():
-        return [MANIFEST]
-    files = read_json(folder / MANIFEST)["files"]
-    paths = {folder / name: digest for name, digest in files.items()}
-    return [p.name for p, digest in paths.items() if not p.is_file() or sha256_file(p) != digest]
+    """What is wrong with the files of an evidence folder, by its manifest."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return [f"{path}: there is no such file"]
+    return list(file_problems(folder, read_json(path)["files"], MANIFEST))
 
 
 def _earlier(session: Session) -> dict[str, Any]:
@@ -487,15 +484,19 @@ class Comparison:
             return cls(published, 0, 0, 0, (0, 0), True)
         ours, theirs = read_published(computed), read_published(published)
         both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
-        same = sum(_same(a, b) for a, b in both)
-        near = sum(_same(a, b) or _near(a, b) for a, b in both)
-        one, other = ({c["id"]: c.get("verdict") for c in read_json(f / "claims.json")["claims"]}
-                      for f in (computed, published))  # fmt: skip
-        shared = one.keys() & other.keys()
-        here, there = ({m.get("cpu") for m in read_json(f / MANIFEST)["environments"]}
-                       for f in (computed, published))  # fmt: skip
-        agreed = sum(one[name] == other[name] for name in shared)
-        return cls(published, len(both), same, near, (agreed, len(shared)), here == there)
+        same = near = 0
+        for one, other in both:
+            alike = one.keys() == other.keys()
+            same += alike and all(np.array_equal(one[name], other[name]) for name in one)
+            near += alike and all(abs(one[name].mean() - other[name].mean()) <= NEARBY for name in one)
+        verdicts, processors = [], []
+        for folder in (computed, published):
+            verdicts.append({c["id"]: c["verdict"] for c in read_json(folder / "claims.json")["claims"]})
+            processors.append({m["cpu"] for m in read_json(folder / MANIFEST)["environments"]})
+        shared = verdicts[0].keys() & verdicts[1].keys()
+        agreed = sum(verdicts[0][name] == verdicts[1][name] for name in shared)
+        one_processor = processors[0] == processors[1]
+        return cls(published, len(both), same, near, (agreed, len(shared)), one_processor)
 
     @property
     def clean(self) -> bool:
@@ -515,16 +516,6 @@ class Comparison:
         )
 
 
-def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def _near(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all(
-        abs(float(one[name].mean()) - float(other[name].mean())) <= NEARBY for name in one
-    )
-
-
 def publish_computed(session: Session, replace: bool = False) -> Comparison:
     """Put the evidence that a run of the profile left into figures/.
 
@@ -533,12 +524,12 @@ def publish_computed(session: Session, replace: bool = False) -> Comparison:
     """
     source, folder = session.computed, session.published
     if wrong := damaged(source):
-        raise StudyError(f"{source / wrong[0]} is missing or changed: `xlt run` puts the evidence together")
+        raise StudyError(f"{wrong[0]}: `xlt run` puts the evidence together")
     comparison = Comparison.of(source, folder)
     if not comparison.clean and not replace:
         raise StudyError(f"{comparison.sentence()}. `xlt publish --replace` publishes what is different too")
     with _replaced(folder) as aside:
-        shutil.copytree(source, aside)
+        shutil.copytree(source, aside, dirs_exist_ok=True)
     return comparison
 
 
@@ -566,6 +557,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
     with system_errors(folder.parent):
         for leftover in (aside, old):
             shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir(parents=True)
         try:
             yield aside
         except BaseException:
@@ -592,10 +584,10 @@ def _page(session: Session, tell: Tell) -> None:
         page.require(*page.EXTRA)
     except StudyError as error:
         tell(f"no page: {error}; then xlt page")
-        return
-    executed = _output(session, "notebooks", changed=False)
-    first = page.build(session.published.parent, executed, session.root / "site", session.ledger)
-    tell(f"the page: {first}")
+    else:
+        executed = _output(session, "notebooks", changed=False)
+        first = page.build(session.published.parent, executed, session.root / "site", session.ledger)
+        tell(f"the page: {first}")
 
 
 # A study in slices
