@@ -340,6 +340,7 @@ def _check(args: argparse.Namespace) -> int:
     problems = page.check(args.figures, args.ledger, args.out)
     for file in sorted(args.figures.glob("[!.]*/claims.json")):
         problems += study.check_verdicts(file.parent, args.ledger)
+    problems += study.check_pooled(args.figures, args.ledger)
     for problem in problems:
         print(f"xlt check: {problem}", file=sys.stderr)
     if not problems:

@@ -18,6 +18,7 @@ import yaml
 
 from xltlib import StudyError
 from xltlib.claims.ledger import Design, Ledger, label, load_ledger
+from xltlib.claims.pooling import POOLED
 from xltlib.claims.verdicts import robustness
 from xltlib.store import file_problems, read_json, sha256_file, system_errors, write_json
 from xltlib.textfile import excerpt
@@ -83,13 +84,20 @@ class Statement:
 
     claim: dict[str, Any]  # what all profiles share: its text, its source, its tests
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)  # profile -> its entry in claims.json
+    pooled: dict[str, dict[str, Any]] = field(default_factory=dict)  # scale -> that over all published runs
 
     @property
     def id(self) -> str:
         return self.claim["id"]
 
     def at(self, scale: str) -> dict[str, Any] | None:
-        """The entry that speaks for a scale: of those with runs a confirmatory one, then the most seeds."""
+        """The entry that speaks for a scale: that over all published runs.
+
+        Where these were not judged together, of the profiles with runs a confirmatory one, then the one with
+        the most seeds.
+        """
+        if scale in self.pooled:
+            return self.pooled[scale]
         own = [entry for entry in self.entries.values() if entry["scale"] == scale]
 
         def weight(entry: Mapping[str, Any]) -> tuple[bool, bool, int]:
@@ -125,11 +133,15 @@ def _seeds(entry: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All published profiles, those with the most seeds first, and the ledger as it is now."""
+    """All published profiles, those with the most seeds first, and the ledger as it is now.
+
+    `pooled` are the entries of statements over all published runs, by scale and id.
+    """
 
     profiles: tuple[Profile, ...]
     ledger_path: Path
     ledger: Ledger
+    pooled: dict[str, dict[str, dict]] = field(default_factory=dict)
 
     @cached_property
     def statements(self) -> list[Statement]:
@@ -138,12 +150,31 @@ class Evidence:
         for profile in self.profiles:
             for claim in profile.claims["claims"]:
                 entries.setdefault(claim["id"], {})[profile.name] = claim
-        return [Statement(next(iter(entries[i].values())), entries[i]) for i in sorted(entries, key=natural)]
+        return [
+            Statement(
+                next(iter(entries[i].values())), entries[i],
+                {scale: known[i] for scale, known in self.pooled.items() if i in known},
+            )
+            for i in sorted(entries, key=natural)
+        ]  # fmt: skip
+
+    @property
+    def under_way(self) -> str:
+        """What the confirmation waits for; empty where nothing waits."""
+        entries = (entry for known in self.pooled.values() for entry in known.values())
+        return next((entry["under_way"] for entry in entries if "under_way" in entry), "")
+
+    @property
+    def pooled_file(self) -> Path:
+        """The file of `pooled`, which may be absent."""
+        return self.profiles[0].folder.parent / POOLED
 
     @property
     def digest(self) -> str:
-        """What a page is known to be made from: the digests of all claims.json."""
-        return "".join(sha256_file(profile.folder / "claims.json")[:16] for profile in self.profiles)
+        """What a page is known to be made from: the digests of all claims.json and of the pooled verdicts."""
+        files = [profile.folder / "claims.json" for profile in self.profiles]
+        files += [self.pooled_file] if self.pooled_file.is_file() else []
+        return "".join(sha256_file(file)[:16] for file in files)
 
     @property
     def outdated(self) -> list[str]:
@@ -165,18 +196,24 @@ def read_evidence(figures: Path, ledger_path: Path) -> Evidence:
             if not isinstance(content, dict):
                 found = f"found a {type(content).__name__}, expected an object"
                 raise StudyError(f"{folder / name}: {found}; run the study again")
-        entries = claims.get("claims")
-        for claim in entries if isinstance(entries, list) else [{}]:
-            known = isinstance(claim, dict) and claim.get("verdict") in ANSWER_OF
-            if not known or not SAFE_ID.fullmatch(str(claim.get("id"))):
-                found = excerpt(claim, 100)
-                raise StudyError(f"{folder / 'claims.json'}: {found}: not a verdict of a study; run it again")
+        _require_verdicts(claims.get("claims"), folder / "claims.json")
         profiles.append(Profile(folder, claims, manifest, runs))
     if not profiles:
         raise StudyError(f"{figures}: no profile has published evidence there: run the study first (xlt run)")
     seeds = {p.name: max(map(_seeds, p.claims["claims"]), default=0) for p in profiles}
     profiles.sort(key=lambda p: (SCALES.index(p.scale), -seeds[p.name], p.name))
-    return Evidence(tuple(profiles), ledger_path, load_ledger(ledger_path))
+    together = read_json(figures / POOLED)["scales"] if (figures / POOLED).is_file() else {}
+    for known in together.values():
+        _require_verdicts(list(known.values()), figures / POOLED)
+    return Evidence(tuple(profiles), ledger_path, load_ledger(ledger_path), together)
+
+
+def _require_verdicts(entries: Any, file: Path) -> None:
+    """StudyError unless the entries of a file are those of statements, with ids and verdicts of a study."""
+    for claim in entries if isinstance(entries, list) else [{}]:
+        known = isinstance(claim, dict) and claim.get("verdict") in ANSWER_OF
+        if not known or not SAFE_ID.fullmatch(str(claim.get("id"))):
+            raise StudyError(f"{file}: {excerpt(claim, 100)}: not a verdict of a study; run it again")
 
 
 def headline(evidence: Evidence) -> dict[str, dict[str, list[str]]]:
@@ -193,7 +230,7 @@ def effects(statement: Statement) -> Iterator[dict[str, Any]]:
     """Rows of a forest: each measured test of a statement in each profile."""
     for number, _ in enumerate(statement.claim["tests"], 1):
         for profile, entry in statement.entries.items():
-            test = entry["tests"][number - 1]
+            test = entry["tests"][number - 1] if number <= len(entry["tests"]) else {}
             if effect := test.get("effect"):
                 numbers = {name: effect[name] for name in ("estimate", "low", "high")}
                 told = {"seeds": effect["per_seed"], "margin": test["margin"], "outcome": test["outcome"]}
@@ -204,11 +241,12 @@ def findings(evidence: Evidence) -> list[dict[str, Any]]:
     """The sentences of the first screen, their verdicts and numbers filled in from the evidence."""
     known, rows = {s.id: s for s in evidence.statements}, []
     for finding in yaml.safe_load((TEMPLATES / "findings.yaml").read_text(encoding="utf-8")):
-        statement = known.get(finding["statement"])
+        statement, number = known.get(finding["statement"]), finding["test"]
         entry = statement and statement.at(SCALES[0])
-        own = [row for row in effects(statement) if row["test"] == finding["test"]] if entry else []
-        if own:
-            test = entry["tests"][finding["test"] - 1]
+        own = [row for row in effects(statement) if row["test"] == number] if entry else []
+        if own:  # a test that is new in the ledger has no runs yet: then the profiles tell of the one before
+            entries = [e for e in (entry, *statement.entries.values()) if len(e["tests"]) >= number]
+            test = next(e["tests"][number - 1] for e in entries if e["tests"][number - 1].get("effect"))
             rows.append(finding | {key: test[key] for key in ("effect", "outcome", "unit")} | {"rows": own})
     return rows
 
@@ -488,7 +526,7 @@ def _write_sources(evidence: Evidence, executed: Sequence[Path], source: Path) -
 def _data_files(evidence: Evidence) -> dict[str, Path]:
     """What the page links to: all published files by profile, the ledger, and the reports as data."""
     own = {f"{profile.name}/{path.name}": path for profile in evidence.profiles for path in profile.files}
-    beside = (evidence.ledger_path, evidence.ledger_path.with_name("reports.yaml"))
+    beside = (evidence.ledger_path, evidence.ledger_path.with_name("reports.yaml"), evidence.pooled_file)
     return own | {path.name: path for path in beside if path.is_file()}
 
 

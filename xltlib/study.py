@@ -15,7 +15,7 @@ import numpy as np
 
 from xltlib import StudyError, notebooks
 from xltlib.claims import evaluate as claims
-from xltlib.claims import scores
+from xltlib.claims import pooling, scores
 from xltlib.claims.ledger import DESIGN, Design, Ledger, load_ledger, read_yaml
 from xltlib.noise import questions
 from xltlib.params import Params, load, to_dict
@@ -257,9 +257,23 @@ def check_verdicts(folder: Path, ledger: Path) -> Iterator[str]:
     except (StudyError, KeyError, TypeError, AttributeError) as error:
         yield f"{folder}: its verdicts cannot be computed again: {error}"
         return
-    found = [f"{folder / 'claims.json'}: {line}" for line in _differences(published, again)]
-    more = f"{folder / 'claims.json'}: and {len(found) - SHOWN} more"
-    yield from [*found[:SHOWN], *([more] if len(found) > SHOWN else [])]
+    yield from _told(folder / "claims.json", published, again)
+
+
+def check_pooled(figures: Path, ledger: Path) -> Iterator[str]:
+    """Where the verdicts over all published runs, if there are any, do not follow from their scores."""
+    file = figures / pooling.POOLED
+    if file.is_file():
+        try:
+            yield from _told(file, read_json(file), pooling.pooled(figures, load_ledger(ledger)))
+        except StudyError as error:
+            yield f"{file}: cannot be computed again: {error}"
+
+
+def _told(file: Path, published: Any, again: Any) -> list[str]:
+    """The first differences of a file from what it should hold, and how many more there are."""
+    lines = [f"{file}: {line}" for line in _differences(published, again)]
+    return lines[:SHOWN] + [f"{file}: and {len(lines) - SHOWN} more"] * (len(lines) > SHOWN)
 
 
 def _differences(published: Any, again: Any, place: str = "") -> Iterator[str]:
@@ -530,6 +544,7 @@ def publish_computed(session: Session, replace: bool = False) -> Comparison:
         raise StudyError(f"{comparison.sentence()}. `xlt publish --replace` publishes what is different too")
     with _replaced(folder) as aside:
         shutil.copytree(source, aside, dirs_exist_ok=True)
+    _pool(session)
     return comparison
 
 
@@ -547,7 +562,14 @@ def publish_runs(session: Session) -> int:
     with _replaced(folder) as aside:
         publish([session.store.result(spec) for spec in specs], aside)
         write_json(aside / MANIFEST, {"parameters": to_dict(session.params), **rules})
+    _pool(session)
     return len(specs)
+
+
+def _pool(session: Session) -> None:
+    """Judge all published runs together anew, beside the folders of their profiles."""
+    figures = session.published.parent
+    write_json(figures / pooling.POOLED, pooling.pooled(figures, load_ledger(session.ledger)))
 
 
 @contextmanager

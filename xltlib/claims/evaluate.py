@@ -108,6 +108,13 @@ def evaluate_claim(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_i
     return _claim_result(claim, results, ledger, params)
 
 
+def evaluate_claims(ledger: Ledger, scores: pd.DataFrame, params: Params) -> list[dict]:
+    """The entries of all statements in claims.json, without second opinions and variants."""
+    tests = {key: test for family in judged(ledger, scores, params).values() for key, test in family.items()}
+    results = {key: _entry(test, params.alpha) for key, test in tests.items()}
+    return [_claim_result(claim, results, ledger, params) for claim in ledger.claims]
+
+
 @dataclass(frozen=True)
 class Judged:
     """A measured test: its scores, its lines, its judgement, and the p-values of the rest of its family."""

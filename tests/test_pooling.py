@@ -1,0 +1,71 @@
+"""One body of evidence: profiles of one design speak together, confirmatory runs alone and from a look on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tinystudy
+import yaml
+
+from xltlib import page, study
+from xltlib.claims.ledger import load_ledger
+from xltlib.claims.pooling import bodies
+from xltlib.params import load
+from xltlib.store import write_json
+
+
+def published(root, **changes):
+    """Publish the runs of another profile of the tiny study."""
+    path = root / "params" / f"{changes['profile']}.yaml"
+    path.write_text(yaml.safe_dump(tinystudy.SMALL | changes))
+    tinystudy.fill(path)
+    study.publish_runs(study.open(load(path)))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A study with two seeds of one design, two more of it, and one of larger tests."""
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    tinystudy.make(tmp_path)
+    for changes in ({}, {"profile": "more", "first_seed": 2}, {"profile": "other", "test_examples": 20}):
+        published(tmp_path, **{"profile": "tiny"} | changes)
+    return tmp_path
+
+
+def entry(root):
+    return json.loads((root / "figures/evidence.json").read_bytes())["scales"]["mechanism"]["S0-1"]
+
+
+def test_profiles_of_one_design_are_judged_together(root):
+    designs = [body.profiles for body in bodies(root / "figures", load_ledger(root / "params/claims.yaml"))]
+    assert sorted(map(sorted, designs)) == [["more", "tiny"], ["other"]]
+    pooled = entry(root)
+    assert sorted(pooled["profiles"]) == ["more", "tiny"]
+    assert pooled["tests"][0]["effect"]["seeds"] == 4
+    assert "under_way" not in pooled
+
+
+def test_confirmatory_runs_wait_for_their_first_look_and_then_speak_alone(root):
+    design, ledger = root / "params/design.yaml", root / "params/claims.yaml"
+    rules = yaml.safe_load(design.read_text())
+    rules["confirmation"]["looks"] = [{"seeds": 3, "alpha": 0.05}]
+    design.write_text(yaml.safe_dump(rules))
+    design.write_text(yaml.safe_dump(rules | {"frozen": load_ledger(ledger).design.digest}))
+    published(root, profile="confirmation", first_seed=12, seeds=2)
+    assert sorted(entry(root)["profiles"]) == ["more", "tiny"]
+    assert entry(root)["under_way"] == "2 of the 3 seeds of the first look are there"
+    published(root, profile="confirmation", first_seed=12, seeds=3)
+    assert (entry(root)["profiles"], entry(root)["confirmatory"]) == (["confirmation"], True)
+    assert entry(root)["tests"][0]["effect"]["seeds"] == 3
+
+
+def test_pooled_verdicts_follow_from_the_scores_and_are_those_of_the_page(root):
+    figures, ledger = root / "figures", root / "params/claims.yaml"
+    assert list(study.check_pooled(figures, ledger)) == []
+    content = json.loads((figures / "evidence.json").read_bytes())
+    content["scales"]["mechanism"]["S0-1"]["verdict"] = "supported"
+    write_json(figures / "evidence.json", content)
+    (told,) = study.check_pooled(figures, ledger)
+    assert "mechanism: S0-1: verdict: 'supported', but its scores give" in told
+    statement = page.Statement({"id": "S0-1"}, {}, {"mechanism": content["scales"]["mechanism"]["S0-1"]})
+    assert statement.at("mechanism")["verdict"] == "supported"
