@@ -13,7 +13,6 @@ from xltlib.noise.questions import (
     BUDGETS,
     NOISE_NAMES,
     QUESTIONS,
-    SHARES,
     SIZES,
     TYPO_RATES,
     ratio_effect,
@@ -49,52 +48,33 @@ def everywhere(mean, drop=None):
 
 def planted():
     """Records for all questions: noise helps, mixing helps, size does not matter, subwords hurt, n helps."""
-    made = []
-    for seed in range(SEEDS):
-        for noise, mean in zip(NOISE_NAMES, (0.5, 0.6, 0.5), strict=True):
-            made.append(
-                record(
-                    "qa", seed, everywhere(mean, 0.3), objective="span_corruption", objective_options=noise
-                )
-            )
-        for objective, mean in (("mlm", 0.5), ("mixed", 0.62)):
-            made += [
-                record(task, seed, everywhere(mean), objective=objective) for task in ("nli", "paraphrase")
-            ]
-        made.append(record("paraphrase", seed, everywhere(0.5)))
-        for size in SIZES:
-            made += [
-                record(task, seed, everywhere(0.7, 0.5), objective_options=size) for task in ("nli", "qa")
-            ]
-        for word, subword in questions.LEVELS.values():
-            for share in SHARES:
-                option = "" if share == 1 else f"pairs={share:g}"
-                for objective, mean in ((word, 0.6), (subword, 0.5)):
-                    made.append(
-                        record("nli", seed, everywhere(mean), objective=objective, objective_options=option)
-                    )
-        for k, n in enumerate(BUDGETS):
-            for sampling in ("balanced", "random"):
-                options = f"n={n},sampling={sampling}"
-                mean = 0.5 + 0.08 * k
-                made.append(
-                    record("nli", seed, everywhere(mean), method="intermediate", method_options=options)
-                )
-    return made
+    cases = [("paraphrase", everywhere(0.5), {})]
+    for noise, mean in zip(NOISE_NAMES, (0.5, 0.6, 0.5), strict=True):
+        labels = {"objective": "span_corruption", "objective_options": noise}
+        cases.append(("qa", everywhere(mean, 0.3), labels))
+    for objective, mean in (("mlm", 0.5), ("mixed", 0.62)):
+        cases += [(task, everywhere(mean), {"objective": objective}) for task in ("nli", "paraphrase")]
+    for size in SIZES:
+        cases += [(task, everywhere(0.7, 0.5), {"objective_options": size}) for task in ("nli", "qa")]
+    for word, subword in questions.LEVELS.values():
+        for option in questions.SHARE_OPTIONS.values():
+            for objective, mean in ((word, 0.6), (subword, 0.5)):
+                labels = {"objective": objective, "objective_options": option}
+                cases.append(("nli", everywhere(mean), labels))
+    for k, n in enumerate(BUDGETS):
+        for sampling in ("balanced", "random"):
+            cases.append(("nli", everywhere(0.5 + 0.08 * k), questions.budget(n, sampling)))
+    return [record(task, seed, means, **labels) for seed in range(SEEDS) for task, means, labels in cases]
 
 
 RECORDS = planted()
 
 
+OUTCOMES = ["supported", "supported", "inconclusive", "contradicted", "supported"]
+
+
 @pytest.mark.parametrize(
-    ("number", "outcome", "sign"),
-    [
-        (0, "supported", 1),
-        (1, "supported", 1),
-        (2, "inconclusive", 0),
-        (3, "contradicted", -1),
-        (4, "supported", 1),
-    ],
+    ("number", "outcome", "sign"), zip(range(5), OUTCOMES, (1, 1, 0, -1, 1), strict=True)
 )
 def test_planted_answers_are_found(number, outcome, sign):
     told = questions.answer(number, table(RECORDS), SMALL)
@@ -114,12 +94,8 @@ def test_planted_answers_are_found(number, outcome, sign):
 
 def test_question_0_tells_a_higher_score_from_a_smaller_loss():
     """Typing errors in pre-training were planted to lift all scores, replaced tokens to halve the loss."""
-    halved = [
-        record(
-            "qa", seed, everywhere(0.5, 0.15), objective="span_corruption", objective_options="noise=token"
-        )
-        for seed in range(SEEDS)
-    ]
+    labels = {"objective": "span_corruption", "objective_options": "noise=token"}
+    halved = [record("qa", seed, everywhere(0.5, 0.15), **labels) for seed in range(SEEDS)]
     kept = [r for r in RECORDS if r["labels"]["objective_options"] != "noise=token"]
     effects = questions.answer(0, table(kept + halved), SMALL)["effects"]
     yes, open_ = "supported", "inconclusive"
