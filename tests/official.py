@@ -1,5 +1,6 @@
 """Small task sets in the publishers' formats, made up; and mutations of such files."""
 
+import gzip
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -196,10 +197,12 @@ def _of_set(name: str, language: str, rows: int) -> str:
     return conllu(rows) if name == "pud" else "".join(sentence(language, i) + "\n" for i in range(rows))
 
 
-def write(path: Path, content: str) -> None:
-    """Write a text file as it is, line ends included, with the folders above it."""
+def write(path: Path, content: str | bytes) -> Path:
+    """Write a file as it is, line ends included, with the folders above it; packed where its name says so."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode())
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
 
 
 # Mutations: each is a text and a generator -> another text. None is a change of a label, an id or an answer

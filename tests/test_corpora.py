@@ -1,8 +1,7 @@
 """Corpora: lines and pairs from every kind of file, what is refused, words and their offsets."""
 
-import gzip
-
 import pytest
+from official import write
 
 from xltlib import StudyError
 from xltlib.data.corpora import (
@@ -14,13 +13,6 @@ from xltlib.data.corpora import (
     simple_tokenize,
     token_spans,
 )
-
-
-def write(path, content: bytes | str):
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
 
 
 def test_pairs_from_two_files_and_from_one(tmp_path):

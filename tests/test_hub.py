@@ -4,7 +4,8 @@ import time
 
 import hubs
 import pytest
-from test_tasks import squad, write
+from official import write
+from test_tasks import squad
 
 from xltlib import StudyError
 from xltlib.data import corpora, hub, tasks
@@ -46,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*officially")
 def test_xnli(cache, tmp_path):
     table = {"premise": ["a cat", "a cat"], "hypothesis": ["an animal", "a dog"], "label": [0, 2]}
     hubs.fill(cache, "datasets/facebook/xnli", {("de", "validation"): rows(table, label=NLI)})
-    write(tmp_path, "xnli/dev-de.tsv", "a cat\tan animal\tentailment\na cat\ta dog\tcontradiction\n")
+    write(tmp_path / "xnli/dev-de.tsv", "a cat\tan animal\tentailment\na cat\ta dog\tcontradiction\n")
     assert same("xnli", "dev", "de", tmp_path)[1] == PairExample("1", "a cat", "a dog", 2)
 
 
@@ -57,7 +58,7 @@ def test_multinli_in_several_parts(cache, tmp_path):
         for a, b, label in (("A", "B", 1), ("C", "D", 0))
     ]
     hubs.fill(cache, "datasets/facebook/xnli", {("en", "train"): parts})
-    write(tmp_path, "multinli/train-en.tsv", "A\tB\tneutral\nC\tD\tentailment\n")
+    write(tmp_path / "multinli/train-en.tsv", "A\tB\tneutral\nC\tD\tentailment\n")
     assert len(same("multinli", "train", "en", tmp_path)) == 2
 
 
@@ -67,7 +68,7 @@ def test_pawsx(cache, tmp_path):
     repo = "datasets/google-research-datasets/paws-x"
     hubs.fill(cache, repo, {("ja", "test"): rows(table, id=NUMBER, label=BINARY)})
     lines = ["id\tsentence1\tsentence2\tlabel", "7\tA\tB\t1", "8\tNS\tB\t0", "9\tC\tD\t0"]
-    write(tmp_path, "pawsx/x-final/ja/test_2k.tsv", "\n".join(lines))
+    write(tmp_path / "pawsx/x-final/ja/test_2k.tsv", "\n".join(lines))
     assert [e.id for e in same("pawsx", "test", "ja", tmp_path)] == ["7", "9"]
 
 
@@ -96,7 +97,7 @@ def test_questions(cache, tmp_path, name, split, language, repo, config, hub_spl
     }
     hubs.fill(cache, f"datasets/{repo}", {(config, hub_split): rows(table, answers=feature)})
     spans = [(key, context, a["answer_start"][0], a["text"][0]) for key, a in zip(keys, answers, strict=True)]
-    write(tmp_path, file, squad(*spans))
+    write(tmp_path / file, squad(*spans))
     assert len(same(name, split, language, tmp_path)) == (2 if name == "tydiqa" else 3)
 
 
@@ -109,7 +110,7 @@ def test_choices(cache, tmp_path):
     hubs.fill(cache, "datasets/aps/super_glue", {("copa", "validation"): named})
     line = '{"premise": "P", "choice1": "A", "choice2": "B", "question": "cause", "idx": %d, "label": %d}\n'
     for language in ("tr", "en"):
-        write(tmp_path, f"xcopa/{language}/val.{language}.jsonl", line % (4, 1) + line % (5, 0))
+        write(tmp_path / f"xcopa/{language}/val.{language}.jsonl", line % (4, 1) + line % (5, 0))
         found = same("xcopa", "dev", language, tmp_path)
         assert found[0] == ChoiceExample("4", "P", "cause", ("A", "B"), 1)
 
@@ -121,8 +122,8 @@ def test_retrieval_pairs_have_english_as_the_target(cache, tmp_path, source):
     table = {"source_sentence": sides[source], "target_sentence": sides[other]}
     table |= {"source_lang": [source] * 2, "target_lang": [other] * 2}
     hubs.fill(cache, "datasets/google/xtreme", {("tatoeba.deu", "validation"): rows(table)})
-    write(tmp_path, "tatoeba_laser/tatoeba.deu-eng.deu", "Hallo.\nDu.\n")
-    write(tmp_path, "tatoeba_laser/tatoeba.deu-eng.eng", "Hello.\nYou.\n")
+    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.deu", "Hallo.\nDu.\n")
+    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.eng", "Hello.\nYou.\n")
     assert same("tatoeba", "test", "de", tmp_path)[1] == SentencePair("1", "Du.", "You.")
 
 
@@ -131,8 +132,8 @@ def test_parallel_text(cache, tmp_path):
     table = datasets.Dataset.from_dict({"translation": pairs})
     hubs.fill(cache, "datasets/Helsinki-NLP/opus-100", {("de-en", "validation"): table})
     folder = "opus-100-corpus/v1.0/supervised/de-en/opus.de-en-dev."
-    write(tmp_path, folder + "de", "Hallo  Welt\n\n")
-    write(tmp_path, folder + "en", "Hello &quot;world&quot;\nnothing\n")
+    write(tmp_path / (folder + "de"), "Hallo  Welt\n\n")
+    write(tmp_path / (folder + "en"), "Hello &quot;world&quot;\nnothing\n")
     for where in (tmp_path, None):
         found = corpora.load("opus100", ("en", "de"), where, "dev", strict=False)
         assert found == [('Hello "world"', "Hallo Welt")]

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import official
 import pytest
+from official import write
 from test_tasks import outcome
 
 from xltlib import StudyError
@@ -69,11 +70,6 @@ PREDICTED = {  # set -> form -> content, all saying the same
 }
 FORMS = [(gold, form) for gold, (name, _) in GOLD.items() for form in PREDICTED[name]]
 LANGUAGES = {"xcopa": "sw"}
-
-
-def write(path, content: str):
-    path.write_bytes(content.encode("utf-8", "surrogatepass"))
-    return path
 
 
 def scored(folder, name: str, gold: str, predicted: str) -> list:

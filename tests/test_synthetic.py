@@ -326,7 +326,7 @@ def test_qa_answers_are_where_their_offsets_say_in_all_languages(world):
 def test_qa_asks_about_one_clause_that_the_question_tells_apart(world):
     drawn, which = synthetic.qa(world, 300, "train", np.random.default_rng(3))
     for i, (k, asked) in enumerate(zip(which, drawn.second.asked, strict=True)):
-        told = [part.concept[i] for part in drawn.told[: drawn.count[i]]]
+        told = [part.concept[i] for part in drawn.passage[: drawn.count[i]]]
         assert 0 <= k < len(told) <= PASSAGE
         others = [slot for slot in CORE if slot != asked]
         fitting = [
@@ -405,8 +405,8 @@ def test_uniform_meanings_are_distinct_and_uniform():
 
 def test_documents_go_on_about_one_of_their_clauses(world):
     drawn = synthetic.documents(world, 1000, np.random.default_rng(8))
-    assert all(in_split(part.concept, "text").all() for part in drawn.told)
-    told = np.stack([part.concept for part in drawn.told])
+    assert all(in_split(part.concept, "text").all() for part in drawn.passage)
+    told = np.stack([part.concept for part in drawn.passage])
     for i, (count, about, after) in enumerate(
         zip(drawn.count, drawn.about.concept, drawn.second.concept, strict=True)
     ):

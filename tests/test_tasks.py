@@ -1,6 +1,5 @@
 """Task sets: official files as records, with official counts; every trap refused, with its place."""
 
-import gzip
 import json
 import warnings
 from dataclasses import replace
@@ -9,6 +8,7 @@ from functools import partial
 import numpy as np
 import official
 import pytest
+from official import write
 
 from xltlib import StudyError
 from xltlib.data.tasks import (
@@ -24,14 +24,6 @@ from xltlib.data.tasks import (
     cross,
     load,
 )
-
-
-def write(folder, name, content):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    return path
 
 
 def some(name, split, language, folder, **options):
@@ -58,7 +50,7 @@ XNLI = "a cat\tan animal\tentailment\r\na cat\ta dog\tcontradiction\r\n"
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_xnli_in_xtreme_layout(tmp_path, suffix):
-    write(tmp_path, f"xnli/dev-de.tsv{suffix}", "\ufeff" + XNLI)
+    write(tmp_path / f"xnli/dev-de.tsv{suffix}", "\ufeff" + XNLI)
     assert some("xnli", "dev", "de", tmp_path) == [
         PairExample("0", "a cat", "an animal", 0),
         PairExample("1", "a cat", "a dog", 2),
@@ -69,7 +61,7 @@ def test_xnli_in_xtreme_layout(tmp_path, suffix):
 def test_quotes_are_text_unless_a_csv_writer_made_them(tmp_path):
     rows = ['"Yes," he said.\tHe said "yes', '""Yes""\tA "b" c', '"He said ""yes""."\t"""Yes"" it is."']
     content = "".join(f"{row}\t{label}\n" for row, label in zip(rows, LABELS["nli"], strict=True))
-    write(tmp_path, "xnli/dev-en.tsv", content)
+    write(tmp_path / "xnli/dev-en.tsv", content)
     texts = [(e.text_a, e.text_b) for e in some("xnli", "dev", "en", tmp_path)]
     assert texts == [
         ('"Yes," he said.', 'He said "yes'),
@@ -81,7 +73,7 @@ def test_quotes_are_text_unless_a_csv_writer_made_them(tmp_path):
 def test_original_xnli_holds_all_languages_in_one_file(tmp_path):
     header = "language\tgold_label\tsentence1_binary_parse\tsentence1\tsentence2\tpromptID\n"
     rows = "ar\tneutral\t(x)\tA\tB\t1\nde\tentailment\t(x)\tEine\tZwei\t1\nde\tneutral\t(x)\tEine\tDrei\t2\n"
-    write(tmp_path, "XNLI-1.0/xnli.test.tsv", header + rows)
+    write(tmp_path / "XNLI-1.0/xnli.test.tsv", header + rows)
     assert some("xnli", "test", "de", tmp_path) == [
         PairExample("0", "Eine", "Zwei", 0),
         PairExample("1", "Eine", "Drei", 1),
@@ -89,13 +81,13 @@ def test_original_xnli_holds_all_languages_in_one_file(tmp_path):
 
 
 def test_test_labels_come_from_the_file_beside(tmp_path):
-    write(tmp_path, "xnli/test-de.tsv", "a\tb\nc\td\n")
+    write(tmp_path / "xnli/test-de.tsv", "a\tb\nc\td\n")
     with pytest.raises(StudyError, match=r"test-de\.tsv:1: no label or answer in any row.*test\.labels\.tsv"):
         some("xnli", "test", "de", tmp_path)
     assert [e.label for e in some("xnli", "test", "de", tmp_path, unlabelled=True)] == [-1, -1]
-    write(tmp_path, "xnli/test.labels.tsv.gz", "genre\tlabel\nfiction\tneutral\nfiction\tcontradiction\n")
+    write(tmp_path / "xnli/test.labels.tsv.gz", "genre\tlabel\nfiction\tneutral\nfiction\tcontradiction\n")
     assert [e.label for e in some("xnli", "test", "de", tmp_path)] == [1, 2]
-    write(tmp_path, "xnli/test.labels.tsv.gz", "genre\tlabel\nfiction\tneutral\n")
+    write(tmp_path / "xnli/test.labels.tsv.gz", "genre\tlabel\nfiction\tneutral\n")
     with pytest.raises(StudyError, match="1 labels, but .* has 2 rows"):
         some("xnli", "test", "de", tmp_path)
 
@@ -116,13 +108,13 @@ def test_test_labels_come_from_the_file_beside(tmp_path):
     ],
 )
 def test_malformed_pairs(tmp_path, content, reason):
-    write(tmp_path, "xnli/dev-en.tsv", content)
+    write(tmp_path / "xnli/dev-en.tsv", content)
     with pytest.raises(StudyError, match=reason):
         some("xnli", "dev", "en", tmp_path)
 
 
 def test_wrong_number_of_examples(tmp_path):
-    write(tmp_path, "xnli/dev-en.tsv", XNLI)
+    write(tmp_path / "xnli/dev-en.tsv", XNLI)
     with pytest.raises(StudyError, match=r"xnli dev en: 2 examples \(first at .*:1\), officially 2490"):
         load("xnli", "dev", "en", tmp_path)
     with pytest.warns(UserWarning, match="officially 2490"):
@@ -151,14 +143,14 @@ def test_a_missing_file_says_what_to_download_and_where_to_put_it(tmp_path):
 
 def test_pawsx_placeholders(tmp_path):
     rows = ["id\tsentence1\tsentence2\tlabel", "7\tA\tB\t1", "8\tNS\tB\t0", "9\tC\tNS of D\t0"]
-    write(tmp_path, "pawsx/x-final/de/dev_2k.tsv", "\n".join(rows))
+    write(tmp_path / "pawsx/x-final/de/dev_2k.tsv", "\n".join(rows))
     with pytest.warns(UserWarning, match=r"pawsx dev de: 1 of 3 rows have a side NS"):
         german = some("pawsx", "dev", "de", tmp_path)
     assert german == [PairExample("7", "A", "B", 1), PairExample("9", "C", "NS of D", 0)]
 
 
 def test_repeated_ids(tmp_path):
-    write(tmp_path, "x-final/en/dev_2k.tsv", "id\tsentence1\tsentence2\tlabel\n1\tA\tB\t1\n1\tC\tD\t0\n")
+    write(tmp_path / "x-final/en/dev_2k.tsv", "id\tsentence1\tsentence2\tlabel\n1\tA\tB\t1\n1\tC\tD\t0\n")
     with pytest.raises(StudyError, match=r"dev_2k\.tsv:3: id '1' was already at .*:2"):
         some("pawsx", "dev", "en", tmp_path)
     write(
@@ -170,7 +162,7 @@ def test_repeated_ids(tmp_path):
 
 
 def test_questions(tmp_path):
-    write(tmp_path, "xquad/xquad.th.json", squad(("q1", "\ufeffone two", 5, "two"), ("q2", "x", 0, "x")))
+    write(tmp_path / "xquad/xquad.th.json", squad(("q1", "\ufeffone two", 5, "two"), ("q2", "x", 0, "x")))
     assert some("xquad", "test", "th", tmp_path)[0] == SpanExample("q1", "?", "\ufeffone two", ((5, "two"),))
 
 
@@ -192,26 +184,26 @@ def test_questions(tmp_path):
     ],
 )
 def test_malformed_questions(tmp_path, content, reason):
-    write(tmp_path, "xquad/xquad.en.json", content)
+    write(tmp_path / "xquad/xquad.en.json", content)
     with pytest.raises(StudyError, match=reason):
         some("xquad", "test", "en", tmp_path)
 
 
 def test_one_file_of_several_languages_is_cut_by_id(tmp_path):
     content = squad(("english-1-0", "one", 0, "one"), ("swahili-2-0", "moja", 0, "moja"))
-    write(tmp_path, "tydiqa/tydiqa-goldp-v1.1-dev.json", content)
+    write(tmp_path / "tydiqa/tydiqa-goldp-v1.1-dev.json", content)
     assert [e.id for e in some("tydiqa", "dev", "sw", tmp_path)] == ["swahili-2-0"]
 
 
 def test_choices(tmp_path):
     row = {"premise": "P", "choice1": "A", "choice2": "B", "question": "cause", "label": 1, "idx": 4}
     lines = [json.dumps(row), json.dumps(row | {"label": 0, "idx": 5})]
-    write(tmp_path, "xcopa/sw/val.sw.jsonl", "\r\n".join(lines) + "\r\n")
+    write(tmp_path / "xcopa/sw/val.sw.jsonl", "\r\n".join(lines) + "\r\n")
     assert some("xcopa", "dev", "sw", tmp_path)[0] == ChoiceExample("4", "P", "cause", ("A", "B"), 1)
-    write(tmp_path, "xcopa/sw/val.sw.jsonl", "\n".join([lines[0], json.dumps(row | {"question": "why"})]))
+    write(tmp_path / "xcopa/sw/val.sw.jsonl", "\n".join([lines[0], json.dumps(row | {"question": "why"})]))
     with pytest.raises(StudyError, match=r"val\.sw\.jsonl:2: question is 'why'"):
         some("xcopa", "dev", "sw", tmp_path)
-    write(tmp_path, "xcopa/sw/val.sw.jsonl", lines[0] + "\n{")
+    write(tmp_path / "xcopa/sw/val.sw.jsonl", lines[0] + "\n{")
     with pytest.raises(StudyError, match=r"val\.sw\.jsonl:2: not JSON"):
         some("xcopa", "dev", "sw", tmp_path)
 
@@ -229,24 +221,24 @@ CONLLU = """# newdoc id = d
 
 
 def test_tagged_sentences_are_their_syntactic_words(tmp_path):
-    write(tmp_path, "ud_pud/fr_pud-ud-test.conllu", CONLLU)
+    write(tmp_path / "ud_pud/fr_pud-ud-test.conllu", CONLLU)
     assert some("pud", "test", "fr", tmp_path) == [
         TaggedSentence(
             "s1", ("de", "le", "pain"), ("ADP", "DET", "NOUN"), (3, 3, 0), ("case", "det", "root")
         ),
         TaggedSentence("s2", ("Oui",), ("INTJ",), (0,), ("root",)),
     ]
-    write(tmp_path, "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\t0\troot", "\t_\troot", 1))
+    write(tmp_path / "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\t0\troot", "\t_\troot", 1))
     with pytest.raises(StudyError, match="test.conllu:6: head '_' is not a number"):
         some("pud", "test", "fr", tmp_path)
-    write(tmp_path, "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\tDT\t_", "\tDT", 1))
+    write(tmp_path / "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\tDT\t_", "\tDT", 1))
     with pytest.raises(StudyError, match="test.conllu:5: 9 columns found, 10 expected"):
         some("pud", "test", "fr", tmp_path)
 
 
 def test_retrieval_pairs(tmp_path):
-    write(tmp_path, "tatoeba_laser/tatoeba.deu-eng.deu", "Hallo.\nDu.\n")
-    write(tmp_path, "tatoeba_laser/tatoeba.deu-eng.eng", "Hello.\nYou.\n")
+    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.deu", "Hallo.\nDu.\n")
+    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.eng", "Hello.\nYou.\n")
     assert some("tatoeba", "test", "de", tmp_path)[1] == SentencePair("1", "Du.", "You.")
 
 
@@ -285,7 +277,7 @@ def counts(monkeypatch):
 
 def plant(folder, files, suffix=""):
     for name, content in files.items():
-        write(folder, name + suffix, content)
+        write(folder / (name + suffix), content)
 
 
 @pytest.mark.parametrize("key", official.sets())

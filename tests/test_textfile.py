@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from official import write
 
 from xltlib import StudyError
 from xltlib.cli import main
@@ -34,11 +35,6 @@ UNREADABLE = {  # what is refused -> the words that name it
     "xz": (lzma.compress(b"a ||| b\n"), "an xz file found"),
     "half a gzip file": (gzip.compress(os.urandom(999))[:500], "a truncated download"),
 }
-
-
-def write(path, content: bytes | str):
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -71,7 +67,7 @@ def test_places_without_a_text(tmp_path):
     with pytest.raises(StudyError, match="/dev/zero: a device found"):
         read_text("/dev/zero")
     with pytest.raises(StudyError, match="cannot be read"):
-        read_text(write(tmp_path / "plain.gz", "x"))
+        read_text(write(tmp_path / "plain", "x").rename(tmp_path / "plain.gz"))
 
 
 def test_a_pipe_is_read(tmp_path):

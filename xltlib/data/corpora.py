@@ -158,8 +158,8 @@ def read_pairs(path_a: Path, path_b: Path | None = None) -> list[tuple[str, str]
     if path_b is not None:
         others = read_lines(path_b)
         if len(lines) != len(others):
-            found = f"{len(others)} lines, but {path_a} has {len(lines)}"
-            raise StudyError(f"{path_b}: {found}; line n must translate line n")
+            sizes = f"{len(others)} lines, but {path_a} has {len(lines)}"
+            raise StudyError(f"{path_b}: {sizes}; line n must translate line n")
         return list(zip(lines, others, strict=True))
     pairs = []
     for number, line in enumerate(lines, start=1):

@@ -217,21 +217,21 @@ def tokenizer(path: Path) -> PreTrainedTokenizerFast:
     bos, eos, pad, unk = (published.pieces[i] for i in published.special)
     mask = published.pieces[-1]
     scored = list(zip(published.pieces, published.scores.tolist(), strict=True))
-    made = Tokenizer(subword_models.Unigram(scored, unk_id=published.special[-1], byte_fallback=False))
-    made.normalizer = _normalizer(published.normalisation)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    subwords = Tokenizer(subword_models.Unigram(scored, unk_id=published.special[-1], byte_fallback=False))
+    subwords.normalizer = _normalizer(published.normalisation)
+    subwords.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
-    made.post_processor = processors.TemplateProcessing(
+    subwords.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A {eos}", pair=f"{bos} $A {eos} {eos} $B {eos}",
         special_tokens=[(bos, published.special[0]), (eos, published.special[1])],
     )  # fmt: skip
-    made.add_special_tokens(
+    subwords.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in (bos, pad, eos, unk)]
     )
-    made.add_special_tokens([AddedToken(mask, lstrip=True, normalized=False, special=True)])
+    subwords.add_special_tokens([AddedToken(mask, lstrip=True, normalized=False, special=True)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token=bos, eos_token=eos, cls_token=bos, sep_token=eos, pad_token=pad,
+        tokenizer_object=subwords, bos_token=bos, eos_token=eos, cls_token=bos, sep_token=eos, pad_token=pad,
         unk_token=unk, mask_token=mask, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 

@@ -357,10 +357,7 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
     """n documents: a passage of one to three clauses, then one of them again, a question about it with its
     answer, or a clause that goes on with its agent."""
     facts = np.stack([world.events(n, rng) for _ in range(PASSAGE)], 1)
-    count = rng.integers(1, PASSAGE + 1, n)
-    which = rng.integers(0, count)
-    told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
-    base = _pick(told, which)
+    passage, count, _, base = _passage_about(facts, rng)
     again = base.concept.copy()
     for slot in CORE:
         general = rng.random(n) < 0.2
@@ -374,35 +371,40 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
     second = np.choose(kind[:, None], (again, base.concept, onward))
     # no meaning of a test, however told
     second = np.where(in_split(second, "text")[:, None], second, base.concept)
-    return Documents(told, count, clauses(second, rng, base, asked), base)
+    return Documents(passage, count, clauses(second, rng, base, asked), base)
 
 
 @dataclass(frozen=True)
 class Documents:
     """Passages of ``count`` (n,) clauses each, the clause after them, and the one that it is about."""
 
-    told: list[Clauses]
+    passage: list[Clauses]
     count: np.ndarray
     second: Clauses
     about: Clauses
 
     def render(self, world: World, language: str) -> list[tuple[list[str], list[str]]]:
         """The words of the passage (clauses set apart by full stops) and of what follows, with an answer."""
-        told = [world.render(part, language) for part in self.told]
+        rendered = [world.render(part, language) for part in self.passage]
         about, out = world.render(self.about, language), []
         for i, second in enumerate(world.render(self.second, language)):
-            passage = [w for k in range(self.count[i]) for w in (*told[k][i].words, ".")][:-1]
+            passage = [w for k in range(self.count[i]) for w in (*rendered[k][i].words, ".")][:-1]
             slot = int(self.second.asked[i])
             answer = [about[i].span(slot)[1]] if slot != ABSENT else []
             out.append((passage, [*second.words, *answer]))
         return out
 
 
-def _pick(options: list[Clauses], which: np.ndarray) -> Clauses:
-    """Row i of the result is row i of ``options[which[i]]``."""
-    fields = ("concept", "synonym", "fronted", "asked")
-    rows = np.arange(len(which))
-    return Clauses(*(np.stack([getattr(o, name) for o in options])[which, rows] for name in fields))
+def _passage_about(
+    facts: np.ndarray, rng: np.random.Generator
+) -> tuple[list[Clauses], np.ndarray, np.ndarray, Clauses]:
+    """Passages from meanings (n, PASSAGE, 7): clauses, how many count, and the number of one, with it."""
+    count = rng.integers(1, PASSAGE + 1, len(facts))
+    which = rng.integers(0, count)
+    passage = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
+    rows, fields = np.arange(len(which)), ("concept", "synonym", "fronted", "asked")
+    about = (np.stack([getattr(part, name) for part in passage])[which, rows] for name in fields)
+    return passage, count, which, Clauses(*about)
 
 
 def _askable(concept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -498,8 +500,8 @@ def paraphrase(
     left, right = [AGENT, AGENT_QUALITY], [PATIENT, PATIENT_QUALITY]
     other[np.ix_(swapped, left + right)] = meaning[np.ix_(swapped, right + left)]
     for i in different[1::2]:
-        told = rng.permutation([s for s in range(7) if meaning[i, s] != ABSENT])
-        for slot in told[: rng.integers(1, 4)]:
+        filled = rng.permutation([s for s in range(7) if meaning[i, s] != ABSENT])
+        for slot in filled[: rng.integers(1, 4)]:
             other[i, slot] = _sibling(slot, meaning[i, slot], rng)
     first = clauses(meaning, rng)
     return first, clauses(other, rng, first), labels
@@ -511,12 +513,8 @@ def qa(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Docu
     Clauses of a passage share no agent, verb, patient or place. The question names all other slots of its
     clause, partly in other words.
     """
-    facts = _passages(n, split, rng)
-    count = rng.integers(1, PASSAGE + 1, n)
-    which = rng.integers(0, count)
-    told = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
-    about = _pick(told, which)
-    return Documents(told, count, clauses(about.concept, rng, about, rng.choice(ASKED, n)), about), which
+    passage, count, which, about = _passage_about(_passages(n, split, rng), rng)
+    return Documents(passage, count, clauses(about.concept, rng, about, rng.choice(ASKED, n)), about), which
 
 
 def chance_score(task: str) -> float:
@@ -562,7 +560,7 @@ def task_examples(world: World, task: str, n: int, split: str, seed: int) -> dic
 
 def _spans(world: World, language: str, drawn: Documents, which: np.ndarray, split: str) -> list[SpanExample]:
     """Passages with a question each, whose answer is a word of the clause that it asks about."""
-    rendered = [world.render(part, language) for part in drawn.told]
+    rendered = [world.render(part, language) for part in drawn.passage]
     questions = world.render(drawn.second, language)
     examples = []
     for i, (question, k) in enumerate(zip(questions, which.tolist(), strict=True)):

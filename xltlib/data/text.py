@@ -260,19 +260,19 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
         sides = [read_sentences(pairs, language, side)[:kept] for side in ("source", "target")]
         words = list(zip(*([real_data.lowered(x) for x in side] for side in sides), strict=True))
         if kind == "subword":
-            found, of_words = link_subwords(pairs, language, kept)
+            linked, of_words = link_subwords(pairs, language, kept)
         elif kind in HEURISTICS:
             ways = aligner.train_both(words)
-            found = of_words = links.symmetrize(*(way.links for way in ways), HEURISTICS[kind])
+            linked = of_words = links.symmetrize(*(way.links for way in ways), HEURISTICS[kind])
             if gold is None and real_data.has_gold(source, language):
                 score = _on_gold(ways, HEURISTICS[kind], source, language)
         else:
-            found = of_words = _drawn_links(kind, words, gold, np.random.default_rng([number, count]))
+            linked = of_words = _drawn_links(kind, words, gold, np.random.default_rng([number, count]))
         if gold:
             score = links.aer(of_words, gold.sure, gold.possible)
         if score:
             quality[language] = {name: round(float(x), 4) for name, x in score._asdict().items()}
-        arrays |= _packed(language, [np.ravel(x) for x in found])
+        arrays |= _packed(language, [np.ravel(x) for x in linked])
     np.savez(directory / "links.npz", **arrays)
     return {"quality": quality}
 
@@ -292,8 +292,8 @@ def link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links,
             for name in ("source", "target", "source_words", "target_words")
         )
     ids = [(list(map(str, a)), list(map(str, b))) for a, b in zip(source, target, strict=True)]
-    found = aligner.align_both(ids, heuristic="intersect")
-    return found, [links.word_links(x, *both) for x, *both in zip(found, *owners, strict=True)]
+    linked = aligner.align_both(ids, heuristic="intersect")
+    return linked, [links.word_links(x, *both) for x, *both in zip(linked, *owners, strict=True)]
 
 
 def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random.Generator) -> links.Links:
@@ -317,8 +317,8 @@ def _on_gold(ways: Sequence, heuristic: str, source: str, language: str) -> link
     pairs, gold = real_data.gold_alignments(source, language)
     cut = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in pairs]
     units, owners = ([tuple(side[part] for side in pair) for pair in cut] for part in (0, 1))
-    found = links.symmetrize(*(way.align(units) for way in ways), heuristic)
-    of_words = [links.word_links(x, *both) for x, both in zip(found, owners, strict=True)]
+    linked = links.symmetrize(*(way.align(units) for way in ways), heuristic)
+    of_words = [links.word_links(x, *both) for x, both in zip(linked, owners, strict=True)]
     return links.aer(of_words, gold.sure, gold.possible)
 
 

@@ -180,12 +180,12 @@ def cut(
         token["id"] = place[token["id"]]
     for token in (state["post_processor"] or {}).get("special_tokens", {}).values():
         token["ids"] = [place[row] for row in token["ids"]]
-    made = PreTrainedTokenizerFast(
+    smaller = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         model_input_names=tokenizer.model_input_names,
         **tokenizer.special_tokens_map,
     )
-    return made, np.array(kept)
+    return smaller, np.array(kept)
 
 
 class Sentence(NamedTuple):
