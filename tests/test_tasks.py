@@ -153,11 +153,8 @@ def test_repeated_ids(tmp_path):
     write(tmp_path / "x-final/en/dev_2k.tsv", "id\tsentence1\tsentence2\tlabel\n1\tA\tB\t1\n1\tC\tD\t0\n")
     with pytest.raises(StudyError, match=r"dev_2k\.tsv:3: id '1' was already at .*:2"):
         some("pawsx", "dev", "en", tmp_path)
-    write(
-        tmp_path,
-        "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json",
-        squad(*[("0", "a b", 2, "b")] * 2),
-    )
+    path = tmp_path / "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json"
+    write(path, squad(*[("0", "a b", 2, "b")] * 2))
     assert [e.id for e in some("tydiqa", "train", "en", tmp_path)] == ["0:0", "1:0"]
 
 

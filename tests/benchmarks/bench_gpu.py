@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import MT5ForConditionalGeneration
 
+from xltlib.data import hub
 from xltlib.finetuning.tasks import TaskModel
 from xltlib.plan import THROUGHPUT
 from xltlib.pretraining import models
@@ -87,7 +88,7 @@ def seconds(run, times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--models", nargs="+", default=["mbert", "xlmr-large", "mt5-base"], choices=models.PUBLISHED
+        "--models", nargs="+", default=["mbert", "xlmr-large", "mt5-base"], choices=hub.MODELS
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)

