@@ -126,36 +126,34 @@ def labels(rows: int = 6) -> str:
     return "genre\tlabel\n" + "".join(f"fiction\t{NLI[i % 3]}\n" for i in range(rows))
 
 
+def place(name: str, split: str, language: str) -> str:
+    """The first of the paths at which a set is looked for."""
+    return SETS[name].filled(SETS[name].files[0], SETS[name].split_names.get(split, split), language)
+
+
+PLAIN = (
+    *(("xnli", "dev", "de"), ("taxinli", "train", "en"), ("sick", "dev", "en"), ("cad_nli", "test", "en")),
+    *(("pawsx", "test", "zh"), ("xquad", "test", "de"), ("mlqa", "dev", "de|en"), ("squad", "train", "de")),
+    *(("xcopa", "dev", "zh"), ("pud", "test", "fr")),
+)
+
+
 def sets(rows: int = 6) -> dict[tuple[str, str, str], dict[str, str]]:
     """The files, by their path, of (set, split, language), each with `rows` examples."""
-    en = [(sentence("en", i), sentence("en", i + 7), NLI[i % 3]) for i in range(rows)]
-    sick = "".join(f"{i + 1}\t{a}\t{b}\t3.5\t{label.upper()}\n" for i, (a, b, label) in enumerate(en))
-    cad = "".join(f"{a}\t{b}\t{label}\n" for a, b, label in en)
-    questions = json.dumps(squad("de", rows=rows))
+    files = {key: {place(*key): content(key[0], key[2], rows)} for key in PLAIN}
     mixed = {"data": squad("en", "russian", rows)["data"] + squad("en", "swahili", rows)["data"]}
     repeated = json.dumps({"data": squad("en", "x", 2)["data"] * (rows // 2)})
-    tatoeba = {f"tatoeba_laser/tatoeba.deu-eng.{code}": "".join(sentence(x, i) + "\n" for i in range(rows))
-               for code, x in (("deu", "de"), ("eng", "en"))}  # fmt: skip
     unlabelled = "".join(line.rpartition("\t")[0] + "\n" for line in xnli("de", rows).splitlines())
-    return {
-        ("xnli", "dev", "de"): {"xnli/dev-de.tsv": xnli("de", rows)},
+    return files | {
         ("xnli", "dev", "zh"): {"XNLI-1.0/xnli.dev.tsv": xnli_original(rows)},
         ("xnli", "test", "de"): {"xnli/test-de.tsv": unlabelled, "xnli/test.labels.tsv": labels(rows)},
-        ("taxinli", "train", "en"): {"multinli_taxinli/train-en.tsv": xnli("en", rows)},
-        ("sick", "dev", "en"): {"sick/SICK_trial.txt": sick},
-        ("cad_nli", "test", "en"): {
-            "cad_nli/all_combined/test.tsv": "sentence1\tsentence2\tgold_label\n" + cad
-        },
-        ("pawsx", "test", "zh"): {"x-final/zh/test_2k.tsv": pawsx("zh", rows)},
-        ("xquad", "test", "de"): {"xquad/xquad.de.json": questions},
-        ("mlqa", "dev", "de|en"): {"mlqa/MLQA_V1/dev/dev-context-de-question-en.json": questions},
         ("tydiqa", "dev", "sw"): {"tydiqa/tydiqa-goldp-v1.1-dev.json": json.dumps(mixed)},
-        ("tydiqa", "train", "en"): {"tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json": repeated},
-        ("squad", "train", "de"): {f"{SETS['squad'].codes['de']}train-v1.1.json": questions},
-        ("xcopa", "dev", "zh"): {"xcopa/zh/val.zh.jsonl": xcopa("zh", rows)},
-        ("pud", "test", "fr"): {"ud_pud/fr_pud-ud-test.conllu": conllu(rows)},
-        ("tatoeba", "test", "de"): tatoeba,
-    }  # fmt: skip
+        ("tydiqa", "train", "en"): {place("tydiqa", "train", "en"): repeated},
+        ("tatoeba", "test", "de"): {
+            f"tatoeba_laser/tatoeba.deu-eng.{code}": content("tatoeba", language, rows)
+            for code, language in (("deu", "de"), ("eng", "en"))
+        },
+    }
 
 
 def make(folder: Path, rows: int = 6) -> Path:
@@ -163,12 +161,9 @@ def make(folder: Path, rows: int = 6) -> Path:
     for name, task_set in SETS.items():
         for split, languages in task_set.counts.items():
             for language in languages:
-                file_split = task_set.split_names.get(split, split)
-                path = folder / task_set.filled(task_set.files[0], file_split, language)
-                write(path, _of_set(name, language.partition("|")[0], rows))
+                path = write(folder / place(name, split, language), content(name, language, rows))
                 if name == "tatoeba":
-                    english = path.with_suffix(".eng")
-                    write(english, "".join(sentence("en", i) + "\n" for i in range(rows)))
+                    write(path.with_suffix(".eng"), content(name, "en", rows))
     for corpus in CORPORA.values():
         for split, other in itertools.product(corpus.lines, (x for x in corpus.languages if x != "en")):
             sides = [[f"{sentence(x, i)} {i}" for i in range(rows)] for x in ("en", other)]
@@ -184,14 +179,16 @@ def make(folder: Path, rows: int = 6) -> Path:
     return folder
 
 
-def _of_set(name: str, language: str, rows: int) -> str:
+def content(name: str, language: str, rows: int) -> str:
     """A file of a set in its official format."""
+    language = language.partition("|")[0]
     if name == "sick":
         cells = (line.split("\t") for line in xnli(language, rows).splitlines())
         return "".join(f"{i}\t{a}\t{b}\t3.5\t{x.upper()}\n" for i, (a, b, x) in enumerate(cells))
     formats = {"nli": xnli, "paraphrase": pawsx, "choice": xcopa}
     if SETS[name].task in formats:
-        return formats[SETS[name].task](language, rows)
+        header = "sentence1\tsentence2\tgold_label\n" if name == "cad_nli" else ""
+        return header + formats[SETS[name].task](language, rows)
     if SETS[name].task == "qa":
         return json.dumps(squad(language, SETS[name].codes.get(language, "q"), rows))
     return conllu(rows) if name == "pud" else "".join(sentence(language, i) + "\n" for i in range(rows))
