@@ -102,25 +102,10 @@ def qa_scores(
     return scores
 
 
-def accuracy_scores(gold: Sequence[int], predicted: Sequence[int]) -> np.ndarray:
-    """1 where the predicted label is the gold one, else 0: (N,) float."""
-    gold, predicted = np.asarray(gold), np.asarray(predicted)
-    if gold.shape != predicted.shape:
-        raise StudyError(f"{predicted.shape[0]} predicted labels for {gold.shape[0]} gold labels")
-    return (gold == predicted).astype(float)
-
-
-def confusion(gold: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
-    """The (classes, classes) table of counts: row = gold label, column = predicted label."""
-    table = np.zeros((classes, classes), dtype=int)
-    np.add.at(table, (np.asarray(gold), np.asarray(predicted)), 1)
-    return table
-
-
-def recall_by_class(table: np.ndarray) -> np.ndarray:
-    """Each gold class's share of right predictions in a `confusion` table; nan for an absent class."""
-    totals = table.sum(axis=1)
-    return np.where(totals > 0, np.diag(table) / np.maximum(totals, 1), np.nan)
+def recall_by_class(gold: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
+    """Each gold class's share of right predictions (classes,); nan for an absent class."""
+    totals, right = (np.bincount(gold, hits, classes) for hits in (None, np.equal(gold, predicted)))
+    return np.where(totals > 0, right / np.maximum(totals, 1), np.nan)
 
 
 def tagging_scores(
@@ -273,7 +258,7 @@ def score_files(
         elif len(predicted) != len(ids):
             expected = "one label a line in gold order expected, or ids"
             raise StudyError(f"{predictions}: {len(predicted)} labels for {len(ids)} gold labels; {expected}")
-        metrics = {"accuracy": accuracy_scores(labels, predicted)}
+        metrics = {"accuracy": (np.array(labels) == np.array(predicted)).astype(float)}
         rows = metrics["accuracy"].astype(int).tolist()
     percent = {metric: 100 * float(values.mean()) for metric, values in metrics.items()}
     scores = dict(zip(ids, rows, strict=True))

@@ -2,7 +2,7 @@
 
 Run: FAST_ALIGN_DIR=BUILD_FOLDER python tests/benchmarks/bench_alignment.py --data FOLDER
 Without FAST_ALIGN_DIR there is nothing to compare with, and the script says so. EFLOMAL may name
-eflomal-align, the second peer for AER. `--cuda` times both directions on a GPU instead.
+eflomal-align, the second peer for AER.
 """
 
 import argparse

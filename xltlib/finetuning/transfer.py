@@ -86,8 +86,8 @@ def _transfer(case: Case, encoder_run: Result, directory: Path, progress: Progre
         metrics, coded, predicted = case.scored(model, test[setting], setting)
         scores |= named(setting, metrics)
         if case.task != "qa":
-            table = evaluation.confusion(coded.targets, predicted, len(LABELS[case.task]))
-            recall[setting] = [round(float(x), 4) for x in evaluation.recall_by_class(table)]
+            shares = evaluation.recall_by_class(coded.targets, predicted, len(LABELS[case.task]))
+            recall[setting] = [round(float(x), 4) for x in shares]
     save_model(model, directory)
     save_scores(directory / "scores.npz", scores)
     return {
