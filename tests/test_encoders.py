@@ -14,7 +14,7 @@ from xltlib.data.text import kept_pairs
 from xltlib.pretraining import encoders
 from xltlib.pretraining.encoders import gold_lexicon, linked_lexicon, mixed_texts
 from xltlib.pretraining.objectives import Recipe, objective_loss
-from xltlib.pretraining.options import OBJECTIVES, needs_links, options
+from xltlib.pretraining.options import OBJECTIVES, Objective, needs_links, options
 from xltlib.runs import Runs
 from xltlib.store import Store
 
@@ -43,6 +43,26 @@ def test_which_objectives_need_which_links():
     }  # fmt: skip
     assert needs_links("mixed", options("mixed", "lexicon=estimated"))
     assert {options(name).links for name in BILINGUAL if name.startswith("subword")} == {"subword"}
+
+
+def one(logits, states, batch):
+    return {"loss": states.sum()}
+
+
+def other(logits, states, batch):
+    return {"loss": states.mean()}
+
+
+def test_an_objective_of_ones_own_is_a_run_of_its_text(monkeypatch):
+    made = []
+    for function in (one, other, one):
+        monkeypatch.setitem(OBJECTIVES, "own", Objective(function, "pairs", linked=True))
+        made.append(Runs(params()).encoder("own", 0, "epochs=2"))
+    assert made[0] == made[2] != made[1]
+    assert "states.mean()" in made[1].params["code"]
+    assert made[0].inputs[-1] == Runs(params()).links()
+    with pytest.raises(StudyError, match="objective own has no option lambda_"):
+        options("own", "lambda=2")
 
 
 # Whole runs

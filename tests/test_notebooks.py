@@ -10,16 +10,19 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tinystudy
 
-from xltlib import notebooks
+from xltlib import notebooks, study
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import notebook_cell
 from xltlib.runs import STAGES
+from xltlib.store import RECORD, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"xltlib", *(f"xltlib.{p.parent.name}" for p in (ROOT / "xltlib").glob("*/__init__.py"))}
 CLAIM = re.compile(r"\bS[0-4]-\d+\b")
 CELLS, LINES = 15, 110
+OWN = {"02_pretraining": "tlm_pulled", "03_finetuning": "cutoff"}  # what the last cell of each defines
 
 
 def names(stage: str) -> list[str]:
@@ -80,7 +83,12 @@ def test_asks_more_than_it_computes(stage):
     assert len(prose) > sum(len(cell.source) for cell in own)
     for cell in code:
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-        assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(cell.source)))
+        defined = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
+        if cell is code[-1] and stage in OWN:  # a function of one's own, its entry, and what comes of it
+            assert [node.name for node in defined] == [OWN[stage]]
+            assert len([line for line in cell.source.splitlines() if line]) <= 10
+        else:
+            assert not defined
         assert max(map(len, cell.source.splitlines())) <= 2 * LINES  # a parameter's meaning is one line
 
 
@@ -127,6 +135,29 @@ def test_cells_have_fixed_ids():
     for stage in STAGES:
         ids = [cell.id for cell in read(stage).cells]
         assert ids == [f"{stage[:2]}-{k:02d}" for k in range(len(ids))]
+
+
+def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch):
+    """The last cells of both notebooks, by papermill, on a tiny study whose encoders have been trained."""
+    profile = tinystudy.make(tmp_path, tinystudy.WORKS)
+    for stage, shown in (
+        ("02_pretraining", ["02-03", "02-07", "02-19"]),
+        ("03_finetuning", ["03-03", "03-07", "03-27"]),
+    ):
+        cells = [cell.source for cell in read(stage).cells if cell.id in shown]
+        tinystudy.write_notebook(tmp_path / "notebooks" / f"{stage}.ipynb", *cells)
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    session = study.run(profile, only=list(OWN), jobs=1, tell=lambda line: None)
+    for stage, name in OWN.items():
+        executed = nbformat.read(
+            session.root / "runs" / "notebooks" / "tiny" / f"{stage}.ipynb", as_version=4
+        )
+        table = executed.cells[-1].outputs[-1]["data"]["text/html"]
+        assert name in table
+        assert "standard" in table or "tlm" in table
+    results = session.store.root.rglob(RECORD)
+    texts = {read_json(path)["params"].get("code", "") for path in results}
+    assert {text.partition("(")[0] for text in texts} == {"", *(f"def {name}" for name in OWN.values())}
 
 
 def rewrite() -> None:

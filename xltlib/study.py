@@ -20,8 +20,8 @@ from xltlib.claims.ledger import DESIGN, Design, Ledger, load_ledger, read_yaml
 from xltlib.noise import questions
 from xltlib.params import Params, load, to_dict
 from xltlib.plan import Costs, Slice, slices
-from xltlib.pool import Tell, compute_all, job_count, missing, tell_user
-from xltlib.runs import KINDS, STAGES, Runs, closure
+from xltlib.pool import Tell, compute, compute_all, job_count, missing, tell_user
+from xltlib.runs import KINDS, STAGES, Runs, closure, describe
 from xltlib.store import (
     RUNS,
     Result,
@@ -122,6 +122,24 @@ class Session:
         finally:
             if width:
                 print("\r" + " " * width, end="\r", flush=True)
+
+    def own(self, *specs: Spec) -> list[Result]:
+        """The results of runs that train by a function of the notebook's own, computed in this process.
+
+        No other process can call such a function. Its text is part of the run: a changed one makes another.
+        Nothing else is trained here: where the encoder to go on from was published without its weights, or is
+        a large published model, there are no results, which is told.
+        """
+        import torch
+
+        todo = missing(specs, self.store, self.fresh)
+        others = [spec for spec in todo if not any("code" in one.params for one in closure([spec]))]
+        if others or self.params.model:
+            lacking = describe(others[0]) if others else self.params.model
+            print(f"Not trained in a notebook: {lacking}. `xlt run --fresh` leaves encoders to go on from.")
+            return []
+        torch.set_num_threads(1)  # as in the processes of the pool, whose numbers these are compared with
+        return [compute(spec, self.store, self.fresh) for spec in specs]
 
     def claims(self) -> dict[str, tuple[list[Spec], list[str]]]:
         """For each statement the runs that its tests need, and the names of those that cannot be made."""

@@ -119,11 +119,14 @@ def _layer_marks(key: str, language: str, count: int, linked: Result, baselines:
     return [*([{"name": "chance", "y": 1 / count}] if count and key == "sentences" else []), *known]
 
 
-def probe_table(probes: Sequence[Result], params: Params) -> pd.DataFrame:
-    """The last layer's retrieval and AER by objective and language, mean over seeds."""
+def probe_table(probes: Sequence[Result], params: Params, *own: str) -> pd.DataFrame:
+    """The last layer's retrieval and AER by objective and language, mean over seeds.
+
+    own : objectives beside those of the profile
+    """
     rows = {}
     for key in _measured(probes):
-        for objective in (*params.objectives, *params.further_objectives):
+        for objective in (*params.objectives, *params.further_objectives, *own):
             last = {x: _by_layer(probes, objective, x, key)[-1:] for x in params.targets}
             rows[key, objective] = {x: round(float(np.mean(v)), 6) for x, v in last.items() if v}
     return pd.DataFrame(rows).T
