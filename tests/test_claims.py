@@ -10,7 +10,7 @@ from studies import EXAMPLES, PARAMS, SEEDS, better, planted, runs, small_ledger
 from xltlib import StudyError
 from xltlib.claims import evaluate as evaluation
 from xltlib.claims.claim_text import render_text
-from xltlib.claims.evaluate import evaluate, evaluate_claim, judged, needed
+from xltlib.claims.evaluate import evaluate, evaluate_claims, judged, needed
 from xltlib.claims.ledger import load_ledger
 from xltlib.claims.scores import World
 
@@ -257,22 +257,22 @@ def test_evaluate_refuses_scores_that_are_none(tmp_path):
 
 
 def test_markup_in_statements_stays_text(real):
-    text = render_text(evaluate_claim(real, table([]), PARAMS, "S2-5"))
+    text = render_text(evaluate_claims(real, table([]), PARAMS, "S2-5")[0])
     assert '<a href="https://github.com/uclanlp/Robust-XLT">' in " ".join(text.split())
-    formula = evaluate_claim(real, table([]), PARAMS, "S3-7")["statement"]
+    formula = evaluate_claims(real, table([]), PARAMS, "S3-7")[0]["statement"]
     assert r"$h_i = r \cdot h_{si} + (1 - r) \cdot h_{ti}$" in formula
 
 
 def test_text_of_a_statement_says_what_decided(tmp_path):
     path, records = planted(tmp_path)
     ledger = load_ledger(path)
-    text = render_text(evaluate_claim(ledger, table(records), PARAMS, "S0-1"))
+    text = render_text(evaluate_claims(ledger, table(records), PARAMS, "S0-1")[0])
     for part in (
         "Statement <b>1</b> & so on", "mean(tlm) - mean(none) > 0.02  [nli; targets]", f"{SEEDS} seeds",
         "Verdict: mechanism supported", "Again: xlt claim S0-1",
     ):  # fmt: skip
         assert part in text
-    paper = evaluate_claim(ledger, table(records), PARAMS.model_copy(update={"scale": "paper"}), "S0-1")
+    paper = evaluate_claims(ledger, table(records), PARAMS.model_copy(update={"scale": "paper"}), "S0-1")[0]
     assert "Verdict: supported" in render_text(paper)
 
 
@@ -283,4 +283,4 @@ def test_one_statement_alone_has_the_entry_that_it_has_among_all(tmp_path):
         for test in claim["tests"]:
             del test["specifications"]
             test["effect"].pop("second_opinions", None)
-        assert evaluate_claim(ledger, scores, PARAMS, claim["id"]) == claim
+        assert evaluate_claims(ledger, scores, PARAMS, claim["id"])[0] == claim

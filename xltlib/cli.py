@@ -251,7 +251,7 @@ def _claim(args: argparse.Namespace) -> None:
     session = _session(args)
     from xltlib import study
     from xltlib.claims.claim_text import render_text
-    from xltlib.claims.evaluate import evaluate_claim
+    from xltlib.claims.evaluate import evaluate_claims
     from xltlib.claims.ledger import load_ledger
     from xltlib.claims.scores import table
     from xltlib.pool import compute_all
@@ -263,7 +263,7 @@ def _claim(args: argparse.Namespace) -> None:
     compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
     others = [spec for spec in session.specs("06_claims") if spec not in specs]
     results = session.available([*specs, *others])
-    result = evaluate_claim(ledger, table(results), session.params, args.id)
+    (result,) = evaluate_claims(ledger, table(results), session.params, args.id)
     result["command"] += "".join(f" --set {shlex.quote(text)}" for text in args.set)
     result["command"] += " --deciding" if args.deciding else ""
     print(render_text(result))

@@ -11,10 +11,7 @@ from xltlib.claims.verdicts import CONTRADICTED, SUPPORTED, Family, Lines
 
 MATTERS = 0.02  # of the simulated tests, as in the ledger; their margin is 0
 EXAMPLES = 400  # in the source
-SOURCE = {
-    True: 0.99,
-    False: 0.6,
-}  # score in the source of a training that has learnt, and of one that has not
+SOURCE = {True: 0.99, False: 0.6}  # score in the source of a training that has learnt, or has not
 WORLDS = {  # share of the first system's trainings that fail, by how much, and whether both systems fail
     "normal": {},
     "two modes": {"failing": 0.3, "depth": 0.25, "both": True},
@@ -42,8 +39,7 @@ def campaigns(
     gains : the true mean gain of each test over all seeds
     seeds : how many there are in the end; all looks of the design by default
     failing, depth : the first system fails in this share of its trainings by this much, seen in the source;
-    it
-        gains as much more in the others, so that means over all trainings are `gains`
+        it gains as much more in the others, so that means over all trainings are `gains`
     both : the second system fails as often, so that no such gain is needed
 
     Returns shares of the campaigns with any verdict that is false of the trainings that succeed (`false`) or
@@ -68,8 +64,9 @@ def campaigns(
         for truth, more in (("false", beside), ("false_all", 0.0)):
             true = {name: gains[name] + more for name in outcomes}
             counts[truth] += any(
-                (found == SUPPORTED and true[name] <= 0) or (found == CONTRADICTED and true[name] >= MATTERS)
-                for name, found in outcomes.items()
+                (outcome == SUPPORTED and true[name] <= 0)
+                or (outcome == CONTRADICTED and true[name] >= MATTERS)
+                for name, outcome in outcomes.items()
             )
         for outcome in (SUPPORTED, CONTRADICTED):
             counts[outcome] += list(outcomes.values()).count(outcome)
@@ -92,8 +89,8 @@ def table(design: Design, spread: float, tests: int = 21, repeats: int = 20) -> 
     for world, shape in WORLDS.items():
         for gain in (0.0, MATTERS, 0.05) if world == "normal" else (0.0,):
             rng = np.random.default_rng(0)
-            found = campaigns(design, spreads, dict.fromkeys(spreads, gain), rng, repeats, **shape)
-            rows[world, f"{100 * gain:g} points"] = found
+            shares = campaigns(design, spreads, dict.fromkeys(spreads, gain), rng, repeats, **shape)
+            rows[world, f"{100 * gain:g} points"] = shares
     return pd.DataFrame(rows).T.rename_axis(["world", "true gain"])
 
 

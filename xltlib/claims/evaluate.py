@@ -95,24 +95,17 @@ def evaluate(ledger: Ledger, scores: pd.DataFrame, params: Params) -> dict:
     }
 
 
-def evaluate_claim(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_id: str) -> dict:
-    """The entry of one statement in claims.json, without second opinions and variants.
+def evaluate_claims(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_id: str = "") -> list[dict]:
+    """The entries of all statements in claims.json, or of one, without second opinions and variants.
 
-    Of other statements no more is computed than the p-values of the families that correct its tests.
+    For one statement no more is computed of others than the p-values of the families that correct its tests.
     """
-    claim = find(ledger, claim_id)
-    own = {test.key for test in claim.tests if test.measured}
+    claims = [find(ledger, claim_id)] if claim_id else ledger.claims
+    own = {test.key for claim in claims for test in claim.tests if test.measured}
     families = judged(ledger, scores, params, own)
     tests = {key: test for members in families.values() for key, test in members.items() if key in own}
     results = {key: _entry(test, params.alpha) for key, test in tests.items()}
-    return _claim_result(claim, results, ledger, params)
-
-
-def evaluate_claims(ledger: Ledger, scores: pd.DataFrame, params: Params) -> list[dict]:
-    """The entries of all statements in claims.json, without second opinions and variants."""
-    tests = {key: test for family in judged(ledger, scores, params).values() for key, test in family.items()}
-    results = {key: _entry(test, params.alpha) for key, test in tests.items()}
-    return [_claim_result(claim, results, ledger, params) for claim in ledger.claims]
+    return [_claim_result(claim, results, ledger, params) for claim in claims]
 
 
 @dataclass(frozen=True)
@@ -128,34 +121,29 @@ class Judged:
 def judged(
     ledger: Ledger, scores: pd.DataFrame, params: Params, keys: set[str] | None = None
 ) -> dict[str, dict[str, Judged]]:
-    """The measured tests by family and key; with `keys`, of those families alone that hold one of them."""
+    """The distinct measured tests by family and key: deciding tests, second verdicts, and all others.
+
+    With `keys`, of those families alone that hold one of them.
+    """
     design, world = ledger.design, World.of(ledger, params)
-    tests = {t.key: t for c in ledger.claims for t in c.tests if t.measured}
-    confirms, families = design.confirms(params.profile), {}
+    measured = [test for claim in ledger.claims for test in claim.tests if test.measured]
+    distinct = {test.key: test for test in measured}
+    confirms, families, taken = design.confirms(params.profile), {}, set()
     looks = design.looks if confirms else [Look(0, params.alpha)]
-    for role, members in families_of(ledger).items():
-        if keys is not None and not keys & set(members):
+    for role in ("decides", "second", "other"):
+        members = dict.fromkeys(t.key for t in measured if role in (t.role, "other"))
+        tests = {key: distinct[key] for key in members if key not in taken}
+        taken |= tests.keys()
+        if keys is not None and not keys & tests.keys():
             continue
-        data = {key: compare(tests[key], scores, world, design, params.scale) for key in members}
-        lines = {key: Lines.of(tests[key], params.scale, design) for key in members}
+        data = {key: compare(test, scores, world, design, params.scale) for key, test in tests.items()}
+        lines = {key: Lines.of(test, params.scale, design) for key, test in tests.items()}
         family = Family(data, lines, looks, design, params.scale, confirms, params.alpha)
         judgements = family.judgements()
         p = {key: judgement.p for key, judgement in judgements.items()}
         families[role] = {
-            k: Judged(data[k], lines[k], judgements.get(k), tuple(p[x] for x in p if x != k)) for k in members
+            k: Judged(data[k], lines[k], judgements.get(k), tuple(p[x] for x in p if x != k)) for k in tests
         }
-    return families
-
-
-def families_of(ledger: Ledger) -> dict[str, list[str]]:
-    """The keys of the distinct measured tests by family: deciding tests, second verdicts, and all others."""
-    tests = [(t.key, t.role) for c in ledger.claims for t in c.tests if t.measured]
-    families: dict[str, list[str]] = {}
-    taken: set[str] = set()
-    for role in ("decides", "second", "other"):
-        keys = dict.fromkeys(key for key, own in tests if own == role or role == "other")
-        families[role] = [key for key in keys if key not in taken]
-        taken |= keys.keys()
     return families
 
 

@@ -78,7 +78,8 @@ def pooled(figures: Path, ledger: Ledger) -> dict[str, Any]:
 def _weight(entry: Mapping[str, Any]) -> tuple[bool, bool, int]:
     """What of two entries of a statement and scale speaks: see `pooled`."""
     seeds = max((t["effect"]["seeds"] for t in _deciding(entry) if t.get("effect")), default=0)
-    return entry["confirmatory"] and seeds > 0 and _has_looked(entry), entry["verdict"] != NOT_RUN, seeds
+    tested = seeds > 0 and entry["verdict"] != NOT_RUN
+    return entry["confirmatory"] and seeds > 0 and _has_looked(entry), tested, seeds
 
 
 def _has_looked(entry: Mapping[str, Any]) -> bool:

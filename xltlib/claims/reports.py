@@ -61,7 +61,7 @@ def confidence_rule(claims: Sequence[Claim]) -> dict:
 
 def opposite_verdicts(ledger: Ledger) -> list[dict]:
     """Pairs of statements of the same fact, or of whole and part, on which the reports' verdicts differ."""
-    found = {}
+    pairs_of = {}
     for claim in ledger.claims:
         pairs = [(o, "same fact") for o in claim.duplicates] + [(o, "whole and part") for o in claim.parts]
         pairs += [(r["id"], r["how"]) for r in claim.related if "sentence" in r["how"]]
@@ -69,8 +69,8 @@ def opposite_verdicts(ledger: Ledger) -> list[dict]:
             other = find(ledger, other_id)
             if other.report_verdict != claim.report_verdict:
                 verdicts = {claim.id: claim.report_verdict, other.id: other.report_verdict}
-                found.setdefault(frozenset(verdicts), {"how": how, "verdicts": verdicts})
-    return list(found.values())
+                pairs_of.setdefault(frozenset(verdicts), {"how": how, "verdicts": verdicts})
+    return list(pairs_of.values())
 
 
 def duplicates(claims: Sequence[Claim]) -> list[dict]:
