@@ -80,6 +80,10 @@ class Runs:
         """Whether the languages are real."""
         return self.params.data == "real"
 
+    def _spec(self, kind: str, taken: dict, *inputs: Spec, version: str | int = "") -> Spec:
+        """A spec of a kind, in the kind's own version where no other is given."""
+        return Spec(kind, taken, version or KINDS[kind].version, inputs)
+
     @kind("xltlib.data.text:build_text")
     def text(self, seed: int | None = None) -> Spec:
         """Documents of every language and the joint tokenizer; of a seed's own world where each has one."""
@@ -90,16 +94,14 @@ class Runs:
                 taken |= self._take(
                     "cut_subwords", "train_sets", "test_sets", "neighbour_lists", "dictionaries"
                 )
-            return Spec("text", taken, f"{KINDS['text'].version}.{REAL_TEXT}")
+            return self._spec("text", taken, version=f"{KINDS['text'].version}.{REAL_TEXT}")
         synthetic.check_languages(self.params.languages)  # before any work
-        return Spec("text", taken | {"world_seed": self.params.world_of(seed)}, KINDS["text"].version)
+        return self._spec("text", taken | {"world_seed": self.params.world_of(seed)})
 
     @kind("xltlib.data.text:build_pairs")
     def pairs(self, seed: int | None = None) -> Spec:
         """Translation pairs of the source with every target language; with gold links where synthetic."""
-        return Spec(
-            "pairs", self._take("source", "parallel_pairs"), KINDS["pairs"].version, (self.text(seed),)
-        )
+        return self._spec("pairs", self._take("source", "parallel_pairs"), self.text(seed))
 
     @kind("xltlib.data.text:build_links")
     def links(self, kind: str = "estimated", share: float = 1.0, seed: int | None = None) -> Spec:
@@ -112,14 +114,13 @@ class Runs:
                 f"links {kind!r}: real text has no gold links; there are {', '.join(REAL_LINKS)}"
             )
         taken = {"links": kind} | ({"share": share} if share < 1 else {})
-        return Spec("links", taken, KINDS["links"].version, (self.pairs(seed),))
+        return self._spec("links", taken, self.pairs(seed))
 
     @kind("xltlib.finetuning.baselines:build_baselines", version=3)
     def baselines(self) -> Spec:
         """What costs no encoder, for every measure on real languages."""
         taken = self._take("source", "languages", "tasks", "probes", "train_examples", "test_examples")
-        inputs = (self.text(), self.pairs(), self.links())
-        return Spec("baselines", taken | self._real_tasks(), KINDS["baselines"].version, inputs)
+        return self._spec("baselines", taken | self._real_tasks(), self.text(), self.pairs(), self.links())
 
     def base(self, seed: int, chosen: pretraining.Options | None = None) -> Spec:
         """An encoder pre-trained by MLM on documents; its shape is the profile's where none is chosen.
@@ -179,20 +180,15 @@ class Runs:
             taken["probes"] = [name for name in self.params.probes if name != "tagging"]
         else:
             taken["sentences"] = 500
-        return Spec(
-            "probe",
-            taken,
-            KINDS["probe"].version,
-            (self.encoder(objective, seed, objective_options), self.text(seed)),
-        )
+        encoder = self.encoder(objective, seed, objective_options)
+        return self._spec("probe", taken, encoder, self.text(seed))
 
     @kind("xltlib.pretraining.probing:build_tagging", compared=True)
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
         """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
         labels = _labels("tagging", objective, seed, options)
         taken = self._take("source", "languages", "official_counts") | {"labels": labels}
-        version, encoder = KINDS["tagging"].version, self.encoder(objective, seed, options)
-        return Spec("tagging", taken, version, (encoder, self.text(seed)))
+        return self._spec("tagging", taken, self.encoder(objective, seed, options), self.text(seed))
 
     @kind(
         "xltlib.finetuning.transfer:build_lexicon", stage="03_finetuning", compared=True, task="lexicon",
@@ -207,7 +203,7 @@ class Runs:
             taken |= self._real_tasks() | self._take("dictionaries") | self._further("device", "precision")
             finetuning.check_real("lexicon", "salt", taken)
         version = f"{KINDS['lexicon'].version}.{finetuning.METHODS['salt'].version}"
-        return Spec("lexicon", taken, version, (self.text(seed), self.encoder(objective, seed)))
+        return self._spec("lexicon", taken, self.text(seed), self.encoder(objective, seed), version=version)
 
     @kind(
         "xltlib.finetuning.transfer:build_transfer", version=2, stage="03_finetuning", compared=True,
@@ -240,16 +236,16 @@ class Runs:
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
-        encoders = tuple(self.encoder(objective, seed, objective_options, target) for target in targets)
+        encoders = [self.encoder(objective, seed, objective_options, target) for target in targets]
         version = f"{KINDS['transfer'].version}.{finetuning.METHODS[method].version}"
-        return Spec("transfer", taken | {"labels": labels}, version, (self.text(seed), *encoders))
+        return self._spec("transfer", taken | {"labels": labels}, self.text(seed), *encoders, version=version)
 
     @kind("xltlib.finetuning.transfer:build_evaluation", stage="03_finetuning", compared=True)
     def evaluation(self, settings: str, transfer: Spec) -> Spec:
         """A fine-tuned model scored in other settings: "pairs" of languages, or "typo" (typing errors)."""
         taken = self._take("test_examples") | {"settings": settings, "labels": transfer.params["labels"]}
         taken |= self._further("pair_languages") if settings == "pairs" else {}
-        return Spec("evaluation", taken, KINDS["evaluation"].version, (transfer, transfer.inputs[0]))
+        return self._spec("evaluation", taken, transfer, transfer.inputs[0])
 
     @kind("xltlib.pretraining.seq2seq:build_seq2seq")
     def seq2seq(self, seed: int, options: str = "") -> Spec:
@@ -260,7 +256,7 @@ class Runs:
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
-        return Spec("seq2seq", taken, KINDS["seq2seq"].version, (self.text(seed),))
+        return self._spec("seq2seq", taken, self.text(seed))
 
     @kind("xltlib.finetuning.answers:build_answers", compared=True)
     def answers(self, seed: int, options: str = "") -> Spec:
@@ -274,7 +270,7 @@ class Runs:
         # writing an answer takes longer to learn than pointing at it
         taken |= {"finetune_epochs": 3 * self.params.finetune_epochs, "labels": labels}
         version = f"{KINDS['transfer'].version}.{KINDS['answers'].version}"
-        return Spec("answers", taken, version, (self.text(seed), self.seq2seq(seed, options)))
+        return self._spec("answers", taken, self.text(seed), self.seq2seq(seed, options), version=version)
 
     def stage(self, name: str) -> tuple[Spec, ...]:
         """The runs whose results a notebook shows; what they build on is found from them."""

@@ -41,7 +41,7 @@ from xltlib.store import (
 
 MANIFEST = "manifest.json"
 DONE = ".done"  # ending of the file that stands for a finished slice
-NOTEBOOKS = 60.0  # seconds that all of them take, where none was executed yet
+NOTEBOOK = 10.0  # seconds that one takes, where none was executed yet
 # On another processor sums round otherwise, and training carries that on: a run's mean scores then differ as
 # they do between two trainings.
 NEARBY = 0.1  # largest difference of a run's mean score over its settings
@@ -360,7 +360,7 @@ def run(
         notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
     specs = [spec for stage in asked for spec in session.specs(stage)]
     times = _earlier(session).get("notebook_seconds", {})
-    drawing = sum(times.get(stage, NOTEBOOKS / len(STAGES)) for stage in asked)
+    drawing = sum(times.get(stage, NOTEBOOK) for stage in asked) / min(session.jobs, notebooks.AT_ONCE)
     compute_all(specs, session.store, session.jobs, fresh, tell, session.costs.seconds, drawing)
     folder = _output(session, "notebooks", changed)
     with system_errors(session.root / "runs"):
