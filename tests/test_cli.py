@@ -184,7 +184,7 @@ def test_claim_shows_statement_test_evidence_and_verdict(tiny, capsys):
         assert part in text
     assert text.rstrip().endswith("Again: xlt claim S0-1 params/tiny.yaml")
     assert "runs of the study are missing" not in text
-    claims = study.evidence(load(tiny), study.open(load(tiny)).store)
+    claims = study.evidence(load(tiny), study.open(load(tiny)).store, tiny.with_name("claims.yaml"))
     assert claims["claims"][0]["reason"] in " ".join(text.split())
 
 

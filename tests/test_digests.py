@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from xltlib.claims.evidence import stage_specs
 from xltlib.params import load
 from xltlib.runs import STAGES, Runs, closure, describe
 from xltlib.store import Spec, digest_of, read_json
-from xltlib.study import stage_specs
 
 PINS = Path(__file__).with_name("digests.json")
 RENEW = bool(os.environ.get("XLT_RENEW_DIGESTS"))

@@ -431,10 +431,14 @@ def test_claims_without_verdict_and_missing_evidence_are_refused(tmp_path, root)
 
 def test_command_line(study, capsys, monkeypatch):
     monkeypatch.chdir(study[0])
-    monkeypatch.setattr("xltlib.study.check_verdicts", lambda folder, ledger: [])  # these have no scores
+    monkeypatch.setattr(
+        "xltlib.claims.evidence.check_verdicts", lambda folder, ledger: []
+    )  # these have no scores
     assert cli.main(["check"]) == 0
     assert "agrees" in capsys.readouterr().out
-    monkeypatch.setattr("xltlib.study.check_verdicts", lambda folder, ledger: [f"{folder.name}: no scores"])
+    monkeypatch.setattr(
+        "xltlib.claims.evidence.check_verdicts", lambda folder, ledger: [f"{folder.name}: no scores"]
+    )
     assert cli.main(["check"]) == 1
     assert "xlt check: quick: no scores" in capsys.readouterr().err
     assert cli.main(["check", "--figures", "absent"]) == 1

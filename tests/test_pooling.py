@@ -8,6 +8,7 @@ import tinystudy
 import yaml
 
 from xltlib import page, study
+from xltlib.claims.evidence import check_pooled
 from xltlib.claims.ledger import load_ledger
 from xltlib.claims.pooling import bodies
 from xltlib.params import load
@@ -61,11 +62,11 @@ def test_confirmatory_runs_wait_for_their_first_look_and_then_speak_alone(root):
 
 def test_pooled_verdicts_follow_from_the_scores_and_are_those_of_the_page(root):
     figures, ledger = root / "figures", root / "params/claims.yaml"
-    assert list(study.check_pooled(figures, ledger)) == []
+    assert list(check_pooled(figures, ledger)) == []
     content = json.loads((figures / "evidence.json").read_bytes())
     content["scales"]["mechanism"]["S0-1"]["verdict"] = "supported"
     write_json(figures / "evidence.json", content)
-    (told,) = study.check_pooled(figures, ledger)
+    (told,) = check_pooled(figures, ledger)
     assert "mechanism: S0-1: verdict: 'supported', but its scores give" in told
     statement = page.Statement({"id": "S0-1"}, {}, {"mechanism": content["scales"]["mechanism"]["S0-1"]})
     assert statement.at("mechanism")["verdict"] == "supported"

@@ -15,10 +15,10 @@ import torch
 from tiny import computed, equal, params
 
 from xltlib import StudyError, pool
+from xltlib.claims.evidence import stage_specs
 from xltlib.pool import compute, compute_all
 from xltlib.runs import KINDS, STAGES, Runs, closure, describe
 from xltlib.store import Spec, Store, publish
-from xltlib.study import stage_specs
 
 
 @pytest.fixture(scope="module")

@@ -335,12 +335,13 @@ def _page(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from xltlib import page, study
+    from xltlib.claims import evidence
 
     study.restore(args.figures)
     problems = page.check(args.figures, args.ledger, args.out)
     for file in sorted(args.figures.glob("[!.]*/claims.json")):
-        problems += study.check_verdicts(file.parent, args.ledger)
-    problems += study.check_pooled(args.figures, args.ledger)
+        problems += evidence.check_verdicts(file.parent, args.ledger)
+    problems += evidence.check_pooled(args.figures, args.ledger)
     for problem in problems:
         print(f"xlt check: {problem}", file=sys.stderr)
     if not problems:

@@ -36,7 +36,7 @@ import numpy as np
 
 from xltlib import StudyError
 
-RECORD, SCORES, RUNS = "result.json", "scores.npz", "runs.json"
+RECORD, SCORES, RUNS, MANIFEST = "result.json", "scores.npz", "runs.json", "manifest.json"
 WEIGHTS = "model.safetensors"  # the file of a trained model
 PACKED = "lengths.json"  # in older score files: how many examples each array of packed bits holds
 NO_SCORES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError, MemoryError)
