@@ -196,7 +196,10 @@ class Test:
             second = second if self.share == 1 else f"{self.share:g} {second}"
             return f"{first} - {second} > {self.margin:g}  [{task}]"
         if self.type == "trend":
-            name = next((option.split("=")[0] for option in self.points if option), self.over)
+            options = [o.partition("=") for text in self.points for o in text.split(",") if o]
+            varied = {f"{x:g}" for x in self.points.values()}  # the others are the same at all points
+            options.sort(key=lambda option: option[2] not in varied)
+            name = options[0][0] if options else self.over
             levels = ", ".join(f"{x:g}" for x in self.points.values())
             left = f"{'' if self.direction == 'up' else '-'}slope of {a} over {name} in ({levels})"
             return f"{left} > {self.margin:g}  [{task}; {where}]"
