@@ -207,9 +207,9 @@ def test_only_a_commit_is_a_revision(cache):
         tasks.load("pud", "test", "de")
 
 
-def two_parts(cache):
+def two_parts(cache, language="de"):
     parts = [rows({"premise": ["a"], "hypothesis": ["b"], "label": [label]}, label=NLI) for label in (0, 1)]
-    return hubs.fill(cache, "datasets/facebook/xnli", {("de", "validation"): parts})
+    return hubs.fill(cache, "datasets/facebook/xnli", {(language, "validation"): parts})
 
 
 def test_another_commit_than_the_asked_one_is_never_read(cache):
@@ -218,14 +218,7 @@ def test_another_commit_than_the_asked_one_is_never_read(cache):
         hub.snapshot("datasets/facebook/xnli", ["de/*"], "0" * 40)
 
 
-def test_a_download_that_was_interrupted_is_refused(cache):
-    snapshot = two_parts(cache)
-    (snapshot / "de/validation-00001-of-00002.parquet").unlink()
-    with pytest.raises(StudyError, match="1 of the 2 parts of validation .* the download was interrupted"):
-        tasks.load("xnli", "dev", "de")
-
-
-def test_a_truncated_file_is_refused(cache):
+def test_a_truncated_file_is_refused_and_an_interrupted_download_has_too_few_rows(cache):
     snapshot = two_parts(cache)
     blob = (snapshot / "de/validation-00000-of-00002.parquet").resolve()
     blob.write_bytes(blob.read_bytes()[:-40])
@@ -236,6 +229,10 @@ def test_a_truncated_file_is_refused(cache):
         file.write_bytes(b"PAR1")
     with pytest.raises(StudyError, match="cannot be read .*; a truncated download"):
         tasks.load("xnli", "dev", "de")
+    snapshot = two_parts(cache, "fr")
+    (snapshot / "fr/validation-00001-of-00002.parquet").unlink()
+    with pytest.raises(StudyError, match=r"xnli dev fr: 1 examples .*, officially 2490"):
+        tasks.load("xnli", "dev", "fr")
 
 
 def test_a_repository_without_such_a_table_is_refused(cache):

@@ -69,8 +69,7 @@ def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, ot
     Raises
     ------
     StudyError
-        Where the files are neither in the cache nor within reach, for a commit that is not there, and for a
-        table of which a part is missing.
+        Where the files are neither in the cache nor within reach, and for a commit that is not there.
     """
     from huggingface_hub import snapshot_download  # slow to import, and needless where only folders are read
 
@@ -81,9 +80,9 @@ def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, ot
             folder = snapshot_download(
                 name, repo_type=kind, revision=sha, allow_patterns=list(patterns), local_files_only=local
             )
-            for pattern in patterns:
-                _files(Path(folder), pattern)
-            return Path(folder)
+            if _complete(Path(folder), patterns):
+                return Path(folder)
+            reason = f"{folder} has no {' and no '.join(patterns)}"
         except Exception as error:  # the hub's errors share no class
             reason = f"{error}".partition("\n")[0]
     raise StudyError(
@@ -96,32 +95,21 @@ def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, ot
 def table(repo: str, config: str, split: str, otherwise: str = "") -> Any:
     """One split of one configuration of a data set, as `datasets.Dataset`; only parquet files are read."""
     pattern = usual_files(config, split)
-    files = _files(snapshot(repo, [pattern], otherwise=otherwise), pattern)
+    files = sorted(map(str, snapshot(repo, [pattern], otherwise=otherwise).glob(pattern)))
     import datasets
 
     datasets.disable_progress_bars()  # a bar for each of many small tables
     try:
-        return datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train")
+        return datasets.load_dataset("parquet", data_files=files, split="train")
     except Exception as error:  # the readers' errors share no class
         raise StudyError(
             f"{files[0]}: cannot be read ({error}); a truncated download? remove it, and fetch it again"
         ) from error
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
-    """The files of a pattern, one at least, and all parts of those that come in parts."""
-    files = sorted(file for file in folder.glob(pattern) if file.is_file())
-    if not files:
-        raise StudyError(f"{folder} has no {pattern}")
-    for file in files:
-        part = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\..+)", file.name)
-        count = part and len(list(file.parent.glob(f"{part[1]}-*-of-{part[2]}{part[3]}")))
-        if part and count < int(part[2]):
-            raise StudyError(
-                f"{count} of the {int(part[2])} parts of {part[1]} are in {file.parent}: the download was "
-                "interrupted; run it again"
-            )
-    return files
+def _complete(folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether a folder has a file of each pattern; how many rows there should be, the tables know."""
+    return all(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def usual_files(config: str, split: str = "") -> str:
@@ -131,8 +119,7 @@ def usual_files(config: str, split: str = "") -> str:
 
 def cached(repo: str, patterns: Sequence[str]) -> bool:
     """Whether the files are in the hub's cache on this machine."""
-    snapshot = _folder(repo) / "snapshots" / PINNED.get(repo, "-")
-    return all(any(snapshot.glob(pattern)) for pattern in patterns)
+    return _complete(_folder(repo) / "snapshots" / PINNED.get(repo, "-"), patterns)
 
 
 @cache

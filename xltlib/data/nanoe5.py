@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 from unicodedata import normalize
 
 import numpy as np
@@ -91,22 +92,28 @@ def find() -> Path:
 
 def read(path: Path) -> Published:
     """Everything that a file of this format holds. StudyError where it ends early or contradicts itself."""
-    data = np.memmap(path, dtype=np.uint8, mode="r")
     try:
-        return _read(_Cursor(data), data)
+        with path.open("rb") as file:
+            return _read(file)
     except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: no complete file of multilingual-e5-small: {error}") from error
 
 
-def _read(cursor: "_Cursor", data: np.ndarray) -> Published:
-    if cursor.bytes(4) != MARK:
-        raise ValueError(f"it does not begin with {MARK.decode()}")
-    version, width, layers, heads, inner, words, places, types, epsilon, block = cursor.take("I7ifi")
+def _read(file: BinaryIO) -> Published:
+    def take(form: str) -> tuple:
+        return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))
+
+    def array(dtype: str, size: int) -> np.ndarray:
+        return np.frombuffer(file.read(np.dtype(dtype).itemsize * size), dtype, size)
+
+    if (mark := file.read(4)) != MARK:
+        raise ValueError(f"it begins with {mark!r}, expected is {MARK!r}")
+    version, width, layers, heads, inner, words, places, types, epsilon, block = take("I7ifi")
     if (version, block) != (VERSION, BLOCK):
         raise ValueError(f"version {version} with blocks of {block}: expected {VERSION} with {BLOCK}")
-    count, *special, size = cursor.take("5iQ")
-    edges, scores = cursor.array("<u4", count + 1), cursor.array("<f4", count)
-    text = cursor.bytes(size)
+    count, *special, size = take("5iQ")
+    edges, scores = array("<u4", count + 1), array("<f4", count)
+    text = file.read(size)
     pieces = [text[a:b].decode() for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
     bos, eos, pad, _ = special
     config = BertConfig(
@@ -115,15 +122,18 @@ def _read(cursor: "_Cursor", data: np.ndarray) -> Published:
         layer_norm_eps=epsilon, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad,
     )  # fmt: skip
     normalisation = {}
-    characters, size = cursor.take("iI")
+    characters, _ = take("iI")
     for _ in range(characters):
-        code, size = cursor.take("IB")
-        normalisation[chr(code)] = "".join(map(chr, cursor.take(f"{size}I")))
+        code, size = take("IB")
+        normalisation[chr(code)] = "".join(map(chr, take(f"{size}I")))
+    listed = []
+    for _ in range(take("i")[0]):
+        name = file.read(take("H")[0]).decode()
+        listed.append((name, *take("BIQQ")))
     tensors = {}
-    for _ in range(cursor.take("i")[0]):
-        name = cursor.bytes(cursor.take("H")[0]).decode()
-        kind, size, begin, stored = cursor.take("BIQQ")
-        raw = data[begin : begin + stored]
+    for name, kind, size, begin, stored in listed:
+        file.seek(begin)
+        raw = np.frombuffer(file.read(stored), np.uint8)
         if len(raw) < stored or stored != (size // BLOCK * BYTES_OF_BLOCK if kind else 4 * size):
             raise ValueError(f"{name}: {size} weights in {len(raw)} of {stored} bytes")
         tensors[name] = unpack(raw) if kind else raw.view("<f4").astype(np.float32)
@@ -138,25 +148,6 @@ def unpack(blocks: np.ndarray) -> np.ndarray:
         [blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1
     )  # (N, 2, 16): low halves, then high ones
     return ((halves.astype(np.float32) - 8) * scale[:, :, None]).reshape(-1)
-
-
-class _Cursor:
-    """Numbers of the file one after the other; ValueError where it ends before them."""
-
-    def __init__(self, data: np.ndarray) -> None:
-        self._data, self._at = data, 0
-
-    def bytes(self, size: int) -> bytes:
-        self._at += size
-        if self._at > len(self._data):
-            raise ValueError(f"it ends after {len(self._data):,} bytes, expected are {self._at:,} and more")
-        return self._data[self._at - size : self._at].tobytes()
-
-    def take(self, form: str) -> tuple:
-        return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form)))
-
-    def array(self, dtype: str, size: int) -> np.ndarray:
-        return np.frombuffer(self.bytes(np.dtype(dtype).itemsize * size), dtype)
 
 
 def encoder(path: Path, **options) -> BertForMaskedLM:
