@@ -44,6 +44,7 @@ COMMANDS = {  # command -> what it must not import: packages that take seconds
     "claim S0-1 params/tiny.yaml": "torch transformers datasets papermill matplotlib",
     "check": "torch transformers datasets papermill matplotlib",
     "compare a.json b.json": "torch transformers datasets papermill matplotlib",
+    "score xnli params/gold.txt params/gold.txt --language de": "scipy torch transformers datasets pandas",
     "align params/pairs.txt -d -o -v": "torch transformers datasets papermill matplotlib pandas yaml",
 }
 
@@ -67,6 +68,7 @@ def imported(*command, **more) -> tuple[str, set[str]]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_imports_only_what_it_needs(tiny, command):
     Path("params/bad.yaml").write_text("sedes: 4\n")
+    Path("params/gold.txt").write_text("neutral\nentailment\n")
     Path("params/pairs.txt").write_text("a dog ||| ein Hund\na cat ||| eine Katze\n")
     _, packages = imported(*command.split())
     assert "xltlib" in packages

@@ -116,8 +116,6 @@ def test_scores_per_question():
         qa_scores(examples, {"p": "one"})
     with pytest.raises(StudyError, match="1 ids are not in the gold file, first 'r'"):
         qa_scores(examples, {"p": "", "q": "", "r": ""})
-    with pytest.raises(StudyError, match="question 'p': no gold answer"):
-        qa_scores([SpanExample("p", "?", "one", ())], {"p": "one"})
 
 
 def test_recall_of_each_class():
@@ -132,8 +130,6 @@ def test_tagging():
     scores = tagging_scores(gold, predicted)
     assert scores["correct"].tolist() == [2, 1]
     assert scores["words"].tolist() == [3, 2]
-    with pytest.raises(StudyError, match="differ in the number"):
-        tagging_scores(gold, predicted[:1])
 
 
 def test_retrieval_in_both_directions():
@@ -166,8 +162,6 @@ def test_ngrams_find_a_shortcut_and_only_a_shortcut():
     assert accuracies[0] > 0.95
     assert abs(accuracies[1] - 1 / 3) < 0.12  # three standard errors of 200 guesses are 0.1
     assert (ngram_predictions(texts, labels, texts) == ngram_predictions(texts, labels, texts)).all()
-    with pytest.raises(StudyError, match="2 training texts, but 1 labels"):
-        ngram_predictions(["a", "b"], [0], ["c"])
 
 
 def test_hypotheses_give_english_nli_away(data_dir):

@@ -75,13 +75,6 @@ def test_documents_are_two_neighbours_each_sentence_once(real):
     assert real["text"].values["vocab_size"] == len(tokenizer) <= 150
 
 
-def test_text_is_the_same_when_built_again(real, tmp_path):
-    again = tinydata.run(build_text, tinydata.PARAMS, [], tmp_path / "text")
-    assert again.values == real["text"].values
-    for name in ("documents.npz", "tokenizer.json"):
-        assert again.file(name).read_bytes() == real["text"].file(name).read_bytes()
-
-
 def test_pairs_give_each_subword_its_word(real):
     pairs = real["pairs"]
     assert pairs.values == {"pairs": {"es": 200}, "too_long": {"es": 0}}

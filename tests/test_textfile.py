@@ -7,7 +7,6 @@ import json
 import lzma
 import os
 import subprocess
-import sys
 
 import pytest
 from official import write
@@ -152,22 +151,3 @@ def test_json_that_no_command_can_use(tmp_path, capsys, command, name, inner):
     assert code == 2
     assert error.startswith(f"xlt: error: {tmp_path / name}:1: ")
     assert len(error) < 400
-
-
-@pytest.mark.parametrize("control", ["\0", "\x08", "\x1f", "\x7f"])
-def test_a_control_character_is_no_word(tmp_path, capsys, control):
-    code, _, error = run("align", capsys, tmp_path, PAIRS=f"a ||| b\na{control} ||| c\n")
-    assert code == 2
-    assert f"PAIRS:2: control character U+{ord(control):04X}" in error
-
-
-def test_scoring_and_comparing_import_no_large_library(tmp_path):
-    for command in ("score xnli --language de", "score mlqa --language de"):
-        paths = [str(write(tmp_path / name, text)) for name, text in COMMANDS[command].items()]
-        code = (
-            f"import sys; from xltlib.cli import main; code = main({[*command.split(), *paths]});"
-            "large = {'torch', 'transformers', 'datasets', 'pandas', 'scipy'} & set(sys.modules);"
-            "print(sorted(large), len(sys.modules) < 700, code)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "[] True 0"

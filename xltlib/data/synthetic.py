@@ -12,8 +12,10 @@ alone says nothing about the label.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from xltlib import StudyError
 from xltlib.data.tasks import LABELS, PairExample, SpanExample
@@ -38,6 +40,8 @@ class Language:
     """How a language differs from the source; each field is one axis of distance."""
 
     name: str
+    consonants: str
+    vowels: str
     order: str = "SVO"  # order of agent, verb, patient
     cognates: float = 1.0  # share of stems identical with the source's
     script: str = "latin"
@@ -50,18 +54,8 @@ class Language:
     text_share: float = 1.0  # pre-training text relative to the other languages
 
 
-LANGUAGES = {
-    "src": Language("src", article=True),
-    "near": Language("near", cognates=0.85, article=True, agreement=True),
-    "mid": Language("mid", cognates=0.6, adjective_first=False, particle=True, agreement=True),
-    "far": Language("far", "SOV", 0.3, "cyrillic", adposition="suffix", case=True, agreement=True),
-    "low": Language("low", "SVO", 0.3, adjective_first=False, adposition="after", case=True, text_share=0.1),
-}
-_CONSONANTS = {
-    "src": "ptkbdgmnslr", "near": "ptkvzgmnflr", "mid": "bdgmnshjlw", "far": "пткбдмнсрхв",
-    "low": "tkqnmyrwhg",
-}  # fmt: skip
-_VOWELS = {"src": "aeiou", "near": "aeio", "mid": "aiuo", "far": "аеиоу", "low": "aeu"}
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+LANGUAGES = {name: Language(name, **entry) for name, entry in _TABLE.items()}
 
 
 def _members(category: str) -> int:
@@ -306,7 +300,7 @@ class _Grammar:
 
 def _fresh(rng: np.random.Generator, name: str, syllables: int, taken: set[str]) -> str:
     """A random word in a language's letters that is not taken yet."""
-    consonants, vowels = list(_CONSONANTS[name]), list(_VOWELS[name])
+    consonants, vowels = list(LANGUAGES[name].consonants), list(LANGUAGES[name].vowels)
     while True:
         word = "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(syllables))
         if word not in taken:
