@@ -5,11 +5,9 @@ import time
 import hubs
 import pytest
 from official import write
-from test_tasks import squad
 
 from xltlib import StudyError
 from xltlib.data import corpora, hub, tasks
-from xltlib.data.tasks import ChoiceExample, PairExample, SentencePair
 
 datasets = pytest.importorskip("datasets")
 
@@ -34,97 +32,62 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "hub"
 
 
-def same(name, split, language, folder):
-    """The records of the hub, after a look at those of the official files."""
-    loaded = [tasks.load(name, split, language, where, strict=False) for where in (folder, None)]
-    assert loaded[0] == loaded[1]
-    return loaded[1]
-
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*officially")
 
-
-def test_xnli(cache, tmp_path):
-    table = {"premise": ["a cat", "a cat"], "hypothesis": ["an animal", "a dog"], "label": [0, 2]}
-    hubs.fill(cache, "datasets/facebook/xnli", {("de", "validation"): rows(table, label=NLI)})
-    write(tmp_path / "xnli/dev-de.tsv", "a cat\tan animal\tentailment\na cat\ta dog\tcontradiction\n")
-    assert same("xnli", "dev", "de", tmp_path)[1] == PairExample("1", "a cat", "a dog", 2)
-
-
-def test_multinli_in_several_parts(cache, tmp_path):
-    more = {"promptID": [1], "pairID": ["1n"], "genre": ["fiction"]}
-    parts = [
-        rows(more | {"premise": [a], "hypothesis": [b], "label": [label]}, label=NLI, promptID=NUMBER)
-        for a, b, label in (("A", "B", 1), ("C", "D", 0))
-    ]
-    hubs.fill(cache, "datasets/facebook/xnli", {("en", "train"): parts})
-    write(tmp_path / "multinli/train-en.tsv", "A\tB\tneutral\nC\tD\tentailment\n")
-    assert len(same("multinli", "train", "en", tmp_path)) == 2
+PLACES = {  # set, split, language -> repository, configuration and split
+    "xnli dev de": "facebook/xnli de validation",
+    "multinli train en": "facebook/xnli en train",
+    "pawsx test ja": "google-research-datasets/paws-x ja test",
+    "xquad test th": "google/xquad xquad.th validation",
+    "mlqa dev de|es": "google/xtreme MLQA.de.es validation",
+    "tydiqa dev sw": "google/xtreme tydiqa validation",
+    "squad train en": "rajpurkar/squad plain_text train",
+    "xcopa dev tr": "cambridgeltl/xcopa tr validation",
+    "xcopa dev en": "aps/super_glue copa validation",
+    "tatoeba test de": "google/xtreme tatoeba.deu validation",
+    "tatoeba test fr": "google/xtreme tatoeba.fra validation",
+}
 
 
-@pytest.mark.filterwarnings("ignore:.*have a side NS")
-def test_pawsx(cache, tmp_path):
-    table = {"id": [7, 8, 9], "sentence1": ["A", "NS", "C"], "sentence2": ["B", "B", "D"], "label": [1, 0, 0]}
-    repo = "datasets/google-research-datasets/paws-x"
-    hubs.fill(cache, repo, {("ja", "test"): rows(table, id=NUMBER, label=BINARY)})
-    lines = ["id\tsentence1\tsentence2\tlabel", "7\tA\tB\t1", "8\tNS\tB\t0", "9\tC\tD\t0"]
-    write(tmp_path / "pawsx/x-final/ja/test_2k.tsv", "\n".join(lines))
-    assert [e.id for e in same("pawsx", "test", "ja", tmp_path)] == ["7", "9"]
-
-
-@pytest.mark.parametrize(
-    ("name", "split", "language", "repo", "config", "hub_split", "file"),
-    [
-        ("xquad", "test", "th", "google/xquad", "xquad.th", "validation", "xquad/xquad.th.json"),
-        ("mlqa", "dev", "de|es", "google/xtreme", "MLQA.de.es", "validation",
-         "mlqa/MLQA_V1/dev/dev-context-de-question-es.json"),
-        ("tydiqa", "dev", "sw", "google/xtreme", "tydiqa", "validation", "tydiqa/tydiqa-goldp-v1.1-dev.json"),
-        ("squad", "train", "en", "rajpurkar/squad", "plain_text", "train", "squad/train-v1.1.json"),
-    ],
-)  # fmt: skip
-def test_questions(cache, tmp_path, name, split, language, repo, config, hub_split, file):
-    keys, context = ["swahili-1", "swahili-2", "korean-3"], "\ufeffmoja mbili"
+def published(name, language, records) -> "datasets.Dataset":
+    """Records in the columns that the hub's repository has."""
+    columns = {key: [getattr(e, key) for e in records] for key in records[0].__dataclass_fields__}
+    task = tasks.SETS[name].task
+    if task == "nli":
+        table = {"premise": columns["text_a"], "hypothesis": columns["text_b"], "label": columns["label"]}
+        return rows(table, label=NLI)
+    if task == "paraphrase":
+        table = {"id": list(map(int, columns["id"])), "sentence1": columns["text_a"]}
+        table |= {"sentence2": columns["text_b"], "label": columns["label"]}
+        return rows(table, id=NUMBER, label=BINARY)
+    if task == "choice":
+        both = {f"choice{k + 1}": [e.choices[k] for e in records] for k in (0, 1)}
+        table = {"premise": columns["premise"], "question": columns["question"], **both}
+        table |= {"idx": list(map(int, columns["id"])), "label": columns["label"]}
+        named = datasets.ClassLabel(names=["choice1", "choice2"])
+        return rows(table, idx=NUMBER, label=named if language == "en" else NUMBER)
+    if task == "retrieval":  # English is the source in some files
+        english, other = ("source", "target")[:: 1 if language == "de" else -1]
+        table = {f"{english}_sentence": columns["target"], f"{other}_sentence": columns["source"]}
+        return rows(
+            table | {f"{english}_lang": ["eng"] * len(records), f"{other}_lang": ["x"] * len(records)}
+        )
     answers = [
-        {"answer_start": [start], "text": [text]} for start, text in ((6, "mbili"), (1, "moja"), (6, "mbili"))
+        {"answer_start": [at for at, _ in own], "text": [x for _, x in own]} for own in columns["answers"]
     ]
     feature = {"answer_start": datasets.List(NUMBER), "text": datasets.List(TEXT)}
-    table = {
-        "id": keys,
-        "title": ["t"] * 3,
-        "context": [context] * 3,
-        "question": ["?"] * 3,
-        "answers": answers,
-    }
-    hubs.fill(cache, f"datasets/{repo}", {(config, hub_split): rows(table, answers=feature)})
-    spans = [(key, context, a["answer_start"][0], a["text"][0]) for key, a in zip(keys, answers, strict=True)]
-    write(tmp_path / file, squad(*spans))
-    assert len(same(name, split, language, tmp_path)) == (2 if name == "tydiqa" else 3)
+    return rows(columns | {"title": ["t"] * len(records), "answers": answers}, answers=feature)
 
 
-def test_choices(cache, tmp_path):
-    names = {"premise": ["P"] * 2, "choice1": ["A"] * 2, "choice2": ["B"] * 2, "question": ["cause"] * 2}
-    numbers = {"idx": [4, 5], "label": [1, 0]}
-    plain = rows(names | numbers, idx=NUMBER, label=NUMBER)
-    hubs.fill(cache, "datasets/cambridgeltl/xcopa", {("tr", "validation"): plain})
-    named = rows(names | numbers, idx=NUMBER, label=datasets.ClassLabel(names=["choice1", "choice2"]))
-    hubs.fill(cache, "datasets/aps/super_glue", {("copa", "validation"): named})
-    line = '{"premise": "P", "choice1": "A", "choice2": "B", "question": "cause", "idx": %d, "label": %d}\n'
-    for language in ("tr", "en"):
-        write(tmp_path / f"xcopa/{language}/val.{language}.jsonl", line % (4, 1) + line % (5, 0))
-        found = same("xcopa", "dev", language, tmp_path)
-        assert found[0] == ChoiceExample("4", "P", "cause", ("A", "B"), 1)
-
-
-@pytest.mark.parametrize("source", ["deu", "eng"])
-def test_retrieval_pairs_have_english_as_the_target(cache, tmp_path, source):
-    sides = {"deu": ["Hallo.", "Du."], "eng": ["Hello.", "You."]}
-    other = "eng" if source == "deu" else "deu"
-    table = {"source_sentence": sides[source], "target_sentence": sides[other]}
-    table |= {"source_lang": [source] * 2, "target_lang": [other] * 2}
-    hubs.fill(cache, "datasets/google/xtreme", {("tatoeba.deu", "validation"): rows(table)})
-    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.deu", "Hallo.\nDu.\n")
-    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.eng", "Hello.\nYou.\n")
-    assert same("tatoeba", "test", "de", tmp_path)[1] == SentencePair("1", "Du.", "You.")
+@pytest.mark.parametrize("key", PLACES)
+def test_rows_of_the_hub_are_the_records_of_the_official_files(cache, official_dir, key):
+    (name, split, language), (repo, config, hub_split) = key.split(), PLACES[key].split()
+    records = tasks.load(name, split, language, official_dir, strict=False)
+    others = tasks.load(name, split, "ko", official_dir, strict=False) if name == "tydiqa" else []
+    parts = [published(name, language, part) for part in (records[:3], records[3:] + others)]
+    hubs.fill(cache, f"datasets/{repo}", {(config, hub_split): parts})
+    assert tasks.load(name, split, language, strict=False) == records
+    assert len(records) == 6
 
 
 def test_parallel_text(cache, tmp_path):

@@ -46,165 +46,19 @@ def squad(*questions):
 
 
 XNLI = "a cat\tan animal\tentailment\r\na cat\ta dog\tcontradiction\r\n"
-
-
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_xnli_in_xtreme_layout(tmp_path, suffix):
-    write(tmp_path / f"xnli/dev-de.tsv{suffix}", "\ufeff" + XNLI)
-    assert some("xnli", "dev", "de", tmp_path) == [
-        PairExample("0", "a cat", "an animal", 0),
-        PairExample("1", "a cat", "a dog", 2),
-    ]
-    assert LABELS["nli"][2] == "contradiction"
-
-
-def test_quotes_are_text_unless_a_csv_writer_made_them(tmp_path):
-    rows = ['"Yes," he said.\tHe said "yes', '""Yes""\tA "b" c', '"He said ""yes""."\t"""Yes"" it is."']
-    content = "".join(f"{row}\t{label}\n" for row, label in zip(rows, LABELS["nli"], strict=True))
-    write(tmp_path / "xnli/dev-en.tsv", content)
-    texts = [(e.text_a, e.text_b) for e in some("xnli", "dev", "en", tmp_path)]
-    assert texts == [
-        ('"Yes," he said.', 'He said "yes'),
-        ('""Yes""', 'A "b" c'),
-        ('He said "yes".', '"Yes" it is.'),
-    ]
-
-
-def test_original_xnli_holds_all_languages_in_one_file(tmp_path):
-    header = "language\tgold_label\tsentence1_binary_parse\tsentence1\tsentence2\tpromptID\n"
-    rows = "ar\tneutral\t(x)\tA\tB\t1\nde\tentailment\t(x)\tEine\tZwei\t1\nde\tneutral\t(x)\tEine\tDrei\t2\n"
-    write(tmp_path / "XNLI-1.0/xnli.test.tsv", header + rows)
-    assert some("xnli", "test", "de", tmp_path) == [
-        PairExample("0", "Eine", "Zwei", 0),
-        PairExample("1", "Eine", "Drei", 1),
-    ]
-
-
-def test_test_labels_come_from_the_file_beside(tmp_path):
-    write(tmp_path / "xnli/test-de.tsv", "a\tb\nc\td\n")
-    with pytest.raises(StudyError, match=r"test-de\.tsv:1: no label or answer in any row.*test\.labels\.tsv"):
-        some("xnli", "test", "de", tmp_path)
-    assert [e.label for e in some("xnli", "test", "de", tmp_path, unlabelled=True)] == [-1, -1]
-    write(tmp_path / "xnli/test.labels.tsv.gz", "genre\tlabel\nfiction\tneutral\nfiction\tcontradiction\n")
-    assert [e.label for e in some("xnli", "test", "de", tmp_path)] == [1, 2]
-    write(tmp_path / "xnli/test.labels.tsv.gz", "genre\tlabel\nfiction\tneutral\n")
-    with pytest.raises(StudyError, match="1 labels, but .* has 2 rows"):
-        some("xnli", "test", "de", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("a\tb\tneutral\na\tb\tmaybe\n", r"dev-en\.tsv:2: label 'maybe' is not known; expected entailment"),
-        (
-            "a\tb\tneutral\na\tb\tc\tneutral\n",
-            r"dev-en\.tsv:2: 4 columns found, 3 expected \(text_a, text_b, label\)",
-        ),
-        ("a\tb\tneutral\na\t \tneutral\n", r"dev-en\.tsv:2: text_b is empty"),
-        ("a\tb\tneutral\nc\td\tneutral\n", r"dev-en\.tsv:1: all 2 rows have label 1; a constant column"),
-        ("a\tb\tneutral\nc\td\t\n", r"dev-en\.tsv:2: no label or answer, though other rows have one"),
-        ("\n", r"dev-en\.tsv: the file is empty"),
-        (b"a\tb\tneutral\n\xff\xfeb\tc\n", r"dev-en\.tsv:2: byte 0xff is not UTF-8"),
-    ],
-)
-def test_malformed_pairs(tmp_path, content, reason):
-    write(tmp_path / "xnli/dev-en.tsv", content)
-    with pytest.raises(StudyError, match=reason):
-        some("xnli", "dev", "en", tmp_path)
-
-
-def test_wrong_number_of_examples(tmp_path):
-    write(tmp_path / "xnli/dev-en.tsv", XNLI)
-    with pytest.raises(StudyError, match=r"xnli dev en: 2 examples \(first at .*:1\), officially 2490"):
-        load("xnli", "dev", "en", tmp_path)
-    with pytest.warns(UserWarning, match="officially 2490"):
-        assert len(load("xnli", "dev", "en", tmp_path, strict=False)) == 2
-
-
-def test_unknown_names_list_what_is_known(tmp_path):
-    with pytest.raises(StudyError, match="'glue' is not known; known are xnli"):
-        load("glue", "dev", "en", tmp_path)
-    with pytest.raises(StudyError, match="xquad has no split 'dev'; it has test"):
-        load("xquad", "dev", "en", tmp_path)
-    with pytest.raises(StudyError, match="xnli has no language 'ja'; it has ar, bg, de"):
-        load("xnli", "dev", "ja", tmp_path)
-    with pytest.raises(StudyError, match="squad has no split 'dev' in 'de'; there it has train"):
-        load("squad", "dev", "de", tmp_path)
-
-
-def test_a_missing_file_says_what_to_download_and_where_to_put_it(tmp_path):
-    with pytest.raises(
-        StudyError, match=r"dev-context-de-question-es\.json\[\.gz\] not found; download mlqa \(MLQA_V1"
-    ):
-        load("mlqa", "dev", "de|es", tmp_path)
-    with pytest.raises(StudyError, match=r"no such folder; expected xquad \(github"):
-        load("xquad", "test", "de", tmp_path / "nowhere")
-
-
-def test_pawsx_placeholders(tmp_path):
-    rows = ["id\tsentence1\tsentence2\tlabel", "7\tA\tB\t1", "8\tNS\tB\t0", "9\tC\tNS of D\t0"]
-    write(tmp_path / "pawsx/x-final/de/dev_2k.tsv", "\n".join(rows))
-    with pytest.warns(UserWarning, match=r"pawsx dev de: 1 of 3 rows have a side NS"):
-        german = some("pawsx", "dev", "de", tmp_path)
-    assert german == [PairExample("7", "A", "B", 1), PairExample("9", "C", "NS of D", 0)]
-
-
-def test_repeated_ids(tmp_path):
-    write(tmp_path / "x-final/en/dev_2k.tsv", "id\tsentence1\tsentence2\tlabel\n1\tA\tB\t1\n1\tC\tD\t0\n")
-    with pytest.raises(StudyError, match=r"dev_2k\.tsv:3: id '1' was already at .*:2"):
-        some("pawsx", "dev", "en", tmp_path)
-    path = tmp_path / "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json"
-    write(path, squad(*[("0", "a b", 2, "b")] * 2))
-    assert [e.id for e in some("tydiqa", "train", "en", tmp_path)] == ["0:0", "1:0"]
-
-
-def test_questions(tmp_path):
-    write(tmp_path / "xquad/xquad.th.json", squad(("q1", "\ufeffone two", 5, "two"), ("q2", "x", 0, "x")))
-    assert some("xquad", "test", "th", tmp_path)[0] == SpanExample("q1", "?", "\ufeffone two", ((5, "two"),))
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (
-            squad(("q", "one two", 3, "two")),
-            r"xquad\.en\.json: question 'q': answer 'two' is not at offset 3; .*' tw'",
-        ),
-        (squad(("q", "one", 0, "")), "question 'q': no label or answer in any row"),
-        (
-            squad(("p", "one", 0, "one"), ("q", "one", 0, "")),
-            "'q': no label or answer, though other",
-        ),
-        (squad(("p", "one", 0, "one"), ("p", "one", 0, "one")), "id 'p' was already"),
-        ('{"data": [\n{"paragraphs"]}', r"xquad\.en\.json:2: not JSON"),
-        ('{"articles": []}', r"xquad\.en\.json: no 'data', expected one in this object"),
-    ],
-)
-def test_malformed_questions(tmp_path, content, reason):
-    write(tmp_path / "xquad/xquad.en.json", content)
-    with pytest.raises(StudyError, match=reason):
-        some("xquad", "test", "en", tmp_path)
-
-
-def test_one_file_of_several_languages_is_cut_by_id(tmp_path):
-    content = squad(("english-1-0", "one", 0, "one"), ("swahili-2-0", "moja", 0, "moja"))
-    write(tmp_path / "tydiqa/tydiqa-goldp-v1.1-dev.json", content)
-    assert [e.id for e in some("tydiqa", "dev", "sw", tmp_path)] == ["swahili-2-0"]
-
-
-def test_choices(tmp_path):
-    row = {"premise": "P", "choice1": "A", "choice2": "B", "question": "cause", "label": 1, "idx": 4}
-    lines = [json.dumps(row), json.dumps(row | {"label": 0, "idx": 5})]
-    write(tmp_path / "xcopa/sw/val.sw.jsonl", "\r\n".join(lines) + "\r\n")
-    assert some("xcopa", "dev", "sw", tmp_path)[0] == ChoiceExample("4", "P", "cause", ("A", "B"), 1)
-    write(tmp_path / "xcopa/sw/val.sw.jsonl", "\n".join([lines[0], json.dumps(row | {"question": "why"})]))
-    with pytest.raises(StudyError, match=r"val\.sw\.jsonl:2: question is 'why'"):
-        some("xcopa", "dev", "sw", tmp_path)
-    write(tmp_path / "xcopa/sw/val.sw.jsonl", lines[0] + "\n{")
-    with pytest.raises(StudyError, match=r"val\.sw\.jsonl:2: not JSON"):
-        some("xcopa", "dev", "sw", tmp_path)
-
-
+PAIRS = [PairExample("0", "a cat", "an animal", 0), PairExample("1", "a cat", "a dog", 2)]
+COLUMNS = "language\tgold_label\tsentence1_binary_parse\tsentence1\tsentence2\tpromptID\n"
+ORIGINAL = "ar\tneutral\t(x)\tA\tB\t1\nde\tentailment\t(x)\tEine\tZwei\t1\nde\tneutral\t(x)\tEine\tDrei\t2\n"
+QUOTED = [
+    '"Yes," he said.\tHe said "yes\tneutral', '""Yes""\tA "b" c\tentailment',
+    '"He said ""yes""."\t"""Yes"" it is."\tneutral',
+]  # fmt: skip
+UNQUOTED = [
+    PairExample("0", '"Yes," he said.', 'He said "yes', 1), PairExample("1", '""Yes""', 'A "b" c', 0),
+    PairExample("2", 'He said "yes".', '"Yes" it is.', 1),
+]  # fmt: skip
+CHOICE = {"premise": "P", "choice1": "A", "choice2": "B", "question": "cause", "label": 1, "idx": 4}
+CHOICES = [json.dumps(CHOICE), json.dumps(CHOICE | {"label": 0, "idx": 5})]
 CONLLU = """# newdoc id = d
 # sent_id = s1
 1-2\tdu\t_\t_\t_\t_\t_\t_\t_\t_
@@ -215,28 +69,113 @@ CONLLU = """# newdoc id = d
 
 # sent_id = s2
 1\tOui\toui\tINTJ\tUH\t_\t0\troot\t_\t_"""
+SENTENCES = [
+    TaggedSentence("s1", ("de", "le", "pain"), ("ADP", "DET", "NOUN"), (3, 3, 0), ("case", "det", "root")),
+    TaggedSentence("s2", ("Oui",), ("INTJ",), (0,), ("root",)),
+]
+TYDIQA = "tydiqa/tydiqa-goldp-v1.1-"
+READ = {  # what is read -> set, split, language; content by file; records
+    "XTREME's layout": ("xnli dev de", {"xnli/dev-de.tsv": "\ufeff" + XNLI}, PAIRS),
+    "a packed file": ("xnli dev de", {"xnli/dev-de.tsv.gz": XNLI}, PAIRS),
+    "XNLI's own file of all languages": (
+        "xnli test de", {"XNLI-1.0/xnli.test.tsv": COLUMNS + ORIGINAL},
+        [PairExample("0", "Eine", "Zwei", 0), PairExample("1", "Eine", "Drei", 1)]),
+    "quotes as text, unless a CSV writer made them": (
+        "xnli dev en", {"xnli/dev-en.tsv": "\n".join(QUOTED)}, UNQUOTED),
+    "labels in the file beside": (
+        "xnli test de", {"xnli/test-de.tsv": "a\tb\nc\td\n",
+                         "xnli/test.labels.tsv.gz": "genre\tlabel\nx\tneutral\nx\tcontradiction\n"},
+        [PairExample("0", "a", "b", 1), PairExample("1", "c", "d", 2)]),
+    "ids that repeat as published": (
+        "tydiqa train en", {f"{TYDIQA}train/tydiqa.goldp.en.train.json": squad(*[("0", "a b", 2, "b")] * 2)},
+        [SpanExample(key, "?", "a b", ((2, "b"),)) for key in ("0:0", "1:0")]),
+    "a byte order mark within a text": (
+        "xquad test th", {"xquad/xquad.th.json": squad(("q", "\ufeffone two", 5, "two"))},
+        [SpanExample("q", "?", "\ufeffone two", ((5, "two"),))]),
+    "one language of several, by its ids": (
+        "tydiqa dev sw",
+        {f"{TYDIQA}dev.json": squad(("english-1", "one", 0, "one"), ("swahili-2", "moja", 0, "moja"))},
+        [SpanExample("swahili-2", "?", "moja", ((0, "moja"),))]),
+    "choices": (
+        "xcopa dev sw", {"xcopa/sw/val.sw.jsonl": "\r\n".join(CHOICES) + "\r\n"},
+        [ChoiceExample("4", "P", "cause", ("A", "B"), 1), ChoiceExample("5", "P", "cause", ("A", "B"), 0)]),
+    "syntactic words": ("pud test fr", {"ud_pud/fr_pud-ud-test.conllu": CONLLU}, SENTENCES),
+    "translations": (
+        "tatoeba test de", {"tatoeba_laser/tatoeba.deu-eng.deu": "Hallo.\nDu.\n",
+                            "tatoeba_laser/tatoeba.deu-eng.eng": "Hello.\nYou.\n"},
+        [SentencePair("0", "Hallo.", "Hello."), SentencePair("1", "Du.", "You.")]),
+}  # fmt: skip
 
 
-def test_tagged_sentences_are_their_syntactic_words(tmp_path):
-    write(tmp_path / "ud_pud/fr_pud-ud-test.conllu", CONLLU)
-    assert some("pud", "test", "fr", tmp_path) == [
-        TaggedSentence(
-            "s1", ("de", "le", "pain"), ("ADP", "DET", "NOUN"), (3, 3, 0), ("case", "det", "root")
-        ),
-        TaggedSentence("s2", ("Oui",), ("INTJ",), (0,), ("root",)),
-    ]
-    write(tmp_path / "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\t0\troot", "\t_\troot", 1))
-    with pytest.raises(StudyError, match="test.conllu:6: head '_' is not a number"):
-        some("pud", "test", "fr", tmp_path)
-    write(tmp_path / "ud_pud/fr_pud-ud-test.conllu", CONLLU.replace("\tDT\t_", "\tDT", 1))
-    with pytest.raises(StudyError, match="test.conllu:5: 9 columns found, 10 expected"):
-        some("pud", "test", "fr", tmp_path)
+@pytest.mark.parametrize("case", READ)
+def test_official_files_are_read(tmp_path, case):
+    key, files, records = READ[case]
+    plant(tmp_path, files)
+    assert some(*key.split(), tmp_path) == records
+    assert LABELS["nli"] == ("entailment", "neutral", "contradiction")
 
 
-def test_retrieval_pairs(tmp_path):
-    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.deu", "Hallo.\nDu.\n")
-    write(tmp_path / "tatoeba_laser/tatoeba.deu-eng.eng", "Hello.\nYou.\n")
-    assert some("tatoeba", "test", "de", tmp_path)[1] == SentencePair("1", "Du.", "You.")
+XNLI_DEV, XQUAD, PUD = "xnli/dev-en.tsv", "xquad/xquad.en.json", "ud_pud/fr_pud-ud-test.conllu"
+REFUSED = [  # set, split, language; a file and its content; what the error says
+    ("xnli dev en", XNLI_DEV, "a\tb\tneutral\na\tb\tmaybe\n", "en.tsv:2: label 'maybe' is not known"),
+    ("xnli dev en", XNLI_DEV, "a\tb\tneutral\na\tb\tc\tneutral\n", "en.tsv:2: 4 columns found, 3 expected"),
+    ("xnli dev en", XNLI_DEV, "a\tb\tneutral\na\t \tneutral\n", "en.tsv:2: text_b is empty"),
+    ("xnli dev en", XNLI_DEV, "a\tb\tneutral\nc\td\tneutral\n", "en.tsv:1: all 2 rows have label 1"),
+    ("xnli dev en", XNLI_DEV, "a\tb\tneutral\nc\td\t\n", "en.tsv:2: no label or answer, though other rows"),
+    ("xnli dev en", XNLI_DEV, "\n", "en.tsv: the file is empty"),
+    ("xnli dev en", XNLI_DEV, b"a\tb\tneutral\n\xff\xfeb\tc\n", "en.tsv:2: byte 0xff is not UTF-8"),
+    ("xnli test de", "xnli/test-de.tsv", "a\tb\nc\td\n",
+     r"de.tsv:1: no label or answer in any row.*test\.labels\.tsv"),
+    ("xquad test en", XQUAD, squad(("q", "one two", 3, "two")),
+     "question 'q': answer 'two' is not at offset 3; .*' tw'"),
+    ("xquad test en", XQUAD, squad(("q", "one", 0, "")), "question 'q': no label or answer in any row"),
+    ("xquad test en", XQUAD, squad(("p", "one", 0, "one"), ("q", "one", 0, "")), "'q': no label or answer, "),
+    ("xquad test en", XQUAD, squad(*[("p", "one", 0, "one")] * 2), "id 'p' was already"),
+    ("xquad test en", XQUAD, '{"data": [\n{"paragraphs"]}', "en.json:2: not JSON"),
+    ("xquad test en", XQUAD, '{"articles": []}', "en.json: no 'data', expected one in this object"),
+    ("pawsx dev en", "x-final/en/dev_2k.tsv", "id\tsentence1\tsentence2\tlabel\n1\tA\tB\t1\n1\tC\tD\t0\n",
+     "dev_2k.tsv:3: id '1' was already at .*:2"),
+    ("xcopa dev sw", "xcopa/sw/val.sw.jsonl", f"{CHOICES[0]}\n{json.dumps(CHOICE | {'question': 'why'})}",
+     "val.sw.jsonl:2: question is 'why'"),
+    ("xcopa dev sw", "xcopa/sw/val.sw.jsonl", CHOICES[0] + "\n{", "val.sw.jsonl:2: not JSON"),
+    ("pud test fr", PUD, CONLLU.replace("\t0\troot", "\t_\troot", 1), "conllu:6: head '_' is not a number"),
+    ("pud test fr", PUD, CONLLU.replace("\tDT\t_", "\tDT", 1), "test.conllu:5: 9 columns found, 10 expected"),
+    ("glue dev en", "x", "", "'glue' is not known; known are xnli"),
+    ("xquad dev en", "x", "", "xquad has no split 'dev'; it has test"),
+    ("xnli dev ja", "x", "", "xnli has no language 'ja'; it has ar, bg, de"),
+    ("squad dev de", "x", "", "squad has no split 'dev' in 'de'; there it has train"),
+    ("mlqa dev de|es", "x", "", r"context-de-question-es\.json\[\.gz\] not found; download mlqa \(MLQA_V1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "name", "content", "reason"), REFUSED)
+def test_what_is_wrong_is_named_with_its_place(tmp_path, key, name, content, reason):
+    write(tmp_path / name, content)
+    with pytest.raises(StudyError, match=reason):
+        some(*key.split(), tmp_path)
+
+
+def test_numbers_of_examples_labels_and_folders(tmp_path):
+    write(tmp_path / "xnli/dev-en.tsv", XNLI)
+    with pytest.raises(StudyError, match=r"xnli dev en: 2 examples \(first at .*:1\), officially 2490"):
+        load("xnli", "dev", "en", tmp_path)
+    with pytest.warns(UserWarning, match="officially 2490"):
+        assert len(load("xnli", "dev", "en", tmp_path, strict=False)) == 2
+    write(tmp_path / "xnli/test-de.tsv", "a\tb\nc\td\n")
+    assert [e.label for e in some("xnli", "test", "de", tmp_path, unlabelled=True)] == [-1, -1]
+    write(tmp_path / "xnli/test.labels.tsv", "genre\tlabel\nfiction\tneutral\n")
+    with pytest.raises(StudyError, match="1 labels, but .* has 2 rows"):
+        some("xnli", "test", "de", tmp_path)
+    with pytest.raises(StudyError, match=r"no such folder; expected xquad \(github"):
+        load("xquad", "test", "de", tmp_path / "nowhere")
+
+
+def test_pawsx_placeholders(tmp_path):
+    rows = ["id\tsentence1\tsentence2\tlabel", "7\tA\tB\t1", "8\tNS\tB\t0", "9\tC\tNS of D\t0"]
+    write(tmp_path / "pawsx/x-final/de/dev_2k.tsv", "\n".join(rows))
+    with pytest.warns(UserWarning, match=r"pawsx dev de: 1 of 3 rows have a side NS"):
+        german = some("pawsx", "dev", "de", tmp_path)
+    assert german == [PairExample("7", "A", "B", 1), PairExample("9", "C", "NS of D", 0)]
 
 
 def test_languages_are_aligned_and_crossed():
