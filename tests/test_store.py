@@ -15,6 +15,7 @@ from xltlib import StudyError
 from xltlib.store import (
     Spec,
     Store,
+    fast_in_16_bits,
     publish,
     read_json,
     read_published,
@@ -337,3 +338,12 @@ def test_published_evidence_edited_by_hand_is_refused(store, tmp_path):
     write_json(tmp_path / "runs.json", [])
     with pytest.raises(StudyError, match="found a list"):
         read_published(tmp_path)
+
+
+@pytest.mark.parametrize("flags", ["fpu sse avx512_bf16", "amx_tile amx_bf16", "fp asimd bf16 i8mm"])
+def test_what_the_processor_says_of_16_bits(monkeypatch, flags):
+    assert fast_in_16_bits() in (True, False)
+    monkeypatch.setattr("xltlib.store._cpuinfo", lambda *names: flags)
+    assert fast_in_16_bits()
+    monkeypatch.setattr("xltlib.store._cpuinfo", lambda *names: "fpu sse avx512f")
+    assert not fast_in_16_bits()

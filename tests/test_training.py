@@ -1,4 +1,4 @@
-"""The training loop: exact resume, schedule by hand, refusal of what diverges; batches of equal length."""
+"""The training loop: exact resume, schedule by hand, refusal of what diverges, 16 bits; equal lengths."""
 
 import json
 import os
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xltlib import StudyError
-from xltlib.pretraining import training
+from xltlib.pretraining import models, training
 from xltlib.pretraining.training import Optimization, Pool, epoch_batches, fit, learning_rate
 
 OPT = Optimization(steps=12, lr=0.05, log_every=5, checkpoint_seconds=0)  # a checkpoint after each update
@@ -58,7 +59,7 @@ def unbroken(late=0, opt=OPT):
     return fit(model, toy_loss(model, late), opt), weights(model)
 
 
-def broken_at(step, directory, late=0, opt=OPT):
+def broken_at(step, directory, late=0, opt=OPT, look=None):
     """Training that stops with an error before the update of a step; its checkpoint stays."""
     model = Toy()
     inner = toy_loss(model, late)
@@ -69,42 +70,33 @@ def broken_at(step, directory, late=0, opt=OPT):
         return inner(now)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model, loss, opt, directory)
+        fit(model, loss, opt, directory, look=look)
+
+
+def resumed(directory, late=0):
+    """What is left of a broken training: its steps, the history, and the weights at the end."""
+    model, steps = Toy(), []
+    inner = toy_loss(model, late)
+    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, directory)
+    return steps, history, weights(model)
 
 
 # Resume
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 7, 11])
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path, step):
-    broken_at(step, tmp_path)
-    assert (tmp_path / f"checkpoint-{step}.safetensors").exists()
-    model, steps = Toy(), []
-    inner = toy_loss(model)
-    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
-    wanted, final = unbroken()
-    assert steps == list(range(step, 12))
-    assert history == wanted
-    assert same(weights(model), final)
+@pytest.mark.parametrize(
+    ("breaks", "late"), [((1,), 0), ((4,), 0), ((5,), 0), ((7,), 0), ((11,), 0), ((3, 8), 0), ((4,), 6)]
+)
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, breaks, late):
+    """Also one that was broken twice, and one of which some weights had no gradient so far."""
+    for step in breaks:
+        broken_at(step, tmp_path, late)
+    assert (tmp_path / f"checkpoint-{breaks[-1]}.safetensors").exists()
+    steps, history, final = resumed(tmp_path, late)
+    assert steps == list(range(breaks[-1], 12))
+    assert history == unbroken(late)[0]
+    assert same(final, unbroken(late)[1])
     assert not list(tmp_path.iterdir())
-
-
-def test_a_run_broken_twice(tmp_path):
-    broken_at(3, tmp_path)
-    broken_at(8, tmp_path)
-    model = Toy()
-    assert fit(model, toy_loss(model), OPT, tmp_path) == unbroken()[0]
-    assert same(weights(model), unbroken()[1])
-
-
-def test_weights_without_a_gradient_so_far_do_not_stop_a_resume(tmp_path):
-    broken_at(4, tmp_path, late=6)
-    model, steps = Toy(), []
-    inner = toy_loss(model, 6)
-    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
-    assert steps[0] == 4
-    assert history == unbroken(6)[0]
-    assert same(weights(model), unbroken(6)[1])
 
 
 def cut(folder):
@@ -116,24 +108,18 @@ def no_tensors(folder):
     next(folder.glob("*.safetensors")).unlink()
 
 
-def no_json(folder):
-    (folder / "checkpoint.json").write_text("{")
-
-
-def not_a_mapping(folder):
-    (folder / "checkpoint.json").write_text("[]")
-
-
 def no_history(folder):
     state = json.loads((folder / "checkpoint.json").read_text())
     del state["history"]
     (folder / "checkpoint.json").write_text(json.dumps(state))
 
 
+def written(text):
+    return lambda folder: (folder / "checkpoint.json").write_text(text)
+
+
 def rewrite(change):
     def damage(folder):
-        from safetensors.torch import load_file, save_file
-
         path = next(folder.glob("*.safetensors"))
         tensors = load_file(path)
         change(tensors)
@@ -159,7 +145,7 @@ def flip(name, old, new):
 DAMAGE = {
     "flipped bit of a weight": flip("*.safetensors", b"", b""),
     "other loss": flip("checkpoint.json", b'"loss": 0', b'"loss": 1'),
-    "cut": cut, "no tensors": no_tensors, "no json": no_json, "not a mapping": not_a_mapping,
+    "cut": cut, "no tensors": no_tensors, "no json": written("{"), "not a mapping": written("[]"),
     "no history": no_history,
     "no last weight": rewrite(lambda t: t.pop("weight/second.bias")),
     "no moment": rewrite(lambda t: t.pop("exp_avg_sq/second.bias")),
@@ -171,13 +157,11 @@ DAMAGE = {
 def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
     broken_at(6, tmp_path)
     damage(tmp_path)
-    model, steps = Toy(), []
-    inner = toy_loss(model)
     with pytest.warns(UserWarning, match="the checkpoint is damaged: trained from the start"):
-        history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+        steps, history, final = resumed(tmp_path)
     assert steps[0] == 0
     assert history == unbroken()[0]
-    assert same(weights(model), unbroken()[1])
+    assert same(final, unbroken()[1])
 
 
 def test_no_checkpoint_within_the_interval(tmp_path):
@@ -237,12 +221,10 @@ def test_sigkill_and_resume(tmp_path, root):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL
-    model, steps = Toy(), []
-    inner = toy_loss(model)
-    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, tmp_path)
+    steps, history, final = resumed(tmp_path)
     assert 0 < steps[0] < 12
     assert history == unbroken()[0]
-    assert same(weights(model), unbroken()[1])
+    assert same(final, unbroken()[1])
 
 
 # The update
@@ -421,17 +403,105 @@ def test_training_that_never_reaches_the_score_ends_after_all_steps():
 def test_a_broken_run_with_looks_ends_with_the_same_bits(tmp_path, step):
     whole = Toy()
     wanted = fit(whole, toy_loss(whole), LOOKS, look=scores(0.1, 0.4, 0.5))
-    model = Toy()
-    inner = toy_loss(model)
-
-    def loss(now):
-        if now == step:
-            raise KeyboardInterrupt
-        return inner(now)
-
     asked = scores(0.1, 0.4, 0.5)
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, loss, LOOKS, tmp_path, look=asked)
+    broken_at(step, tmp_path, opt=LOOKS, look=asked)
     again = Toy()
     assert fit(again, toy_loss(again), LOOKS, tmp_path, look=asked) == wanted
     assert same(weights(again), weights(whole))
+
+
+# 16 bits, dropout, and a device that is not waited for
+
+
+def noisy_loss(model):
+    """A loss with dropout, which draws from torch's own generator."""
+    inner = toy_loss(model)
+    return lambda step: {k: F.dropout(v + 1, 0.5) * model.first.weight.sum() for k, v in inner(step).items()}
+
+
+@pytest.mark.parametrize("opt", [replace(OPT, precision="bfloat16"), OPT], ids=["bfloat16", "float32"])
+def test_a_resume_is_exact_in_16_bits_and_with_dropout(tmp_path, opt):
+    def trained(directory=None, stop=None, seed=0):
+        model = Toy()
+        inner = noisy_loss(model)
+
+        def loss(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            torch.rand(3)  # not to be taken for the same numbers in every step
+            return inner(step)
+
+        before = torch.get_rng_state()
+        history = fit(model, loss, replace(opt, seed=seed), directory)
+        assert torch.equal(before, torch.get_rng_state())
+        return history, weights(model)
+
+    wanted, final = trained()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, stop=7)
+    torch.rand(5)
+    history, resumed = trained(tmp_path)
+    assert history == wanted
+    assert same(resumed, final)
+    assert trained(seed=1)[0] != wanted
+    assert all(weight.dtype == torch.float32 for weight in final.values())
+
+
+def test_16_bits_are_those_of_matrix_products_alone():
+    seen = []
+    model, plain = Toy(), Toy()
+    inner = toy_loss(model)
+
+    def loss(step):
+        seen.append(model.first(torch.ones(1, 4)).dtype)
+        return inner(step)
+
+    history = fit(model, loss, replace(OPT, precision="bfloat16"))
+    assert set(seen) == {torch.bfloat16}
+    wanted = fit(plain, toy_loss(plain), OPT)
+    assert history != wanted
+    assert history[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=0.05)
+    with pytest.raises(StudyError, match="precision 'float16' is not known: float32 or bfloat16"):
+        replace(OPT, precision="float16")
+
+
+def test_attention_on_a_cpu_stays_in_32_bits(monkeypatch):
+    """Its gradient is slow there in 16, whatever the processor."""
+    seen, attention = [], F.scaled_dot_product_attention
+    told = lambda q, *rest, **options: seen.append(q.dtype) or attention(q, *rest, **options)  # noqa: E731
+    model, ids = models.tiny(40, 16, 2, 2, seed=0), torch.arange(5, 35).reshape(3, 10)
+    wanted = model.states(ids)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", told)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model.states(ids)
+        assert model.logits(states).dtype == torch.bfloat16
+    assert seen == [torch.float32] * 2
+    assert torch.allclose(states.float(), wanted, atol=0.05)
+    model.lm.set_attn_implementation("sdpa")
+    assert torch.equal(model.states(ids), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.states(ids)
+    assert seen[-1] == torch.bfloat16
+
+
+def test_without_waiting_the_history_is_the_same_and_divergence_names_its_step(tmp_path, monkeypatch):
+    """As on a GPU: values are read at points of the history and before checkpoints."""
+    read, wanted, late = [], unbroken(), unbroken(3)
+    monkeypatch.setattr(training, "WAITED_FOR", ())
+    monkeypatch.setattr(torch, "cat", lambda rows, cat=torch.cat: read.append(len(rows)) or cat(rows))
+    model = Toy()
+    assert fit(model, toy_loss(model, late=3), replace(OPT, checkpoint_seconds=1000)) == late[0]
+    assert read == [5, 5, 2]
+    assert same(weights(model), late[1])
+
+    def diverges(step):
+        parts = inner(step)
+        return parts | {"loss": parts["loss"] * (torch.nan if step == 7 else 1)}
+
+    for seconds, kept in ((1000, "no checkpoint yet"), (0, "checkpoint is of step 7")):
+        model = Toy()
+        inner = toy_loss(model)
+        with pytest.raises(StudyError, match=f"loss is nan.* at step 7 .*{kept}"):
+            fit(model, diverges, replace(OPT, checkpoint_seconds=seconds), tmp_path)
+    model = Toy()  # and what was kept is from before
+    assert fit(model, toy_loss(model), OPT, tmp_path) == wanted[0]

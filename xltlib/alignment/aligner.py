@@ -17,7 +17,7 @@ import numpy as np
 
 from xltlib import StudyError
 from xltlib.alignment import em
-from xltlib.alignment.corpus import RECOMMENDED, Aligner, Corpus, Pairs, encode
+from xltlib.alignment.em import RECOMMENDED, Aligner, Corpus, Pairs, encode
 from xltlib.alignment.links import (
     Links,
     split_links,

@@ -55,7 +55,7 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
 
 
 def _loss(model: EncoderDecoder, batch: Batch) -> dict[str, Tensor]:
-    return seq2seq.target_loss(model, batch.ids, batch.told.get("attention_mask"), batch.targets)
+    return seq2seq.target_loss(model, batch.ids, batch.extra.get("attention_mask"), batch.targets)
 
 
 def encode(case: Case, examples: Sequence[SpanExample], end: int, training: bool = False) -> Encoded:
@@ -89,8 +89,8 @@ def answer_scores(
         best[int(rows.examples[row])] = row
     for number, row in best.items():
         texts[examples[number].id] = _in_passage(rows, row, written[row], examples[number].context, pieces)
-    found = qa_scores(examples, texts, *case.comparison(setting))
-    return {"": found["exact_match"], "f1": found["f1"]}
+    metrics = qa_scores(examples, texts, *case.comparison(setting))
+    return {"": metrics["exact_match"], "f1": metrics["f1"]}
 
 
 def _in_passage(rows: Encoded, row: int, ids: np.ndarray, context: str, pieces: Sequence[str]) -> str:
@@ -130,8 +130,8 @@ def write(
             before, chances = torch.cat([before, best.indices], 1), [*chances, best.values]
             if (before[:, 2:] == model.end).any(1).all():
                 break
-        told = zip(rows, before[:, 2:].cpu().numpy(), torch.cat(chances, 1).cpu().numpy(), strict=True)
-        for row, ids, logs in told:
+        written = zip(rows, before[:, 2:].cpu().numpy(), torch.cat(chances, 1).cpu().numpy(), strict=True)
+        for row, ids, logs in written:
             ended = int(np.argmax(ids == model.end)) if (ids == model.end).any() else len(ids)
             out[row], sure[row] = ids[:ended], logs[: ended + 1].mean()
     return out, sure

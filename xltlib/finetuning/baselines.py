@@ -21,7 +21,7 @@ from xltlib.store import Result, Spec
 AROUND = 10  # words on either side of an answer in which those of the question are looked for
 
 Translate = Callable[[Sequence[str]], list[str]]
-Found = dict[str, dict[str, float]]  # name of a baseline -> setting -> score
+Scores = dict[str, dict[str, float]]  # name of a baseline -> setting -> score
 
 
 def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -35,16 +35,16 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
     params = spec.params
     translate = {x: _translator(pairs, linked, x) for x in pairs.values["pairs"]}
     translate[params["source"]] = lowered
-    found = {task: TASKS[task](params, translate) for task in params["tasks"]}
+    scores = {task: TASKS[task](params, translate) for task in params["tasks"]}
     for name, measure in (("retrieval", _retrieval), ("tagging", _tagging)):
         if measured := measure(params, translate, pairs):
-            found[name] = measured
+            scores[name] = measured
     rounded = {
-        task: {name: {x: round(float(y), 5) for x, y in scores.items()} for name, scores in each.items()}
-        for task, each in found.items()
+        task: {name: {x: round(float(y), 5) for x, y in own.items()} for name, own in each.items()}
+        for task, each in scores.items()
     }
     clusters = {task: _clusters(params, task) for task in params["tasks"]}
-    if "tagging" in found:
+    if "tagging" in scores:
         clusters["tagging"] = {"": numbered(probing.documents(params))}
     return {"baselines": rounded, "clusters": clusters}
 
@@ -55,23 +55,23 @@ def _clusters(params: Mapping, task: str) -> dict[str, list[int]]:
     Where a set has the same examples in all languages the source's say it for all: "" of the first test set,
     "@sick" of a further one.
     """
-    found = {}
+    clusters, aligned = {}, task in task_data.ALIGNED
     for setting, examples in task_data.examples(params, task, "test", params["test_examples"]).items():
         language = task_data.language_of(setting)
-        if task not in task_data.ALIGNED or language == params["source"]:
-            name = setting.removeprefix(language) if task in task_data.ALIGNED else setting
+        if not aligned or language == params["source"]:
             shared = [e.context if isinstance(e, SpanExample) else e.text_a for e in examples]
-            found |= {name: numbered(shared)} if len(set(shared)) < len(shared) else {}
-    return found
+            if len(set(shared)) < len(shared):
+                clusters[setting.removeprefix(language) if aligned else setting] = numbered(shared)
+    return clusters
 
 
 def _translator(pairs: Result, linked: Result, language: str) -> Translate:
     """Gives each word of a language the source's, in lower case; a word without a link stays as it is."""
     with np.load(linked.file("links.npz"), allow_pickle=False) as arrays:
-        found = link_lists(arrays, language)
-    sides = [[lowered(x) for x in read_sentences(pairs, language, side)[: len(found)]]
+        links = link_lists(arrays, language)
+    sides = [[lowered(x) for x in read_sentences(pairs, language, side)[: len(links)]]
              for side in ("target", "source")]  # fmt: skip
-    lexicon = linked_lexicon(*sides, [pair[:, ::-1] for pair in found])
+    lexicon = linked_lexicon(*sides, [pair[:, ::-1] for pair in links])
     best = {word: words[0] for word, words in lexicon.items() if words}
     return lambda words: [best.get(word, word) for word in lowered(words)]
 
@@ -94,7 +94,7 @@ def _majority(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExam
     return {x: evaluation.majority_accuracy(labels, [e.label for e in each]) for x, each in test.items()}
 
 
-def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Found:
+def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Scores:
     """The majority label; n-grams of the hypothesis alone, in other languages than the source translated."""
     train, test = _examples(params, "nli")
     texts = [" ".join(_words(e.text_b)) for e in train]
@@ -105,12 +105,12 @@ def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Found:
     ]
     predicted = evaluation.ngram_predictions(texts, [e.label for e in train], tested)
     parts = np.split(predicted, np.cumsum([len(each) for each in test.values()])[:-1])
-    told = zip(test.items(), parts, strict=True)
-    alone = {x: np.mean(part == [e.label for e in each]) for (x, each), part in told}
+    settings = zip(test.items(), parts, strict=True)
+    alone = {x: np.mean(part == [e.label for e in each]) for (x, each), part in settings}
     return {"majority": _majority(train, test), "hypothesis only": alone}
 
 
-def _paraphrase(params: Mapping, translate: Mapping[str, Translate]) -> Found:
+def _paraphrase(params: Mapping, translate: Mapping[str, Translate]) -> Scores:
     """The majority label; a threshold, the best for the training examples, on the words shared."""
     train, test = _examples(params, "paraphrase")
     shared, labels = np.array([_shared(e) for e in train]), np.array([e.label for e in train])
@@ -126,7 +126,7 @@ def _shared(example: PairExample) -> float:
     return len(a & b) / max(len(a | b), 1)
 
 
-def _qa(params: Mapping, translate: Mapping[str, Translate]) -> Found:
+def _qa(params: Mapping, translate: Mapping[str, Translate]) -> Scores:
     """The words, as many as a training answer usually has, with most of the question around them."""
     train, test = _examples(params, "qa")
     lengths = [len(corpora.token_spans(e.answers[0][1])) for e in train]
@@ -136,8 +136,8 @@ def _qa(params: Mapping, translate: Mapping[str, Translate]) -> Found:
         language, _, name = setting.partition("@")
         style = evaluation.OFFICIAL_STYLE.get(name or first, "squad")
         answers = {e.id: window(e, length) for e in examples}
-        told = evaluation.qa_scores(examples, answers, language, style)
-        scores |= {setting: told["exact_match"].mean(), f"{setting}#f1": told["f1"].mean()}
+        metrics = evaluation.qa_scores(examples, answers, language, style)
+        scores |= {setting: metrics["exact_match"].mean(), f"{setting}#f1": metrics["f1"].mean()}
     return {"words near the question's": scores}
 
 
@@ -168,18 +168,18 @@ TASKS = {"nli": _nli, "paraphrase": _paraphrase, "qa": _qa}
 # Probes
 
 
-def _retrieval(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Found:
+def _retrieval(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Scores:
     """Accuracy of finding the source's sentence by its translated words, or by character trigrams."""
-    found: Found = {"EM lexicon": {}, "character trigrams": {}}
+    scores: Scores = {"EM lexicon": {}, "character trigrams": {}}
     for language in pairs.values["pairs"]:
         weigh = [lowered(words) for words in read_sentences(pairs, language, "source")]
         for setting, sentences in real_data.retrieval_pairs(params, language).items():
             own, other = ([_words(text) for text in side] for side in zip(*sentences, strict=True))
             name = language + setting
-            found["EM lexicon"][name] = _nearest([translate[language](words) for words in own], other, weigh)
+            scores["EM lexicon"][name] = _nearest([translate[language](words) for words in own], other, weigh)
             grams = [[_trigrams(words) for words in side] for side in (own, other)]
-            found["character trigrams"][name] = _nearest(*grams, [*grams[0], *grams[1]])
-    return {name: scores for name, scores in found.items() if scores}
+            scores["character trigrams"][name] = _nearest(*grams, [*grams[0], *grams[1]])
+    return {name: own for name, own in scores.items() if own}
 
 
 def _trigrams(words: Sequence[str]) -> list[str]:
@@ -207,17 +207,17 @@ def _unit_rows(
 ) -> csr_matrix:
     cells = [(row, number[term]) for row, terms in enumerate(sentences) for term in dict.fromkeys(terms)]
     rows, columns = np.array(cells).T
-    made = csr_matrix((rarity[columns], (rows, columns)), shape=(len(sentences), len(number)))
-    norms = np.sqrt(made.multiply(made).sum(axis=1)).A1
-    return diags(1 / np.maximum(norms, 1e-9)) @ made
+    terms = csr_matrix((rarity[columns], (rows, columns)), shape=(len(sentences), len(number)))
+    norms = np.sqrt(terms.multiply(terms).sum(axis=1)).A1
+    return diags(1 / np.maximum(norms, 1e-9)) @ terms
 
 
-def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Found:
+def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Scores:
     """The commonest tag, a word's own character n-grams, and the tag of its translation in the source."""
     if "tagging" not in params["probes"]:
         return {}
     sentences = probing.pud(params)
-    found: Found = {"majority": {}, "word shape (n-grams)": {}, "EM lexicon": {}}
+    scores: Scores = {"majority": {}, "word shape (n-grams)": {}, "EM lexicon": {}}
     train = sentences[params["source"]][probing.TRAINED]
     test = {x: each[probing.TESTED] for x, each in sentences.items()}
     words = [word for each in test.values() for s in each for word in s.words]
@@ -227,15 +227,16 @@ def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result)
         shape = iter(evaluation.ngram_predictions([w for s in train for w in s.words], tags, words))
         votes = _votes(train, name)
         for language, each in test.items():
-            told = {"majority": [[common] * len(s.words) for s in each]}
-            told["word shape (n-grams)"] = [[next(shape) for _ in s.words] for s in each]
-            own = translate.get(language, lowered)
-            told["EM lexicon"] = [[_tag(own, word, votes, common) for word in s.words] for s in each]
-            gold = [probing.tag_sets(s)[name] for s in each]
-            for baseline, predicted in told.items():
-                scores = evaluation.tagging_scores(gold, predicted)
-                found[baseline][language + name] = np.mean(scores["correct"] / scores["words"])
-    return found
+            own, gold = translate.get(language, lowered), [probing.tag_sets(s)[name] for s in each]
+            tagged = {
+                "majority": [[common] * len(s.words) for s in each],
+                "word shape (n-grams)": [[next(shape) for _ in s.words] for s in each],
+                "EM lexicon": [[_tag(own, word, votes, common) for word in s.words] for s in each],
+            }
+            for baseline, predicted in tagged.items():
+                right = evaluation.tagging_scores(gold, predicted)
+                scores[baseline][language + name] = np.mean(right["correct"] / right["words"])
+    return scores
 
 
 def _votes(train: Sequence[TaggedSentence], name: str) -> dict[str, Counter[str]]:

@@ -43,14 +43,14 @@ Example = PairExample | SpanExample
 class Batch(NamedTuple):
     """Examples of one update: ids (B, T), what is to be predicted, their rows (B,), and a generator.
 
-    `told` is what a `TaskModel` wants to know beside ids; `special` are the tokens that no method moves.
+    `extra` is what a `TaskModel` takes beside ids; `special` are the tokens that no method moves.
     """
 
     ids: Tensor
     targets: Tensor
     rows: np.ndarray
     rng: np.random.Generator
-    told: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = {}
     special: Specials = OWN
 
     @property
@@ -64,7 +64,7 @@ BatchLoss = Callable[[TaskModel, Batch], dict[str, Tensor]]
 
 def standard_loss(model: TaskModel, batch: Batch) -> dict[str, Tensor]:
     """The loss on the examples as they are."""
-    return {"loss": task_loss(model(batch.ids, **batch.told), batch.targets)}
+    return {"loss": task_loss(model(batch.ids, **batch.extra), batch.targets)}
 
 
 def finetune(
@@ -81,10 +81,10 @@ def finetune(
 
     def loss(step: int) -> dict[str, Tensor]:
         rows = plan.rows(step)
-        ids, told = inputs(data, rows, device)
+        ids, extra = inputs(data, rows, device)
         wanted = to_device(targets[torch.from_numpy(rows)], device)
         rng = np.random.default_rng([seed, 11, step])
-        return batch_loss(model, Batch(ids, wanted, rows, rng, told, data.special))
+        return batch_loss(model, Batch(ids, wanted, rows, rng, extra, data.special))
 
     return fit(model, loss, opt, directory, progress, name, look)
 
@@ -99,7 +99,7 @@ def steps_for(data: Encoded, batch_size: int, epochs: int) -> int:
 
 def loss_at(model: TaskModel, batch: Batch, embeds: Tensor) -> Tensor:
     """The loss where the batch's ids have these embeddings (B, T, H)."""
-    return task_loss(model(None, inputs_embeds=embeds, **batch.told), batch.targets)
+    return task_loss(model(None, inputs_embeds=embeds, **batch.extra), batch.targets)
 
 
 def adversarial_loss(model: TaskModel, batch: Batch) -> dict[str, Tensor]:

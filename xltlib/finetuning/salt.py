@@ -64,11 +64,11 @@ def propose(
         ids = torch.from_numpy(np.stack([sequences[i] for i in rows])).to(device)
         at = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in rows])
         line = np.repeat(np.arange(len(rows)), edges[rows + 1] - edges[rows])
-        told = {}
+        extra = {}
         if second is not None:
-            told["token_type_ids"] = segments(torch.from_numpy(second[rows]).to(device), ids.shape[1])
+            extra["token_type_ids"] = segments(torch.from_numpy(second[rows]).to(device), ids.shape[1])
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            states = encoder.states(ids, **told)
+            states = encoder.states(ids, **extra)
         states = states.float()  # words are told apart in full precision
         for k in np.unique(places.length[at]).tolist():
             if k in known:

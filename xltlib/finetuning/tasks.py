@@ -256,16 +256,16 @@ class Plan:
 
 
 def inputs(data: Encoded, rows: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Ids (B, T) of some rows, and what a `TaskModel` is told beside them: mask and second segment.
+    """Ids (B, T) of some rows, and what a `TaskModel` takes beside them: mask and second segment.
 
     On a GPU, padded sequences have multiples of 8 subwords, as its matrix units do.
     """
     multiple = 8 if device.type == "cuda" and data.padded else 1
     ids, mask = stacked([data.ids[row] for row in rows], data.special.pad, multiple)
-    told = {} if mask is None else {"attention_mask": to_device(mask, device)}
+    extra = {} if mask is None else {"attention_mask": to_device(mask, device)}
     if data.second is not None:
-        told["second"] = to_device(torch.from_numpy(data.second[rows]), device)
-    return to_device(ids, device), told
+        extra["second"] = to_device(torch.from_numpy(data.second[rows]), device)
+    return to_device(ids, device), extra
 
 
 def segments(second: Tensor, length: int) -> Tensor:
@@ -368,9 +368,9 @@ def predict(model: TaskModel, data: Encoded, batch_size: int = 128, precision: s
     out, totals = np.zeros_like(data.targets), np.zeros(len(data.ids))
     begin, stop = data.passages() if qa else (None, None)
     for rows in batches(data, batch_size, np.random.default_rng(0)):
-        ids, told = inputs(data, rows, device)
+        ids, extra = inputs(data, rows, device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(ids, **told)
+            logits = model(ids, **extra)
         if qa:
             best = best_spans(logits.float(), *(torch.from_numpy(x[rows]).to(device) for x in (begin, stop)))
             out[rows], totals[rows] = (part.cpu().numpy() for part in best)

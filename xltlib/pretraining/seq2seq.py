@@ -187,25 +187,25 @@ class Typist:
     ) -> list[np.ndarray]:
         """The sources with an error in a share `rate` of their words; special ids stay as they are."""
         parts = [self._words(source) for source in sources]
-        words = [(row, at) for row, found in enumerate(parts) for at, (word, _) in enumerate(found) if word]
+        words = [(row, at) for row, own in enumerate(parts) for at, (word, _) in enumerate(own) if word]
         hit = [words[i] for i in np.flatnonzero(rng.random(len(words)) < rate)]
         typed = noise.typo_many([parts[row][at][0] for row, at in hit], 1.0, keyboard, rng)
         for (row, at), word in zip(hit, typed, strict=True):
             parts[row][at] = word, self._encode([word])[0]
-        return [np.array([i for _, ids in found for i in ids]) for found in parts]
+        return [np.array([i for _, ids in own for i in ids]) for own in parts]
 
     def _words(self, source: np.ndarray) -> list[tuple[str, list[int]]]:
         """Each word with its subwords; special ids, and the end of a word after a sentinel, have no text."""
-        found: list[tuple[str, list[int]]] = []
+        words: list[tuple[str, list[int]]] = []
         for i in source.tolist():
             piece = self._pieces[i] if len(SPECIAL) <= i < len(self._pieces) else ""
             if not piece.startswith("##"):
-                found.append((piece, [i]))
-            elif found and found[-1][0]:
-                found[-1] = found[-1][0] + piece[2:], [*found[-1][1], i]
+                words.append((piece, [i]))
+            elif words and words[-1][0]:
+                words[-1] = words[-1][0] + piece[2:], [*words[-1][1], i]
             else:
-                found.append(("", [i]))
-        return found
+                words.append(("", [i]))
+        return words
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -301,11 +301,11 @@ class Pool:
         length = self.lengths[rng.choice(len(self.lengths), p=p)]
         if batch_tokens:
             batch_size = max(1, -(-batch_tokens // int(self._sizes[length].min())))
-        chosen = rng.integers(0, len(self._rows[length]), batch_size)
+        rows = rng.integers(0, len(self._rows[length]), batch_size)
         if batch_tokens:
-            read = self._sizes[length][chosen].cumsum()
-            chosen = chosen[: np.abs(read - batch_tokens).argmin() + 1]
-        return self._matrix[length][chosen], self._rows[length][chosen]
+            read = self._sizes[length][rows].cumsum()
+            rows = rows[: np.abs(read - batch_tokens).argmin() + 1]
+        return self._matrix[length][rows], self._rows[length][rows]
 
 
 def epoch_batches(lengths: Iterable[int], batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
