@@ -14,7 +14,6 @@ import tinystudy
 
 from xltlib import notebooks, study
 from xltlib.claims.ledger import load_ledger
-from xltlib.params import notebook_cell
 from xltlib.runs import STAGES
 from xltlib.store import RECORD, read_json
 
@@ -61,7 +60,7 @@ def test_is_committed_without_outputs(stage):
 def test_parameters_cell_is_the_generated_one(stage):
     cells = tagged(read(stage))
     assert len(cells) == 1
-    assert cells[0].source == notebook_cell(names(stage)), "run python tests/test_notebooks.py"
+    assert cells[0].source == tinystudy.notebook_cell(names(stage)), "run python tests/test_notebooks.py"
     assert names(stage)[0] == "profile"
     assert 6 <= len(names(stage)) <= 12  # what an explorer turns
 
@@ -69,7 +68,7 @@ def test_parameters_cell_is_the_generated_one(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameters_are_checked_before_anything_else_is_named(stage):
     first, second = code_cells(stage)[:2]
-    assert first == notebook_cell(names(stage))
+    assert first == tinystudy.notebook_cell(names(stage))
     assert "params = from_notebook(globals())\nsession = study.open(params)" in second
 
 
@@ -164,7 +163,7 @@ def rewrite() -> None:
     """Write all parameters cells anew."""
     for stage in STAGES:
         notebook = read(stage)
-        tagged(notebook)[0].source = notebook_cell(names(stage))
+        tagged(notebook)[0].source = tinystudy.notebook_cell(names(stage))
         path = ROOT / "notebooks" / f"{stage}.ipynb"
         path.write_text(nbformat.writes(notebook, indent=1) + "\n", encoding="utf-8")
 

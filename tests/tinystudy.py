@@ -8,7 +8,7 @@ import yaml
 from studies import better, small_ledger
 
 from xltlib import study
-from xltlib.params import Params, load, notebook_cell
+from xltlib.params import Params, allowed, choices, literal, load
 from xltlib.runs import STAGES, closure
 from xltlib.store import save_scores
 
@@ -42,6 +42,16 @@ def make(root: Path, cell: str = DRAWS) -> Path:
     for stage in STAGES:
         write_notebook(root / "notebooks" / f"{stage}.ipynb", cell.format(name=stage))
     return profile
+
+
+def notebook_cell(names) -> str:
+    """The text of a notebook's parameters cell: one `name = default  # doc` line for each name."""
+    lines = []
+    for name in names:
+        field = Params.model_fields[name]
+        words = f" ({allowed(field)})" if choices(field) else ""
+        lines.append(f"{name} = {literal(field.default)}  # {field.description}{words}")
+    return "\n".join(lines)
 
 
 def write_notebook(path: Path, *cells: str, names=tuple(SMALL)) -> None:

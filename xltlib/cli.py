@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from xltlib import StudyError
 
 if TYPE_CHECKING:
-    from xltlib.params import Params
     from xltlib.study import Session
 
 # Modules are imported where a command needs them: torch takes seconds, and most commands do without.
@@ -184,7 +183,17 @@ def _plan(args: argparse.Namespace) -> None:
     else:
         forecast = Forecast(left, session.jobs, costs.seconds).sentence()
         print(forecast if left else "Nothing is to be computed.", end="\n\n")
-    _print_downloads(params)
+    if params.data == "real":
+        from xltlib.data.downloads import downloads
+
+        rows = [("downloads", "size", "here", "licence", "repository")]
+        for each in downloads(params):
+            size = f"{each.megabytes} MB" if each.megabytes else "not known"
+            rows.append((each.what, size, "yes" if each.here else "no", each.licence, each.repo))
+        none = "Downloads: none; the folder that XLT_DATA names holds the text."
+        print(table(rows) if len(rows) > 1 else none, end="\n\n")
+    else:
+        print("Downloads: none; the languages are synthetic.\n")
     rows = [("statement", "runs", "to do", "hours", "cannot be run yet")]
     for claim, (own, absent) in session.claims().items():
         to_do = missing(own, session.store, session.fresh)
@@ -201,21 +210,6 @@ def _hours(seconds: list[float | None]) -> str:
         return "not measured"
     hours, unknown = sum(known) / 3600, len(seconds) - len(known)
     return (f"{hours:.0f}" if hours >= 100 else f"{hours:.2f}") + (f" + {unknown} runs" if unknown else "")
-
-
-def _print_downloads(params: "Params") -> None:
-    if params.data == "synthetic":
-        print("Downloads: none; the languages are synthetic.\n")
-        return
-    from xltlib.data.downloads import downloads
-    from xltlib.params import table
-
-    rows = [("downloads", "size", "here", "licence", "repository")]
-    for each in downloads(params):
-        size = f"{each.megabytes} MB" if each.megabytes else "not known"
-        rows.append((each.what, size, "yes" if each.here else "no", each.licence, each.repo))
-    none = "Downloads: none; the folder that XLT_DATA names holds the text."
-    print(table(rows) if len(rows) > 1 else none, end="\n\n")
 
 
 def _status(args: argparse.Namespace) -> None:
@@ -382,9 +376,15 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
 def _align(args: argparse.Namespace) -> int:
     if args.symmetrize and (args.reverse or args.conditional_probabilities):
         raise StudyError("--symmetrize aligns in both directions: leave out -r and -p")
-    for option, path in (("--save-model", args.save_model), ("-p", args.conditional_probabilities)):
-        if path:
-            _writable(option, Path(path))
+    written = {"--save-model": args.save_model, "-p": args.conditional_probabilities}
+    for option, path in ((option, Path(path)) for option, path in written.items() if path):
+        existed = path.exists()
+        try:  # told before the work whose result the file is to hold
+            path.open("ab").close()
+        except OSError as error:
+            raise StudyError(f"{option} {path}: cannot be written: {error.strerror}") from None
+        if not existed:
+            path.unlink()
     from xltlib.alignment import aligner
 
     default = aligner.Aligner()
@@ -393,18 +393,6 @@ def _align(args: argparse.Namespace) -> int:
         if getattr(args, name) is None:
             setattr(args, name, getattr(default, field))
     return aligner.command(args)
-
-
-def _writable(option: str, path: Path) -> None:
-    """StudyError where a file cannot be written: told before the work whose result it is to hold."""
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise StudyError(f"{option} {path}: cannot be written: {error.strerror}") from None
-    if not existed:
-        path.unlink()
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:

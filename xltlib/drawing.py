@@ -245,8 +245,15 @@ def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, look
         sns.lineplot(seeds, x="x", y="seeds", **pale, **hue)
     elif len(seeds):
         sns.scatterplot(seeds, x="x", y="seeds", s=14, alpha=0.5, linewidth=0, legend=False, **hue)
-    for name, own in means.groupby("series", sort=False):
-        _intervals(ax, own, looks["palette"][name], lines)
+    # the intervals of two seeds would fill the panel
+    sure = means[~means["seeds"].map(len).between(1, FEW_SEEDS)] if "low" in means else means.head(0)
+    for name, own in sure.groupby("series", sort=False):
+        colour, own = looks["palette"][name], own.dropna(subset=["low", "high"]).sort_values("x")
+        low, high = own["low"].astype(float), own["high"].astype(float)
+        if lines and len(own):
+            ax.fill_between(own["x"], low, high, color=colour, alpha=0.13, linewidth=0)
+        elif len(own):
+            ax.vlines(own["x"], own["low"], own["high"], color=colour, linewidth=1.6, zorder=3)
     shape = {"style": "series", "markers": not dense and looks["markers"]}
     if lines:
         shape |= {"dashes": looks["dashes"], "errorbar": None}
@@ -255,20 +262,6 @@ def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, look
     else:
         sns.scatterplot(means, x="x", y="mean", s=36, linewidth=0, zorder=4, **hue, **shape)
     _axes(ax, data, categories, panel)
-
-
-def _intervals(ax: Axes, rows: pd.DataFrame, colour: str, lines: bool) -> None:
-    """Intervals of a series, but for those of two seeds, which would fill the panel."""
-    if "low" not in rows:
-        return
-    rows = rows[~rows["seeds"].map(len).between(1, FEW_SEEDS)].dropna(subset=["low", "high"]).sort_values("x")
-    if rows.empty:
-        return
-    if lines:
-        low, high = rows["low"].astype(float), rows["high"].astype(float)
-        ax.fill_between(rows["x"], low, high, color=colour, alpha=0.13, linewidth=0)
-    else:
-        ax.vlines(rows["x"], rows["low"], rows["high"], color=colour, linewidth=1.6, zorder=3)
 
 
 def _marks(

@@ -489,7 +489,14 @@ def build(figures: Path, notebooks: Path | None, out: Path, ledger_path: Path) -
     with tempfile.TemporaryDirectory() as scratch:
         source, site = Path(scratch, "source"), Path(scratch, "site")
         _write_sources(evidence, executed, source)
-        _sphinx(source, site)
+        options = ["-q", "-b", "html", "-d", f"{scratch}/doctrees"]
+        command = [sys.executable, "-m", "sphinx", *options, str(source), str(site)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise StudyError("Sphinx could not build the page:\n" + (done.stderr or done.stdout)[-2000:])
+        if done.stderr.strip():
+            print(done.stderr.strip().replace(f"{source}/", ""), file=sys.stderr)
+        (site / ".buildinfo").unlink(missing_ok=True)
         files = {str(p.relative_to(site)): sha256_file(p) for p in sorted(site.rglob("*")) if p.is_file()}
         write_json(site / STAMP, {"claims": evidence.digest, "files": files})
         with system_errors(out.absolute().parent):
@@ -563,16 +570,6 @@ def _page_source(evidence: Evidence, name: str, page: Page, fragments: Path) -> 
 def _heading(text: str, rule: str) -> str:
     text = re.sub(r"([^\w\s])", r"\\\1", " ".join(text.split()))
     return f"{text}\n{rule * max(4, 2 * len(text))}\n"
-
-
-def _sphinx(source: Path, site: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(source.parent / "doctrees")]
-    done = subprocess.run([*command, str(source), str(site)], capture_output=True, text=True)
-    if done.returncode:
-        raise StudyError("Sphinx could not build the page:\n" + (done.stderr or done.stdout)[-2000:])
-    if done.stderr.strip():
-        print(done.stderr.strip().replace(f"{source}/", ""), file=sys.stderr)
-    (site / ".buildinfo").unlink(missing_ok=True)
 
 
 # The check

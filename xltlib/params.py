@@ -6,7 +6,7 @@ Values come from a YAML file, from `--set name=value`, from a notebook's cell, o
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from reprlib import repr as _short
@@ -214,9 +214,21 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     Raises StudyError where the file is missing, empty, too large, not text, not YAML, or gives a name twice.
     """
-    path = Path(path)
+    path, usual = Path(path), "expected lines such as `seeds: 3`"
+    text = _read(path)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise StudyError(f"{place}: not valid YAML: {problem[:100]}") from None
+    if root is None:
+        raise StudyError(f"{path}: the file is empty: {usual}")
+    if not isinstance(root, yaml.MappingNode):
+        raise StudyError(f"{path}, line {root.start_mark.line + 1}: {usual}, found a {root.id}")
     values, places = {}, {}
-    for key, node in _compose(_read(path), path):
+    for key, node in root.value:
         place = f"{path}, line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
             raise StudyError(f"{place}: expected a parameter's name, found a {key.id}")
@@ -250,23 +262,6 @@ def _read(path: Path) -> str:
     if len(text) > LARGEST:  # gzip hides a size
         raise StudyError(f"{path}: expected lines such as `seeds: 3`: no profile is that large")
     return text
-
-
-def _compose(text: str, path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
-    """The key and value nodes of the one mapping in `text`."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or _first_line(error)
-        raise StudyError(f"{place}: not valid YAML: {problem[:100]}") from None
-    if node is None:
-        raise StudyError(f"{path}: the file is empty: expected lines such as `seeds: 3`")
-    if not isinstance(node, yaml.MappingNode):
-        line = node.start_mark.line + 1
-        raise StudyError(f"{path}, line {line}: expected lines such as `seeds: 3`, found a {node.id}")
-    return node.value
 
 
 def _construct(node: yaml.Node, place: str) -> Any:
@@ -414,26 +409,21 @@ class Params(Settings):
     def targets(self) -> tuple[str, ...]:
         """The languages without labelled training data."""
         return tuple(name for name in self.languages if name != self.source)
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        for name, expected in _conflicts(self):
-            found = literal(getattr(self, name))
-            raise PydanticCustomError("conflict", "", {"name": name, "found": found, "expected": expected})
+        scale, reason = _scale(self)
+        for name, wrong, expected in (
+            ("languages", len(self.languages) < 2, "the source and at least one target language"),
+            ("source", self.source not in self.languages, f"one of languages = {literal(self.languages)}"),
+            ("hidden_size", self.hidden_size % self.num_heads, f"a multiple of num_heads = {self.num_heads}"),
+            ("scale", self.scale != scale, f'"{scale}", since {reason}'),
+        ):
+            if wrong:
+                found = literal(getattr(self, name))
+                raise PydanticCustomError("conflict", "", {"name": name, "found": found, "expected": expected})
         return self
 # fmt: on
-
-
-def _conflicts(params: Params) -> Iterator[tuple[str, str]]:
-    """What cannot be together, as (the parameter to change, what is expected of it)."""
-    if len(params.languages) < 2:
-        yield "languages", "the source and at least one target language"
-    if params.source not in params.languages:
-        yield "source", f"one of languages = {literal(params.languages)}"
-    if params.hidden_size % params.num_heads:
-        yield "hidden_size", f"a multiple of num_heads = {params.num_heads}"
-    scale, reason = _scale(params)
-    if params.scale != scale:
-        yield "scale", f'"{scale}", since {reason}'
 
 
 def _scale(params: Params) -> tuple[str, str]:
@@ -471,29 +461,14 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     misspelt one is refused, not passed over. What else a notebook keeps does not, so that its cells can be run
     again; but a parameter's name counts whatever it is bound to, so that no import takes its place unseen.
     """
-    own = {"In", "Out", "exit", "quit"}  # what IPython puts beside the notebook's names
-    names = [n for n in namespace if not n.startswith("_") and n not in own]
-    values = {n: namespace[n] for n in names if n in Params.model_fields or _is_plain(namespace[n])}
+    own, scalar = {"In", "Out", "exit", "quit"}, (bool, int, float, str, type(None))  # IPython's own names
+    values = {}
+    for name in [each for each in namespace if not each.startswith("_") and each not in own]:
+        value = namespace[name]
+        items = value if isinstance(value, list | tuple) and value else [value]
+        if name in Params.model_fields or all(isinstance(item, scalar) for item in items):
+            values[name] = value
     return Params({}, "the notebook's parameters", **values)
-
-
-def _is_plain(value: Any) -> bool:
-    scalar = (bool, int, float, str, type(None))
-    return isinstance(value, scalar) or (
-        isinstance(value, list | tuple) and bool(value) and all(isinstance(item, scalar) for item in value)
-    )
-
-
-def notebook_cell(names: Iterable[str]) -> str:
-    """The text of a notebook's parameters cell: one `name = default  # doc` line for each name."""
-    lines = []
-    for name in names:
-        if name not in Params.model_fields:
-            raise StudyError(f"a notebook's parameters cell: {unknown(Params, name)}")
-        field = Params.model_fields[name]
-        words = f" ({allowed(field)})" if choices(field) else ""
-        lines.append(f"{name} = {literal(field.default)}  # {field.description}{words}")
-    return "\n".join(lines)
 
 
 def to_dict(params: Params) -> dict[str, Any]:

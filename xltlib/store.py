@@ -512,8 +512,14 @@ class Store:
             _sync(path)
             name = path.relative_to(partial).as_posix()
             files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        record = spec.record | {"values": values, "seconds": seconds, "files": files}
-        record |= {"weights": self._weights(spec, files)}
+        # the weights of the run and of all that it was trained from: a spec does not say on which processor
+        weights: dict[str, str] = {}
+        for source in spec.inputs:
+            result = self._finished(self.path(source)) or self._published.get(source.digest)
+            weights |= result.record.get("weights", {}) if result else {}
+        if WEIGHTS in files:
+            weights[spec.digest] = files[WEIGHTS]["sha256"][:16]
+        record = spec.record | {"values": values, "seconds": seconds, "files": files, "weights": weights}
         record |= {"memory_mb": peak_memory(), "environment": environment()}
         write_json(partial / RECORD, record | {"seal": seal(record)})
         final.parent.mkdir(exist_ok=True)
@@ -521,18 +527,6 @@ class Store:
         _sync(final.parent)
         self._failure(spec).unlink(missing_ok=True)
         return Result(spec.digest, record, "computed", final)
-
-    def _weights(self, spec: Spec, files: Mapping[str, Mapping]) -> dict[str, str]:
-        """The digests of the run's own weights and of all those that it was trained from, by run.
-
-        A spec does not say which processor its run was trained on: on another one the weights differ.
-        """
-        weights: dict[str, str] = {}
-        for source in spec.inputs:
-            result = self._finished(self.path(source)) or self._published.get(source.digest)
-            weights |= result.record.get("weights", {}) if result else {}
-        own = files.get(WEIGHTS)
-        return weights | ({spec.digest: own["sha256"][:16]} if own else {})
 
 
 def _sync(path: Path) -> None:
