@@ -390,7 +390,6 @@ def test_aer_on_gold(data_dir, pair, expected):
     folder = data_dir / "word_alignment" / pair
     text = (folder / f"{pair}.src-tgt").read_text(encoding="utf-8").lower()
     pairs = split(text)
-    gold = read_gold(folder / f"{pair}.gold", [(len(e), len(f)) for e, f in pairs])
-    assert gold.index_base == 1
+    gold = read_gold(folder / f"{pair}.gold", [(len(e), len(f)) for e, f in pairs], 1)
     score = aer(align_both(pairs), gold.sure, gold.possible)
     assert score.aer == pytest.approx(expected, abs=0.002)

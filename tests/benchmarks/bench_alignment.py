@@ -120,7 +120,7 @@ def gold_texts(data: Path):
     for name in ("enfr", "zhen", "jaen"):
         lines = corpora.read_lines(folder / name / f"{name}.src-tgt")
         pairs = [tuple(side.lower().split() for side in line.split("|||")) for line in lines]
-        gold = read_gold(folder / name / f"{name}.gold", [(len(e), len(f)) for e, f in pairs])
+        gold = read_gold(folder / name / f"{name}.gold", [(len(e), len(f)) for e, f in pairs], 1)
         yield name, pairs, gold
         if name == "enfr":
             yield (
@@ -136,7 +136,7 @@ def gold_texts(data: Path):
     path = folder / "xl-wa" / "es" / "test.tsv"
     rows = [line.lower().split("\t") for line in corpora.read_lines(path)]
     pairs = [(row[0].split(), row[1].split()) for row in rows]
-    gold = read_gold(path, [(len(e), len(f)) for e, f in pairs], column=2)
+    gold = read_gold(path, [(len(e), len(f)) for e, f in pairs], 0, column=2)
     yield "enes", pairs, gold
     yield "enes + bible", pairs + parallel(data, "bible/bible.en.txt.gz", "bible/bible.es.txt.gz"), gold
 

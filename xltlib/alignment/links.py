@@ -6,7 +6,6 @@ word), counted from 0.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -88,60 +87,25 @@ def _parse(lines: Iterable[tuple[int, str]], name: str) -> list[list[tuple[int, 
     return parsed
 
 
-def _find_base(parsed: list, lengths: Lengths, index_base: int | None, name: str) -> int:
-    """The index base, proved by the file or given; a given base that the file disproves is an error."""
-    if index_base not in (None, 0, 1):
-        raise StudyError(f"index_base: {index_base!r} found, 0 or 1 expected")
-    zero = next((k for k, line in enumerate(parsed, 1) if any(0 in link[:2] for link in line)), None)
-    if zero is not None:
-        if index_base == 1:
-            raise StudyError(
-                f"{name}:{zero}: a link with index 0, but the base is said to be 1; give index base 0"
-            )
-        return 0
-    sized = enumerate(zip(parsed, lengths, strict=True), 1)
-    full = next((k for k, (line, (n, m)) in sized if any(i == n or j == m for i, j, _ in line)), None)
-    if full is not None:
-        if index_base == 0:
-            raise StudyError(
-                f"{name}:{full}: a link to the word numbered as the sentence is long, and no index 0 in the "
-                "file: it counts from 1; give index base 1"
-            )
-        return 1
-    if index_base is None and any(parsed):
-        raise StudyError(
-            f"{name}: no link proves whether words are counted from 0 or from 1 (no index 0, no index equal "
-            "to a sentence's length); give the index base"
-        )
-    return index_base or 0
-
-
-def _array(pairs: Iterable[tuple[int, int]], base: int) -> np.ndarray:
-    return np.array(sorted(set(pairs)), np.int32).reshape(-1, 2) - np.int32(base)
-
-
 def write_pharaoh(stream: TextIO, links: Links) -> None:
     """Write links as Pharaoh lines, `i-j` from 0, one line a sentence pair; no links, an empty line."""
     for pair in links:
         stream.write(" ".join([f"{i}-{j}" for i, j in pair.tolist()]) + "\n")
 
 
-@dataclass(frozen=True)
-class Gold:
-    """Gold links from 0: `sure`, `possible` (it contains `sure`), and what was left out as out of range."""
+class Gold(NamedTuple):
+    """Gold links, counted from 0: `sure` ones, and `possible` ones, which contain them."""
 
     sure: Links
     possible: Links
-    index_base: int  # of the file
-    out_of_range: int  # links left out
-    out_of_range_pairs: tuple[int, ...]  # numbers, from 1, of the sentence pairs that had them
 
 
-def read_gold(path: str | Path, lengths: Lengths, index_base: int | None = None, column: int = 0) -> Gold:
+def read_gold(path: str | Path, lengths: Lengths, index_base: int, column: int = 0) -> Gold:
     """Gold links of a file, or a tab-separated column of it: sure ones written `i-j`, possible ones `ipj`.
 
-    Without `index_base` the base must follow from the file: an index 0 proves 0, an index equal to a
-    sentence's length proves 1. Links outside their sentence are counted and left out, not fatal.
+    They are counted from `index_base`. StudyError where the file disproves it: an index 0 proves 0, an index
+    equal to a sentence's length proves 1. Links outside their sentence, of which published files have some,
+    are left out.
     """
     name = str(path)
     rows = [(number, line.split("\t")) for number, line in stream_lines(path)]
@@ -153,17 +117,22 @@ def read_gold(path: str | Path, lengths: Lengths, index_base: int | None = None,
         raise StudyError(
             f"{name}: {len(parsed)} lines found, {len(lengths)} sentence pairs expected; one line a pair"
         )
-    base = _find_base(parsed, lengths, index_base, name)
-    sizes = [(n + base, m + base) for n, m in lengths]
-    kept = [[k for k in line if k[0] < n and k[1] < m] for line, (n, m) in zip(parsed, sizes, strict=True)]
-    lost = [len(line) - len(inside) for line, inside in zip(parsed, kept, strict=True)]
-    return Gold(
-        sure=[_array(((i, j) for i, j, sure in line if sure), base) for line in kept],
-        possible=[_array(((i, j) for i, j, _ in line), base) for line in kept],
-        index_base=base,
-        out_of_range=sum(lost),
-        out_of_range_pairs=tuple(number for number, count in enumerate(lost, 1) if count),
-    )
+    both = list(zip(parsed, lengths, strict=True))
+    zero = [k for k, line in enumerate(parsed, 1) if any(0 in link[:2] for link in line)]
+    full = [k for k, (line, (n, m)) in enumerate(both, 1) if any(i == n or j == m for i, j, _ in line)]
+    if zero and index_base == 1:
+        raise StudyError(f"{name}:{zero[0]}: a link with index 0: the file counts from 0, not from 1")
+    if full and not zero and index_base == 0:
+        raise StudyError(
+            f"{name}:{full[0]}: a link to the word numbered as the sentence is long, and no index 0 in the "
+            "file: it counts from 1, not from 0"
+        )
+    sure, possible = [], []
+    for line, (n, m) in both:
+        inside = [k for k in line if k[0] < n + index_base and k[1] < m + index_base]
+        for side, kept in ((sure, [k[:2] for k in inside if k[2]]), (possible, [k[:2] for k in inside])):
+            side.append(np.array(sorted(set(kept)), np.int32).reshape(-1, 2) - np.int32(index_base))
+    return Gold(sure, possible)
 
 
 # Scores
@@ -320,10 +289,6 @@ def symmetrize(forward: Links, backward: Links, heuristic: str = "grow-diag-fina
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(1 + cosine) / 2 of source states (S, H) and target states (M, H): (S, M); 0.5 for a zero vector."""
-    if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
-        raise StudyError(
-            f"encoder states of shapes {source.shape} and {target.shape}: (S, H) and (M, H) expected"
-        )
     unit = []
     for states in (source, target):
         norm = np.linalg.norm(states, axis=1, keepdims=True)
@@ -338,10 +303,6 @@ def pool_words(states: np.ndarray, words: np.ndarray) -> np.ndarray:
     the last. A word without a subword has the state 0.
     """
     words = np.asarray(words)
-    if words.shape != states.shape[:1]:
-        raise StudyError(
-            f"words of shape {words.shape} for states {states.shape}: one word number a subword expected"
-        )
     kept = np.flatnonzero(words >= 0)
     pooled = np.zeros((int(words.max(initial=-1)) + 1, states.shape[1]), states.dtype)
     np.add.at(pooled, words[kept], states[kept])
@@ -378,8 +339,6 @@ def corrupt_links(links: Links, lengths: Lengths, share: float, generator: np.ra
 
     A link of a one-word target sentence cannot move; two links that meet become one.
     """
-    if not 0 <= share <= 1:
-        raise StudyError(f"share of corrupted links: {share} found, a number from 0 to 1 expected")
     number, flat = join_links(links)
     chosen = generator.permutation(len(flat))[: round(share * len(flat))]
     m = np.array([m for _, m in lengths], np.int64)[number[chosen]]
@@ -393,8 +352,7 @@ def random_links(lengths: Lengths, counts: Sequence[int], generator: np.random.G
     """`counts[s]` different links per sentence pair, each cell as likely as any other (at most all cells)."""
     result = []
     for (n, m), count in zip(lengths, counts, strict=True):
-        cells = (
-            np.sort(generator.choice(n * m, min(count, n * m), replace=False)) if n * m else np.zeros(0, int)
-        )
+        drawn = generator.choice(n * m, min(count, n * m), replace=False) if n * m else np.zeros(0, int)
+        cells = np.sort(drawn)
         result.append(np.stack(np.divmod(cells, max(m, 1)), axis=1).astype(np.int32))
     return result

@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -174,8 +173,8 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
     gold = links.read_gold(path, [(len(a), len(b)) for a, b in pairs], **place)
     if not exchanged:
         return pairs, gold
-    sure, possible = ([x[:, ::-1] for x in side] for side in (gold.sure, gold.possible))
-    return [(b, a) for a, b in pairs], replace(gold, sure=sure, possible=possible)
+    sure, possible = ([x[:, ::-1] for x in side] for side in gold)
+    return [(b, a) for a, b in pairs], links.Gold(sure, possible)
 
 
 def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:

@@ -39,7 +39,7 @@ class Sample:
 
     def only(self, row: int) -> "Sample":
         """One pair alone."""
-        gold = links.Gold([self.gold.sure[row]], [self.gold.possible[row]], 0, 0, ())
+        gold = links.Gold([self.gold.sure[row]], [self.gold.possible[row]])
         owners = None if self.owners is None else [self.owners[row]]
         return Sample(self.language, [self.pairs[row]], [self.words[row]], gold, owners)
 
@@ -134,12 +134,12 @@ class Real(Languages):
             pairs = _parallel(self.params, language)
             drawn = [pairs[i] for i in self.rng(split, draw).permutation(len(pairs))[:count]]
             cut = [(simple_tokenize(a.lower()), simple_tokenize(b.lower())) for a, b in drawn]
-            return Sample(language, cut, cut, links.Gold([], [], 0, 0, ()))
+            return Sample(language, cut, cut, links.Gold([], []))
         words, gold = real_data.gold_alignments(self.params.source, language)
         words, sure, possible = words[:count], gold.sure[:count], gold.possible[:count]
         both = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in words]
         pairs, owners = ([tuple(side[part] for side in pair) for pair in both] for part in (0, 1))
-        return Sample(language, pairs, words, links.Gold(sure, possible, 0, 0, ()), owners)
+        return Sample(language, pairs, words, links.Gold(sure, possible), owners)
 
     def texts(self, language: str, count: int) -> list[str]:
         """`count` sentences of a language, drawn from its parallel text."""

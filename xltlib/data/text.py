@@ -91,7 +91,7 @@ def linked_pairs(
     pairs = list(zip(world.render(drawn, source), world.render(drawn, language), strict=True))
     gold = zip(*(synthetic.gold_links(a, b) for a, b in pairs), strict=True)
     sure, possible = ([np.array(x, np.int32).reshape(-1, 2) for x in kind] for kind in gold)
-    return pairs, links.Gold(sure, possible, 0, 0, ())
+    return pairs, links.Gold(sure, possible)
 
 
 class PublishedText:
@@ -356,7 +356,7 @@ def read_gold(pairs: Result, language: str, kept: int | None = None) -> links.Go
         if f"{language}/sure/ends" not in arrays:
             return None
         sure, possible = (link_lists(arrays, f"{language}/{name}")[:kept] for name in ("sure", "possible"))
-    return links.Gold(sure, possible, 0, 0, ())
+    return links.Gold(sure, possible)
 
 
 def link_lists(arrays: Any, prefix: str) -> list[np.ndarray]:
