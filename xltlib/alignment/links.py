@@ -265,10 +265,6 @@ def symmetrize(forward: Links, backward: Links, heuristic: str = "grow-diag-fina
     addition seen by the next cell; growing repeats until nothing changes; the final step goes once through
     the forward, then the backward links. Links come back sorted by source, then target word.
     """
-    if heuristic not in HEURISTICS:
-        raise StudyError(f"symmetrisation {heuristic!r} unknown; one of {', '.join(HEURISTICS)} expected")
-    if len(forward) != len(backward):
-        raise StudyError(f"symmetrisation: {len(forward)} sentence pairs forward, {len(backward)} backward")
     result = []
     for start in range(0, len(forward), _BLOCK):
         grids = _Grids(forward[start : start + _BLOCK], backward[start : start + _BLOCK])
