@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from official import write
 from test_models import small
-from test_tasks import write
 from test_tokenization import published
 
 from xltlib import StudyError
@@ -64,11 +64,11 @@ def folder(tmp_path_factory):
     for split in ("dev", "test"):
         for language in LANGUAGES:
             rows = [f"{sentence(language, rng)}\t{sentence(language, rng)}\t{label}" for label in labels]
-            write(folder, f"xnli/{split}-{language}.tsv", "\n".join(rows) + "\n")
+            write(folder / f"xnli/{split}-{language}.tsv", "\n".join(rows) + "\n")
     for language in ("en", "de"):
-        write(folder, f"xquad/xquad.{language}.json", questions(language, 15, rng))
-    write(folder, "mlqa/MLQA_V1/test/test-context-de-question-de.json", questions("de", 15, rng))
-    write(folder, "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json", questions("en", 30, rng))
+        write(folder / f"xquad/xquad.{language}.json", questions(language, 15, rng))
+    write(folder / "mlqa/MLQA_V1/test/test-context-de-question-de.json", questions("de", 15, rng))
+    write(folder / "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json", questions("en", 30, rng))
     return folder
 
 

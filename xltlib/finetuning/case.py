@@ -164,9 +164,9 @@ class Case:
         pieces = words.Pieces(self.tokenizer)
         return {name: words.word_counts(own, pieces) for name, own in self._documents(self.languages)}
 
-    def vocabularies(self, languages: Sequence[str] = ()) -> tuple[words.Pieces, dict[str, words.Vocabulary]]:
-        """The words that the text of each language has; of all of the case's languages if none are named."""
-        pieces, languages = words.Pieces(self.tokenizer), languages or (self.source, *self.targets)
+    def vocabularies(self) -> tuple[words.Pieces, dict[str, words.Vocabulary]]:
+        """What the tokenizer's subwords are, and the words that the text of each language has."""
+        pieces, languages = words.Pieces(self.tokenizer), (self.source, *self.targets)
         return pieces, {name: words.vocabulary(own, pieces) for name, own in self._documents(languages)}
 
     def _documents(self, languages: Iterable[str]) -> Iterator[tuple[str, list[np.ndarray]]]:

@@ -160,8 +160,10 @@ def _encode_spans(
         size = len(context) if room is None else min(len(context), room - len(question))
         answer = _answer_span(examples[number], spans[number])
         starts = windows(len(context), size)
-        if training:
-            starts = [] if answer is None else _most_central(starts, size, answer)
+        if training:  # the window whose ends are farthest from the answer, if one holds it whole
+            first, last = answer or (0, -1)
+            margins = [(min(first - start, start + size - 1 - last), -start) for start in starts]
+            starts = [-max(margins)[1]] if answer and max(margins)[0] >= 0 else []
         begin = len(special.before) + len(question) + len(special.between)
         for start in starts:
             whole = answer is not None and start <= answer[0] and answer[1] < start + size
@@ -191,12 +193,6 @@ def windows(length: int, size: int) -> list[int]:
         return [0]
     step = min(STRIDE, max(1, size // 2))
     return [*range(0, length - size, step), length - size]
-
-
-def _most_central(starts: Sequence[int], size: int, answer: tuple[int, int]) -> list[int]:
-    """The window whose ends are farthest from the answer; none where no window holds it whole."""
-    margin, start = max((min(answer[0] - s, s + size - 1 - answer[1]), -s) for s in starts)
-    return [-start] if margin >= 0 else []
 
 
 def _answer_span(example: SpanExample, spans: Sequence[Span]) -> tuple[int, int] | None:
@@ -317,15 +313,12 @@ class TaskModel(nn.Module):
             if attention_mask is None:
                 return logits
             return logits.masked_fill(attention_mask[..., None] == 0, torch.finfo(logits.dtype).min)
-        return self.output(states[:, 0] if self.pooling == "cls" else _mean(states, attention_mask))
-
-
-def _mean(states: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """The mean (B, H) of the states (B, T, H) of real tokens."""
-    if attention_mask is None:
-        return states.mean(1)
-    real = attention_mask[..., None].to(states.dtype)
-    return (states * real).sum(1) / real.sum(1)
+        if self.pooling == "cls":
+            return self.output(states[:, 0])
+        if attention_mask is None:
+            return self.output(states.mean(1))
+        real = attention_mask[..., None].to(states.dtype)
+        return self.output((states * real).sum(1) / real.sum(1))
 
 
 def task_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -101,12 +101,9 @@ class Encoder(nn.Module):
             given["token_type_ids"] = token_type_ids
         return self.lm.base_model(**given, attention_mask=attention_mask).last_hidden_state
 
-    def layers(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def layers(self, input_ids: Tensor) -> Tensor:
         """Vectors of all layers, the embeddings first: (layers + 1, B, T, H)."""
-        out = self.lm.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
-        )
-        return torch.stack(out.hidden_states)
+        return torch.stack(self.lm.base_model(input_ids, output_hidden_states=True).hidden_states)
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of all words (..., V) for vectors (..., H); call it on predicted positions only."""
