@@ -66,14 +66,16 @@ def costs(*measured):
 
 
 def test_seconds_are_scaled_by_updates_and_sizes():
-    one, two = Runs(Params()), Runs(Params(continue_steps=2400, train_examples=20_000))
+    params = Params()
+    one = Runs(params)
+    two = Runs(params.replace(continue_steps=2 * params.continue_steps, train_examples=20_000))
     told = costs(
         (one.encoder("tlm", 0), 20.0), (one.encoder("tlm", 1), 40.0), (one.transfer("nli", "none", 0), 9.0)
     )
     assert told.seconds(one.encoder("tlm", 5)) == pytest.approx(30.0)  # the median
     assert told.seconds(two.encoder("tlm", 5)) == pytest.approx(60.0)
-    read = Params().test_examples * 5 / 3  # the tests of five languages, which are only read
-    expected = 9.0 * (20_000 * 2 + read) / (10_000 * 2 + read)
+    read = params.test_examples * 5 / 3  # the tests of five languages, which are only read
+    expected = 9.0 * (20_000 * 2 + read) / (params.train_examples * 2 + read)
     assert told.seconds(two.transfer("nli", "none", 0)) == pytest.approx(expected)
     wide = told.seconds(one.encoder("tlm", 0, "hidden_size=128,num_heads=4"))
     assert 60 < wide < 120  # twice as wide: between two and four times the weights

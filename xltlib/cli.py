@@ -333,8 +333,10 @@ def _check(args: argparse.Namespace) -> int:
 
     study.restore(args.figures)
     problems = page.check(args.figures, args.ledger, args.out)
-    for file in sorted(args.figures.glob("[!.]*/claims.json")):
-        problems += evidence.check_verdicts(file.parent, args.ledger)
+    for file in sorted(args.figures.glob("[!.]*/runs.json")):
+        problems += evidence.check_runs(file.parent)
+        if file.with_name("claims.json").is_file():
+            problems += evidence.check_verdicts(file.parent, args.ledger)
     problems += evidence.check_pooled(args.figures, args.ledger)
     for problem in problems:
         print(f"xlt check: {problem}", file=sys.stderr)

@@ -15,7 +15,7 @@ import numpy as np
 
 from xltlib import StudyError, notebooks
 from xltlib.claims import pooling
-from xltlib.claims.evidence import claim_runs, evidence, stage_specs
+from xltlib.claims.evidence import HALF_BITS, claim_runs, evidence, stage_specs
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
 from xltlib.params import Params, load, to_dict
 from xltlib.plan import Costs, Slice, slices
@@ -463,24 +463,41 @@ def publish_runs(session: Session) -> int:
     """Put the finished runs of a study that goes on into figures/, without figures or verdicts; their number.
 
     They stand in for runs that a store lacks, so that a long study can be computed in slices on several
-    machines. StudyError where the profile has verdicts already.
+    machines; what is published stays. StudyError where the profile has verdicts already, or where the store
+    has other scores of a published run.
     """
     folder = session.published
     if (folder / "claims.json").is_file():
         raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
     specs = [spec for spec in session.all_specs() if session.store.status(spec) in ("done", "published")]
+    runs = read_published(folder) if (folder / RUNS).is_file() else {}
+    for result in map(session.store.result, specs):
+        earlier = runs.setdefault(result.digest, result)
+        pairs = [(result.scores[name], earlier.scores.get(name)) for name in result.scores]
+        if not all(y is not None and np.allclose(x, y, rtol=0, atol=HALF_BITS) for x, y in pairs):
+            raise StudyError(
+                f"{folder}: run {result.digest} ({result.kind}) is published with other scores than it has in {session.store.root}:"
+                " finish the seeds of a slice on the machine that began them"
+            )
     rules = _rules(load_ledger(session.ledger).design, session)
     with _replaced(folder) as aside:
-        publish([session.store.result(spec) for spec in specs], aside)
-        write_json(aside / MANIFEST, {"parameters": to_dict(session.params), **rules})
+        publish(list(runs.values()), aside)
+        files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
+        write_json(aside / MANIFEST, {"parameters": to_dict(session.params), **rules, "files": files})
     _pool(session)
-    return len(specs)
+    return len(runs)
 
 
 def _pool(session: Session) -> None:
     """Judge all published runs together anew, beside the folders of their profiles."""
     figures = session.published.parent
-    write_json(figures / pooling.POOLED, pooling.pooled(figures, load_ledger(session.ledger)))
+    try:
+        verdicts = pooling.pooled(figures, load_ledger(session.ledger))
+    except StudyError as error:
+        raise StudyError(
+            f"{session.published} is published, but not the verdicts over all: {error}"
+        ) from None
+    write_json(figures / pooling.POOLED, verdicts)
 
 
 @contextmanager

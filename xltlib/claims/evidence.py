@@ -11,7 +11,7 @@ from xltlib.claims.ledger import Ledger, load_ledger
 from xltlib.noise import questions
 from xltlib.params import Params
 from xltlib.runs import KINDS, Runs
-from xltlib.store import MANIFEST, RUNS, Spec, Store, read_json, read_published
+from xltlib.store import MANIFEST, RUNS, Spec, Store, file_problems, read_json, read_published
 
 AGREE = 1e-6  # verdicts' numbers that are computed again on another machine differ by less
 HALF_BITS = 2.5e-4  # error of a score in 16 bits: means were told before it was rounded
@@ -60,20 +60,31 @@ def evidence(params: Params, store: Store, ledger: Path) -> dict[str, Any]:
     return claims.evaluate(load_ledger(ledger), scores.table(results), params)
 
 
-def check_verdicts(folder: Path, ledger: Path) -> Iterator[str]:
-    """Where what a profile has published does not follow from its scores, a sentence each.
+def check_runs(folder: Path) -> Iterator[str]:
+    """Where published runs contradict themselves or their manifest, a sentence each.
 
-    Every run has the labels that its digest is of and scores of the means that it told. Where the verdicts
-    were made by the present ledger they are computed again, with their estimates, intervals and p-values.
+    Every run has the labels that its digest is of, and scores whose means are those that it states.
     """
     try:
-        published = read_json(folder / "claims.json")
         for digest, run in read_published(folder).items():
             if run.labels != run.record["params"].get("labels", run.labels):
                 yield f"{folder / RUNS}: run {digest}: its labels are not those of its parameters"
             for name, mean in run.values.get("means", {}).items():
                 if not abs(run.scores[name].mean(dtype=float) - mean) <= HALF_BITS:
                     yield f"{folder}: run {digest}: scores {name}: their mean is not the one told, {mean:g}"
+        if not (folder / "claims.json").is_file():  # the check of the page looks at the others' files
+            yield from file_problems(folder, read_json(folder / MANIFEST).get("files", {}), MANIFEST)
+    except (StudyError, KeyError, TypeError, AttributeError) as error:
+        yield f"{folder}: its runs cannot be read: {error}"
+
+
+def check_verdicts(folder: Path, ledger: Path) -> Iterator[str]:
+    """Where a profile's verdicts, estimates, intervals and p-values do not follow from its scores.
+
+    They are computed again where the present ledger made them.
+    """
+    try:
+        published = read_json(folder / "claims.json")
         if published["ledger_digest"] != load_ledger(ledger).digest:
             return  # the check of the page says so
         where = f"{folder / MANIFEST}: parameters"
@@ -86,13 +97,15 @@ def check_verdicts(folder: Path, ledger: Path) -> Iterator[str]:
 
 
 def check_pooled(figures: Path, ledger: Path) -> Iterator[str]:
-    """Where the verdicts over all published runs, if there are any, do not follow from their scores."""
+    """Where the verdicts over all published runs do not follow from their scores."""
     file = figures / pooling.POOLED
-    if file.is_file():
-        try:
-            yield from _told(file, read_json(file), pooling.pooled(figures, load_ledger(ledger)))
-        except StudyError as error:
-            yield f"{file}: cannot be computed again: {error}"
+    if not file.is_file():
+        yield f"{file} is missing: `xlt publish` writes it"
+        return
+    try:
+        yield from _told(file, read_json(file), pooling.pooled(figures, load_ledger(ledger)))
+    except (StudyError, KeyError, TypeError, AttributeError) as error:
+        yield f"{file}: cannot be computed again: {error}"
 
 
 def _told(file: Path, published: Any, again: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """One body of evidence: a verdict belongs to a statement and a scale, whichever profiles computed its runs.
 
-Published profiles of one design differ in their seeds, and in which runs they have, and are judged together.
+Published profiles of one design may differ in seeds and runs; they are judged together.
 Confirmatory runs are never pooled with others: they speak alone, from their first look on.
 """
 
@@ -14,6 +14,7 @@ from xltlib.claims.claim_text import NOT_RUN
 from xltlib.claims.evaluate import evaluate_claims
 from xltlib.claims.ledger import Ledger
 from xltlib.claims.scores import table
+from xltlib.claims.verdicts import CONTRADICTED, SUPPORTED
 from xltlib.params import Params, to_dict
 from xltlib.store import RUNS, Result, read_json, read_published
 
@@ -40,14 +41,23 @@ def bodies(figures: Path, ledger: Ledger) -> list[Body]:
     published = {path.parent: read_published(path.parent) for path in sorted(figures.glob(f"[!.]*/{RUNS}"))}
     for folder, runs in sorted(published.items(), key=lambda item: -len(item[1])):
         path = folder / "manifest.json"
-        told = read_json(path).get("parameters", {})
+        try:
+            manifest = read_json(path)
+            told, rules = manifest.get("parameters", {}), manifest.get("rules", {}).get("digest", "none")
+        except AttributeError:
+            raise StudyError(f"{path}: expected an object: publish {folder.name} again") from None
         values = {name: value for name, value in told.items() if name in Params.model_fields}
         params = Params({}, f"{path}: parameters", **values)
         confirms = ledger.design.confirms(params.profile)
+        if confirms and not rules == ledger.design.digest == ledger.design.frozen:
+            raise StudyError(
+                f"{folder}: its runs were started under the rules {rules}, frozen is {ledger.design.frozen},"
+                f" and ledger and design now have {ledger.design.digest}: undo the change"
+            )
         design = {name: str(x) for name, x in to_dict(params).items() if name not in CHOOSING}
         body = by_design.setdefault((confirms, *design.values()), Body(params))
         body.profiles.append(folder.name)
-        body.runs.update(runs)
+        body.runs.update({digest: run for digest, run in runs.items() if digest not in body.runs})
     return list(by_design.values())
 
 
@@ -59,6 +69,7 @@ def pooled(figures: Path, ledger: Ledger) -> dict[str, Any]:
     speaks, then the one with the most seeds.
     """
     scales: dict[str, dict[str, dict]] = {}
+    waiting: dict[tuple[str, str], str] = {}
     for body in bodies(figures, ledger):
         try:
             entries = evaluate_claims(ledger, table(body.runs.values()), body.params)
@@ -68,10 +79,11 @@ def pooled(figures: Path, ledger: Ledger) -> dict[str, Any]:
         for entry in entries:
             own = entry | {"profiles": body.profiles}
             first = known.get(own["id"], own)
-            best, other = (own, first) if _weight(own) > _weight(first) else (first, own)
-            waiting = [e for e in (best, other) if e["confirmatory"] and not _has_looked(e)]
-            best |= {"under_way": _obstacle(waiting[0])} if waiting and _obstacle(waiting[0]) else {}
-            known[own["id"]] = best
+            known[own["id"]] = own if _weight(own) > _weight(first) else first
+            if own["confirmatory"] and not _has_looked(own) and _obstacle(own):
+                waiting[body.params.scale, own["id"]] = _obstacle(own)
+    for (scale, claim), obstacle in waiting.items():
+        scales[scale][claim]["under_way"] = obstacle
     return {"ledger_digest": ledger.digest, "rules_digest": ledger.design.digest, "scales": scales}
 
 
@@ -83,8 +95,9 @@ def _weight(entry: Mapping[str, Any]) -> tuple[bool, bool, int]:
 
 
 def _has_looked(entry: Mapping[str, Any]) -> bool:
-    """Whether all tests that make the verdict have an effect."""
-    return all(test.get("effect") for test in _deciding(entry))
+    """Whether the verdict is settled, or all tests that make it have an effect."""
+    settled = entry["verdict"] in (SUPPORTED, CONTRADICTED)
+    return settled or all(test.get("effect") for test in _deciding(entry))
 
 
 def _obstacle(entry: Mapping[str, Any]) -> str:

@@ -191,13 +191,15 @@ def compare(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, alpha: float
     """
     effect, gaps = difference(a[None, None], b[None, None], alpha=alpha), a - b
     spread = float(gaps.std(ddof=1)) if gaps.size > 1 else 0.0
-    flips = stats.permutation_test(
-        (gaps,), np.sum, permutation_type="samples", vectorized=True, batch=BLOCK, rng=rng
-    )
+    p = 1.0  # of one example, whose sign says nothing
+    if gaps.size > 1:
+        p = stats.permutation_test(
+            (gaps,), np.sum, permutation_type="samples", vectorized=True, batch=BLOCK, rng=rng
+        ).pvalue
     return {
         "n": gaps.size, "mean_a": float(a.mean()), "mean_b": float(b.mean()), "difference": effect.estimate,
         "low": effect.low, "high": effect.high, "alpha": alpha, "note": effect.note,
-        "p": float(flips.pvalue), "d_z": effect.estimate / spread if spread > ROUNDING else None,
+        "p": float(p), "d_z": effect.estimate / spread if spread > ROUNDING else None,
         "mcnemar": mcnemar(a, b) if np.isin([a, b], (0, 1)).all() else None,
     }  # fmt: skip
 
