@@ -54,6 +54,11 @@ def test_compare_prints_a_table_and_repeats_it(files, capsys):
     assert "one seed" in first
 
 
+def test_one_shared_example_decides_nothing(tmp_path, capsys):
+    assert command(write(tmp_path / "a.json", {"e": 1}), write(tmp_path / "b.json", {"e": 0}), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["p"] == 1.0
+
+
 def test_compare_several_metrics(tmp_path, capsys):
     a = write(tmp_path / "a.json", {i: {"exact_match": 1, "f1": 1.0} for i in "xyz"})
     b = write(tmp_path / "b.json", {i: {"exact_match": 0, "f1": 0.5} for i in "zyx"})

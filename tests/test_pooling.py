@@ -7,8 +7,8 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import page, study
-from xltlib.claims.evidence import check_pooled
+from xltlib import StudyError, page, study
+from xltlib.claims.evidence import check_pooled, check_runs
 from xltlib.claims.ledger import load_ledger
 from xltlib.claims.pooling import bodies
 from xltlib.params import load
@@ -58,6 +58,30 @@ def test_confirmatory_runs_wait_for_their_first_look_and_then_speak_alone(root):
     published(root, profile="confirmation", first_seed=12, seeds=3)
     assert (entry(root)["profiles"], entry(root)["confirmatory"]) == (["confirmation"], True)
     assert entry(root)["tests"][0]["effect"]["seeds"] == 3
+    rules["confirmation"]["looks"] = [{"seeds": 2, "alpha": 0.05}]
+    design.write_text(yaml.safe_dump(rules))
+    with pytest.raises(StudyError, match=r"were started under the rules .* undo the change"):
+        bodies(root / "figures", load_ledger(ledger))
+
+
+def test_a_slice_is_checked_as_a_whole_profile_is(root):
+    folder = root / "figures/more"
+    assert list(check_runs(folder)) == []
+    runs = json.loads((folder / "runs.json").read_bytes())
+    next(run for run in runs.values() if "seed" in run.get("labels", {}))["labels"]["seed"] = 0
+    write_json(folder / "runs.json", runs)
+    problems = "\n".join(check_runs(folder))
+    assert "its labels are not those of its parameters" in problems and "manifest.json" in problems
+    (root / "figures/evidence.json").unlink()
+    (told,) = check_pooled(root / "figures", root / "params/claims.yaml")
+    assert "evidence.json is missing" in told
+
+
+def test_a_slice_keeps_what_is_published(root):
+    session = study.open(load(root / "params/more.yaml", {"seeds": "1"}))
+    runs = json.loads((root / "figures/more/runs.json").read_bytes())
+    assert study.publish_runs(session) == len(runs)
+    assert json.loads((root / "figures/more/runs.json").read_bytes()) == runs
 
 
 def test_pooled_verdicts_follow_from_the_scores_and_are_those_of_the_page(root):

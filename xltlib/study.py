@@ -476,7 +476,7 @@ def publish_runs(session: Session) -> int:
         pairs = [(result.scores[name], earlier.scores.get(name)) for name in result.scores]
         if not all(y is not None and np.allclose(x, y, rtol=0, atol=HALF_BITS) for x, y in pairs):
             raise StudyError(
-                f"{folder}: run {result.digest} ({result.kind}) is published with other scores than it has in {session.store.root}:"
+                f"{folder}: run {result.digest} ({result.kind}) has other scores in {session.store.root}:"
                 " finish the seeds of a slice on the machine that began them"
             )
     rules = _rules(load_ledger(session.ledger).design, session)

@@ -5,7 +5,7 @@ Nothing here needs torch: which runs a study has is known without training. The 
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Literal
 
@@ -28,8 +28,15 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """The text of a function that is none of the study's, which makes its runs those of this text."""
-        return "" if isinstance(self.function, str) else inspect.getsource(self.function)
+        """The text of a function that is none of the study's, and how it is called: its runs are of both."""
+        if isinstance(self.function, str):
+            return ""
+        called = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "function"}
+        try:
+            return f"{called}\n{inspect.getsource(self.function)}"
+        except (OSError, TypeError):
+            expected = "a function that is written in a cell or a module"
+            raise StudyError(f"{self.function!r}: its text cannot be read: expected {expected}") from None
 
     def load(self) -> Callable:
         """The function itself."""
