@@ -548,10 +548,11 @@ def _draw_effects(evidence: Evidence, folder: Path) -> None:
             drawing.save(folder / s.id, drawing.forest, own, title=s.id, **about)
     for finding in findings(evidence):
         own = [row | {"label": f"{row['profile']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
+        told = about | {"x_label": f"difference in {finding['unit']}"}
         name = (
             f"finding-{finding['statement']}"  # as wide as a telephone, so that its letters stay as they are
         )
-        drawing.save(folder / name, drawing.forest, own, title=finding["says"], width=4.4, **about)
+        drawing.save(folder / name, drawing.forest, own, title=finding["says"], width=4.4, **told)
 
 
 def _page_source(evidence: Evidence, name: str, page: Page, fragments: Path) -> str:
