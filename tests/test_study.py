@@ -16,7 +16,7 @@ import tinystudy
 
 from xltlib import StudyError, notebooks, study
 from xltlib.claims import scores
-from xltlib.claims.evidence import check_verdicts
+from xltlib.claims.evidence import check_runs, check_verdicts
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params, load
 from xltlib.runs import STAGES
@@ -147,7 +147,8 @@ def test_verdicts_follow_from_the_published_scores(tiny, told, change, words):
     manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]}
     write_json(folder / "manifest.json", manifest)
     assert study.damaged(folder) == [], "the manifest fits"
-    assert re.search(words, "\n".join(check_verdicts(folder, session.ledger)))
+    problems = [*check_runs(folder), *check_verdicts(folder, session.ledger)]
+    assert re.search(words, "\n".join(problems))
 
 
 def test_what_was_computed_is_compared_with_what_is_published(tiny, told):
