@@ -339,8 +339,9 @@ def run_summary(run: Mapping[str, Any]) -> str:
     kind, labels = run["kind"], run["labels"]
     if labels:
         return f"{kind}, {label(labels)}, {labels['task']}, seed {labels['seed']}"
-    simple = {k: v for k, v in run["params"].items() if not isinstance(v, dict | list) and v != ""}
-    return ", ".join([kind, *[f"{k} {exact(v)}" for k, v in simple.items()][:6]])
+    simple = [(k, v) for k, v in run["params"].items() if not isinstance(v, dict | list) and v != ""]
+    simple.sort(key=lambda item: item[0] not in ("objective", "options", "links", "seed"))
+    return ", ".join([kind, *[f"{k} {exact(v)}" for k, v in simple][:6]])
 
 
 def by_kind(runs: Mapping[str, Mapping]) -> dict[str, list[tuple[str, Mapping]]]:
