@@ -431,9 +431,9 @@ def test_claims_without_verdict_and_missing_evidence_are_refused(tmp_path, root)
 
 def test_command_line(study, capsys, monkeypatch):
     monkeypatch.chdir(study[0])
-    monkeypatch.setattr(
-        "xltlib.claims.evidence.check_verdicts", lambda folder, ledger: []
-    )  # these have no scores
+    monkeypatch.setattr("xltlib.claims.evidence.check_runs", lambda folder: [])  # these have no scores
+    for check in ("check_verdicts", "check_pooled"):
+        monkeypatch.setattr(f"xltlib.claims.evidence.{check}", lambda path, ledger: [])
     assert cli.main(["check"]) == 0
     assert "agrees" in capsys.readouterr().out
     monkeypatch.setattr(

@@ -71,7 +71,8 @@ def test_a_slice_is_checked_as_a_whole_profile_is(root):
     next(run for run in runs.values() if "seed" in run.get("labels", {}))["labels"]["seed"] = 0
     write_json(folder / "runs.json", runs)
     problems = "\n".join(check_runs(folder))
-    assert "its labels are not those of its parameters" in problems and "manifest.json" in problems
+    assert "its labels are not those of its parameters" in problems
+    assert "manifest.json" in problems
     (root / "figures/evidence.json").unlink()
     (told,) = check_pooled(root / "figures", root / "params/claims.yaml")
     assert "evidence.json is missing" in told
