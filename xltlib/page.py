@@ -598,12 +598,8 @@ def check(figures: Path, ledger_path: Path, site: Path | None = None) -> list[st
 def _check_rules(profile: Profile, design: Design) -> Iterator[str]:
     """Whether the rules are those that the runs of a confirmation were started under, and are so marked."""
     started = profile.manifest.get("rules", {}).get("digest", "none")
-    if design.confirms(profile.name) and not started == design.digest == design.frozen:
-        yield (
-            f"{profile.folder}: its runs were started under the rules {started}, frozen is {design.frozen},"
-            f" and ledger and design now have {design.digest}: a margin, a smallest effect or a rule is"
-            " younger than the runs that it judges"
-        )
+    if younger := design.younger_rules(profile.name, started):
+        yield f"{profile.folder}: {younger}"
 
 
 def _check_profile(profile: Profile) -> Iterator[str]:

@@ -228,7 +228,7 @@ class Runs:
             taken |= self._take(*filter(None, [finetuning.METHODS[method].file]))
             finetuning.check_real(task, method, taken)
             if method in ("translate_train", "intermediate"):
-                from xltlib.data import task_data  # reads real text, which takes torch's aligner
+                from xltlib.data import task_data  # synthetic languages do without
 
                 first = finetuning.first_task(task) if method == "intermediate" else task
                 task_data.check_translations(taken, first)

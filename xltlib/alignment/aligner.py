@@ -233,8 +233,6 @@ def write_table(path: str | Path, model: Model) -> None:
 def command(args: Namespace) -> int:
     """What `xlt align` does with its arguments."""
     both = args.symmetrize is not None
-    if both and (args.reverse or args.conditional_probabilities):
-        raise StudyError("--symmetrize aligns in both directions: leave out -r and -p")
     if args.force_align:
         models = load_models(args.force_align)
         if len(models) != 1 + both:

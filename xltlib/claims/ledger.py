@@ -270,6 +270,19 @@ class Design:
         """Whether a profile leaves out the tests that came `since` the confirmation was planned."""
         return profile in self.exploration
 
+    def younger_rules(self, profile: str, started: str) -> str:
+        """What is wrong where runs of the confirmation were started under other rules; empty if nothing is.
+
+        started : the digest of the rules that were then
+        """
+        if not self.confirms(profile) or started == self.digest == self.frozen:
+            return ""
+        return (
+            f"its runs were started under the rules {started}, frozen is {self.frozen}, and ledger and design"
+            f" now have {self.digest}: a margin, a smallest effect or a rule is younger than the runs that it"
+            " judges"
+        )
+
     def require_frozen(self, profile: str) -> None:
         """StudyError where confirmatory runs would be judged by rules that are not the frozen ones."""
         if self.confirms(profile) and self.digest != self.frozen:

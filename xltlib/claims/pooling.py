@@ -49,11 +49,8 @@ def bodies(figures: Path, ledger: Ledger) -> list[Body]:
         values = {name: value for name, value in told.items() if name in Params.model_fields}
         params = Params({}, f"{path}: parameters", **values)
         confirms = ledger.design.confirms(params.profile)
-        if confirms and not rules == ledger.design.digest == ledger.design.frozen:
-            raise StudyError(
-                f"{folder}: its runs were started under the rules {rules}, frozen is {ledger.design.frozen},"
-                f" and ledger and design now have {ledger.design.digest}: undo the change"
-            )
+        if younger := ledger.design.younger_rules(params.profile, rules):
+            raise StudyError(f"{folder}: {younger}: undo the change")
         design = {name: str(x) for name, x in to_dict(params).items() if name not in CHOOSING}
         body = by_design.setdefault((confirms, *design.values()), Body(params))
         body.profiles.append(folder.name)
