@@ -259,7 +259,7 @@ def test_two_processes_compute_the_same(store, specs, tmp_path):
     assert len(lines) == count + 1  # nothing was computed again
 
 
-def test_published_results_are_used_unless_fresh_ones_are_asked_for(store, specs, tmp_path):
+def test_published_results_are_used_where_the_store_knows_of_them(store, specs, tmp_path):
     publish([store.result(spec) for spec in closure(specs)], tmp_path / "figures")
     other = Store(tmp_path / "store", [tmp_path / "figures"])
     results = compute_all(specs, other)
@@ -268,10 +268,11 @@ def test_published_results_are_used_unless_fresh_ones_are_asked_for(store, specs
     assert not list(other.root.glob("*/*/result.json"))
     # a run that is not published needs the files of its inputs: they are computed, not taken
     more = Runs(params()).transfer("paraphrase", "none", 0)
-    assert [s.kind for s in pool.missing([*specs, more], other, False)] == ["text", "encoder", "transfer"]
-    assert len(pool.missing(specs, other, True)) == len(closure(specs))
+    assert [s.kind for s in pool.missing([*specs, more], other)] == ["text", "encoder", "transfer"]
+    fresh = Store(other.root)
+    assert len(pool.missing(specs, fresh)) == len(closure(specs))
     assert compute(specs[0], other).origin == "published"
-    assert compute(specs[0], other, fresh=True).origin == "computed"
+    assert compute(specs[0], fresh).origin == "computed"
 
 
 @pytest.fixture

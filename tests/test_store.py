@@ -309,7 +309,7 @@ def test_weights_are_recorded_with_those_that_a_run_was_trained_from_and_publish
     assert another.record["weights"][base.digest] == first.record["weights"][base.digest]
 
 
-def test_published_evidence_stands_in_for_a_run_unless_a_fresh_one_is_asked_for(store, tmp_path):
+def test_published_evidence_stands_in_for_a_run_whose_files_are_not_read(store, tmp_path):
     model = Spec("encoder", {}, 1)
     publish([store.compute(RUN, build), store.compute(model, lambda d: save(d / "model"))], tmp_path / "p")
     new = Store(tmp_path / "new", [tmp_path / "absent", tmp_path / "p"])
@@ -317,10 +317,9 @@ def test_published_evidence_stands_in_for_a_run_unless_a_fresh_one_is_asked_for(
     taken = new.compute(RUN, never)
     assert taken.origin == "published"
     np.testing.assert_array_equal(taken.scores["near"], SCORES["near"])
-    assert new.compute(model, never, files=False).values == {"loss": 1.5}
-    assert new.compute(model, lambda d: save(d / "model")).origin == "computed"  # others build on its file
-    assert new.compute(RUN, build, fresh=True).origin == "computed"
-    assert new.compute(RUN, never).origin == "store"
+    assert new.compute(model, never).values == {"loss": 1.5}
+    assert new.compute(model, lambda d: save(d / "model"), files=True).origin == "computed"
+    assert new.compute(model, never).origin == "store"
 
 
 def save(path):

@@ -300,15 +300,15 @@ def test_a_fresh_run_passes_over_published_evidence(tiny, told, tmp_path, monkey
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     asked = []
 
-    def compute_all(specs, store, jobs, fresh, *_):
-        asked.append((fresh, {store.status(spec) for spec in specs}))
+    def compute_all(specs, store, *_):
+        asked.append({store.status(spec) for spec in specs})
         raise StudyError("enough")
 
     monkeypatch.setattr(study, "compute_all", compute_all)
     for fresh in (True, False):
         with pytest.raises(StudyError, match="enough"):
             run(tiny, told, fresh=fresh)
-    assert asked == [(True, {"missing"}), (False, {"published"})]
+    assert asked == [{"missing"}, {"published"}]
 
 
 def test_what_was_published_comes_back_after_a_kill_between_two_renames(tiny, told):

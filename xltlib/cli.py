@@ -166,7 +166,7 @@ def _plan(args: argparse.Namespace) -> None:
     from xltlib.runs import closure
 
     costs, params, specs = session.costs, session.params, session.all_specs()
-    left = missing(specs, session.store, session.fresh)
+    left = missing(specs, session.store)
     rows = [("runs", "all", "done", "published", "to do", "hours")]
     for kind in [*dict.fromkeys(spec.kind for spec in specs), "all"]:
         own, to_do = ([s for s in runs if kind in (s.kind, "all")] for runs in (specs, left))
@@ -196,7 +196,7 @@ def _plan(args: argparse.Namespace) -> None:
         print("Downloads: none; the languages are synthetic.\n")
     rows = [("statement", "runs", "to do", "hours", "cannot be run yet")]
     for claim, (own, absent) in session.claims().items():
-        to_do = missing(own, session.store, session.fresh)
+        to_do = missing(own, session.store)
         hours = _hours([costs.seconds(spec) for spec in to_do])
         if own or absent:
             rows.append((claim, str(len(closure(own))), str(len(to_do)), hours, str(len(absent) or "")))
@@ -301,8 +301,8 @@ def _slice(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)  # numbers depend on it; a cluster has as many jobs as cores
     for spec in cut[args.name].specs:
-        if missing([spec], session.store, session.fresh):
-            result = compute(spec, session.store, session.fresh, tell_user)
+        if missing([spec], session.store):
+            result = compute(spec, session.store, tell_user)
             tell_user(f"{describe(spec)}: {result.seconds:.0f} s")
 
 

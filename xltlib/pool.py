@@ -46,20 +46,18 @@ def tell_user(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def compute(
-    spec: Spec, store: Store, fresh: bool = False, progress: Tell | None = None, files: bool | None = None
-) -> Result:
+def compute(spec: Spec, store: Store, progress: Tell | None = None, files: bool = False) -> Result:
     """The result of a run, from the store or built now together with whatever it builds on."""
 
     def build(directory: Path) -> dict:
-        inputs = [compute(other, store, fresh, progress, files=True) for other in spec.inputs]
+        inputs = [compute(other, store, progress, files=True) for other in spec.inputs]
         return builder(spec)(spec, inputs, directory, progress)
 
-    return store.compute(spec, build, fresh=fresh, files=files)
+    return store.compute(spec, build, files)
 
 
 def compute_all(
-    specs: Sequence[Spec], store: Store, jobs: int = 1, fresh: bool = False, tell: Tell = tell_user,
+    specs: Sequence[Spec], store: Store, jobs: int = 1, tell: Tell = tell_user,
     planned: Callable[[Spec], float | None] = lambda spec: None, after: float = 0.0,
 ) -> list[Result]:  # fmt: skip
     """The results of the runs, in their order; what is missing is computed by `jobs` processes.
@@ -67,20 +65,20 @@ def compute_all(
     A run that fails does not stop those that do not build on it; at the end one StudyError names them.
     `planned` seconds of each run tell how long it takes, with `after` seconds for what follows the runs.
     """
-    todo = missing(specs, store, fresh)
+    todo = missing(specs, store)
     if todo:
-        _compute(todo, store, jobs, fresh, tell, Forecast(todo, jobs, planned, after))
+        _compute(todo, store, jobs, tell, Forecast(todo, jobs, planned, after))
     return [store.result(spec) for spec in specs]
 
 
-def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
+def missing(specs: Sequence[Spec], store: Store) -> list[Spec]:
     """The runs to compute, inputs first; inputs of runs that are there already are not asked for."""
     states: dict[Spec, str] = {}  # a damaged run is one to compute
 
     def available(spec: Spec, files: bool) -> bool:
         if spec not in states:
             states[spec] = store.status(spec, whole=True)
-        return states[spec] == "done" or (states[spec] == "published" and not fresh and not files)
+        return states[spec] == "done" or (states[spec] == "published" and not files)
 
     everything = closure(specs)
     asked = dict.fromkeys(specs, False)  # run -> whether its files are needed
@@ -90,7 +88,7 @@ def missing(specs: Sequence[Spec], store: Store, fresh: bool) -> list[Spec]:
     return [spec for spec in everything if spec in asked and not available(spec, asked[spec])]
 
 
-def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell, forecast: Forecast) -> None:
+def _compute(todo: list[Spec], store: Store, jobs: int, tell: Tell, forecast: Forecast) -> None:
     """Compute the runs, once this machine is known to have their devices."""
     device = {spec: spec.params.get("device", "cpu") for spec in todo}
     if set(device.values()) != {"cpu"}:
@@ -113,7 +111,7 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell,
     begin = (os.getpid(), context.Value("i"), turns)
     with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, begin) as executor:
         try:
-            failed = _run(todo, executor, store, fresh, tell, forecast)
+            failed = _run(todo, executor, store, tell, forecast)
         except BaseException:  # an interrupt above all: do not wait for what is running
             workers = list(executor._processes.values())
             executor.shutdown(wait=False, cancel_futures=True)
@@ -127,7 +125,7 @@ def _compute(todo: list[Spec], store: Store, jobs: int, fresh: bool, tell: Tell,
 
 
 def _run(
-    todo: list[Spec], executor: ProcessPoolExecutor, store: Store, fresh: bool, tell: Tell, forecast: Forecast
+    todo: list[Spec], executor: ProcessPoolExecutor, store: Store, tell: Tell, forecast: Forecast
 ) -> dict[Spec, str]:
     """Work through the runs; the result is those that failed, with the reason."""
     waiting, running, failed = dict.fromkeys(todo), {}, {}
@@ -138,7 +136,7 @@ def _run(
             if any(i in failed for i in spec.inputs):
                 failed[spec] = "what it builds on failed"
             else:
-                running[executor.submit(_work, spec, store.root, fresh)] = spec
+                running[executor.submit(_work, spec, store.root)] = spec
         for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
             spec, error = running.pop(future), future.exception()
             if isinstance(error, BrokenProcessPool):
@@ -184,5 +182,5 @@ def follow_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(spec: Spec, root: Path, fresh: bool) -> float:
-    return compute(spec, Store(root), fresh, tell_user, files=True).seconds
+def _work(spec: Spec, root: Path) -> float:
+    return compute(spec, Store(root), tell_user, files=True).seconds

@@ -427,28 +427,20 @@ class Store:
         path = self._failure(spec)
         return read_json(path)["error"] if path.exists() else ""
 
-    def compute(
-        self, spec: Spec, build: Callable[[Path], dict], fresh: bool = False, files: bool | None = None
-    ) -> Result:
+    def compute(self, spec: Spec, build: Callable[[Path], dict], files: bool = False) -> Result:
         """The run's result: taken from the store or the published evidence, or built now.
 
         Parameters
         ----------
         build : called with the directory for the run's files, which holds what a killed attempt left there;
             returns the run's values. Per-example scores are the file `scores.npz` of `save_scores`.
-        fresh : do not take published evidence. A run finished in this store is always taken.
         files : whether the caller reads the run's files. Published evidence has none, so it then does not do.
-            By default it does for a run that has published scores, or never had files.
         """
         directory = self.path(spec)
         if result := self._finished(directory, None):
             return result
-        if not fresh and spec.digest in self._published:
-            result = self._published[spec.digest]
-            if files is None:
-                files = bool(result.record["files"]) and not result.record["scores"]
-            if not files:
-                return result
+        if not files and spec.digest in self._published:
+            return self._published[spec.digest]
         lock = self.root / ".locks" / f"{spec.digest}.lock"
         with system_errors(self.root):
             lock.parent.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ class Session:
 
         try:
             specs = self.specs(stage)
-            return compute_all(specs, self.store, self.jobs, self.fresh, tell, self.costs.seconds)
+            return compute_all(specs, self.store, self.jobs, tell, self.costs.seconds)
         finally:
             if width:
                 print("\r" + " " * width, end="\r", flush=True)
@@ -128,14 +128,14 @@ class Session:
         """
         import torch
 
-        todo = missing(specs, self.store, self.fresh)
+        todo = missing(specs, self.store)
         others = [spec for spec in todo if not any("code" in one.params for one in closure([spec]))]
         if others or self.params.model:
             lacking = describe(others[0]) if others else self.params.model
             print(f"Not trained in a notebook: {lacking}. `xlt run --fresh` leaves encoders to go on from.")
             return []
         torch.set_num_threads(1)  # as in the processes of the pool, whose numbers these are compared with
-        return [compute(spec, self.store, self.fresh) for spec in specs]
+        return [compute(spec, self.store) for spec in specs]
 
     def claims(self) -> dict[str, tuple[list[Spec], list[str]]]:
         """For each statement the runs that its tests need, and the names of those that cannot be made."""
@@ -251,7 +251,7 @@ def run(
     specs = [spec for stage in asked for spec in session.specs(stage)]
     times = _earlier(session).get("notebook_seconds", {})
     drawing = sum(times.get(stage, NOTEBOOK) for stage in asked) / min(session.jobs, notebooks.AT_ONCE)
-    compute_all(specs, session.store, session.jobs, fresh, tell, session.costs.seconds, drawing)
+    compute_all(specs, session.store, session.jobs, tell, session.costs.seconds, drawing)
     folder = _output(session, "notebooks", changed)
     with system_errors(session.root / "runs"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -553,7 +553,7 @@ def stamps(session: Session) -> tuple[Path, dict[str, Slice]]:
     folder.mkdir(parents=True, exist_ok=True)
     for each in cut.values():
         stamp = folder / (each.name + DONE)
-        if missing(each.specs, session.store, session.fresh):
+        if missing(each.specs, session.store):
             stamp.unlink(missing_ok=True)
         elif not stamp.exists():
             stamp.touch()
