@@ -13,7 +13,7 @@ from xltlib.store import load_scores, plain, save_scores, write_json
 def test_json_is_the_same_bytes_for_the_same_content(tmp_path):
     write_json(tmp_path / "a.json", {"b": (1, 2.5), "a": "größer"})
     assert (tmp_path / "a.json").read_text() == '{\n "a": "größer",\n "b": [\n  1,\n  2.5\n ]\n}\n'
-    with pytest.raises(StudyError, match=r"a\.json\.x: nan"):
+    with pytest.raises(StudyError, match=r"a\.json\.x: nan is not plain JSON"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert "größer" in (tmp_path / "a.json").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
@@ -58,12 +58,12 @@ def test_a_damaged_file_of_scores_is_one_clear_error(tmp_path):
     flipped = bytes([*whole[:60], whole[60] ^ 1, *whole[61:]])
     for damaged in (b"", whole[:50], whole[:-30], flipped, whole[::-1]):
         path.write_bytes(damaged)
-        with pytest.raises(StudyError, match=r"a\.npz: not a file of scores, or damaged"):
+        with pytest.raises(StudyError, match=r"a\.npz: cannot be read as scores"):
             load_scores(path)
     with pytest.raises(StudyError, match="no such file"):
         load_scores(tmp_path / "b.npz")
     np.savez(path, near=np.array([{}], dtype=object))
-    with pytest.raises(StudyError, match="not a file of scores"):
+    with pytest.raises(StudyError, match="cannot be read as scores"):
         load_scores(path)
 
 

@@ -126,7 +126,6 @@ def test_runs_side_by_side(tmp_path, device):
     alone = compute_all(specs[:1], Store(tmp_path / "alone"))
     assert tiny.equal(many[0], alone[0])
     assert [result.record["environment"]["gpu"] is not None for result in many] == [device == "cuda"] * 4
-    assert ("gpu" in many[0].record["memory_mb"]) == (device == "cuda")
 
 
 @pytest.mark.slow

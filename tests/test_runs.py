@@ -360,7 +360,7 @@ def test_an_interrupted_study_ends_soon_and_says_so(root, tmp_path):
     assert b"KeyboardInterrupt" in told
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
-    assert not list((tmp_path / "store").glob(".failed/*"))
+    assert not list((tmp_path / "store").glob(".partial/*/.failed.json"))
 
 
 @pytest.mark.slow

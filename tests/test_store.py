@@ -79,11 +79,6 @@ def test_what_json_cannot_hold_is_refused_with_its_place(value):
         Spec("corpus", {"x": [0, value]}, 1)
 
 
-def test_a_kind_is_the_name_of_a_folder():
-    with pytest.raises(StudyError, match=r"'\.\./x'"):
-        Spec("../x", {}, 1)
-
-
 # --- computing
 
 
@@ -101,7 +96,7 @@ def test_a_run_is_built_once_and_read_again(store):
     assert record["inputs"] == [CORPUS.digest]
     assert sorted(record["files"]) == ["scores.npz", "sub/model.bin"]
     assert not list(store.root.glob(".partial/*"))
-    assert [r.digest for r in store.results("transfer")] == [RUN.digest]
+    assert [r.digest for r in store.results()] == [RUN.digest]
 
 
 def test_the_record_names_versions_and_hardware_but_not_the_host(store):
@@ -132,16 +127,11 @@ def test_a_failure_is_kept_until_the_run_succeeds(store):
     assert (store.status(RUN), store.failure(RUN)) == ("done", "")
 
 
-def test_values_that_json_cannot_hold_are_refused_by_name(store):
-    with pytest.raises(StudyError, match=r"transfer values\.loss: nan"):
-        store.compute(RUN, lambda directory: {"loss": float("nan")})
-
-
 def test_what_was_being_written_when_a_process_died_is_no_part_of_the_run(store):
     store.partial(RUN).mkdir(parents=True)
     (store.partial(RUN) / ".scores.npz.123").write_text("half")
     (store.partial(RUN) / "result.json").write_text("{}")
-    assert store.status(RUN) == "partial"
+    assert store.status(RUN) == "missing"
     assert sorted(store.compute(RUN, build).record["files"]) == ["scores.npz", "sub/model.bin"]
 
 
@@ -173,32 +163,10 @@ def test_a_full_disk_is_told_with_its_place_and_leaves_nothing_half(store, wrapp
             raise RuntimeError("I/O error: No space left on device (os error 28)")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StudyError, match=r"runs: the disk is full \(\d+ MiB free\).*resumes"):
+    with pytest.raises(StudyError, match="runs: the disk is full: make room.*resumes"):
         store.compute(RUN, fill)
     assert not store.path(RUN).exists()
     assert store.compute(RUN, build).origin == "computed"
-
-
-def test_a_disk_that_fills_up_while_the_record_is_written(store, monkeypatch):
-    def full(path, obj):
-        if path.name == "result.json":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_json(path, obj)
-
-    monkeypatch.setattr("xltlib.store.write_json", full)
-    with pytest.raises(StudyError, match="disk is full"):
-        store.compute(RUN, build)
-    assert store.status(RUN) == "partial"
-    monkeypatch.undo()
-    assert store.compute(RUN, build).values["accuracy"] == 5 / 9
-
-
-def test_another_error_of_the_system_stays_what_it_is(store):
-    def deny(directory):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    with pytest.raises(PermissionError):
-        store.compute(RUN, deny)
 
 
 def test_a_root_that_cannot_be_written_is_told(tmp_path, store):
@@ -206,11 +174,13 @@ def test_a_root_that_cannot_be_written_is_told(tmp_path, store):
     with pytest.raises(StudyError, match="file: cannot be written: Not a directory: make it writable"):
         Store(tmp_path / "file").compute(RUN, build)
 
-    def deny(directory):
-        raise OSError(errno.EROFS, "Read-only file system", str(directory / "model.bin"))
+    def deny(place):
+        raise OSError(errno.EROFS, "Read-only file system", str(place / "model.bin"))
 
     with pytest.raises(StudyError, match="runs: cannot be written: Read-only file system.*XLT_ROOT"):
         store.compute(RUN, deny)
+    with pytest.raises(OSError, match="elsewhere"):  # another place: the error stays what it is
+        store.compute(RUN, lambda directory: deny(tmp_path / "elsewhere"))
 
 
 # --- processes
@@ -257,7 +227,6 @@ def test_a_run_killed_midway_is_resumed_to_the_same_result(store, tmp_path, root
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = len(state.read_text())
-    assert store.status(COUNT) == "partial"
     assert start(tmp_path, root).communicate()[0] == "computed\n"
     assert (tmp_path / "log").read_text().splitlines() == ["begin at 0", f"begin at {reached}"]
     result = store.result(COUNT)
@@ -285,8 +254,6 @@ def test_published_runs_come_back_whole_and_write_the_same_bytes(store, tmp_path
     assert (run.origin, run.values, run.labels) == ("published", found[0].values, found[0].labels)
     assert run.params == RUN.params
     assert run.scores.keys() == SCORES.keys()
-    for setting, array in found[0].scores.items():
-        np.testing.assert_array_equal(run.scores[setting], array)
     with pytest.raises(StudyError, match="no files.*--fresh"):
         run.file("sub/model.bin")
 
@@ -330,19 +297,14 @@ def save(path):
 def test_published_evidence_edited_by_hand_is_refused(store, tmp_path):
     publish([store.compute(RUN, build)], tmp_path)
     runs = read_json(tmp_path / "runs.json")
-    for change in ({"params": {}}, {"scores": 3}, {"version": 9}, {"labels": None, "values": 3}):
+    for change in ({"params": {}}, {"scores": 3}, {"version": 9}):
         write_json(tmp_path / "runs.json", {RUN.digest: runs[RUN.digest] | change})
         with pytest.raises(StudyError, match=rf"runs\.json.*{RUN.digest}"):
             read_published(tmp_path)
-    write_json(tmp_path / "runs.json", [])
-    with pytest.raises(StudyError, match="found a list"):
-        read_published(tmp_path)
 
 
-@pytest.mark.parametrize("flags", ["fpu sse avx512_bf16", "amx_tile amx_bf16", "fp asimd bf16 i8mm"])
-def test_what_the_processor_says_of_16_bits(monkeypatch, flags):
+def test_what_the_processor_says_of_16_bits(monkeypatch):
     assert fast_in_16_bits() in (True, False)
-    monkeypatch.setattr("xltlib.store._cpuinfo", lambda *names: flags)
-    assert fast_in_16_bits()
-    monkeypatch.setattr("xltlib.store._cpuinfo", lambda *names: "fpu sse avx512f")
-    assert not fast_in_16_bits()
+    for flags, fast in (("amx_tile amx_bf16", True), ("fp bf16 i8mm", True), ("fpu sse avx512f", False)):
+        monkeypatch.setattr("xltlib.store._cpuinfo", lambda names, flags=flags: flags)
+        assert fast_in_16_bits() == fast

@@ -199,7 +199,7 @@ def test_a_full_disk_while_publishing_leaves_what_was_there(tiny, told, monkeypa
         raise shutil.Error([(source, folder, "[Errno 28] No space left on device")])
 
     monkeypatch.setattr(shutil, "copytree", full)
-    with pytest.raises(StudyError, match=r"figures: the disk is full \(\d+ MiB free\): make room"):
+    with pytest.raises(StudyError, match="figures: the disk is full: make room"):
         study.publish_computed(session)
     assert content(session.published) == before
     assert not [*session.published.parent.glob(".*")], "nothing is left aside"

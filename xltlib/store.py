@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -25,9 +24,9 @@ import warnings
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,9 @@ from xltlib import StudyError
 RECORD, SCORES, RUNS, MANIFEST = "result.json", "scores.npz", "runs.json", "manifest.json"
 WEIGHTS = "model.safetensors"  # the file of a trained model
 PACKED = "lengths.json"  # in older score files: how many examples each array of packed bits holds
-NO_SCORES = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, OSError, MemoryError)
-
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-
-_verified: set[tuple] = set()  # files (path, size, time of change) whose digest this process has checked
 
 
 # --- files
@@ -52,33 +48,21 @@ _verified: set[tuple] = set()  # files (path, size, time of change) whose digest
 
 def plain(value: Any, where: str = "value") -> Any:
     """`value` with tuples as lists, all else as it is; StudyError for what JSON cannot hold exactly."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool | int | str):
         return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise StudyError(f"{where}: {value} is not a number that JSON can hold: use None")
+    if isinstance(value, float) and math.isfinite(value):
         return float(value)
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise StudyError(f"{where}: the key {key!r} is not text")
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
-    raise StudyError(
-        f"{where}: {type(value).__name__} is not plain JSON: use bool, int, float, str, list, dict"
-    )
+    expected = "None, bool, int, finite float, str, list, or dict with text as keys"
+    raise StudyError(f"{where}: {repr(value)[:60]} is not plain JSON: use {expected}")
 
 
-def canonical(value: Any, where: str = "value") -> bytes:
-    """The one JSON text of a value, checked to be plain: keys sorted, no spaces, ASCII."""
-    return _text(plain(value, where))
-
-
-def _text(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+def canonical(value: Any) -> bytes:
+    """The one JSON text of a plain value: keys sorted, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -89,12 +73,19 @@ def write_json(path: str | Path, obj: Any) -> None:
 
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file; StudyError where it is missing or not JSON."""
-    try:
+    with _reading(path, "JSON"):
         return json.loads(Path(path).read_bytes())
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path, what: str) -> Iterator[None]:
+    """Tell of a file that is missing or damaged as a StudyError."""
+    try:
+        yield
     except FileNotFoundError:
         raise StudyError(f"{path}: there is no such file") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise StudyError(f"{path}: cannot be read as JSON: {error}") from None
+    except UNREADABLE as error:
+        raise StudyError(f"{path}: cannot be read as {what}: {error}") from None
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -102,13 +93,20 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        aside.write_bytes(data)
+        _sync(aside)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file or a folder's entries on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def seal(record: Mapping[str, Any]) -> str:
@@ -120,6 +118,20 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file has this digest; it is read once per process, and again when it was changed since."""
+    try:
+        stat = path.stat()
+        return _digest(path, stat.st_size, stat.st_mtime_ns) == sha256
+    except OSError:
+        return False
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)
 
 
 def file_problems(folder: Path, digests: Mapping[str, str], listing: str) -> Iterator[str]:
@@ -152,12 +164,10 @@ def save_scores(path: str | Path, scores: Mapping[str, np.ndarray]) -> None:
     arrays = {}
     for name in sorted(scores):
         array = np.asarray(scores[name])
-        if array.ndim != 1 or array.dtype.kind not in "biuf":
-            found = f"{array.dtype} {array.shape}"
-            raise StudyError(f"scores {name!r}: expected numbers of shape (N,), found {found}")
-        if not ((array >= 0) & (array <= 1)).all():  # false for NaN too
-            found = f"{array.min()} to {array.max()}"
-            raise StudyError(f"scores {name!r}: expected values in [0, 1], found {found}")
+        numbers = array.ndim == 1 and array.dtype.kind in "biuf"
+        if not numbers or not ((array >= 0) & (array <= 1)).all():  # false for NaN too
+            found = f"{array.dtype} {array.shape}: {repr(array)[:60]}"
+            raise StudyError(f"scores {name!r}: expected numbers (N,) in [0, 1], found {found}")
         arrays[name] = array.astype(bool if np.isin(array, (0, 1)).all() else "<f2")
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)  # its members are all dated 1980
@@ -169,34 +179,19 @@ class ScoreFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
-        with self._errors():
-            self._file = np.load(path, allow_pickle=False)
-            if not isinstance(self._file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            self._packed = json.loads(self._file[PACKED]) if PACKED in self._file.files else {}
-        self.names = [name for name in self._file.files if name != PACKED]
+        with _reading(path, "scores"):
+            self._file = np.lib.npyio.NpzFile(path)
+            self._packed = json.loads(self._file[PACKED]) if PACKED in self._file else {}
+        self.names = [name for name in self._file if name != PACKED]
 
     def read(self, names: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Some scores (N,), float64, under other names: name -> name in the file."""
-        with self._errors():
+        with _reading(self.path, "scores"):
             return {name: self._array(own).astype(np.float64) for name, own in names.items()}
 
     def _array(self, name: str) -> np.ndarray:
-        array, count = self._file[name], self._packed.get(name)
-        if count is None:
-            return array
-        if array.size != (count + 7) // 8:
-            raise ValueError(f"{name}: {array.size} bytes for {count} examples")
-        return np.unpackbits(array, count=count)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise StudyError(f"{self.path}: there is no such file") from None
-        except NO_SCORES as error:
-            raise StudyError(f"{self.path}: not a file of scores, or damaged: {error}") from None
+        array = self._file[name]
+        return np.unpackbits(array, count=self._packed[name]) if name in self._packed else array
 
 
 def load_scores(path: str | Path) -> dict[str, np.ndarray]:
@@ -221,10 +216,7 @@ class Spec:
     inputs: tuple["Spec", ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", self.kind):
-            raise StudyError(f"kind of run {self.kind!r}: expected small letters, digits, - and _")
         object.__setattr__(self, "params", plain(self.params, f"{self.kind} params"))
-        object.__setattr__(self, "inputs", tuple(self.inputs))
 
     @cached_property
     def digest(self) -> str:
@@ -250,7 +242,7 @@ class Spec:
 def digest_of(record: Mapping[str, Any]) -> str:
     """The first 16 hex digits of the SHA-256 of a run's kind, params, version and inputs (digests)."""
     content = {key: record[key] for key in ("kind", "params", "version", "inputs")}
-    return hashlib.sha256(_text(content)).hexdigest()[:16]
+    return hashlib.sha256(canonical(content)).hexdigest()[:16]
 
 
 class Result:
@@ -260,19 +252,15 @@ class Result:
     """
 
     def __init__(
-        self,
-        digest: str,
-        record: dict[str, Any],
-        origin: str,
-        directory: Path | None = None,
+        self, digest: str, record: dict[str, Any], origin: str, directory: Path | None = None,
         read_scores: Callable[[], dict[str, np.ndarray]] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.digest, self.record, self.origin, self.directory = digest, record, origin, directory
         self.kind: str = record["kind"]
         self.params: dict[str, Any] = record["params"]
         self.values: dict[str, Any] = record["values"]
         self.seconds: float = record["seconds"]
-        self._read_scores = read_scores or self._scores_of_file
+        self._read_scores = read_scores
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -282,35 +270,20 @@ class Result:
     @cached_property
     def scores(self) -> dict[str, np.ndarray]:
         """Setting -> array (N,) of per-example scores, higher is better; empty where the run has none."""
-        return self._read_scores()
-
-    def _scores_of_file(self) -> dict[str, np.ndarray]:
+        if self._read_scores:
+            return self._read_scores()
         return load_scores(self.file(SCORES)) if SCORES in self.record["files"] else {}
 
     def file(self, name: str) -> Path:
         """The path of one of the run's files, its digest checked once per process."""
-        run = f"{self.kind} {self.digest}"
         if self.directory is None:
+            run = f"{self.kind} {self.digest}"
             raise StudyError(f"{run}: published evidence has no files: compute the run anew with --fresh")
-        if name not in self.record["files"]:
-            raise StudyError(f"{run}: it has no file {name!r}, only {sorted(self.record['files'])}")
         path = self.directory / name
         if not _is_whole(path, self.record["files"][name]["sha256"]):
             again = "run the same command again: it moves the damaged run aside and computes it anew"
             raise StudyError(f"{path}: the file is missing or damaged: {again}")
         return path
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a file has this digest; it is read once per process, and again when it was changed since."""
-    try:
-        stat = path.stat()
-        key = (path, stat.st_size, stat.st_mtime_ns, sha256)
-        if key not in _verified and sha256_file(path) == sha256:
-            _verified.add(key)
-        return key in _verified
-    except OSError:
-        return False
 
 
 # --- published evidence
@@ -327,12 +300,12 @@ def publish(results: Iterable[Result], folder: str | Path) -> None:
     runs, scores = {}, {}
     for result in results:
         record, names = result.record, {f"{result.digest}/{key}": x for key, x in result.scores.items()}
-        entry = {k: record[k] for k in ("kind", "params", "version", "inputs", "seconds")}
-        others = {k: v for k, v in result.values.items() if k != "labels"}
-        entry |= {"labels": result.labels, "values": others, "files": sorted(record["files"])}
-        entry |= {k: record[k] for k in ("weights", "cpu") if k in record}
+        kept = ("kind", "params", "version", "inputs", "seconds", "weights", "cpu")
+        entry = {name: record[name] for name in kept if name in record}
         if "environment" in record:
             entry["cpu"] = record["environment"].get("cpu")
+        others = {name: value for name, value in result.values.items() if name != "labels"}
+        entry |= {"labels": result.labels, "values": others, "files": sorted(record["files"])}
         runs[result.digest] = entry | {"scores": len(names)}
         scores |= names
     folder = Path(folder)
@@ -343,28 +316,17 @@ def publish(results: Iterable[Result], folder: str | Path) -> None:
 
 def read_published(folder: str | Path) -> dict[str, Result]:
     """The runs that `publish` wrote, by digest; StudyError where a file is damaged or edited by hand."""
-    path = Path(folder) / RUNS
-    entries = read_json(path)
-    if not isinstance(entries, dict):
-        raise StudyError(f"{path}: expected runs by their digest, found a {type(entries).__name__}")
-    file, names = ScoreFile(Path(folder) / SCORES), defaultdict(dict)
+    path, file = Path(folder) / RUNS, ScoreFile(Path(folder) / SCORES)
+    names: dict[str, dict[str, str]] = defaultdict(dict)
     for name in file.names:
         digest, _, setting = name.partition("/")
         names[digest][setting] = name
     results = {}
-    for digest, entry in entries.items():
-        try:
-            if digest != digest_of(entry) or len(names[digest]) != entry["scores"]:
-                raise StudyError(
-                    f"{path}: run {digest} does not fit its digest or its scores: publish it anew"
-                )
-            labels = {"labels": entry["labels"]} if entry["labels"] else {}
-            record = entry | {
-                "values": entry["values"] | labels,
-                "files": {name: {} for name in entry["files"]},
-            }
-        except (KeyError, TypeError) as error:
-            raise StudyError(f"{path}: the entry of run {digest} is incomplete: {error!r}") from None
+    for digest, entry in read_json(path).items():
+        if digest != digest_of(entry) or len(names[digest]) != entry["scores"]:
+            raise StudyError(f"{path}: run {digest} does not fit its digest or its scores: publish it anew")
+        labels = {"labels": entry["labels"]} if entry["labels"] else {}
+        record = entry | {"values": entry["values"] | labels, "files": dict.fromkeys(entry["files"])}
         results[digest] = Result(digest, record, "published", read_scores=partial(file.read, names[digest]))
     return results
 
@@ -400,27 +362,28 @@ class Store:
         return self.root / ".partial" / f"{spec.kind}-{spec.digest}"
 
     def status(self, spec: Spec, whole: bool = False) -> str:
-        """One of "done", "published", "failed", "partial" (begun, or being built now), "missing".
+        """One of "done", "published", "failed", "missing".
 
         whole: whether "done" takes every file's digest, each looked at once per process, and not only its
         size and the digest of its scores. A damaged run counts as missing: `compute` moves it aside.
         """
-        if self._finished(self.path(spec), None if whole else [SCORES]):
+        if self._finished(self.path(spec), whole):
             return "done"
         if spec.digest in self._published:
             return "published"
-        if self._failure(spec).exists():
-            return "failed"
-        return "partial" if self.partial(spec).exists() else "missing"
+        return "failed" if self._failure(spec).exists() else "missing"
 
     def result(self, spec: Spec) -> Result:
         """The finished or published run; StudyError where there is none."""
-        if result := self._finished(self.path(spec)):
-            return result
-        if spec.digest in self._published:
-            return self._published[spec.digest]
-        why = f": {self.failure(spec)}" if self._failure(spec).exists() else ""
-        raise StudyError(f"{spec}: the run is {self.status(spec)} in {self.root}{why}")
+        result = self._finished(self.path(spec)) or self._published.get(spec.digest)
+        if result is None:
+            why = f": {self.failure(spec)}" if self._failure(spec).exists() else ""
+            raise StudyError(f"{spec}: the run is {self.status(spec)} in {self.root}{why}")
+        return result
+
+    def results(self) -> Iterator[Result]:
+        """All finished runs of the store."""
+        return filter(None, (self._finished(path.parent) for path in self.root.glob(f"[!.]*/*/{RECORD}")))
 
     def failure(self, spec: Spec) -> str:
         """The error with which the last attempt at the run ended, or an empty text."""
@@ -437,7 +400,7 @@ class Store:
         files : whether the caller reads the run's files. Published evidence has none, so it then does not do.
         """
         directory = self.path(spec)
-        if result := self._finished(directory, None):
+        if result := self._finished(directory, whole=True):
             return result
         if not files and spec.digest in self._published:
             return self._published[spec.digest]
@@ -445,7 +408,7 @@ class Store:
         with system_errors(self.root):
             lock.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(lock):  # the system releases it when its process dies
-                if result := self._finished(directory, None):  # it came while this process waited
+                if result := self._finished(directory, whole=True):  # it came while this process waited
                     return result
                 if directory.exists():
                     aside = self.root / ".corrupt" / f"{spec.kind}-{spec.digest}-{time.time_ns()}"
@@ -455,33 +418,27 @@ class Store:
                     warnings.warn(message, stacklevel=2)
                 return self._build(spec, build)
 
-    def results(self, kind: str = "*") -> Iterator[Result]:
-        """All finished runs of the store, or those of one kind, in the order of their digests."""
-        for path in sorted(self.root.glob(f"{kind}/*/{RECORD}")):
-            result = self._finished(path.parent)
-            if result and not path.parent.parent.name.startswith("."):
-                yield result
-
     def _failure(self, spec: Spec) -> Path:
-        return self.root / ".failed" / f"{spec.digest}.json"
+        return self.partial(spec) / ".failed.json"
 
-    def _finished(self, directory: Path, checked: Collection[str] | None = ()) -> Result | None:
-        """The run that is complete in a directory, with all its files in full size.
+    def _finished(self, directory: Path, whole: bool = False) -> Result | None:
+        """The run that is complete in a directory: all files in full size, and with the digests that matter.
 
-        checked: files whose digests are looked at too; all of them where it is None.
+        Those are the digests of the record and of the scores, or of all files where they are to be `whole`.
         """
         if not directory.exists():
             return None
         try:
             record = read_json(directory / RECORD)
             files = record["files"]
-            whole = all((directory / name).stat().st_size == entry["size"] for name, entry in files.items())
-            whole = whole and record["seal"] == seal(record)
+            sizes = {name: (directory / name).stat().st_size for name in files}
+            complete = record["seal"] == seal(record)
         except (StudyError, OSError, KeyError, TypeError, AttributeError):
             return None
-        names = files if checked is None else files.keys() & checked
-        whole = whole and all(_is_whole(directory / name, files[name]["sha256"]) for name in names)
-        return Result(directory.name, record, "store", directory) if whole else None
+        complete = complete and all(sizes[name] == entry["size"] for name, entry in files.items())
+        checked = files if whole else files.keys() & {SCORES}
+        complete = complete and all(_is_whole(directory / name, files[name]["sha256"]) for name in checked)
+        return Result(directory.name, record, "store", directory) if complete else None
 
     def _build(self, spec: Spec, build: Callable[[Path], dict]) -> Result:
         partial, final = self.partial(spec), self.path(spec)
@@ -492,13 +449,12 @@ class Store:
             values = plain(build(partial), f"{spec.kind} values")
         except Exception as error:
             with contextlib.suppress(OSError):
-                self._failure(spec).parent.mkdir(exist_ok=True)
                 report = {"kind": spec.kind, "params": spec.params, "traceback": traceback.format_exc()}
                 write_json(self._failure(spec), report | {"error": f"{type(error).__name__}: {error}"})
             raise
         seconds, files = round(time.perf_counter() - start, 3), {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
-            if path.name.startswith("."):  # what a killed attempt was writing aside
+            if path.name.startswith("."):  # how an attempt failed, or what it was writing aside when killed
                 path.unlink()
                 continue
             _sync(path)
@@ -512,22 +468,12 @@ class Store:
         if WEIGHTS in files:
             weights[spec.digest] = files[WEIGHTS]["sha256"][:16]
         record = spec.record | {"values": values, "seconds": seconds, "files": files, "weights": weights}
-        record |= {"memory_mb": peak_memory(), "environment": environment()}
+        record |= {"memory_mb": {"cpu": peak_memory()}, "environment": environment()}
         write_json(partial / RECORD, record | {"seal": seal(record)})
         final.parent.mkdir(exist_ok=True)
         partial.rename(final)
         _sync(final.parent)
-        self._failure(spec).unlink(missing_ok=True)
         return Result(spec.digest, record, "computed", final)
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file or a folder's entries on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # --- the machine
@@ -537,8 +483,7 @@ def environment() -> dict[str, Any]:
     """What numbers may depend on besides a run's spec: versions, processor, threads, GPU."""
     found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("torch", "transformers", "tokenizers", "numpy", "scipy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+        found[name] = importlib.metadata.version(name)
     found["cpu"], found["cores"] = _cpuinfo("model name") or platform.processor() or "unknown", os.cpu_count()
     torch = sys.modules.get("torch")  # a run without torch does not wait for its import
     if torch:
@@ -547,12 +492,23 @@ def environment() -> dict[str, Any]:
     return found
 
 
-def commit(folder: Path) -> str:
-    """The commit that a folder's repository stands at, with `+` where files were changed; "" without one."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return ""
+def peak_memory() -> int:
+    """The most memory that this process has held so far, MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+def fast_in_16_bits() -> bool:
+    """Whether the processor says that it multiplies bfloat16 matrices (by AVX-512, AMX, or Arm)."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags|Features").split()))
+
+
+def _cpuinfo(names: str) -> str:
+    """The first value under one of these names in what the kernel tells of the processor; none: empty."""
+    file = Path("/proc/cpuinfo")
+    told = file.read_text() if file.is_file() else ""
+    found = re.search(rf"^(?:{names})\s*:(.*)$", told, re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def gpus() -> list[str]:
@@ -565,19 +521,12 @@ def gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def fast_in_16_bits() -> bool:
-    """Whether the processor says that it multiplies bfloat16 matrices (by AVX-512, AMX, or Arm)."""
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
-
-
-def peak_memory() -> dict[str, int]:
-    """The most memory that this process has held so far, MiB: `cpu`, and `gpu` where torch has used one."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    found = {"cpu": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)}
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_initialized():
-        found["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return found
+def commit(folder: Path) -> str:
+    """The commit that a folder's repository stands at, with `+` where files were changed; "" without one."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return ""
 
 
 @contextlib.contextmanager
@@ -588,29 +537,14 @@ def system_errors(place: Path) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:
-        causes: list[BaseException] = [error]  # some libraries have the system's error behind their own
-        while behind := causes[-1].__cause__ or causes[-1].__context__:
-            causes.append(behind)
-        for cause in causes:
+        cause: BaseException | None = error
+        while cause:  # some libraries have the system's error behind their own, or in words only
             number, named = getattr(cause, "errno", None), getattr(cause, "filename", None)
-            if number in FULL or "No space left on device" in str(cause):  # or in words only
-                folder = next(each for each in (place, *place.absolute().parents) if each.exists())
-                told = f"the disk is full ({shutil.disk_usage(folder).free / 2**20:.0f} MiB free)"
+            if number in FULL or "No space left on device" in str(cause):
                 cure = "make room or name another folder, then run the same command again: it resumes"
-            elif number in DENIED and named and Path(named).absolute().is_relative_to(place.absolute()):
-                told = f"cannot be written: {cause.strerror}"
+                raise StudyError(f"{place}: the disk is full: {cure}") from error
+            if number in DENIED and named and Path(named).absolute().is_relative_to(place.absolute()):
                 cure = "make it writable, or work in a copy of the study's folder (XLT_ROOT)"
-            else:
-                continue
-            raise StudyError(f"{place}: {told}: {cure}") from error
+                raise StudyError(f"{place}: cannot be written: {cause.strerror}: {cure}") from error
+            cause = cause.__cause__ or cause.__context__
         raise
-
-
-def _cpuinfo(*names: str) -> str:
-    """The first value under one of these names in what the kernel tells of the processor; none: empty."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in names:
-                return value.strip()
-    return ""
