@@ -156,7 +156,7 @@ def test_options_belong_to_their_methods():
     for method, text in (("standard", "draw=once"), ("rs_rp", "threshold=0.6"), ("salt", "n=3")):
         with pytest.raises(StudyError, match=f"method {method} has no option {text.partition('=')[0]}"):
             options(method, text)
-    with pytest.raises(StudyError, match="method rs_da.*found 'none'.*expected one of"):
+    with pytest.raises(StudyError, match="method rs_da.*found 'none'.*'all' or 'no_foreign'"):
         options("rs_da", "neighbours=none")
     with pytest.raises(StudyError, match="did you mean threshold"):
         options("salt", "treshold=0.5")

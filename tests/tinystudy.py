@@ -8,7 +8,7 @@ import yaml
 from studies import better, small_ledger
 
 from xltlib import study
-from xltlib.params import Params, allowed, choices, literal, load
+from xltlib.params import Params, described, load
 from xltlib.runs import STAGES, closure
 from xltlib.store import save_scores
 
@@ -46,12 +46,9 @@ def make(root: Path, cell: str = DRAWS) -> Path:
 
 def notebook_cell(names) -> str:
     """The text of a notebook's parameters cell: one `name = default  # doc` line for each name."""
-    lines = []
-    for name in names:
-        field = Params.model_fields[name]
-        words = f" ({allowed(field)})" if choices(field) else ""
-        lines.append(f"{name} = {literal(field.default)}  # {field.description}{words}")
-    return "\n".join(lines)
+    rows = {row["name"]: row for row in described(Params)}
+    words = {name: f" ({row['may be']})" if " | " in row["may be"] else "" for name, row in rows.items()}
+    return "\n".join(f"{x} = {rows[x]['default']}  # {rows[x]['meaning']}{words[x]}" for x in names)
 
 
 def write_notebook(path: Path, *cells: str, names=tuple(SMALL)) -> None:

@@ -10,26 +10,25 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from reprlib import repr as _short
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from annotated_types import MinLen
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from xltlib import StudyError
 from xltlib.textfile import read_text
 
-LARGEST = 2**18  # bytes of a file of parameters; the study's own have some thousand
+LARGEST = 2**18  # characters of a file of parameters; the study's own have some thousand
 
 # What the scale of a study takes besides real languages: the papers' models, and their benchmarks in full.
 PAPER_MODELS = ("mbert", "xlmr-base", "xlmr-large", "mt5-small", "mt5-base", "mt5-large")
@@ -54,10 +53,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            refusal = _refusal(type(self), error, places or {}, where or type(self).__name__)
-        else:
-            return
-        raise refusal
+            raise _refusal(type(self), error, places or {}, where or type(self).__name__) from None
 
     def replace(self, **changes: Any) -> Self:
         """The same values but for these, checked again."""
@@ -76,20 +72,21 @@ def matching(pattern: str) -> Any:
     return Annotated[str, Field(pattern=f"^({pattern})$")]
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def conflict(found: Any, expected: str, name: str = "") -> PydanticCustomError:
+    """The refusal of a value that has its type and bounds; `name` where several settings were looked at."""
+    return PydanticCustomError("conflict", f"expected {expected}", {"found": found, "name": name})
 
 
 def _without_repeats(items: tuple) -> tuple:
-    repeated = next((item for i, item in enumerate(items) if item in items[:i]), None)
-    if repeated is not None:
-        raise PydanticCustomError("repeated", "{item}", {"item": literal(repeated)})
+    for i, item in enumerate(items):
+        if item in items[:i]:
+            raise conflict(item, "each item once")
     return items
 
 
 T = TypeVar("T")
-ZeroOrMore = Annotated[tuple[T, ...], BeforeValidator(_as_tuple), AfterValidator(_without_repeats)]
-OneOrMore = Annotated[tuple[T, ...], MinLen(1), BeforeValidator(_as_tuple), AfterValidator(_without_repeats)]
+ZeroOrMore = Annotated[tuple[T, ...], Strict(False), AfterValidator(_without_repeats)]  # a list will do, too
+OneOrMore = Annotated[tuple[T, ...], MinLen(1), Strict(False), AfterValidator(_without_repeats)]
 NAME = r"[a-z][a-z0-9_-]*"  # becomes a folder or a part of "src|near", so it holds no separator
 Name = matching(NAME)
 
@@ -101,34 +98,22 @@ def literal(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def choices(field: FieldInfo) -> tuple:
-    """The values that a setting chooses from, or that each of its items does; () where it is free."""
-    kind = _item_type(field.annotation)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+def described(cls: type[Settings]) -> list[dict[str, str]]:
+    """Each setting with its default, what it may be (choices, bounds, or a type), and what it means."""
+    rows = []
+    for name, field in cls.model_json_schema()["properties"].items():
+        item = field.get("items", field)
+        choices = " | ".join(map(str, item.get("enum", [])))
+        bounds = f"{item['minimum']} to {item['maximum']}" if "minimum" in item else ""
+        kind = f"list of {item['type']}" if "items" in field else item["type"]
+        row = {"name": name, "default": literal(field["default"]), "may be": choices or bounds or kind}
+        rows.append(row | {"meaning": field["description"]})
+    return rows
 
 
-def allowed(field: FieldInfo) -> str:
-    """The choices or bounds of a setting in words."""
-    if choices(field):
-        return " | ".join(map(str, choices(field)))
-    low, high = (next((getattr(m, b) for m in field.metadata if hasattr(m, b)), None) for b in ("ge", "le"))
-    if low is None or high is None:
-        return f"{low} or more" if low is not None else f"{high} or less" if high is not None else ""
-    return f"{low} to {high}"
-
-
-def type_name(field: FieldInfo) -> str:
-    """The type of a setting in one word or two: `int`, `list of str`."""
-    kind = _item_type(field.annotation)
-    name = type(get_args(kind)[0]).__name__ if get_origin(kind) is Literal else kind.__name__
-    return f"list of {name}" if get_origin(field.annotation) is tuple else name
-
-
-def _item_type(annotation: Any) -> Any:
-    """The plain type behind a tuple's and an Annotated's first argument."""
-    while get_origin(annotation) in (tuple, Annotated):
-        annotation = get_args(annotation)[0]
-    return annotation
+def changed(settings: Settings) -> dict[str, Any]:
+    """Those settings that differ from their default, by name."""
+    return settings.model_dump(exclude_defaults=True)
 
 
 # --- refusals
@@ -148,59 +133,33 @@ def _refusal(
     """The first of the errors in one line: where, what was found, what is expected."""
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    name = problem["loc"][0] if problem["loc"] else problem["ctx"]["name"]
-    place = places.get(name, where)
+    details = problem["ctx"] if problem["type"] == "conflict" else {}
+    name = problem["loc"][0] if problem["loc"] else details["name"]
+    place, value = places.get(name, where), details.get("found", problem["input"])
     if problem["type"] == "extra_forbidden":
         return StudyError(f"{place}: {unknown(cls, name)}")
-    if problem["type"] == "conflict":
-        return StudyError(
-            f"{place}: {name} = {problem['ctx']['found']}: expected {problem['ctx']['expected']}"
-        )
-    if problem["type"] == "repeated":
-        return StudyError(f"{place}: {name}: {problem['msg']} is given twice, expected each item once")
-    value = problem["input"]
-    found = "nothing" if value is None else f"{_short(value)} ({type(value).__name__})"
-    expected = _expected(cls.model_fields[name], problem)
-    return StudyError(f"{place}: {name}: found {found}, expected {expected}")
+    found, expected = f"{_short(value)} ({type(value).__name__})", problem["msg"]
+    hint = _hint(problem["type"], value, expected)
+    return StudyError(f"{place}: {name}: found {found}: {expected[0].lower()}{expected[1:]}{hint}")
 
 
-_EXPECTED = {
-    "int_type": "a whole number", "float_type": "a number", "finite_number": "a finite number",
-    "bool_type": "true or false", "string_type": "text",
-}  # fmt: skip
-
-
-def _expected(field: FieldInfo, problem: ErrorDetails) -> str:
-    """What a setting may be, and how to write what was probably meant."""
-    kind, value = problem["type"], problem["input"]
-    if kind == "literal_error" and isinstance(value, type(choices(field)[0])):
-        near = difflib.get_close_matches(str(value), map(str, choices(field)), n=1)
-        return f"one of {literal(choices(field))}" + (f": {near[0]}?" if near else "")
-    if kind == "literal_error":
-        kind = "int_type" if isinstance(choices(field)[0], int) else "string_type"
-    if kind in _EXPECTED:
-        return _EXPECTED[kind] + _hint(value, kind)
-    if kind in ("tuple_type", "too_short"):
-        least = "a list" if kind == "tuple_type" else "at least one item"
-        return f"{least}, such as {literal(field.default)}"
-    if kind == "string_pattern_mismatch":
-        plain = "small letters, digits, - and _, with a letter first"
-        return plain if problem["ctx"]["pattern"] == f"^({NAME})$" else field.description
-    return allowed(field)
-
-
-def _hint(value: Any, kind: str) -> str:
+def _hint(kind: str, value: Any, expected: str) -> str:
     """How to write in YAML what was probably meant."""
-    if kind == "string_type" and isinstance(value, bool):
+    text = value if isinstance(value, str) else ""
+    if kind == "tuple_type":
+        return f": a list, such as [{text or 'one, another'}]"
+    if kind in ("literal_error", "string_type") and isinstance(value, bool):
         words = "yes, on or true" if value else "no, off or false"
         return f' (unquoted, YAML takes {words} for {value}: put the word in quotes, such as "no")'
+    if kind == "literal_error":
+        near = difflib.get_close_matches(text, re.findall(r"'([^']*)'", expected), n=1)
+        return f": {near[0]}?" if near else ""
     if kind == "string_type" and isinstance(value, int | float):
         return " (put it in quotes)"
-    if kind == "float_type" and isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value):
-        mantissa, exponent = re.split("[eE]", value)
-        return f" (YAML takes {value} for text: write {mantissa}.0e{exponent})"
-    if kind in ("int_type", "float_type") and isinstance(value, str):
-        return " (write it without quotes)" if re.fullmatch(r"[-+]?\d{1,15}(\.\d{1,15})?", value) else ""
+    if kind == "float_type" and (power := re.fullmatch(r"([-+]?\d+)[eE]([-+]?\d+)", text)):
+        return f" (YAML takes {text} for text: write {power[1]}.0e{power[2]})"
+    if kind in ("int_type", "float_type") and re.fullmatch(r"[-+]?\d{1,15}(\.\d{1,15})?", text):
+        return " (write it without quotes)"
     if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return f" (write {value:.0f})"
     return ""
@@ -209,76 +168,47 @@ def _hint(value: Any, kind: str) -> str:
 # --- reading
 
 
+class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """A safe loader that refuses a key given twice, where the later one would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = []
+        for key, _ in node.value:
+            if key.value in seen:
+                again = f"{_short(key.value)[1:-1]} is given twice"
+                raise yaml.MarkedYAMLError(problem=again, problem_mark=key.start_mark)
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The names and values of a YAML file that holds one mapping, and the place (file, line) of each.
 
     Raises StudyError where the file is missing, empty, too large, not text, not YAML, or gives a name twice.
     """
-    path, usual = Path(path), "expected lines such as `seeds: 3`"
-    text = _read(path)
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or _first_line(error)
-        raise StudyError(f"{place}: not valid YAML: {problem[:100]}") from None
-    if root is None:
-        raise StudyError(f"{path}: the file is empty: {usual}")
-    if not isinstance(root, yaml.MappingNode):
-        raise StudyError(f"{path}, line {root.start_mark.line + 1}: {usual}, found a {root.id}")
-    values, places = {}, {}
-    for key, node in root.value:
-        place = f"{path}, line {key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise StudyError(f"{place}: expected a parameter's name, found a {key.id}")
-        name = key.value
-        if name in values:
-            again = f"{_short(name)[1:-1]} is given twice, first in {places[name]}: remove one of the two"
-            raise StudyError(f"{place}: {again}")
-        values[name], places[name] = _construct(node, f"{place}: {_short(name)[1:-1]}"), place
-    return values, places
+    path = Path(path)
+    if not path.exists():
+        beside = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml")))
+        raise StudyError(f"{path}: there is no such file" + (f"; there is {beside}" if beside else ""))
+    text = read_text(path)
+    if len(text) > LARGEST:
+        raise StudyError(f"{path}: no profile is as large as {len(text):,} characters")
+    values = read_value(text, str(path))
+    if not isinstance(values, dict):
+        raise StudyError(f"{path}: expected lines such as `seeds: 3`, found {_short(values)}")
+    keys = [key for key, _ in yaml.compose(text, Loader=UniqueLoader).value]
+    places = {key.value: f"{path}, line {key.start_mark.line + 1}" for key in keys}
+    return dict(zip(places, values.values(), strict=True)), places
 
 
 def read_value(text: str, place: str) -> Any:
-    """One value written as YAML, as on a command line; StudyError names `place` where it cannot be read."""
+    """What a text in YAML holds; StudyError names `place`, and its line, where that cannot be read."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise StudyError(f"{place}: the value is not valid YAML: {_first_line(error)}") from None
-    return None if node is None else _construct(node, place)
-
-
-def _read(path: Path) -> str:
-    """The text of a file of parameters."""
-    if path.is_file() and path.stat().st_size > LARGEST:
-        size = f"{path.stat().st_size / 2**20:.1f} MiB"
-        raise StudyError(f"{path}: found {size}, expected lines such as `seeds: 3`: no profile is that large")
-    if not path.exists():
-        folder = path.parent
-        beside = ", ".join(sorted(p.name for p in folder.glob("*.y*ml"))) if folder.is_dir() else ""
-        raise StudyError(f"{path}: there is no such file" + (f"; there is {beside}" if beside else ""))
-    text = read_text(path)
-    if len(text) > LARGEST:  # gzip hides a size
-        raise StudyError(f"{path}: expected lines such as `seeds: 3`: no profile is that large")
-    return text
-
-
-def _construct(node: yaml.Node, place: str) -> Any:
-    """A node as a Python value; a number that YAML 1.1 takes for octal or base 60 is refused."""
-    for scalar in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-        number = scalar.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-        if number and re.match(r"[-+]?0\d|.*:", scalar.value):
-            octal = f"YAML takes {_short(scalar.value)[1:-1]} for octal or base 60: write a decimal number"
-            raise StudyError(f"{place}: {octal}")
-    try:
-        return yaml.SafeLoader("").construct_document(node)
+        return yaml.load(text, Loader=UniqueLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise StudyError(f"{place}: cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:100] or type(error).__name__
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise StudyError(f"{place}{line}: not valid YAML: {str(problem or error)[:100]}") from None
 
 
 # --- options of a method or an objective
@@ -307,17 +237,6 @@ def in_order(cls: type[Settings], text: str) -> str:
     order = {name.rstrip("_"): place for place, name in enumerate(cls.model_fields)}
     # an unknown one is refused by `parse_options`
     return ",".join(sorted(filter(None, text.split(",")), key=lambda x: order.get(x.partition("=")[0], -1)))
-
-
-def changed(settings: Settings) -> dict[str, Any]:
-    """Those settings that differ from their default, by name."""
-    defaults = _defaults(type(settings))
-    return {name: value for name, value in vars(settings).items() if value != defaults[name]}
-
-
-@cache
-def _defaults(cls: type[Settings]) -> dict[str, Any]:
-    return {name: field.default for name, field in cls.model_fields.items()}
 
 
 # --- the parameters of a study
@@ -420,8 +339,7 @@ class Params(Settings):
             ("scale", self.scale != scale, f'"{scale}", since {reason}'),
         ):
             if wrong:
-                found = literal(getattr(self, name))
-                raise PydanticCustomError("conflict", "", {"name": name, "found": found, "expected": expected})
+                raise conflict(getattr(self, name), expected, name)
         return self
 # fmt: on
 
@@ -473,15 +391,13 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
 
 def to_dict(params: Params) -> dict[str, Any]:
     """The parameters as plain values (tuples become lists), ready for JSON and YAML."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in params}
+    return params.model_dump(mode="json")
 
 
 def describe() -> str:
-    """A table of all parameters: name, type, default, what is allowed, meaning."""
-    rows = [("name", "type", "default", "allowed", "meaning")]
-    for name, field in Params.model_fields.items():
-        rows.append((name, type_name(field), literal(field.default), allowed(field), field.description))
-    return table(rows)
+    """A table of all parameters: name, default, what is allowed, meaning."""
+    rows = described(Params)
+    return table([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

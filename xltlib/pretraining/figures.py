@@ -15,7 +15,7 @@ from xltlib.data.samples import languages_for
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.data.tokenization import load as load_tokenizer
 from xltlib.drawing import Drawn, Session
-from xltlib.params import Params, allowed, literal, type_name
+from xltlib.params import Params, described
 from xltlib.pretraining import models
 from xltlib.pretraining.options import OBJECTIVES
 from xltlib.significance.tests import difference
@@ -35,11 +35,7 @@ WORDS_SHOWN = 15  # of both sides of a sentence pair: more would hide each other
 
 def options_table(options: type) -> pd.DataFrame:
     """What the sources leave open: every option, its default, what else it may be, and what it means."""
-    rows = {}
-    for name, f in options.model_fields.items():
-        values = {"default": literal(f.default), "may be": allowed(f) or type_name(f)}
-        rows[name.rstrip("_")] = values | {"meaning": f.description}
-    return pd.DataFrame(rows).T
+    return pd.DataFrame(described(options)).set_index("name").rename(index=lambda name: name.rstrip("_"))
 
 
 def loss(session: Session, encoders: Sequence[Result]) -> Drawn:
