@@ -482,9 +482,7 @@ def build(figures: Path, notebooks: Path | None, out: Path, ledger_path: Path) -
     """
     require(*EXTRA)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / STAMP).is_file())):
-        raise StudyError(
-            f"{out} is not a page made by this command: remove it, or name another folder (--out)"
-        )
+        raise StudyError(f"{out} is not a page made by this command: remove it")
     evidence = read_evidence(figures, ledger_path)
     executed = sorted(notebooks.glob("*.ipynb")) if notebooks and notebooks.is_dir() else []
     with tempfile.TemporaryDirectory() as scratch:
