@@ -8,6 +8,7 @@ import pytest
 from xltlib import StudyError
 from xltlib.data.tasks import SpanExample, load
 from xltlib.evaluation import (
+    ARTICLES,
     exact_match,
     f1,
     majority_accuracy,
@@ -18,16 +19,6 @@ from xltlib.evaluation import (
     retrieval_scores,
     tagging_scores,
 )
-
-ANSWERS = {  # of MLQA's languages: an article, a number, punctuation inside
-    "ar": ["الكتاب الأول", "في عام 1999"],
-    "de": ["der rote Hund", "am 3. Mai 1999", "Müller-Lüdenscheidt"],
-    "en": ["the red dog", "on May 3, 1999", "O'Neill"],
-    "es": ["el perro rojo", "¿qué?", "3.000 años"],
-    "hi": ["लाल कुत्ता", "1999 में"],
-    "vi": ["những con chó", "năm 1999"],
-    "zh": ["红色的狗", "1999年", "Bonn市"],
-}
 
 
 @pytest.mark.parametrize(
@@ -52,18 +43,6 @@ def test_normalisation(text, language, style, expected):
     assert normalize_answer(text, language, style) == expected
 
 
-@pytest.mark.parametrize("style", ["squad", "mlqa"])
-@pytest.mark.parametrize("language", ANSWERS)
-def test_case_and_outer_punctuation_do_not_count(language, style):
-    for answer in ANSWERS[language]:
-        assert exact_match(f" {answer.upper()}!", [answer], language, style) == 1
-
-
-def test_a_language_that_mlqa_lacks():
-    with pytest.raises(StudyError, match="knows ar, de, en, es, hi, vi, zh, not 'ru'; use the style squad"):
-        normalize_answer("a", "ru", "mlqa")
-
-
 def test_f1_by_hand():
     # prediction: quick brown fox; answer: brown fox jumps high: 2 common words, 2/3 and 2/4 -> 4/7
     assert f1("the quick brown fox", ["brown fox jumps high"]) == pytest.approx(4 / 7)
@@ -80,23 +59,14 @@ def test_empty_answers_match_but_share_no_word():
     assert f1("the", ["a"]) == 0
 
 
-def test_f1_is_symmetric_and_bounded(rng):
-    answers = [" ".join(rng.choice(["a", "dog", "cat", "Dog,", "1999", "狗"], 4)) for _ in range(300)]
-    check_symmetry(answers)
-
-
 def test_answers_of_published_sets(data):
-    for language in ANSWERS:
-        for example in load("mlqa", "dev", language, data)[:200]:
+    for language in ARTICLES:
+        for example in load("mlqa", "dev", language, data)[:100]:
             answer = example.answers[0][1]
             for style in ("squad", "mlqa"):
                 same = exact_match(f" {answer.upper()}!", [answer], language, style)
                 assert same == 1 or "ß" in answer
-    check_symmetry([example.answers[0][1] for example in load("xquad", "test", "ru", data)[:300]])
-
-
-def check_symmetry(answers):
-    for x, y in pairwise(answers):
+    for x, y in pairwise(example.answers[0][1] for example in load("xquad", "test", "ru", data)[:300]):
         assert f1(x, [y]) == pytest.approx(f1(y, [x]))
         assert exact_match(x, [y]) == exact_match(y, [x])
         assert 0 <= f1(x, [y]) <= 1

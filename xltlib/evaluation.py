@@ -41,9 +41,6 @@ def normalize_answer(text: str, language: str = "en", style: str = "squad") -> s
     articles; `"mlqa"` all punctuation and the articles of seven languages, and it sets Han characters apart.
     """
     mlqa = style == "mlqa"
-    if mlqa and language not in ARTICLES:
-        known = ", ".join(ARTICLES)
-        raise StudyError(f"MLQA's normalisation knows {known}, not {language!r}; use the style squad")
     text = text.lower()
     punctuation = {c for c in text if c in string.punctuation or (mlqa and category(c).startswith("P"))}
     text = "".join(char for char in text if char not in punctuation)
@@ -202,20 +199,17 @@ def _vectors(texts: Sequence[str], vocabulary: dict[str, int]) -> "csr_matrix":
 # Files of gold and predictions
 
 
-def score_files(
-    name: str, gold: Path | str, predictions: Path | str, language: str, style: str | None = None
-) -> dict:
+def score_files(name: str, gold: Path | str, predictions: Path | str, language: str) -> dict:
     """The scores of a file of predictions against a gold file, both in the official formats.
 
-    Gold is the set's own file, of one language or of all, or one label a line. Predictions of labels may have
-    any of these forms too, or be a JSON object of id to label; those of answers are a JSON object of question
-    id to text. Predictions that carry ids are matched by them, others by line; where gold has no ids, they
-    are row numbers from 0.
+    Gold is the set's own file, of one language or of all, or one label a line. Predictions of labels have any
+    of these forms too; those of answers are a JSON object of question id to text. Predictions that carry ids
+    are matched by them, others by line.
 
     Returns
     -------
     dict
-        The official metrics in percent, and `scores` (0 to 1) by id.
+        The official metrics in percent, and `scores` (0 to 1) by id; ids of gold without any count from 0.
 
     Raises
     ------
@@ -224,16 +218,16 @@ def score_files(
         format, ids that repeat or do not agree, labels that are missing, unknown or all the same in gold.
     """
     task_set, gold, predictions = SETS[name], Path(gold), Path(predictions)
-    if style and name not in OFFICIAL_STYLE:
-        raise StudyError(f"{name} has no answer texts to normalise; style is for {', '.join(OFFICIAL_STYLE)}")
     if language not in task_set.languages:
         raise StudyError(f"{name} has no language {language!r}; it has {', '.join(task_set.languages)}")
     if task_set.task == "qa":
-        examples = _gold_spans(gold, task_set, language)
+        rows = _of_language(list(tasks.squad_rows(read_lines(gold), gold, "qa")), gold, task_set, language)
+        examples = [tasks.record_of(row["id"], place, row, "qa") for place, row in rows]
+        tasks.check_records(examples, [place for place, _ in rows])
         answers = _predicted_answers(predictions, task_set, language)
-        metrics = qa_scores(examples, answers, language, style or OFFICIAL_STYLE[name], str(predictions))
+        metrics = qa_scores(examples, answers, language, OFFICIAL_STYLE[name], str(predictions))
         ids = [example.id for example in examples]
-        rows = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
+        scores = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
     else:
         ids, labels, places = _read_labels(gold, task_set, language, beside=True)
         tasks.check_varied(labels, places)
@@ -246,26 +240,11 @@ def score_files(
         elif len(predicted) != len(ids):
             expected = "one label a line in gold order expected, or ids"
             raise StudyError(f"{predictions}: {len(predicted)} labels for {len(ids)} gold labels; {expected}")
-        metrics = {"accuracy": (np.array(labels) == np.array(predicted)).astype(float)}
-        rows = metrics["accuracy"].astype(int).tolist()
+        metrics = {"accuracy": np.equal(labels, predicted).astype(float)}
+        scores = metrics["accuracy"].astype(int).tolist()
     percent = {metric: 100 * float(values.mean()) for metric, values in metrics.items()}
-    scores = dict(zip(ids, rows, strict=True))
-    return {"task": name, "language": language, "examples": len(scores), **percent, "scores": scores}
-
-
-def _gold_spans(path: Path, task_set: tasks.TaskSet, language: str) -> list[SpanExample]:
-    rows = list(tasks.squad_rows(read_lines(path), path, task_set.task))
-    if not rows:
-        raise StudyError(f"{path}: no question in it")
-    rows = _of_language(rows, path, task_set, language)
-    tasks.check_ids([row["id"] for _, row in rows], [place for place, _ in rows])
-    for place, row in rows:
-        row["answers"] = tuple((start, text) for start, text in row["answers"] if text)
-        if not row["answers"]:
-            raise StudyError(
-                f"{place}: no answer; XTREME's test files have theirs removed, use the original release"
-            )
-    return [SpanExample(**row) for _, row in rows]
+    by_id = dict(zip(ids, scores, strict=True))
+    return {"task": name, "language": language, "examples": len(by_id), **percent, "scores": by_id}
 
 
 def _predicted_answers(path: Path, task_set: tasks.TaskSet, language: str) -> dict[str, str]:
@@ -277,40 +256,18 @@ def _predicted_answers(path: Path, task_set: tasks.TaskSet, language: str) -> di
     return {row["id"]: row["text"] for _, row in tasks.rows_of_language(rows, task_set, language)}
 
 
-def _of_language(rows: list[Row], path: Path, task_set: tasks.TaskSet, language: str) -> list[Row]:
-    """The rows of one language, of which there must be some."""
-    own = tasks.rows_of_language(rows, task_set, language)
-    if not own:
-        named = sorted({str(row["language"]) for _, row in rows if "language" in row})
-        others = f"; it has {excerpt(', '.join(named))}" if named else ""
-        raise StudyError(f"{path}: no row of the language {language}{others}")
-    return own
-
-
 def _read_labels(
     path: Path, task_set: tasks.TaskSet, language: str, beside: bool = False
 ) -> tuple[list[str], list[int], list[str]]:
-    """The ids (none where no row has one), labels and places of a file of labels in any of the forms.
+    """The ids (none where no row has one), labels and places of a file of labels, a table or JSON lines.
 
-    A table, JSON lines, and one object of ids and labels are told apart by how the file begins. `beside`:
-    whether labels that it lacks may be read from the file of test labels beside it.
+    `beside`: whether labels that it lacks may be read from the file of test labels beside it.
     """
     lines, task = read_lines(path), task_set.task
-    first, *others = (line for line in lines if line.strip())
-    if first.lstrip()[0] not in "[{":
-        rows = list(tasks.tsv_rows(lines, path, task, beside))
+    if lines[0].lstrip().startswith(("{", "[")):
+        rows = list(tasks.jsonl_rows(lines, path, task))
     else:
-        try:
-            value = parse_json(first, str(path))
-            by_line = others or (isinstance(value, dict) and {"label", "gold_label"} & value.keys())
-        except StudyError:
-            by_line = False
-        if by_line:
-            rows = list(tasks.jsonl_rows(lines, path, task))
-        else:
-            table = parse_json("\n".join(lines), str(path))
-            tasks.check(table, {}, f"{path}:1")
-            rows = [(f"{path}: id {excerpt(key)}", {"id": key, "label": x}) for key, x in table.items()]
+        rows = list(tasks.tsv_rows(lines, path, task, beside))
     rows = _of_language(rows, path, task_set, language)
     labels, places = [tasks.label_of(*row, task) for row in rows], [place for place, _ in rows]
     if -1 in labels:
@@ -320,6 +277,16 @@ def _read_labels(
     ids = tasks.ids_of(rows, ("id", "idx", "pair_id"))
     tasks.check_ids(ids, places[: len(ids)])
     return ids, labels, places
+
+
+def _of_language(rows: list[Row], path: Path, task_set: tasks.TaskSet, language: str) -> list[Row]:
+    """The rows of one language, of which there must be some."""
+    own = tasks.rows_of_language(rows, task_set, language)
+    if not own:
+        named = sorted({str(row["language"]) for _, row in rows if "language" in row})
+        others = f"; it has {excerpt(', '.join(named))}" if named else ""
+        raise StudyError(f"{path}: no row of the language {language}{others}")
+    return own
 
 
 def _check_ids(predictions: Mapping, keys: Sequence[str], what: str) -> None:

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import stat
 import sys
 import zlib
 from collections import Counter
@@ -14,7 +12,6 @@ from typing import Any, BinaryIO
 
 from xltlib import StudyError
 
-LONGEST = 2**28  # bytes of a line; SQuAD's training part, all of it one line, has 30 million
 OTHER_FORMATS = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ": "an xz file", b"BZh": "a bzip2 file"}
 GZIP, UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 
@@ -27,30 +24,24 @@ def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     StudyError
-        For a file that is absent, a device, packed in another way than gzip, or truncated; for a byte that
-        is not UTF-8; and for U+0000, which no text has but UTF-16 without its mark.
+        For a file that is absent, packed in another way than gzip, or truncated; for a byte that is not
+        UTF-8; and for U+0000, which no text has but UTF-16 without its mark.
     """
     name, number = "standard input" if str(path) == "-" else str(path), 1
     try:
         with sys.stdin.buffer if str(path) == "-" else open(path, "rb") as stream:
-            if str(path) != "-" and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
-                raise StudyError(f"{name}: a device found, a file expected")
             for number, line in enumerate(_byte_lines(stream, name), start=1):
                 text = line.decode("utf-8")
                 if "\0" in text:
-                    raise StudyError(
-                        f"{name}:{number}: control character U+0000; UTF-16 without a byte order mark, or no "
-                        "text: convert it to UTF-8"
-                    )
+                    cure = "UTF-16 without a byte order mark, or no text: convert it to UTF-8"
+                    raise StudyError(f"{name}:{number}: control character U+0000; {cure}")
                 yield number, text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     except FileNotFoundError:
         raise StudyError(f"{name}: no such file") from None
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        encoding = "UTF-16" if error.encoding.startswith("utf-16") else "UTF-8"
-        raise StudyError(
-            f"{name}:{number}: byte 0x{byte:02x} is not {encoding}; convert it to UTF-8"
-        ) from None
+        byte, encoding = error.object[error.start], error.encoding[:6].upper()
+        found = f"byte 0x{byte:02x} is not {encoding}"
+        raise StudyError(f"{name}:{number}: {found}; convert it to UTF-8") from None
     except (EOFError, zlib.error, OSError) as error:
         reason = getattr(error, "strerror", None) or f"{error}; a truncated download? fetch it again"
         raise StudyError(f"{name}: cannot be read: {reason}") from None
@@ -71,10 +62,7 @@ def _byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
         return
     if head.startswith(b"\xef\xbb\xbf"):
         stream.read(3)
-    while line := stream.readline(LONGEST):
-        if len(line) == LONGEST:
-            raise StudyError(f"{name}: a line of {LONGEST >> 20} MiB and more is no text")
-        yield line
+    yield from stream
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -100,9 +88,7 @@ def parse_json(text: str, name: str, line: int = 1) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise StudyError(f"{name}:{line + error.lineno - 1}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise StudyError(f"{name}:{line}: not read: JSON nested too deeply") from None
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise StudyError(f"{name}:{line}: not read: {error}") from None
 
 

@@ -419,7 +419,7 @@ def load(
     if split in task_set.repeated_ids and len(set(ids)) < len(ids):
         ids = [f"{index}:{key}" for index, key in enumerate(ids)]
     records = [record_of(key, place, row, task) for key, (place, row) in zip(ids, rows, strict=True)]
-    _check_records(records, [place for place, _ in rows], unlabelled)
+    check_records(records, [place for place, _ in rows], unlabelled)
     if task not in LABELS:
         return records
     whole = [x for x in records if PLACEHOLDER not in (x.text_a.strip(), x.text_b.strip())]
@@ -543,7 +543,7 @@ def check_varied(labels: Sequence[int], places: Sequence[str]) -> None:
         )
 
 
-def _check_records(records: list[Record], places: list[str], unlabelled: bool) -> None:
+def check_records(records: list[Record], places: list[str], unlabelled: bool = False) -> None:
     """StudyError for repeated ids and, but for `unlabelled` sets, for records without gold."""
     check_ids([record.id for record in records], places)
     bare = [
