@@ -8,7 +8,7 @@ import nbformat
 
 from xltlib.claims.ledger import load_ledger
 from xltlib.page import ANSWERS
-from xltlib.store import save_scores, sha256_file, write_json
+from xltlib.store import read_json, save_scores, sha256_file, write_json
 
 NASTY = [
     '<script>alert("x")</script> & <b>bold</b>',
@@ -104,7 +104,7 @@ def write_ledger(folder, root) -> Path:
 
 
 def write_profile(folder, claims: list[dict], ledger, scale: str = "mechanism") -> None:
-    """claims.json, runs.json, two figures and a manifest with the digests of them all."""
+    """claims.json, runs.json, two figures and a manifest of them all; beside it evidence.json."""
     folder.mkdir(parents=True, exist_ok=True)
     effect = {
         "words": "gain of <noise>", "unit": "F1", "outcome": "inconclusive", "estimate": 0.01, "low": -0.01,
@@ -154,6 +154,10 @@ def write_profile(folder, claims: list[dict], ledger, scale: str = "mechanism") 
     costs = {"encoder": {"runs": 2, "seconds": 61.2, "peak_memory_mb": 512.0}}
     machine = {"environments": [{"python": "3.11"}], "runs": costs, "parameters": {"seeds": 3}}
     write_json(folder / "manifest.json", {**machine, "files": digests})
+    pooled = folder.parent / "evidence.json"
+    scales = read_json(pooled)["scales"] if pooled.exists() else {}
+    scales[scale] = {claim["id"]: claim | {"profiles": [folder.name]} for claim in claims}
+    write_json(pooled, {"scales": scales})
 
 
 def write_notebook(path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from studies import better, small_ledger
 
-from xltlib import StudyError, page, study
+from xltlib import StudyError, study
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params
 from xltlib.store import commit, write_json
@@ -73,24 +73,21 @@ def test_evidence_that_is_older_than_its_rules_is_a_problem(tmp_path):
     changed(tmp_path / "design.yaml", frozen=load_ledger(path).design.digest)
     ledger, folder = load_ledger(path), tmp_path / "figures" / "confirmation"
 
-    class Profile:
-        name, manifest = "confirmation", {"rules": {"digest": ledger.design.digest}}
-
-    Profile.folder = folder
-    assert list(page._check_rules(Profile, ledger.design)) == []
+    started = ledger.design.digest
+    assert ledger.design.younger_rules("confirmation", started) == ""
     raw = yaml.safe_load(path.read_text())
     raw["claims"][0]["tests"][0]["matters"] = 0.005
     path.write_text(yaml.safe_dump(raw))
     design = load_ledger(path).design
-    assert "is younger than the runs" in next(page._check_rules(Profile, design))
+    assert "is younger than the runs" in design.younger_rules("confirmation", started)
     changed(tmp_path / "design.yaml", frozen=design.digest)
     design = load_ledger(path).design  # frozen anew after the runs
-    assert "is younger than the runs" in next(page._check_rules(Profile, design))
+    assert "is younger than the runs" in design.younger_rules("confirmation", started)
 
     class Session:
         params, root, published = Params(profile="confirmation"), tmp_path, folder
 
     folder.mkdir(parents=True)
-    write_json(folder / "manifest.json", Profile.manifest)
+    write_json(folder / "manifest.json", {"rules": {"digest": started}})
     with pytest.raises(StudyError, match="undo the change"):
         study._rules(design, Session)

@@ -7,7 +7,7 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import StudyError, page, study
+from xltlib import StudyError, study
 from xltlib.claims.evidence import check_pooled, check_runs
 from xltlib.claims.ledger import load_ledger
 from xltlib.claims.pooling import bodies
@@ -85,7 +85,7 @@ def test_a_slice_keeps_what_is_published(root):
     assert json.loads((root / "figures/more/runs.json").read_bytes()) == runs
 
 
-def test_pooled_verdicts_follow_from_the_scores_and_are_those_of_the_page(root):
+def test_pooled_verdicts_follow_from_the_scores(root):
     figures, ledger = root / "figures", root / "params/claims.yaml"
     assert list(check_pooled(figures, ledger)) == []
     content = json.loads((figures / "evidence.json").read_bytes())
@@ -93,5 +93,3 @@ def test_pooled_verdicts_follow_from_the_scores_and_are_those_of_the_page(root):
     write_json(figures / "evidence.json", content)
     (told,) = check_pooled(figures, ledger)
     assert "mechanism: S0-1: verdict: 'supported', but its scores give" in told
-    statement = page.Statement({"id": "S0-1"}, {}, {"mechanism": content["scales"]["mechanism"]["S0-1"]})
-    assert statement.at("mechanism")["verdict"] == "supported"

@@ -9,7 +9,8 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,18 +19,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import Bbox
 from PIL import Image
 
-from xltlib import StudyError
 from xltlib.params import Params
-from xltlib.store import plain, read_json, write_bytes, write_json
+from xltlib.store import read_json, write_bytes, write_json
 
 Data = Mapping[str, Any]
 
+# What each figure says and how it is drawn, by its name; captions are filled in by `save`
+FIGURES = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text(encoding="utf-8"))
 # Okabe and Ito's colours, and Tol's wine: the colour-blind tell them apart; markers and lines differ too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -51,7 +55,6 @@ SHADES = 128  # of the png: antialiased lines need few colours
 DENSE = 20  # more points than this on a line are drawn without markers
 CROWDED = 16  # points by category in one panel, beyond which it takes the whole width
 FEW_SEEDS = 2  # their intervals fill every panel (12.7 standard errors): seeds are drawn alone
-NEEDED = ("title", "caption", "alt", "claims")
 
 
 class Session(Protocol):
@@ -64,11 +67,15 @@ class Session(Protocol):
     store: Any
 
 
+@dataclass(frozen=True)
 class Drawn:
-    """A saved figure, which a notebook shows with its caption and its text for screen readers."""
+    """A figure, which a notebook shows with its caption and its text for screen readers.
 
-    def __init__(self, path: Path, data: Data) -> None:
-        self.path, self.data = path, data
+    `path` is the file of its picture; None where the profile has no runs for it.
+    """
+
+    path: Path | None
+    data: Data
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -76,40 +83,64 @@ class Drawn:
         return pd.DataFrame(self.data["rows"])
 
     def _repr_html_(self) -> str:
+        if self.path is None:
+            return f"<p>{html.escape(repr(self))}</p>"
         image = base64.b64encode(self.path.read_bytes()).decode("ascii")
         alt, caption = (html.escape(self.data[key], quote=True) for key in ("alt", "caption"))
         picture = f'<img src="data:image/png;base64,{image}" alt="{alt}" style="max-width:100%">'
         return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
     def __repr__(self) -> str:
+        if self.path is None:
+            return f"{self.data['title']}: this profile has no runs for it."
         return f"{self.data['title']}. {self.data['caption']} ({self.path.name})"
 
 
 def save(
-    path: str | Path, draw: Callable[[Data], Figure], rows: pd.DataFrame | Sequence, **data: Any
+    session: Session, name: str, rows: pd.DataFrame | Sequence, told: Data | None = None, **data: Any
 ) -> Drawn:
+    """Draw a figure of figures.yaml into the session's folder; without rows there is none, which it says.
+
+    Parameters
+    ----------
+    rows : a tidy table as the figure's drawing describes it
+    told : what the words of the figure name in braces beside `p`, the parameters; `seeds`, their number; and
+        `bars` and `bands`, the sentences on what stands behind dots and intervals
+    data : what its drawing asks for, beyond what stands in figures.yaml or in its place
+    """
+    p, behind = session.params, {}
+    seeds = counted(p.seeds, "seed")
+    for kind in ("bars", "bands"):
+        width = f"{1 - p.alpha:.0%} intervals over seeds and {p.test_examples} examples a language"
+        behind[kind] = f"Dots: {seeds}; {kind}: {width}."
+        if p.seeds <= FEW_SEEDS:
+            behind[kind] = f"Dots: {seeds}, too few for an interval; {p.test_examples} examples a language."
+    words = {"p": p, "seeds": seeds, "level": f"{1 - p.alpha:.0%}"} | behind | (told or {})
+    about = {k: v.format_map(words) if isinstance(v, str) else v for k, v in FIGURES[name].items()}
+    if not len(rows):
+        return Drawn(None, about | data | {"rows": []})
+    return write(session.figures / name, rows, **about | data)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: 1 seed, 2 seeds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def write(path: Path, rows: pd.DataFrame | Sequence, **data: Any) -> Drawn:
     """Write `<path>.json`, then draw from that file alone to `<path>.svg` and `<path>.png`.
 
     Parameters
     ----------
     path : without an ending
-    draw : one of `DRAWINGS`
-    rows : a tidy table as `draw` describes it; numbers are rounded to six digits, the same on every machine
-    data : `title`, `caption` (it names the sample size), `alt` and `claims` (ids), then what `draw` asks for;
-        `key=True` marks the figure of a study's first screen
-
-    Raises StudyError where one of these is missing.
+    rows : a tidy table; numbers are rounded to six digits, the same on every machine
+    data : `draw`, the name of the drawing; `title`, `caption` (it names the sample size), `alt` and `claims`
+        (ids); then what the drawing asks for; `key=True` marks the figure of a study's first screen
     """
-    path = Path(path).with_suffix(".json")
-    missing = [key for key in NEEDED if key not in data]
-    if missing:
-        raise StudyError(f"figure {path.stem}: it lacks {', '.join(missing)}; needed: {', '.join(NEEDED)}")
-    if DRAWINGS.get(draw.__name__) is not draw:
-        raise StudyError(f"figure {path.stem}: {draw.__name__} is not one of {', '.join(DRAWINGS)}")
     table = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, plain(_rounded({**data, "rows": table, "draw": draw.__name__}), path.stem))
-    return redraw(path)
+    write_json(path.with_suffix(".json"), _rounded(data | {"rows": table}))
+    return redraw(path.with_suffix(".json"))
 
 
 def _rounded(value: Any) -> Any:
@@ -123,12 +154,9 @@ def _rounded(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def redraw(path: str | Path) -> Drawn:
+def redraw(path: Path) -> Drawn:
     """A figure drawn anew from its data file."""
-    path = Path(path)
     data = read_json(path)
-    if not isinstance(data, dict) or data.get("draw") not in DRAWINGS:
-        raise StudyError(f"{path}: not the data of a figure, whose `draw` is one of {', '.join(DRAWINGS)}")
     with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
         figure = DRAWINGS[data["draw"]](data)
         svg, dots, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -143,21 +171,18 @@ def redraw(path: str | Path) -> Drawn:
     return Drawn(path.with_suffix(".png"), data)
 
 
+def gathered(rows: Iterable[Data], point: Sequence[str] = ("panel", "series", "x")) -> pd.DataFrame:
+    """Rows of `facets` from rows of one number each: the `seeds` of the same point together, as a list."""
+    table = pd.DataFrame(rows, columns=[*point, "seeds"])
+    return table.groupby(list(point), sort=False)["seeds"].agg(list).reset_index()
+
+
 def in_order(rows: pd.DataFrame, **orders: Iterable[str]) -> pd.DataFrame:
     """The rows whose columns hold one of some names, sorted by these; the first column comes first."""
-    for name, order in orders.items():
-        rows = rows[rows[name].isin(list(order))]
     places = {name: {x: k for k, x in enumerate(order)} for name, order in orders.items()}
-    return rows.sort_values(list(orders), key=lambda column: column.map(places[column.name]), kind="stable")
-
-
-def caption(words: str, params: Params, intervals: str = "bars") -> str:
-    """The end of a caption: how many seeds and examples stand behind dots and intervals."""
-    counted = f"{words} Dots: {params.seeds} seed{'s' if params.seeds > 1 else ''}"
-    if params.seeds <= FEW_SEEDS:
-        return f"{counted}, too few for an interval; {params.test_examples} examples a language."
-    width = f"{1 - params.alpha:.0%} intervals over seeds and {params.test_examples} examples a language"
-    return f"{counted}; {intervals}: {width}."
+    for name, place in places.items():
+        rows = rows[rows[name].isin(place)]
+    return rows.sort_values(list(places), key=lambda column: column.map(places[column.name]), kind="stable")
 
 
 # Panels of scores
@@ -170,73 +195,76 @@ def facets(data: Data) -> Figure:
         one of `categories`; with `row`, panels stand in a grid
     marks : {panel, (row), name, x, y}: what means are compared with; over the whole panel where x is null
     lines : whether means are joined; dense lines have no markers
-    ticks : {text: x}; log_x; limits [low, high] of y; x_label, y_label, or dicts of them by panel or row;
+    ticks : {text: x}; log_x; limits [low, high] of y; x_label, y_label, or dicts of them by panel;
         columns (3), height (2.6, inches); bands {panel: [low, high]}; looks {series: number}
     """
-    rows = _positions(pd.DataFrame(data["rows"]), data)
-    if rows.empty:
-        return _nothing()
-    grid = "row" in rows
-    panels = list(dict.fromkeys(rows["panel"]))
+    rows, marks = pd.DataFrame(data["rows"]), data.get("marks", [])
+    series, panels = (list(dict.fromkeys(rows[name])) for name in ("series", "panel"))
+    grid, height = "row" in rows, data.get("height", 2.6)
     columns = len(panels) if grid else min(data.get("columns", 3), len(panels))
-    crowd = rows.groupby("panel")["x"].nunique().max() if "categories" in data else 0
-    columns, height = 1 if crowd > CROWDED else columns, data.get("height", 2.6)
-    shape = {"row": "row"} if grid else {"col_wrap": columns}
+    if categories := data.get("categories"):  # side by side, and the series of each beside each other
+        step = 0.8 / len(series)
+        beside = {name: step * (k - (len(series) - 1) / 2) for k, name in enumerate(series)}
+        rows["x"] = rows["x"].map(categories.index) + rows["series"].map(beside)
+        columns = 1 if rows.groupby("panel")["x"].nunique().max() > CROWDED else columns
+    over_seeds = rows["seeds"].map(lambda values: float(np.mean(values)) if values else np.nan)
+    rows["mean"] = rows["mean"].astype(float).fillna(over_seeds) if "mean" in rows else over_seeds
+    numbers = {name: data.get("looks", {}).get(name, k) for k, name in enumerate(series)}
+    looks = {
+        kind: {name: known[k % len(known)] for name, k in numbers.items()}
+        for kind, known in (("palette", COLOURS), ("markers", MARKERS), ("dashes", DASHES))
+    }
+    names = list(dict.fromkeys(mark["name"] for mark in marks))
+    looks["marks"] = {name: MARKS[k % len(MARKS)] for k, name in enumerate(names)}
     plots = sns.FacetGrid(
         rows, col="panel", col_order=panels, height=height, aspect=WIDTH / columns / height, sharex=False,
-        sharey=data.get("share_y", False), **shape,
+        sharey=data.get("share_y", False), **({"row": "row"} if grid else {"col_wrap": columns}),
     )  # fmt: skip
     plots.figure.set_layout_engine("constrained")
-    plots.set_titles("{col_name}" if not grid else "")
-    looks = _looks(rows, data)
-    names = list(dict.fromkeys(mark["name"] for mark in data.get("marks", [])))
-    looks["marks"] = {name: MARKS[k % len(MARKS)] for k, name in enumerate(names)}
+    plots.set_titles("" if grid else "{col_name}")
+    left = None
     for key, ax in plots.axes_dict.items():
         row, panel = key if grid else ("", key)
         own = rows[(rows["panel"] == panel) & ((rows["row"] == row) if grid else True)]
-        marks = [m for m in data.get("marks", []) if m["panel"] == panel and m.get("row", "") == row]
-        _panel(ax, own, marks, data, looks, panel)
+        marked = [m for m in marks if m["panel"] == panel and m.get("row", "") == row]
+        _panel(ax, own, marked, data, looks)
         ax.set_title(panel if not grid or row == rows["row"].iloc[0] else "")
-        ax.set_xlabel(textwrap.fill(_of(data.get("x_label", ""), panel), int(10 * WIDTH / columns)))
-        label = (row if panel == panels[0] else "") if grid else _of(data.get("y_label", ""), panel)
+        x_label, label = (_of(data.get(name, ""), panel) for name in ("x_label", "y_label"))
+        ax.set_xlabel(textwrap.fill(x_label, int(10 * WIDTH / columns)))
+        label = label if not grid else row if panel == panels[0] else ""
         ax.set_ylabel(textwrap.fill(label, int(8 * height)))  # one longer than the axes would shrink them
+        if label != left:  # also inside of a row whose panels share their ticks
+            ax.yaxis.label.set_visible(True)
+        left = label
     _legend(plots.figure, plots.axes.flat)
     return plots.figure
 
 
-def _positions(rows: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """The rows with a number for x: categories side by side, and series beside each other in a category."""
-    if rows.empty or "categories" not in data:
-        return rows
-    names, series = data["categories"], list(dict.fromkeys(rows["series"]))
-    step = 0.8 / len(series)
-    beside = {name: step * (k - (len(series) - 1) / 2) for k, name in enumerate(series)}
-    return rows.assign(x=rows["x"].map(names.index) + rows["series"].map(beside))
+def _of(label: str | Data, panel: str) -> str:
+    """The label of a panel: the one of all, or its own."""
+    return label if isinstance(label, str) else label.get(panel, "")
 
 
-def _looks(rows: pd.DataFrame, data: Data) -> dict[str, dict]:
-    """Colour, marker and line of each series, the same in all panels."""
-    numbers = data.get("looks", {})
-    names = {name: numbers.get(name, k) for k, name in enumerate(dict.fromkeys(rows["series"]))}
-    kinds = {"palette": COLOURS, "markers": MARKERS, "dashes": DASHES}
-    return {kind: {name: looks[k % len(looks)] for name, k in names.items()} for kind, looks in kinds.items()}
-
-
-def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, looks: dict, panel: str) -> None:
-    lines, categories = data.get("lines", False), data.get("categories")
+def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, looks: dict) -> None:
+    """One panel of `facets`, whose means are known and whose categories have become numbers."""
+    lines, categories = data.get("lines", False), data.get("categories", [])
     if rows.empty:
-        ax.text(0.5, 0.5, data.get("empty", "no results yet"), ha="center", va="center", color=GREY,
-                transform=ax.transAxes)  # fmt: skip
+        ax.text(0.5, 0.5, data["empty"], ha="center", va="center", color=GREY, transform=ax.transAxes)
         ax.set(xticks=[], yticks=[])
         return
-    if band := data.get("bands", {}).get(panel):
+    if band := data.get("bands", {}).get(rows["panel"].iloc[0]):
         ax.axhspan(*band, color="#eeeeee", zorder=0)
-    _marks(ax, marks, categories, looks["marks"])
-    seeds = rows.explode("seeds").dropna(subset="seeds").astype({"seeds": float})
-    seeds = seeds[rows["seeds"].map(len).reindex(seeds.index) > 1]
-    own = rows["seeds"].map(lambda values: float(np.mean(values)) if len(values) else np.nan)
-    means = rows["mean"].astype(float).fillna(own) if "mean" in rows else own
-    means = rows.assign(mean=means).dropna(subset="mean")
+    order = list(looks["marks"])
+    for mark in sorted((m for m in marks if m["y"] is not None), key=lambda m: order.index(m["name"])):
+        style = {"linestyle": looks["marks"][mark["name"]], "linewidth": 1.5, "label": mark["name"]}
+        style |= {"color": GREY, "zorder": 1}
+        if mark.get("x") is None:
+            ax.axhline(mark["y"], **style)
+        else:  # over its category
+            at = categories.index(mark["x"])
+            ax.hlines(mark["y"], at - 0.42, at + 0.42, **style)
+    count = rows["seeds"].map(len)
+    means, seeds = rows.dropna(subset="mean"), rows[count > 1].explode("seeds").astype({"seeds": float})
     dense = lines and means.groupby("series").size().max() > DENSE
     hue = {"hue": "series", "palette": looks["palette"], "ax": ax}
     if dense and len(seeds):
@@ -246,14 +274,14 @@ def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, look
     elif len(seeds):
         sns.scatterplot(seeds, x="x", y="seeds", s=14, alpha=0.5, linewidth=0, legend=False, **hue)
     # the intervals of two seeds would fill the panel
-    sure = means[~means["seeds"].map(len).between(1, FEW_SEEDS)] if "low" in means else means.head(0)
+    sure = means[~count[means.index].between(1, FEW_SEEDS)] if "low" in means else means.head(0)
     for name, own in sure.groupby("series", sort=False):
         colour, own = looks["palette"][name], own.dropna(subset=["low", "high"]).sort_values("x")
         low, high = own["low"].astype(float), own["high"].astype(float)
         if lines and len(own):
             ax.fill_between(own["x"], low, high, color=colour, alpha=0.13, linewidth=0)
         elif len(own):
-            ax.vlines(own["x"], own["low"], own["high"], color=colour, linewidth=1.6, zorder=3)
+            ax.vlines(own["x"], low, high, color=colour, linewidth=1.6, zorder=3)
     shape = {"style": "series", "markers": not dense and looks["markers"]}
     if lines:
         shape |= {"dashes": looks["dashes"], "errorbar": None}
@@ -261,30 +289,9 @@ def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, look
         sns.lineplot(means, x="x", y="mean", **hue, **shape)
     else:
         sns.scatterplot(means, x="x", y="mean", s=36, linewidth=0, zorder=4, **hue, **shape)
-    _axes(ax, data, categories, panel)
-
-
-def _marks(
-    ax: Axes, marks: Sequence[Data], categories: Sequence[str] | None, lines: Mapping[str, Any]
-) -> None:
-    """Lines of chance, baselines and published scores: over the panel, or over one category."""
-    for name, line in lines.items():
-        own, label = [mark for mark in marks if mark["name"] == name and mark["y"] is not None], name
-        for mark in own:
-            style = {"color": GREY, "linestyle": line, "linewidth": 1.5, "zorder": 1, "label": label}
-            if mark.get("x") is None:
-                ax.axhline(mark["y"], **style)
-            else:
-                at = categories.index(mark["x"])
-                ax.hlines(mark["y"], at - 0.42, at + 0.42, **style)
-            label = None
-
-
-def _axes(ax: Axes, data: Data, categories: Sequence[str] | None, panel: str) -> None:
     if data.get("log_x"):
         ax.set_xscale("log")
-    ticks = {name: k for k, name in enumerate(categories)} if categories else _of(data.get("ticks"), panel)
-    if ticks:
+    if ticks := {name: k for k, name in enumerate(categories)} or data.get("ticks"):
         ax.set_xticks(list(ticks.values()), list(ticks))
         ax.xaxis.set_minor_locator(NullLocator())
     if categories:
@@ -294,51 +301,42 @@ def _axes(ax: Axes, data: Data, categories: Sequence[str] | None, panel: str) ->
         ax.set_ylim(*data["limits"])
 
 
-def _of(value: Any, panel: str) -> Any:
-    """What holds for a panel: the value itself, or that of the panel in a dict of panels."""
-    return value.get(panel, "") if isinstance(value, Mapping) and panel in value else value
-
-
 # Effects
 
 
 def forest(data: Data) -> Figure:
     """Differences with their intervals, one a row: seeds as dots, no difference and the margin marked.
 
-    rows : label, estimate, low, high, seeds (list), and where known outcome, margin (one or both of them),
+    rows : label, outcome, estimate, low, high, seeds (list), and where known margin (one or both of them),
         second [low, high]
     x_label : the unit; second : what the dashed interval is; width, in inches
     """
-    rows = pd.DataFrame(data["rows"])
-    if rows.empty:
-        return _nothing()
-    rows = rows.assign(y=range(len(rows) - 1, -1, -1))
-    if "outcome" not in rows:
-        rows["outcome"] = ""
-    looks = {name: OUTCOMES.get(name, (COLOURS[0], "o")) for name in rows["outcome"].unique()}
-    palette, markers = ({name: look[k] for name, look in looks.items()} for k in (0, 1))
-    size = (data.get("width", WIDTH), 1.2 + 0.34 * max(2, len(rows)))
-    figure = plt.figure(figsize=size, layout="constrained")
+    rows, width = pd.DataFrame(data["rows"]), data.get("width", WIDTH)
+    rows["y"] = range(len(rows) - 1, -1, -1)
+    palette, markers = ({name: look[k] for name, look in OUTCOMES.items()} for k in (0, 1))
+    figure = plt.figure(figsize=(width, 1.2 + 0.34 * max(2, len(rows))), layout="constrained")
     ax = figure.subplots()
     ax.axvline(0, color="black", linewidth=1, label="no difference")
     hue = {"y": "y", "hue": "outcome", "palette": palette, "linewidth": 0, "ax": ax}
-    seeds = rows.explode("seeds").dropna(subset="seeds").astype({"seeds": float})
+    seeds = rows.explode("seeds").astype({"seeds": float})
     seeds["y"] -= 0.24
     sns.scatterplot(seeds, x="seeds", s=16, alpha=0.55, legend=False, **hue)
     for row in rows[rows["seeds"].map(len) > FEW_SEEDS].itertuples():
         ax.hlines(row.y, row.low, row.high, color=palette[row.outcome], linewidth=2)
-        if isinstance(getattr(row, "second", None), list):
+        if "second" in rows:
             style = {"color": GREY, "linewidth": 1.2, "linestyle": "--", "label": data["second"]}
             ax.hlines(row.y + 0.22, *row.second, **style)
     if "margin" in rows:
-        own = rows.explode("margin").dropna(subset="margin")
+        own = rows.explode("margin")
         own = own[own["margin"] != 0]
         style = {"color": GREY, "linewidth": 1.8, "linestyle": ":", "label": "margin"}
         ax.vlines(own["margin"], own["y"] - 0.38, own["y"] + 0.38, **style)
-    shape = {"style": "outcome", "markers": markers, "s": 52, "legend": "full" if any(looks) else False}
+    shape = {"style": "outcome", "markers": markers, "s": 52, "legend": "full"}
     sns.scatterplot(rows, x="estimate", zorder=3, **shape, **hue)
     ax.set_yticks(rows["y"], rows["label"])
-    ax.set(ylim=(-0.7, len(rows) - 0.4), xlabel=data["x_label"], ylabel="")
+    names = max(map(len, rows["label"]))  # beside the axes: what they leave is the room of a line below
+    label = textwrap.fill(data["x_label"], max(24, int(12 * width) - names))
+    ax.set(ylim=(-0.7, len(rows) - 0.4), xlabel=label, ylabel="")
     ax.grid(axis="y", visible=False)
     sns.despine(ax=ax)
     _legend(figure, [ax])
@@ -358,7 +356,8 @@ def link_matrix(data: Data) -> Figure:
     for value, cells in ((1, data["possible"]), (2, data["sure"])):
         for i, j in cells:
             gold[i, j] = value
-    height = 0.27 * len(source) + 1.4
+    side = min(0.27, (WIDTH / 2 - 1) / len(target))  # inches of a square
+    height = side * len(source) + 1.4
     rows = pd.DataFrame(data["rows"])
     plots = sns.FacetGrid(rows, col="panel", col_wrap=2, height=height, aspect=WIDTH / 2 / height)
     plots.figure.set_layout_engine("constrained")
@@ -388,21 +387,27 @@ def word_map(data: Data) -> Figure:
         rows, col="panel", col_wrap=2, height=3.4, aspect=WIDTH / 2 / 3.4, sharex=False, sharey=False
     )
     plots.figure.set_layout_engine("constrained")
+    looks = {"palette": COLOURS[:2], "markers": MARKERS[:2], "hue_order": pair, "style_order": pair}
     for panel, ax in plots.axes_dict.items():
         own = rows[rows["panel"] == panel]
         first, second = (own[own["language"] == name].reset_index() for name in pair)
-        for i, j in data["links"] if len(own.dropna()) else ():
+        for i, j in data["links"]:
             ax.plot([first.x[i], second.x[j]], [first.y[i], second.y[j]], color=GREY, linewidth=0.9, zorder=1)
-        looks = {"palette": COLOURS[:2], "markers": MARKERS[:2], "hue_order": pair, "style_order": pair}
-        sns.scatterplot(
-            own, x="x", y="y", hue="language", style="language", s=45, linewidth=0, ax=ax, **looks
-        )
-        for word in own.dropna().itertuples():
+        hue = {"hue": "language", "style": "language", "ax": ax} | looks
+        sns.scatterplot(own, x="x", y="y", s=45, linewidth=0, **hue)
+        for word in own.itertuples():
             style = {"color": COLOURS[pair.index(word.language)], "textcoords": "offset points"}
             ax.annotate(word.word, (word.x, word.y), (4, 4 if word.language == pair[0] else -12), **style)
         ax.margins(0.2)
         ax.set(title=panel, xticks=[], yticks=[], xlabel="first component", ylabel="second component")
     _legend(plots.figure, plots.axes.flat)
+    plots.figure.draw_without_rendering()
+    for ax in plots.axes.flat:
+        taken: list[Bbox] = []
+        for name in sorted(ax.texts, key=lambda text: text.xy[1]):  # up, until it hides no name below it
+            while any(name.get_window_extent().overlaps(box) for box in taken):
+                name.xyann = (name.xyann[0], name.xyann[1] + 2)
+            taken.append(name.get_window_extent())
     return plots.figure
 
 
@@ -434,20 +439,12 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
             handles.setdefault(name, handle)
         if ax.get_legend():
             ax.get_legend().remove()
-    handles.pop("", None)
     if handles:
         widest = 0.65 + 0.09 * max(map(len, handles))  # inches, about
         ncols = max(1, min(len(handles), int(figure.get_figwidth() // widest)))
         figure.set_figheight(figure.get_figheight() + 0.25 * -(-len(handles) // ncols))
         place = {"loc": "outside lower center", "ncols": ncols, "handlelength": 2.4}
         figure.legend(handles.values(), handles.keys(), **place)
-
-
-def _nothing(text: str = "no results yet") -> Figure:
-    """A figure that says that there is nothing to draw, instead of an empty frame."""
-    figure = plt.figure(figsize=(WIDTH / 2, 1.2))
-    figure.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
-    return figure
 
 
 DRAWINGS = {draw.__name__: draw for draw in (facets, forest, link_matrix, word_map, strip)}

@@ -531,7 +531,7 @@ def _page(session: Session, tell: Tell) -> None:
     from xltlib import page
 
     try:
-        page.require(*page.EXTRA)
+        page.require()
     except StudyError as error:
         tell(f"no page: {error}; then xlt page")
     else:

@@ -14,9 +14,9 @@ from xltlib.params import Params
 from xltlib.significance.resampling import resampling_weights
 from xltlib.store import Result
 
-CLAIMS = ["S0-9", "S1-4"]
 DRAWS = 3  # training texts drawn for each size
 WORDS_SHOWN = 30  # of both sides of a sentence pair: more would not be read
+TRAIN = 2000  # sentence pairs that the aligner has seen where their number does not vary
 
 
 def language_table(params: Params, text: Result) -> pd.DataFrame:
@@ -40,26 +40,26 @@ def quality_table(linked: Result) -> pd.DataFrame:
     return pd.DataFrame(linked.values["quality"]).T[["aer", "precision", "recall", "links", "sure"]]
 
 
-def symmetrisation(session: Session, tests: Sequence[Sample], train: int = 2000) -> Drawn:
+def symmetrisation(session: Session, tests: Sequence[Sample]) -> Drawn:
     """AER of each direction and of each way of combining both, by language."""
     rows = []
     for test in tests:
-        text = languages_for(session.params).sample(test.language, train, "train").pairs
-        forward, backward = (m.align(test.pairs) for m in aligner.train_both(text))
-        by_name = {"forward": forward, "backward": backward}
-        by_name |= {name: links.symmetrize(forward, backward, name) for name in links.HEURISTICS}
-        for name, linked in by_name.items():
-            error = _error(test.of_words(linked), test.gold)
-            rows.append({"panel": "", "series": name, "x": test.language, "seeds": [], **error})
+        train = languages_for(session.params).sample(test.language, TRAIN, "train").pairs
+        for name, linked in _by_name(test, train, links.HEURISTICS).items():
+            where = {"panel": "", "series": name, "x": test.language, "seeds": []}
+            rows.append(where | _error(linked, test.gold))
     return drawing.save(
-        session.figures / "alignment_symmetrisation", drawing.facets, rows,
-        title="Links by direction and symmetrisation", claims=CLAIMS,
-        caption=f"AER of {_sizes(tests)} sentence pairs a language, aligned by models of {train} other "
-        "pairs. Bars: 95% intervals over sentence pairs.",
-        alt="Dots of the alignment error rate for each language, by direction and symmetrisation.",
-        categories=[t.language for t in tests], limits=[0, None], columns=1, height=3.2,
-        y_label="AER (lower is better)",
+        session, "alignment_symmetrisation", rows, {"sizes": _sizes(tests), "train": TRAIN},
+        categories=[t.language for t in tests],
     )  # fmt: skip
+
+
+def _by_name(test: Sample, train: aligner.Pairs, heuristics: Sequence[str]) -> dict[str, links.Links]:
+    """Links of words by models of other pairs: both directions, and what heuristics make of them."""
+    forward, backward = (m.align(test.pairs) for m in aligner.train_both(train))
+    both = {name: links.symmetrize(forward, backward, name) for name in heuristics}
+    named = {"forward": forward, "backward": backward} | both
+    return {name: test.of_words(linked) for name, linked in named.items()}
 
 
 def _error(linked: links.Links, gold: links.Gold, resamples: int = 1000) -> dict[str, float]:
@@ -80,32 +80,23 @@ def _sizes(tests: Sequence[Sample]) -> str:
     """The number of test pairs, by language where they differ."""
     counts = {test.language: len(test.pairs) for test in tests}
     if len(set(counts.values())) == 1:
-        return str(next(iter(counts.values())))
+        return str(len(tests[0].pairs))
     return ", ".join(f"{count} ({language})" for language, count in counts.items())
 
 
 def by_size(session: Session, tests: Sequence[Sample], sizes: Sequence[int]) -> Drawn:
     """AER of the intersection against the number of training pairs, for several draws of them."""
-    rows = []
+    rows, languages = [], languages_for(session.params)
     for test in tests:
-        draws = [
-            languages_for(session.params).sample(test.language, max(sizes), "train", k).pairs
-            for k in range(DRAWS)
-        ]
+        draws = [languages.sample(test.language, max(sizes), "train", k).pairs for k in range(DRAWS)]
         for size in sizes:
-            errors = []
             for text in draws:
-                forward, backward = (m.align(test.pairs) for m in aligner.train_both(text[:size]))
-                linked = test.of_words(links.symmetrize(forward, backward, "intersect"))
-                errors.append(links.aer(linked, test.gold.sure, test.gold.possible).aer)
-            rows.append({"panel": "", "series": test.language, "x": size, "seeds": errors})
+                linked = _by_name(test, text[:size], ["intersect"])["intersect"]
+                error = links.aer(linked, *test.gold).aer
+                rows.append({"panel": "", "series": test.language, "x": size, "seeds": error})
     return drawing.save(
-        session.figures / "alignment_size", drawing.facets, rows, title="Links by corpus size", claims=CLAIMS,
-        caption=f"AER of {_sizes(tests)} test pairs a language; links of both directions, intersected. "
-        f"Dots: {DRAWS} draws of the training text; lines: their mean.",
-        alt="Lines of the alignment error rate against corpus size, one for each language.",
-        lines=True, log_x=True, ticks={f"{size:,}": size for size in sizes}, limits=[0, None], columns=1,
-        height=3.2, x_label="sentence pairs seen by the aligner", y_label="alignment error rate",
+        session, "alignment_size", drawing.gathered(rows), {"sizes": _sizes(tests), "draws": DRAWS},
+        ticks={f"{size:,}": size for size in sizes},
     )  # fmt: skip
 
 
@@ -114,55 +105,33 @@ def by_corruption(session: Session, tests: Sequence[Sample], shares: Sequence[fl
     rows, worst = [], []
     for test in tests:
         gold, rng = test.gold, np.random.default_rng(0)
-        errors = np.array([
-            [
-                links.aer(links.corrupt_links(gold.sure, test.lengths, x, rng), gold.sure, gold.possible).aer
-                for x in shares
-            ]
-            for _ in range(DRAWS)
-        ])  # fmt: skip
-        rows += [
-            {"panel": "", "series": test.language, "x": x, "seeds": own}
-            for x, own in zip(shares, errors.T.tolist(), strict=True)
-        ]
+        for _ in range(DRAWS):
+            for share in shares:
+                moved = links.corrupt_links(gold.sure, test.lengths, share, rng)
+                where = {"panel": "", "series": test.language, "x": share}
+                rows.append(where | {"seeds": links.aer(moved, *gold).aer})
         by_chance = links.random_links(test.lengths, [len(s) for s in gold.sure], rng)
-        worst.append(links.aer(by_chance, gold.sure, gold.possible).aer)
+        worst.append(links.aer(by_chance, *gold).aer)
     return drawing.save(
-        session.figures / "alignment_corruption", drawing.facets, rows, claims=CLAIMS,
-        title="Links corrupted by a known share",
-        caption=f"AER of the gold links of {_sizes(tests)} pairs a language after a share of them was moved "
-        f"to another word of the same sentence; dots: {DRAWS} draws.",
-        alt="Lines of the alignment error rate rising with the share of moved links.",
-        marks=[{"panel": "", "name": "random links (mean)", "x": None, "y": np.mean(worst)}] if worst else [],
-        lines=True, limits=[0, 1], columns=1, height=3.2, x_label="share of gold links moved",
-        y_label="alignment error rate",
+        session, "alignment_corruption", drawing.gathered(rows), {"sizes": _sizes(tests), "draws": DRAWS},
+        marks=[{"panel": "", "name": "random links (mean)", "x": None, "y": np.mean(worst)}],
     )  # fmt: skip
 
 
-def pair(session: Session, test: Sample, train: int = 2000) -> Drawn:
+def pair(session: Session, test: Sample) -> Drawn:
     """A long test sentence: its links by the aligner, with half of gold moved, and at random."""
-    params = session.params
     words = [n + m for n, m in test.lengths]
-    row = int(np.argmax([n if n <= WORDS_SHOWN else -n for n in words]))
-    text = languages_for(params).sample(test.language, train, "train").pairs
-    one = test.only(row)
-    forward, backward = (m.align(one.pairs) for m in aligner.train_both(text))
-    by_name = {"forward": forward, "backward": backward}
-    by_name |= {x: links.symmetrize(forward, backward, x) for x in ("intersect", "grow-diag-final-and")}
-    by_name = {name: one.of_words(linked) for name, linked in by_name.items()}
-    rng = np.random.default_rng(0)
-    by_name["half of gold moved"] = links.corrupt_links(one.gold.sure, one.lengths, 0.5, rng)
-    by_name["random"] = links.random_links(one.lengths, [len(one.gold.sure[0])], rng)
-    source, target = one.words[0]
+    one = test.only(int(np.argmax([n if n <= WORDS_SHOWN else -n for n in words])))
+    (source, target), sure, rng = one.words[0], one.gold.sure, np.random.default_rng(0)
+    train = languages_for(session.params).sample(test.language, TRAIN, "train").pairs
+    by_name = _by_name(one, train, ["intersect", "grow-diag-final-and"])
+    by_name["half of gold moved"] = links.corrupt_links(sure, one.lengths, 0.5, rng)
+    by_name["random"] = links.random_links(one.lengths, [len(sure[0])], rng)
     return drawing.save(
-        session.figures / "alignment_pair", drawing.link_matrix,
-        [{"panel": name, "links": linked[0].tolist()} for name, linked in by_name.items()], claims=CLAIMS,
-        title=f"One sentence pair, {params.source} and {test.language}",
-        caption=f"Links of 1 sentence pair (rows: {params.source}, columns: {test.language}) against gold; "
-        f"the aligner has seen {train} other pairs.",
-        alt="Six matrices of word links: circles on gold squares, the last two largely beside them.",
-        source=source, target=target, sure=test.gold.sure[row].tolist(),
-        possible=test.gold.possible[row].tolist(),
+        session, "alignment_pair",
+        [{"panel": name, "links": linked[0].tolist()} for name, linked in by_name.items()],
+        {"language": test.language, "train": TRAIN},
+        source=source, target=target, sure=sure[0].tolist(), possible=one.gold.possible[0].tolist(),
     )  # fmt: skip
 
 
@@ -171,32 +140,20 @@ def weam_by_links(session: Session, scores: pd.DataFrame, linked: Mapping[str, R
 
     linked : kind of links -> the run that has them; kinds that no WEAM encoder was trained on are left out
     """
-    params = session.params
-    own = scores[
-        (scores["task"] == "nli") & (scores["method"] == "standard") & (scores["kind"] == "transfer")
+    params, rows = session.params, []
+    own = scores[(scores["kind"] == "transfer") & scores["language"].isin(params.targets)]
+    for kind, run in linked.items():
+        query = {"objective": "weam", "objective_options": "" if kind == "estimated" else f"links={kind}"}
+        told = score_table.rows_of(own, {"task": "nli", **query})
+        told = score_table.intervals(told, ["language"], params.alpha).rename(columns={"language": "panel"})
+        errors = told["panel"].map(lambda language, run=run: run.values["quality"][language]["aer"])
+        rows += told.assign(series="weam", x=errors).to_dict("records")
+    rows.sort(key=lambda row: (row["x"], params.targets.index(row["panel"])))
+    plain = score_table.rows_of(own, {"task": "nli"}).groupby("language")["mean"].mean()
+    marks = [
+        {"panel": language, "name": name, "y": y}
+        for language in params.targets
+        for name, y in (("no further pre-training", plain.get(language)), ("chance", 1 / 3))
+        if y is not None
     ]
-    base = own[(own["objective"] == "none") & (own["objective_options"] == "")]
-    rows, marks = [], []
-    for language in params.targets:
-        for kind in linked:
-            query = {"objective": "weam", "objective_options": "" if kind == "estimated" else f"links={kind}"}
-            runs = score_table.rows_of(own[own["language"] == language], query | {"task": "nli"})
-            error = linked[kind].values["quality"][language]["aer"]
-            told = score_table.intervals(runs, ["language"], params.alpha).rename(
-                columns={"language": "panel"}
-            )
-            rows += [row | {"series": "weam", "x": error} for row in told.to_dict("records")]
-        plain = base[base["language"] == language]["mean"]
-        if plain.size:
-            marks.append({"panel": language, "name": "no further pre-training", "y": plain.mean()})
-        marks.append({"panel": language, "name": "chance", "y": 1 / 3})
-    return drawing.save(
-        session.figures / "weam_links", drawing.facets, sorted(rows, key=lambda row: row["x"]),
-        title="What the links are worth to WEAM", claims=CLAIMS, marks=marks, lines=True, columns=2,
-        caption=drawing.caption(
-            f"Zero-shot nli of encoders trained by WEAM on links of different quality ({', '.join(linked)}).",
-            params, "bands",
-        ),
-        alt="Accuracy by alignment error rate of the links, a panel for each target language.",
-        x_label="AER of the links", y_label="accuracy",
-    )  # fmt: skip
+    return drawing.save(session, "weam_links", rows, {"kinds": ", ".join(linked)}, marks=marks)

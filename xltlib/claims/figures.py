@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from xltlib import StudyError, drawing
+from xltlib import drawing
 from xltlib.claims.claim_text import render_text, shown_verdict
 from xltlib.claims.verdicts import robustness
-from xltlib.drawing import Drawn, Session
+from xltlib.drawing import Drawn, Session, counted
 
 OPENING = {  # how itables shows `claim_table`: in its order, whole, filtered by any column, lines broken
     "allow_html": True, "layout": {"top1": "searchBuilder"}, "classes": "display compact", "order": [],
@@ -36,30 +36,20 @@ def claim_table(evidence: Mapping) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def margins(test: Mapping) -> list[float]:
-    """Where a test draws its margin: at both signs for an equivalence."""
-    return [-test["margin"], test["margin"]] if test["type"] == "equivalence" else [test["margin"]]
-
-
 def claim_effects(session: Session, evidence: Mapping) -> Drawn:
     """Every deciding test that has an effect: estimate, interval, margin and outcome."""
-    rows = []
+    rows, tested, most = [], {}, 0
     for claim in evidence["claims"]:
         for test in claim["tests"]:
-            if test["role"] == "decides" and test.get("effect"):
-                e = test["effect"]
-                row = {"label": f"{claim['id']} {test['type']}, {test['task']}", "margin": margins(test)}
-                row |= {"outcome": test["outcome"], "seeds": e["per_seed"]}
-                rows.append(row | {name: e[name] for name in ("estimate", "low", "high")})
-    tested = list(dict.fromkeys(row["label"].split()[0] for row in rows))
-    seeds = max((len(row["seeds"]) for row in rows), default=0)
-    return drawing.save(
-        session.figures / "claim_effects", drawing.forest, rows, title="Statements tested by runs",
-        caption=f"{len(rows)} deciding tests of {len(tested)} statements, {seeds} seed(s) at most, scale "
-        f"{evidence['scale']}; intervals before, outcomes after Holm's correction; dotted: the margin.",
-        alt="Effects with intervals of all tested statements, marked by outcome.", claims=tested,
-        x_label="effect in the unit of the test",
-    )  # fmt: skip
+            if test["role"] == "decides" and (effect := test.get("effect")):
+                row = {name: effect[name] for name in ("estimate", "low", "high")}
+                row |= {"label": f"{claim['id']} {test['type']}, {test['task']}", "outcome": test["outcome"]}
+                signs = (-1, 1) if test["type"] == "equivalence" else (1,)  # where it draws its margin
+                margins = [sign * test["margin"] for sign in signs]
+                rows.append(row | {"margin": margins, "seeds": effect["per_seed"]})
+                tested[claim["id"]], most = None, max(most, effect["seeds"])
+    told = {"count": len(rows), "tested": len(tested), "most": counted(most, "seed")}
+    return drawing.save(session, "claim_effects", rows, told, claims=list(tested))
 
 
 def robustness_table(evidence: Mapping) -> pd.DataFrame:
@@ -67,8 +57,7 @@ def robustness_table(evidence: Mapping) -> pd.DataFrame:
     rows = {}
     for claim in evidence["claims"]:
         for number, test in enumerate(claim["tests"], 1):
-            variants = robustness(test) if test["role"] == "decides" else None
-            if variants:
+            if test["role"] == "decides" and (variants := robustness(test)):
                 row = {"outcome": test["outcome"], "all": f"{variants['kept']} of {variants['variants']}"}
                 row["reversed"] = variants["reversed"]
                 row |= {choice: f"{kept} of {count}" for choice, kept, count in variants["by"]}
@@ -93,27 +82,21 @@ def report_table(evidence: Mapping) -> pd.DataFrame:
         f"cited papers beside the point, of {cited['cited']}": off_topic,
         f"rows of report 3 repeated word for word in report 4, of {copied['rows']}": copied["same_words"],
     }
-    counted = {k: (v, "") if isinstance(v, int) else (len(v), "; ".join(v)) for k, v in rows.items()}
-    return pd.DataFrame(counted, index=["number", "which"]).T
+    counts = {k: (v, "") if isinstance(v, int) else (len(v), "; ".join(v)) for k, v in rows.items()}
+    return pd.DataFrame(counts, index=["number", "which"]).T
 
 
 def confidence(session: Session, evidence: Mapping, by: str = "report") -> Drawn:
     """The reports' confidences by `report`, or by our `verdict`, with the threshold of their verdicts."""
-    words = {"report": "report {}", "verdict": "{}"}
-    if by not in words:
-        raise StudyError(f"by: {by!r}, expected 'report' or 'verdict'")
+    name, words = {"report": ("confidence", "report {}"), "verdict": ("confidence_verdict", "{}")}[by]
     rows = [
         {
-            "id": c["id"], "category": words[by].format(c[by]), "value": c["report_confidence"],
+            "id": c["id"], "category": words.format(c[by]), "value": c["report_confidence"],
             "kind": f"report says {c['report_verdict']}",
         }
         for c in evidence["claims"]
     ]  # fmt: skip
     return drawing.save(
-        session.figures / ("confidence" if by == "report" else "confidence_verdict"), drawing.strip, rows,
-        title=f"The reports' confidence, by {by if by == 'report' else 'our verdict'}", claims=[],
-        caption=f"{len(rows)} statements; dashed: the threshold that separates verified from not verified.",
-        alt="Confidence of every statement as a dot, by row and by the report's verdict.",
-        categories=sorted({row["category"] for row in rows}), x_label="confidence that the report states",
+        session, name, rows, {"count": len(rows)}, categories=sorted({row["category"] for row in rows}),
         threshold=evidence["reports"]["confidence_rule"]["threshold"],
     )  # fmt: skip

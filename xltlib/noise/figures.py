@@ -1,6 +1,6 @@
 """What notebook 04 shows: typing errors in words and subwords, what they take away, and the questions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,11 @@ import pandas as pd
 
 from xltlib import drawing
 from xltlib.claims import scores as score_table
-from xltlib.claims.scores import Setting, judged_by, paired
+from xltlib.claims.scores import JUDGED_BY, Setting, judged_by, paired
 from xltlib.data.samples import languages_for
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder
 from xltlib.drawing import Drawn, Session
+from xltlib.finetuning.figures import named
 from xltlib.finetuning.options import TYPO_RATES
 from xltlib.noise import questions
 from xltlib.noise import typing as noise
@@ -19,10 +20,8 @@ from xltlib.params import Params
 from xltlib.significance.figures import decided_forest, effect_row
 from xltlib.significance.tests import interaction
 
-CLAIMS = ["S2-1", "S2-2"]
 DRAWS = 3  # of the noise, for each rate
 COUNTS = ("words changed (share)", "subwords per word", "words of one subword (share)")
-TYPED = "words with an error"
 
 
 # Words and subwords
@@ -45,36 +44,21 @@ def tokens(
     session: Session, tokenizer: PreTrainedTokenizerFast, rates: Sequence[float], count: int = 500
 ) -> Drawn:
     """Words changed, subwords per word, and words that stay one subword, by error rate and language."""
-    params, encode = session.params, WordEncoder(tokenizer)
-    rows = []
+    params, encode, rows = session.params, WordEncoder(tokenizer), []
     for language in params.languages:
         texts = languages_for(params).texts(language, count)
-        keyboard, draws = languages_for(params).keyboard(language), []
+        keyboard, clean = languages_for(params).keyboard(language), " ".join(texts).split()
         for draw in range(DRAWS):
             rng = np.random.default_rng([params.world_seed, 46, draw])
-            typed = [noise.typo_many(texts, rate, keyboard, rng) for rate in rates]
-            draws.append([_token_counts(texts, many, encode) for many in typed])
-        by_rate = np.array(draws).transpose(2, 1, 0)  # (counts, rates, draws)
-        for name, values in zip(COUNTS, by_rate, strict=True):
-            for rate, own in zip(rates, values.tolist(), strict=True):
-                rows.append({"panel": name, "series": language, "x": rate, "seeds": own})
-    return drawing.save(
-        session.figures / "noise_tokens", drawing.facets, drawing.in_order(pd.DataFrame(rows), panel=COUNTS),
-        title="What typing errors do to subwords", claims=[], lines=True, x_label="errors per word (rate)",
-        caption=f"{count} sentences a language; a word of two letters or more gets one error with the chance "
-        f"given. Dots: {DRAWS} draws of the noise; lines: their mean.",
-        alt="Three panels by error rate and language: words changed, subwords per word, words left whole.",
-    )  # fmt: skip
-
-
-def _token_counts(
-    texts: Sequence[str], typed: Sequence[str], encode: WordEncoder
-) -> tuple[float, float, float]:
-    """Share of words changed, subwords per word, and share of words of one subword."""
-    clean, now = (" ".join(side).split() for side in (texts, typed))
-    pieces = np.array([len(encode([word])[0]) for word in now])
-    changed = np.mean([a != b for a, b in zip(clean, now, strict=True)])
-    return float(changed), float(pieces.mean()), float((pieces == 1).mean())
+            for rate in rates:
+                now = " ".join(noise.typo_many(texts, rate, keyboard, rng)).split()
+                pieces = np.array([len(encode([word])[0]) for word in now])
+                changed = np.mean([a != b for a, b in zip(clean, now, strict=True)])
+                values = (changed, pieces.mean(), (pieces == 1).mean())
+                where = {"series": language, "x": rate}
+                rows += [where | {"panel": p, "seeds": v} for p, v in zip(COUNTS, values, strict=True)]
+    table = drawing.in_order(drawing.gathered(rows), panel=COUNTS)
+    return drawing.save(session, "noise_tokens", table, {"count": count, "draws": DRAWS})
 
 
 # Transfer
@@ -86,17 +70,22 @@ def _systems(params: Params) -> dict[str, dict[str, str]]:
     for entry in (m for m in params.methods if m != "standard"):
         method, _, options = entry.partition(":")
         for objective in params.method_objectives:
-            name = entry if objective == "none" else f"{entry} on {objective}"
-            systems[name] = {"objective": objective, "method": method, "method_options": options}
+            query = {"objective": objective, "method": method, "method_options": options}
+            systems[named(objective, entry)] = query
     return systems
 
 
 def _curves(
-    scores: pd.DataFrame, params: Params, query: Mapping[str, str], by: Sequence[str], **names: Any
+    scores: pd.DataFrame, params: Params, task: str, by: Sequence[str], systems: Mapping[str, Mapping]
 ) -> list[dict[str, Any]]:
-    """Rows of `facets`: the means of the runs that a query means, by some columns; `names` are joined."""
-    rows = score_table.intervals(score_table.rows_of(scores, query), by, params.alpha)
-    return [row | names for row in rows.to_dict("records")]
+    """Means of systems, each a query, on a task by some columns: rows of `facets` still without places."""
+    return [
+        row | {"series": name}
+        for name, query in systems.items()
+        for row in score_table.intervals(
+            score_table.rows_of(scores, {"task": task, **query}), by, params.alpha
+        ).to_dict("records")
+    ]
 
 
 def _chance(panels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -109,57 +98,45 @@ def _by_rate(
     scores: pd.DataFrame, params: Params, tasks: Sequence[str], systems: Mapping[str, Mapping]
 ) -> dict[str, Any]:
     """How `facets` draws every system under typing errors, a panel for each task and language."""
-    panels, rows = {f"{task}, {language}": task for task in tasks for language in params.languages}, []
-    plain = scores[(scores["second_language"] == "") & (scores["test_set"] == "")]
-    for task in tasks:
-        own = plain[(plain["task"] == task) & (plain["metric"] == judged_by(task))]
-        for name, query in systems.items():
-            for row in _curves(own, params, {"task": task, **query}, ["language", "rate"], series=name):
-                rows.append(row | {"panel": f"{task}, {row['language']}", "x": row["rate"]})
-    table = pd.DataFrame(rows, columns=["panel", "series", "x", "mean", "low", "high", "seeds"])
+    panels = {f"{task}, {language}": task for task in tasks for language in params.languages}
+    own = scores[(scores["second_language"] == "") & (scores["test_set"] == "")]
+    own = own[own["metric"] == own["task"].map(judged_by)]
+    rows = [
+        row | {"panel": f"{task}, {row.pop('language')}", "x": row.pop("rate")}
+        for task in tasks
+        for row in _curves(own, params, task, ["language", "rate"], systems)
+    ]
     return {
-        "rows": drawing.in_order(table, panel=panels) if rows else table,
+        "rows": sorted(rows, key=lambda row: list(panels).index(row["panel"])),
         "marks": _chance(panels),
-        "y_label": {panel: "F1" if task == "qa" else "accuracy" for panel, task in panels.items()},
-        "x_label": TYPED, "lines": True, "share_y": True,
-    }  # fmt: skip
+        "y_label": {panel: "F1" if task in JUDGED_BY else "accuracy" for panel, task in panels.items()},
+    }
 
 
 def transfer(session: Session, scores: pd.DataFrame) -> Drawn:
     """Scores under typing errors by language, for every objective and method that was scored so."""
     params = session.params
-    return drawing.save(
-        session.figures / "noise", drawing.facets, title="Scores under typing errors", claims=CLAIMS,
-        caption=drawing.caption(
-            "Fine-tuned on clean source text, tested on text with typing errors.", params, "bands"
-        ),
-        alt="Scores falling with the rate of typing errors, a panel for each language.",
-        **_by_rate(scores, params, params.noise_tasks, _systems(params)),
-    )  # fmt: skip
+    return drawing.save(session, "noise", **_by_rate(scores, params, params.noise_tasks, _systems(params)))
 
 
 def drops(session: Session, scores: pd.DataFrame, rate: float = TYPO_RATES[-1]) -> Drawn:
     """Whether typing errors take less from a system than from the base encoder fine-tuned as usual."""
-    params, rows = session.params, []
+    params, rows, base = session.params, [], {"objective": "none"}
     for task in params.noise_tasks:
         for name, query in _systems(params).items():
             both = [
-                paired(scores, {"task": task, **own}, [_typed(t, at) for t in params.targets])
-                for own in ({"objective": "none"}, query)
+                paired(scores, {"task": task, **own}, [typed(t, at) for t in params.targets])
+                for own in (base, query)
                 for at in (0.0, rate)
             ]
-            if query != {"objective": "none"} and not any(x.missing for x in both):
+            if query != base and not any(x.missing for x in both):
                 effect = interaction(*(list(x.scores) for x in both), alpha=params.alpha)
-                rows.append({"label": f"{task}: {name}"} | effect_row(effect))
-    return decided_forest(
-        session, "noise_drops", rows, title="Who loses less to typing errors?", claims=CLAIMS,
-        x_label=f"drop of the base minus drop of the system, at {rate:.0%} typing errors",
-        caption="Right of zero: it loses less than the base encoder. Mean over the targets.",
-        alt="Differences in what typing errors take away, with intervals, one row a system.",
-    )  # fmt: skip
+                rows.append(effect_row(f"{task}: {name}", effect))
+    return decided_forest(session, "noise_drops", rows, rate=rate)
 
 
-def _typed(language: str, rate: float) -> Setting:
+def typed(language: str, rate: float) -> Setting:
+    """A language with typing errors at a rate, which may be 0."""
     return Setting(language, noise="typo", rate=rate) if rate else Setting(language)
 
 
@@ -168,84 +145,67 @@ def _typed(language: str, rate: float) -> Setting:
 
 def question(session: Session, scores: pd.DataFrame, number: int) -> Drawn:
     """The figure of a question that the reports leave open; a panel without runs stays empty."""
-    params = session.params
-    words, data = QUESTION_FIGURES[number](questions.answering(scores, number, params), params)
-    data = {"alt": "Lines with seeds as dots and intervals as bands.", "claims": []} | data
-    return drawing.save(
-        session.figures / f"question_{number}", drawing.facets,
-        title=f"Question {number}: {questions.QUESTIONS[number].asks}",
-        caption=drawing.caption(words, params, "bars" if "categories" in data else "bands"), **data,
-    )  # fmt: skip
+    data = QUESTION_FIGURES[number](questions.answering(scores, number, session.params), session.params)
+    told = {"number": number, "asks": questions.QUESTIONS[number].asks}
+    return drawing.save(session, f"question_{number}", told=told, **data)
 
 
-def _span_noise(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
+def _span_noise(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     systems = {
         name: {"objective": "span_corruption", "objective_options": option}
         for option, name in questions.NOISE_NAMES.items()
     }
-    words = "Encoder-decoder pre-trained by span corruption, by the noise in its input; question answering."
-    return words, _by_rate(scores, params, ["qa"], systems)
+    return _by_rate(scores, params, ["qa"], systems)
 
 
-def _mixed(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
-    rows, own = [], score_table.clean(scores)
-    for task in (t for t in ("nli", "paraphrase") if t in params.tasks):
-        for objective, name in questions.MIXED_NAMES.items():
-            query = {"task": task, "objective": objective}
-            rows += _curves(own, params, query, ["language"], panel=task, series=name)
-    words = (
-        "Zero-shot accuracy after pre-training on code-switched text, on the same text unmixed, and without."
-    )
-    return words, {
-        "rows": [row | {"x": row.pop("language")} for row in rows],
-        "marks": _chance({task: task for task in ("nli", "paraphrase")}),
-        "y_label": "accuracy", "limits": [0, 1.02], "columns": 2, "categories": list(params.languages),
-        "alt": "Dots of accuracy by language.",
-    }  # fmt: skip
+def _mixed(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
+    own, tasks = score_table.clean(scores), ("nli", "paraphrase")
+    systems = {name: {"objective": objective} for objective, name in questions.MIXED_NAMES.items()}
+    rows = [
+        row | {"panel": task, "x": row.pop("language")}
+        for task in tasks
+        for row in _curves(own, params, task, ["language"], systems)
+    ]
+    marks = _chance({task: task for task in tasks})
+    return {"rows": rows, "marks": marks, "categories": list(params.languages)}
 
 
-def _sizes(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
+def _sizes(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     systems = {
         f"{questions.weights(size, params):,} weights": {"objective_options": size}
         for size in questions.sizes(params)
     }
-    tasks = [t for t in ("nli", "qa") if t in params.tasks]
-    return "Scores under typing errors by size of the encoder.", _by_rate(scores, params, tasks, systems)
+    return _by_rate(scores, params, [t for t in ("nli", "qa") if t in params.tasks], systems)
 
 
-def _links(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
-    rows, own = [], score_table.clean(scores)
-    own = own[own["language"].isin(questions.low_resource(params))]
+def _links(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
+    own = score_table.clean(scores[scores["language"].isin(questions.low_resource(params))])
+    rows = []
     for kind, (word, subword) in questions.LEVELS.items():
         for objective, name in ((word, "word links"), (subword, "subword links")):
             for share, options in questions.SHARE_OPTIONS.items():
-                query = {"task": "nli", "objective": objective, "objective_options": options}
-                where = {"panel": f"{kind} ({word})", "series": name, "x": share}
-                rows += _curves(own, params, query, ["objective"], **where)
-    words = "Zero-shot nli in the under-resourced language by amount of parallel text and kind of links."
-    return words, {
-        "rows": rows, "marks": _chance({row["panel"]: "nli" for row in rows}), "lines": True, "log_x": True,
-        "y_label": "accuracy", "columns": 2, "x_label": "share of its translation pairs",
-        "ticks": {f"{x:g}": x for x in questions.SHARES},
-    }  # fmt: skip
+                systems = {name: {"objective": objective, "objective_options": options}}
+                curve = _curves(own, params, "nli", ["objective"], systems)
+                rows += [row | {"panel": f"{kind} ({word})", "x": share} for row in curve]
+    marks = _chance({row["panel"]: "nli" for row in rows})
+    return {"rows": rows, "marks": marks, "ticks": {f"{x:g}": x for x in questions.SHARES}}
 
 
-def _budgets(scores: pd.DataFrame, params: Params) -> tuple[str, dict[str, Any]]:
-    rows, own = [], score_table.clean(scores[scores["language"].isin(params.targets)])
-    for sampling in ("balanced", "random"):
-        for n in questions.BUDGETS:
-            query = {"task": "nli", **questions.budget(n, sampling)}
-            rows += _curves(own, params, query, ["language"], series=sampling, x=n)
-    rows = pd.DataFrame(rows).rename(columns={"language": "panel"})
+def _budgets(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
+    own = score_table.clean(scores[scores["language"].isin(params.targets)])
+    rows = [
+        row | {"panel": row.pop("language"), "x": n}
+        for kind in ("balanced", "random")
+        for n in questions.BUDGETS
+        for row in _curves(own, params, "nli", ["language"], {kind: questions.budget(n, kind)})
+    ]
     plain = score_table.means(score_table.rows_of(own, {"task": "nli"}), ["language"])
     marks = [{"panel": r.language, "name": "no intermediate task", "y": r.mean} for r in plain.itertuples()]
-    words = "Zero-shot nli after an intermediate task, by its examples per language."
-    return words, {
-        "rows": drawing.in_order(rows, panel=params.targets) if len(rows) else [],
+    return {
+        "rows": sorted(rows, key=lambda row: params.targets.index(row["panel"])),
         "marks": [*marks, *_chance(dict.fromkeys(params.targets, "nli"))],
-        "x_label": "intermediate examples per language", "y_label": "accuracy", "log_x": True,
-        "ticks": {str(n): n for n in questions.BUDGETS}, "lines": True, "columns": 2,
-    }  # fmt: skip
+        "ticks": {str(n): n for n in questions.BUDGETS},
+    }
 
 
 def question_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -260,6 +220,4 @@ def question_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-QUESTION_FIGURES: dict[int, Callable[[pd.DataFrame, Params], tuple[str, dict[str, Any]]]] = {
-    0: _span_noise, 1: _mixed, 2: _sizes, 3: _links, 4: _budgets,
-}  # fmt: skip
+QUESTION_FIGURES = {0: _span_noise, 1: _mixed, 2: _sizes, 3: _links, 4: _budgets}
