@@ -1,4 +1,4 @@
-"""Text files from outside, plain or gzip, in UTF-8 or UTF-16: read, or refused with file and line."""
+"""Text files from outside, plain or gzip, in UTF-8: read, or refused with file and line."""
 
 import gzip
 import json
@@ -6,14 +6,13 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from io import BufferedReader, TextIOWrapper
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from xltlib import StudyError
 
-OTHER_FORMATS = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ": "an xz file", b"BZh": "a bzip2 file"}
-GZIP, UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
+GZIP = b"\x1f\x8b"  # how such a file begins
 
 
 def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -24,45 +23,28 @@ def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises
     ------
     StudyError
-        For a file that is absent, packed in another way than gzip, or truncated; for a byte that is not
-        UTF-8; and for U+0000, which no text has but UTF-16 without its mark.
+        For a file that is absent or truncated, for a byte that is not UTF-8 (as in other packings and
+        encodings), and for U+0000, which no text has but UTF-16 without its mark.
     """
-    name, number = "standard input" if str(path) == "-" else str(path), 1
+    name, number = "standard input" if str(path) == "-" else str(path), 0
     try:
-        with sys.stdin.buffer if str(path) == "-" else open(path, "rb") as stream:
-            for number, line in enumerate(_byte_lines(stream, name), start=1):
-                text = line.decode("utf-8")
+        with sys.stdin.buffer if str(path) == "-" else open(path, "rb") as file:
+            stream = BufferedReader(file)
+            if name.endswith(".gz") or stream.peek(len(GZIP)).startswith(GZIP):
+                stream = gzip.GzipFile(fileobj=stream)
+            for number, line in enumerate(stream, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if "\0" in text:
-                    cure = "UTF-16 without a byte order mark, or no text: convert it to UTF-8"
-                    raise StudyError(f"{name}:{number}: control character U+0000; {cure}")
+                    raise StudyError(f"{name}:{number}: control character U+0000; convert it to UTF-8")
                 yield number, text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     except FileNotFoundError:
         raise StudyError(f"{name}: no such file") from None
     except UnicodeDecodeError as error:
-        byte, encoding = error.object[error.start], error.encoding[:6].upper()
-        found = f"byte 0x{byte:02x} is not {encoding}"
-        raise StudyError(f"{name}:{number}: {found}; convert it to UTF-8") from None
+        found = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+        raise StudyError(f"{name}:{number}: {found}; unpack it, or convert it to UTF-8") from None
     except (EOFError, zlib.error, OSError) as error:
         reason = getattr(error, "strerror", None) or f"{error}; a truncated download? fetch it again"
         raise StudyError(f"{name}: cannot be read: {reason}") from None
-
-
-def _byte_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """The lines of a file in UTF-8, whatever it is packed and encoded in."""
-    stream = stream if isinstance(stream, BufferedReader) else BufferedReader(stream)
-    head = stream.peek(8)
-    if head.startswith(GZIP) or name.endswith(".gz"):
-        stream = BufferedReader(gzip.GzipFile(fileobj=stream))
-        head = stream.peek(8)
-    other = next((text for magic, text in OTHER_FORMATS.items() if head.startswith(magic)), None)
-    if other:
-        raise StudyError(f"{name}: {other} found, text or gzip expected; unpack it first")
-    if head[:2] in UTF_16:
-        yield from (line.encode() for line in TextIOWrapper(stream, "utf-16", newline="\n"))
-        return
-    if head.startswith(b"\xef\xbb\xbf"):
-        stream.read(3)
-    yield from stream
 
 
 def read_lines(path: str | Path) -> list[str]:
