@@ -1,26 +1,243 @@
-"""Answers that an encoder-decoder writes: their form, the surest of several windows, and their runs."""
-
-from dataclasses import replace
+"""Question 0: what is masked and written, noise in the encoder's input alone, answers, and their runs."""
 
 import numpy as np
 import pytest
 import torch
-from tiny import params
+from tiny import computed, params
 
+from xltlib import StudyError
+from xltlib.data import tokenization
 from xltlib.data.tasks import SpanExample
-from xltlib.data.text import world_of
-from xltlib.data.tokenization import PAD, SEP, SPECIAL
-from xltlib.evaluation import qa_scores
-from xltlib.finetuning import answers as writing
-from xltlib.finetuning.answers import answer_scores, build_answers, encode
-from xltlib.finetuning.case import Case
+from xltlib.data.text import keyboard_of, world_of
+from xltlib.data.tokenization import PAD, SEP, SPECIAL, WordEncoder
+from xltlib.finetuning import answers
+from xltlib.finetuning.answers import IGNORED, corrupted, encode, span_mask, text_of
 from xltlib.finetuning.options import TYPO_RATES
-from xltlib.pretraining import models, seq2seq
-from xltlib.pretraining.options import span_options
-from xltlib.pretraining.seq2seq import IGNORED, build_seq2seq
-from xltlib.pretraining.training import Optimization, fit, stacked
+from xltlib.finetuning.tasks import text_scores
+from xltlib.pretraining import models
+from xltlib.pretraining.objectives import Recipe
+from xltlib.pretraining.options import SpanOptions, span_options
+from xltlib.pretraining.training import Optimization, Pool, fit, stacked
 from xltlib.runs import Runs
-from xltlib.store import Spec
+
+END = 100
+
+
+@pytest.fixture(scope="module")
+def corpus(text, tokenizer):
+    """Documents of one language: sentences of the same length, so that sources are of one length too."""
+    world, encode = world_of(text), WordEncoder(tokenizer)
+    words = [forms[0] for forms in world.grammar("src").lexicon()]
+    rng = np.random.default_rng(0)
+    rows = [np.array([2, *encode(rng.choice(words, 9))[0], 3]) for _ in range(400)]
+    lengths = np.array([len(row) for row in rows])
+    common = np.bincount(lengths).argmax()
+    pool = Pool([row for row in rows if len(row) == common])
+    return [pool], np.ones(1), [keyboard_of(world, "src")]
+
+
+def tiny(tokenizer, seed=0):
+    return answers.tiny(len(tokenizer), 16, 1, 2, seed)
+
+
+def recipe(seed=0):
+    return Recipe(8, 0.15, seed)
+
+
+# Spans
+
+
+def test_a_document_by_hand():
+    ids = np.array([11, 12, 13, 14, 15, 16, 17])
+    masked = np.array([0, 1, 1, 0, 0, 1, 0], bool)
+    source, target = corrupted(ids, masked, END)
+    assert source.tolist() == [11, 101, 14, 15, 102, 17, 100]
+    assert target.tolist() == [101, 12, 13, 102, 16, 100]
+
+
+def shares(monkeypatch, rate, mean):
+    monkeypatch.setattr(answers, "MASK_RATE", rate)
+    monkeypatch.setattr(answers, "MEAN_SPAN", mean)
+
+
+@pytest.mark.parametrize(
+    ("length", "rate", "mean", "masked", "spans"),
+    [
+        (24, 0.15, 3, 4, 1), (48, 0.15, 3, 7, 2), (20, 0.5, 2, 10, 5), (2, 0.01, 3, 1, 1), (9, 0.9, 1, 8, 1),
+    ],
+)  # fmt: skip
+def test_the_number_of_masked_tokens_and_spans_is_fixed(monkeypatch, length, rate, mean, masked, spans):
+    shares(monkeypatch, rate, mean)
+    for seed in range(50):
+        found = span_mask(length, np.random.default_rng(seed))
+        assert found.shape == (length,)
+        assert found.sum() == masked
+        assert (np.diff(np.concatenate([[0], found.astype(int)])) == 1).sum() == spans
+        assert found[-1]
+        assert not found[0]
+
+
+def test_all_divisions_into_spans_are_equally_likely(monkeypatch):
+    shares(monkeypatch, 0.5, 1.5)
+    # 6 tokens, 3 of them masked, in 2 spans: 2 ways to divide the seen ones times 2 for the masked ones
+    rng = np.random.default_rng(0)
+    drawn = [tuple(span_mask(6, rng)) for _ in range(4000)]
+    counts = [drawn.count(mask) for mask in set(drawn)]
+    assert len(counts) == 4
+    assert max(counts) < 1100
+
+
+def test_nothing_is_lost_between_source_and_target(monkeypatch):
+    shares(monkeypatch, 0.3, 2)
+    rng = np.random.default_rng(0)
+    for length in (2, 5, 17, 60):
+        ids = rng.integers(5, END, length)
+        masked = span_mask(length, rng)
+        source, target = corrupted(ids, masked, END)
+        spans = {part[0]: part[1:] for part in np.split(target[:-1], np.flatnonzero(target[:-1] > END))[1:]}
+        again = [word for i in source[:-1] for word in (spans[i] if i > END else [i])]
+        assert again == ids.tolist()
+        assert source[-1] == target[-1] == END
+
+
+# Noise
+
+
+def words_of(rows, tokenizer):
+    return [text_of(row, tokenizer).split() for row in rows]
+
+
+def sources(corpus, end, count=300):
+    ids, _ = corpus[0][0].draw(np.random.default_rng(1), count)
+    rng = np.random.default_rng(2)
+    return [corrupted(row, span_mask(len(row), rng), end)[0] for row in ids[:, 1:-1]]
+
+
+def test_typing_errors_hit_their_share_of_words_and_no_special_id(corpus, tokenizer):
+    end, typist = len(tokenizer), answers.Typist(tokenizer)
+    clean = sources(corpus, end)
+    noisy = typist(clean, 0.3, corpus[2][0], np.random.default_rng(0))
+    pairs = list(zip(words_of(clean, tokenizer), words_of(noisy, tokenizer), strict=True))
+    hit = np.mean([a != b for before, after in pairs for a, b in zip(before, after, strict=True)])
+    assert 0.24 < hit < 0.33  # a part of a word beside a sentinel may be too short for an error
+    for before, after in zip(clean, noisy, strict=True):
+        special = [row[(row < len(SPECIAL)) | (row >= end)].tolist() for row in (before, after)]
+        assert special[0] == special[1]
+
+
+class Watched(answers.EncoderDecoder):
+    """An encoder-decoder that keeps what it is given."""
+
+    def forward(self, source, mask, target):
+        self.seen = (source, mask, target)
+        return super().forward(source, mask, target)
+
+
+@pytest.mark.parametrize("kind", ["typo", "token"])
+def test_noise_is_in_the_sources_alone(corpus, tokenizer, monkeypatch, kind):
+    monkeypatch.setattr(answers, "NOISY", 0.5)
+    model = Watched(tiny(tokenizer).encoder)
+    clean = answers.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions())
+    noisy = answers.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions(noise=kind))
+    for step in range(5):
+        clean(step)
+        source, mask, target = model.seen
+        assert mask is None
+        noisy(step)
+        assert torch.equal(model.seen[2], target)
+        assert model.seen[0].shape != source.shape or not torch.equal(model.seen[0], source)
+        if kind == "token":  # in place, and ordinary subwords alone
+            before, after = (seen.numpy() for seen in (source, model.seen[0]))
+            ordinary = (before >= len(SPECIAL)) & (before < len(tokenizer))
+            assert (before[~ordinary] == after[~ordinary]).all()
+            assert (before[ordinary] != after[ordinary]).mean() == pytest.approx(0.5, abs=0.15)
+            assert ((after[ordinary] >= len(SPECIAL)) & (after[ordinary] < len(tokenizer))).all()
+
+
+@pytest.mark.parametrize("kind", ["typo", "token"])
+def test_training_with_noise_of_rate_zero_is_training_without(corpus, tokenizer, monkeypatch, kind):
+    monkeypatch.setattr(answers, "NOISY", 0.0)
+    weights = []
+    for chosen in (SpanOptions(), SpanOptions(noise=kind)):
+        model = tiny(tokenizer)
+        loss = answers.span_loss(model, *corpus, tokenizer, recipe(), chosen)
+        fit(model, loss, Optimization(6, 1e-3))
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
+    model = tiny(tokenizer)
+    losses = [
+        answers.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions(noise="typo")) for _ in range(2)
+    ]
+    first = [losses[0](step)["loss"].item() for step in (0, 1, 2)]
+    assert [losses[1](step)["loss"].item() for step in (2, 1, 0)] == first[::-1]
+    assert len(set(first)) == 3
+
+
+def test_options_are_read_and_refused():
+    assert span_options("noise=typo") == SpanOptions(noise="typo")
+    assert span_options() == SpanOptions()
+    with pytest.raises(StudyError, match='"none", "typo", "token"'):
+        span_options("noise=tyop")
+    with pytest.raises(StudyError, match="there is no option 'nois': did you mean noise?"):
+        span_options("nois=typo")
+
+
+# The model
+
+
+def test_the_seed_fixes_the_weights_and_leaves_the_global_generator(tokenizer):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, two, other = (tiny(tokenizer, seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["decoder.positions.weight"], other["decoder.positions.weight"])
+
+
+def test_the_decoder_does_not_see_what_it_is_to_write(tokenizer):
+    model = tiny(tokenizer).eval()
+    source, target = torch.randint(5, 60, (2, 7)), torch.randint(5, 60, (2, 6))
+    other = target.clone()
+    other[:, 3:] = 61
+    with torch.no_grad():
+        a, b = model(source, None, target), model(source, None, other)
+    assert torch.equal(a[:, :4], b[:, :4])
+    assert not torch.allclose(a[:, 4:], b[:, 4:])
+
+
+def test_padding_changes_nothing(tokenizer):
+    model = tiny(tokenizer).eval()
+    rows = [np.array([7, 8, 9, 10]), np.array([11, 12])]
+    target = torch.tensor([[20, 21, 22], [23, 24, 25]])
+    with torch.no_grad():
+        both = model(*stacked(rows), target)
+        alone = model(*stacked(rows[1:]), target[1:])
+    assert torch.allclose(both[1], alone[0], atol=1e-5)
+
+
+def test_ignored_targets_count_for_nothing(tokenizer):
+    model = tiny(tokenizer)
+    source = torch.tensor([[7, 8, 9]])
+    short, filled = torch.tensor([[20, 21]]), torch.tensor([[20, 21, IGNORED, IGNORED]])
+    losses = [answers.target_loss(model, source, None, t)["loss"].item() for t in (short, filled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
+    model = tiny(tokenizer)
+    model.save(tmp_path)
+    again = answers.load(tmp_path)
+    assert all(torch.equal(w, again.state_dict()[name]) for name, w in model.state_dict().items())
+    assert again.end == model.end == len(tokenizer)
+    encoder = models.load(tmp_path)  # to fine-tune with an output layer of a task instead
+    ids = torch.tensor([[2, 7, 8, 3]])
+    assert torch.equal(encoder.eval().states(ids), model.encoder.eval().states(ids))
+
+
+# Answers
 
 
 @pytest.fixture(scope="module")
@@ -33,129 +250,81 @@ def examples(text):
     return found
 
 
-@pytest.fixture(scope="module")
-def case(text):
-    """The small study's questions."""
-    runs = Runs(params())
-    return Case(runs.answers(0).params, text, runs.params.languages)
-
-
-def test_questions_have_the_form_of_masked_text(case, tokenizer, examples):
+def test_questions_have_the_form_of_masked_text(tokenizer, examples):
     end = len(tokenizer)
-    data = encode(case, examples[:2], end, training=True)
-    pieces = [
-        tokenizer.encode(t, add_special_tokens=False) for t in (examples[0].context, examples[0].question)
-    ]
-    assert data.ids[0].tolist() == [*pieces[0], SEP, *pieces[1], end + 1, end]
-    answer = tokenizer.encode(examples[0].answers[0][1], add_special_tokens=False)
+    data = encode(tokenizer, examples[:2], end)
+    example = examples[0]
+    texts = (example.context, example.question, example.answers[0][1])
+    passage, question, answer = (tokenizer.encode(t, add_special_tokens=False) for t in texts)
+    assert data.ids[0].tolist() == [*passage, SEP, *question, end + 1, end]
     row = data.targets[0].tolist()
     assert row[: len(answer) + 2] == [end + 1, *answer, end]
     assert set(row[len(answer) + 2 :]) <= {IGNORED}
 
 
-def test_it_learns_a_handful_of_questions_by_heart(case, tokenizer, examples):
-    model = seq2seq.tiny(len(tokenizer), 32, 1, 2, 0)
-    data = encode(case, examples, model.end, training=True)
+def test_it_learns_a_handful_of_questions_by_heart(tokenizer, examples):
+    model = answers.tiny(len(tokenizer), 32, 1, 2, 0)
+    data = encode(tokenizer, examples, model.end)
     source, mask = stacked(data.ids)
     target = torch.from_numpy(data.targets)
-    fit(model, lambda step: seq2seq.target_loss(model, source, mask, target), Optimization(120, 5e-3))
-    scores = answer_scores(model, case, examples, "src", 8)
+    fit(model, lambda step: answers.target_loss(model, source, mask, target), Optimization(120, 5e-3))
+    scores = text_scores(examples, [text_of(ids, tokenizer) for ids in answers.write(model, data.ids, 8)])
     assert scores[""].tolist() == scores["f1"].tolist() == [1.0] * 6
 
 
-def test_writing_in_batches_is_writing_one_by_one(case, tokenizer, examples):
-    model = seq2seq.tiny(len(tokenizer), 16, 1, 2, 0)
-    rows = encode(case, examples, model.end).ids
-    found, sure = writing.write(model, rows, longest=8, batch_size=4)
-    for row, ids, certainty in zip(rows, found, sure, strict=True):
-        before, logs = [PAD, model.end + 1], []
-        while len(before) < 2 + 8:
+def test_writing_in_batches_is_writing_one_by_one(tokenizer, examples):
+    model = tiny(tokenizer)
+    rows = encode(tokenizer, examples, model.end).ids
+    found = answers.write(model, rows, longest=8, batch_size=4)
+    for row, ids in zip(rows, found, strict=True):
+        before = [PAD, model.end + 1]
+        while len(before) < 2 + 8 and before[-1] != model.end:
             target = torch.tensor([[*before[1:], PAD]])
             with torch.no_grad():
                 scores = model(torch.from_numpy(row)[None], None, target)[0, -1]
             known = sorted({i for i in row if len(SPECIAL) <= i <= model.end})
-            chances = scores[known].log_softmax(0)
-            best, log = known[int(chances.argmax())], float(chances.max())
-            logs.append(log)
-            if best == model.end:
-                break
-            before.append(best)
-        assert ids.tolist() == before[2:]
-        assert certainty == pytest.approx(np.mean(logs), abs=1e-5)
-
-
-def test_of_several_windows_the_surest_answer_counts(case, tokenizer, examples, monkeypatch):
-    """Rows of both examples, the second's in two windows; what is written is not in every passage."""
-    model, whole = seq2seq.tiny(len(tokenizer), 16, 1, 2, 0), encode(case, examples[:2], len(tokenizer))
-    rows = replace(
-        whole, ids=[*whole.ids, whole.ids[1]], spans=[*whole.spans, whole.spans[1]],
-        examples=np.array([0, 1, 1]), second=np.zeros(3, dtype=int),
-    )  # fmt: skip
-    first, second = (tokenizer.encode(e.answers[0][1], add_special_tokens=False) for e in examples[:2])
-    written = [np.array(first), np.array([]), np.array(second)]
-    monkeypatch.setattr(writing, "encode", lambda *_: rows)
-    for sure, right in (([-1, -3, -2], 1.0), ([-1, -2, -3], 0.0)):
-        monkeypatch.setattr(writing, "write", lambda *_, sure=sure: (written, np.array(sure)))
-        assert answer_scores(model, case, examples[:2], "src", 8)[""].tolist() == [1.0, right]
+            before.append(known[int(scores[known].argmax())])
+        assert ids.tolist() == [i for i in before[2:] if i != model.end]
 
 
 def test_text_of_subwords():
-    pieces = [*SPECIAL, "ba", "##lu", "no"]
-    assert writing.text_of([5, 6, 6, 7], pieces) == "balulu no"
-    assert writing.text_of([6, 3, 5, 12], pieces) == "lu ba"
-    assert writing.text_of([], pieces) == ""
-    example = SpanExample("0", "ba", "no .", ((0, "no"),))
-    assert qa_scores([example], {"0": ""})["exact_match"].tolist() == [0.0]
+    tokenizer = tokenization.train(["balu no"] * 3, 40)
+    ids = tokenizer.encode("balu no", add_special_tokens=False)
+    assert text_of([SEP, *ids, len(tokenizer) + 1], tokenizer) == "balu no"
+    (inside,) = tokenizer.convert_tokens_to_ids(["##a"])
+    assert text_of([inside, *ids], tokenizer) == "a balu no"
+    assert text_of([], tokenizer) == ""
 
 
 # Runs
 
 
-def specs(seed, options=""):
-    study, runs = params(), Runs(params())
-    labels = {
-        "objective": "span_corruption", "objective_options": options, "method": "standard",
-        "method_options": "", "task": "qa", "seed": seed,
-    }  # fmt: skip
-    shape = {n: getattr(study, n) for n in ("hidden_size", "num_layers", "num_heads")}
-    chosen = vars(span_options(options))
-    taken = {n: getattr(study, n) for n in ("pretrain_steps", "batch_size", "pretrain_lr")}
-    start = Spec("seq2seq", shape | taken | {"options": chosen, "seed": seed}, 1, (runs.text(),))
-    names = (
-        "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
-        "finetune_epochs", "freeze_embeddings",
-    )  # fmt: skip
-    taken = {n: getattr(study, n) for n in names}
-    return start, Spec("answers", taken | {"labels": labels}, 1, (runs.text(), start))
-
-
 @pytest.fixture(scope="module")
-def results(store, text):
+def results(store):
     """Without noise and with typing errors: what pre-training and answering leave."""
-
-    def built(options):
-        start, answers = specs(0, options)
-        first = store.compute(start, lambda directory: build_seq2seq(start, [text], directory, None))
-        return first, store.compute(answers, lambda d: build_answers(answers, [text, first], d, None))
-
-    return {options: built(options) for options in ("", "noise=typo")}
+    runs = Runs(params())
+    return {x: computed([runs.seq2seq(0, x), runs.answers(0, x)], store) for x in ("", "noise=typo")}
 
 
 def test_runs_leave_scores_of_every_language_and_rate(results):
-    start, answers = results[""]
+    start, answered = results[""]
     languages = ("src", "far", "low")
     settings = [*languages, *(f"{name}@typo{rate:g}" for name in languages for rate in TYPO_RATES)]
-    assert set(answers.scores) == {name + metric for name in settings for metric in ("", "#f1")}
-    assert all(len(values) == 30 for values in answers.scores.values())
-    assert answers.values["means"]["far#f1"] == pytest.approx(answers.scores["far#f1"].mean(), abs=1e-3)
+    assert set(answered.scores) == {name + metric for name in settings for metric in ("", "#f1")}
+    assert all(len(values) == 30 for values in answered.scores.values())
+    assert answered.values["means"]["far#f1"] == pytest.approx(answered.scores["far#f1"].mean(), abs=1e-3)
     assert start.values["history"][-1]["step"] == params().pretrain_steps
-    assert answers.values["updates"] == results["noise=typo"][1].values["updates"]
 
 
 def test_noise_makes_another_model_of_the_same_updates(results):
-    clean, noisy = (seq2seq.load(start.file("config.json").parent) for start, _ in results.values())
-    assert models.parameter_count(clean) == models.parameter_count(noisy)
-    name = "positions"
-    assert not torch.equal(clean.decoder[name].weight, noisy.decoder[name].weight)
-    steps = [start.values["history"][-1]["step"] for start, _ in results.values()]
-    assert steps[0] == steps[1]
+    (clean, plain), (noisy, other) = results.values()
+    assert plain.values["updates"] == other.values["updates"]
+    one, two = (answers.load(start.file("config.json").parent) for start in (clean, noisy))
+    assert models.parameter_count(one) == models.parameter_count(two)
+    assert not torch.equal(one.decoder["positions"].weight, two.decoder["positions"].weight)
+
+
+def test_real_languages_and_published_models_are_refused():
+    for changes in ({"data": "real"}, {"model": "mbert"}):
+        with pytest.raises(StudyError, match="synthetic languages and starts from scratch"):
+            Runs(params(**changes)).answers(0)

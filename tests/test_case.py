@@ -8,18 +8,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tinydata
 from official import write
 from test_models import small
 from test_tokenization import published
+from tiny import params
 
 from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.tasks import LABELS
-from xltlib.finetuning import words
+from xltlib.finetuning import case as cases
+from xltlib.finetuning import tasks, words
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.transfer import build_evaluation, build_transfer, typo_settings
 from xltlib.noise.typing import keyboard_for
 from xltlib.pretraining import models
+from xltlib.runs import Runs
 from xltlib.store import load_scores
 
 LANGUAGES = ("en", "de", "zh")
@@ -132,23 +136,17 @@ def test_methods_that_need_text_alone(start, tmp_path, method, precision):
 
 
 def test_questions_are_scored_by_set_and_language(start, tmp_path, monkeypatch):
-    seen, score = {}, Case.scored
+    seen, score = [], tasks.scores
 
-    def scored(case, model, examples, setting):
-        seen[setting] = case.comparison(setting)
-        return score(case, model, examples, setting)
+    def scored(*given):
+        seen.append(given[-2:])
+        return score(*given)
 
-    monkeypatch.setattr(Case, "scored", scored)
+    monkeypatch.setattr(cases, "scores", scored)
     told, _ = transfer(start, tmp_path, "qa")
-    assert list(told["means"]) == [
-        "en",
-        "en#f1",
-        "de",
-        "de#f1",
-        "de@mlqa",
-        "de@mlqa#f1",
-    ]  # no Chinese: it has no set
-    assert seen == {"en": ("en", "squad"), "de": ("de", "squad"), "de@mlqa": ("de", "mlqa")}
+    settings = ["en", "de", "de@mlqa"]  # no Chinese: it has no set
+    assert list(told["means"]) == [name + metric for name in settings for metric in ("", "#f1")]
+    assert seen == [("en", "squad"), ("de", "squad"), ("de", "mlqa")]
     assert told["recall"] == {}
     case = Case(spec("qa").params, start, LANGUAGES)
     coded = case.encode(case.examples("test", 12)["de"])
@@ -164,9 +162,10 @@ def test_an_encoder_for_each_language_keeps_the_sources_mean(start, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "name"), [("rs_da", "neighbour_lists"), ("code_switch", "dictionaries")])
-def test_methods_that_need_a_file_are_refused_without(start, tmp_path, method, name):
+def test_methods_that_need_a_file_are_refused_without_before_any_work(method, name):
+    runs = Runs(params(**tinydata.PARAMS))
     with pytest.raises(StudyError, match=f"{method} on real languages needs a file: .* parameter {name}"):
-        transfer(start, tmp_path, "nli", method)
+        runs.transfer("nli", "none", 0, method)
 
 
 def test_a_task_without_examples_is_refused(start, tmp_path):

@@ -67,7 +67,7 @@ def drop_a_weight(folder):
     ("damage", "told"),
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
-        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{"), "cannot be loaded"),
         (drop_a_weight, "weights are missing: head.dense.weight"),
     ],
@@ -80,21 +80,9 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path, damage, told):
         models.load(tmp_path)
 
 
-def test_an_architecture_with_an_unknown_head_is_refused():
-    with pytest.raises(StudyError, match="Linear: its output head is not known"):
-        models.Encoder(torch.nn.Linear(2, 2))
-
-
-SMALL = {
-    "mbert": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-    "xlmr-base": {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    },
-    "mt5-small": {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2},
-}
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+MT5 = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+SMALL = {"mbert": BERT, "xlmr-base": BERT, "mt5-small": MT5}
 
 
 def small(name):
@@ -105,21 +93,17 @@ def small(name):
     return config
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("mbert", 177_974_523),
-        ("xlmr-base", 278_295_186),
-        ("xlmr-large", 560_142_482),
-        ("intfloat/multilingual-e5-small", 117_904_565),
-        ("mt5-small", 146_940_608),  # encoder and embeddings alone
-        ("mt5-base", 277_040_256),
-        ("mt5-large", 564_446_720),
-    ],
-)
-def test_shapes_of_published_models(name, parameters):
+PARAMETERS = {
+    "mbert": 177_974_523, "xlmr-base": 278_295_186, "xlmr-large": 560_142_482,
+    "mt5-small": 146_940_608, "mt5-base": 277_040_256, "mt5-large": 564_446_720,  # without their decoders
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_shapes_of_published_models(name):
     with torch.device("meta"):
-        assert models.parameter_count(models.from_config(name, 0)) == parameters
+        shape = models.config(name)
+        assert models.parameter_count(models.from_config(shape, 0)) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -138,7 +122,7 @@ def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, nam
         assert torch.equal(states, again.states(ids))
         assert torch.allclose(again.states(ids), again.states(None, inputs_embeds=again.embeddings()(ids)))
         assert again.layers(ids).shape == (2, 1, 6, 16)
-        segments = again.states(ids, token_type_ids=torch.tensor([[0, 0, 0, 0, 1, 1]]))
+        segments = again.states(ids, second=torch.tensor([4]))
     assert torch.equal(segments, states) == (name != "mbert")  # the only one that knows segments
     assert again.two_segments == (name == "mbert")
     if name == "mt5-small":
@@ -161,12 +145,9 @@ def test_sequences_may_be_as_long_as_the_model_has_positions(name, longest):
 
 def test_a_device_that_is_not_there_is_refused_at_once(monkeypatch):
     assert models.device("cpu").type == "cpu"
-    assert encoder().device.type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StudyError, match="device cuda: torch finds no GPU here: take device: cpu"):
         models.device("cuda")
-    with pytest.raises(StudyError, match="'gpu' is not known: cpu or cuda"):
-        models.device("gpu")
 
 
 @pytest.mark.slow
@@ -208,7 +189,7 @@ def test_pickled_weights_and_code_of_others_are_refused(tmp_path):
     model.save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.lm.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(StudyError, match="safetensors are missing; .* found: pytorch_model.bin"):
+    with pytest.raises(StudyError, match="safetensors are missing; pickled ones are not read"):
         models.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoModel": "mine.Mine"}}')
     (tmp_path / "mine.py").write_text("raise SystemExit")

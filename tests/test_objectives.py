@@ -14,14 +14,11 @@ from xltlib.pretraining.encoders import one_to_one, subword_links
 from xltlib.pretraining.objectives import (
     check_exchange,
     exchange,
-    gather,
     mask_tokens,
     mlm_loss,
     pulling_loss,
-    segments,
     weam_loss,
 )
-from xltlib.pretraining.training import pad
 
 
 def rng(seed=0):
@@ -66,32 +63,6 @@ def test_subword_links_by_hand():
 PAIRS = torch.from_numpy(np.stack([join([7, 8], [9, 10, 11]), join([7, 8, 9], [10, 11])]))
 
 
-def test_segments_by_hand():
-    assert segments(PAIRS).tolist() == [[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1]]
-
-
-# `<s> a </s></s> b </s>`, and [CLS] a [SEP] b [SEP] with ids elsewhere
-XLMR = Specials(1, 39, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, 39}))
-MBERT = Specials(0, 13, (11,), (12,), (12,), frozenset({0, 10, 11, 12, 13}))
-
-
-@pytest.mark.parametrize(
-    ("special", "second"), [(XLMR, [0, 0, 0, 0, 0, 1, 1, 1, 1]), (MBERT, [0, 0, 0, 0, 1, 1, 1, 1])]
-)
-def test_segments_of_other_tokenizers(special, second):
-    pair = torch.from_numpy(join([7, 8], [9, 14, 15], special=special))[None]
-    assert segments(pair, special).tolist() == [second]
-    alone = torch.from_numpy(join([7, 8], special=special))[None]
-    assert segments(alone, special).tolist() == [[0, 0, 0, 0]]
-
-
-def test_padding_by_hand():
-    ids, mask = pad([join([7, 8]), join([9, 10, 11, 12])])
-    assert ids.tolist() == [[CLS, 7, 8, SEP, 0, 0], [CLS, 9, 10, 11, 12, SEP]]
-    assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6]
-    assert pad([np.array([5]), np.array([6, 7])], 1)[0].tolist() == [[5, 1], [6, 7]]
-
-
 # Losses
 
 
@@ -124,17 +95,6 @@ def batch_and_partner():
 def weam(toy, weight=1.0):
     batch, _ = batch_and_partner()
     return weam_loss(toy.logits, toy.states(batch.inputs), batch, weight)
-
-
-def test_the_exchange_is_an_involution_that_moves_aligned_positions_only():
-    _, partner = batch_and_partner()
-    states = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0))
-    moved, fixed = exchange(states, partner), partner == torch.arange(8)
-    assert torch.equal(exchange(moved, partner), states)
-    assert torch.equal(moved[fixed], states[fixed])
-    for row in range(2):
-        for at, other in enumerate(partner[row].tolist()):
-            assert torch.equal(moved[row, at], states[row, other])
 
 
 @pytest.mark.parametrize("part", ["mlm", "own", "crossed", "sum"])
@@ -214,11 +174,6 @@ def test_without_links_both_parts_are_equal():
     assert toy.words.grad.isfinite().all()
 
 
-def test_gather_takes_vectors_of_their_own_row():
-    states = torch.arange(12.0).view(2, 3, 2)
-    assert gather(states, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
-
-
 # Masks: exact numbers, no special tokens, and the shares of hidden, kept and random words
 
 VOCAB = 40
@@ -259,14 +214,6 @@ def test_shares_of_hidden_kept_and_random_words():
     ):
         assert abs(found.item() / n - share) < 4 * (share * (1 - share) / n) ** 0.5
     assert set(shown.flatten().tolist()) == {MASK, *range(FIRST, VOCAB)}
-
-
-def test_the_pure_mask(monkeypatch):
-    monkeypatch.setattr(objectives, "SHOWN", 0.0)
-    monkeypatch.setattr(objectives, "REPLACED", 0.0)
-    ids = np.tile(join(np.arange(FIRST, FIRST + 10)), (8, 1))
-    batch = mask_tokens(ids, 0.3, VOCAB, rng())
-    assert (batch.inputs.gather(1, batch.positions) == MASK).all()
 
 
 def test_unknown_words_are_not_predicted():

@@ -17,7 +17,6 @@ from xltlib.finetuning.tasks import (
     best_spans,
     encode,
     predict,
-    scores,
     task_loss,
 )
 from xltlib.pretraining import models
@@ -89,18 +88,6 @@ def test_best_spans_against_a_slow_loop(length):
     assert torch.equal(totals, logits[torch.arange(50)[:, None], found, torch.arange(2)].sum(1))
 
 
-def test_best_spans_keep_order_context_and_length():
-    logits = torch.zeros(3, 50, 2)
-    logits[0, 30, 0] = logits[0, 20, 1] = 9  # the end would come before the start
-    logits[0, 22, 1] = 1
-    logits[1, 3, 0] = logits[1, 49, 1] = 9  # in the question, and at the last [SEP]
-    logits[2, 10, 0] = logits[2, 10 + LONGEST_ANSWER, 1] = 9  # one too long
-    found = best_spans(logits, torch.tensor([10, 10, 10]), torch.tensor([49, 49, 49]))[0].tolist()
-    assert found[0][0] <= found[0][1]
-    assert 10 <= found[1][0] <= found[1][1] < 49
-    assert found[2][1] - found[2][0] < LONGEST_ANSWER
-
-
 class Wants(nn.Module):
     """A model of questions that likes the subword 9, and likes it more the earlier it stands."""
 
@@ -129,26 +116,6 @@ def test_the_best_answer_of_all_windows():
     assert predict(Wants(), replace(data, padded=True)).tolist() == [[6, 7], [2, 3]]
     tied = replace(data, ids=[data.ids[0], data.ids[0], *data.ids[2:]])
     assert predict(Wants(), tied).tolist()[0] == [4, 5]  # of equally good ones the first
-
-
-def test_windows_find_what_the_whole_passage_has(tokenizer, questions):
-    """With gold logits every answer is found, in whichever window it stands."""
-    coded = encode(tokenizer, "qa", questions, 40)
-    assert len(coded.ids) > 1.5 * len(questions)
-    model, asked = Wants(), {tuple(ids): target for ids, target in zip(coded.ids, coded.targets, strict=True)}
-
-    def gold(ids, attention_mask=None, second=None):
-        logits = torch.zeros(*ids.shape, 2)
-        for row, sequence in enumerate(ids.tolist()):
-            real = sequence if attention_mask is None else sequence[: int(attention_mask[row].sum())]
-            first, last = asked[tuple(real)]
-            if first >= 0:
-                logits[row, first, 0] = logits[row, last, 1] = 5
-        return logits
-
-    model.forward = gold
-    found = scores("qa", coded, predict(model, coded, batch_size=7), questions)
-    assert found[""].tolist() == [1] * len(questions)
 
 
 # Padding, precision, segments
@@ -221,6 +188,3 @@ def test_segments_reach_a_model_that_knows_two(tokenizer):
             assert torch.equal(told, model.output(wanted.mean(1)))
     assert torch.equal(plain, told) != two
     assert torch.equal(plain, other)
-
-
-# Votes

@@ -6,7 +6,7 @@ import torch
 from cipher import FIRST, SHIFT, VOCAB, Watched, encoder, text
 
 from xltlib import StudyError
-from xltlib.data.tokenization import CLS, PAD, SEP, Specials, join
+from xltlib.data.tokenization import CLS, PAD, SEP, join
 from xltlib.pretraining import objectives as pretraining
 from xltlib.pretraining.objectives import ParallelText, Recipe, document_loss, interleaved, objective_loss
 from xltlib.pretraining.options import OBJECTIVES, Options
@@ -22,16 +22,6 @@ def test_partners_of_a_concatenated_pair_by_hand():
     assert partners[0].tolist() == [0, 6, 4, 3, 2, 5, 1, 7]
     assert sequences[1].tolist() == [CLS, 9, 10, 11, SEP, 7, 8, SEP]
     assert partners[1].tolist() == [0, 6, 2, 5, 4, 3, 1, 7]
-
-
-def test_partners_of_a_pair_with_the_special_tokens_of_xlmr_by_hand():
-    special = Specials(1, 39, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, 39}))
-    pair = ParallelText([np.array([7, 8])], [np.array([9, 10, 11])], [np.array([[0, 2], [1, 0]])])
-    sequences, partners = pair.concatenated(special=special)
-    assert sequences[0].tolist() == [0, 7, 8, 2, 2, 9, 10, 11, 2]
-    assert partners[0].tolist() == [0, 7, 5, 3, 4, 2, 6, 1, 8]
-    assert sequences[1].tolist() == [0, 9, 10, 11, 2, 2, 7, 8, 2]
-    assert partners[1].tolist() == [0, 7, 2, 6, 4, 5, 3, 1, 8]
 
 
 # Objectives
@@ -86,18 +76,10 @@ def test_each_objective_overfits_a_handful_of_pairs(name, steps):
     assert set(history[0]) == {"step", "loss"} | PARTS.get(name, set())
 
 
-def test_documents_are_learnt():
-    model = encoder(hidden=48)
-    pools = [Pool([join(s) for s in text(8).source])]
-    loss = document_loss(model, pools, [1.0], Recipe(8, 0.2, 0))
-    history = fit(model, loss, Optimization(400, 6e-3, log_every=20))
-    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
-
-
 def test_languages_are_drawn_by_their_weights():
     model = Watched(encoder().lm)
     pools = [Pool([join(np.full(4, word))] * 8) for word in (10, 20)]
-    loss = document_loss(model, pools, [3.0, 1.0], Recipe(2, 0.3, 0))
+    loss = document_loss(model, pools, [0.75, 0.25], Recipe(2, 0.3, 0))
     for step in range(300):
         with torch.no_grad():
             loss(step)
@@ -249,23 +231,3 @@ def test_the_frozen_start_stays_while_the_encoder_moves():
             0.5 * torch.randn(VOCAB, 16, generator=torch.Generator().manual_seed(0))
         )
     assert loss(0)["drift"].item() > 1e-4
-
-
-def test_an_unknown_objective_is_named_with_the_known_ones():
-    with pytest.raises(StudyError, match="'mlmm'.*mlm, tlm, weam"):
-        objective_loss("mlmm", encoder(), [text()], Recipe(4, 0.3, 0))
-
-
-@pytest.mark.parametrize("name", ["tlm", "weam", "word_aligned"])
-def test_a_loss_that_diverges_stops_with_the_step_and_what_to_try(name, tmp_path):
-    model = encoder()
-    good = objective_loss(name, model, [text(20)], Recipe(4, 0.3, 0))
-
-    def loss(step):
-        if step == 3:
-            model.embeddings().weight.data[FIRST:] = float("inf")
-        return good(step)
-
-    told = "loss is nan.*at step 3.*last good checkpoint is of step 3.*lower learning rate.*longer warm-up"
-    with pytest.raises(StudyError, match=told):
-        fit(model, loss, Optimization(6, 1e-3, checkpoint_seconds=0), tmp_path)

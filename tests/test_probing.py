@@ -7,6 +7,7 @@ import pytest
 import tinydata
 
 from xltlib import StudyError
+from xltlib.data import tokenization
 from xltlib.data.text import build_text
 from xltlib.pretraining import models, probing
 from xltlib.store import Spec
@@ -75,20 +76,16 @@ def test_a_source_without_tags_is_refused(inputs):
         probing.pud(PARAMS | {"source": "sw", "languages": ["en", "sw"]})
 
 
-def test_words_are_the_means_of_their_subwords(inputs):
-    reader = probing.Reader(*inputs)
-    sentence = ["dog", "sees", "zzz", "."]
-    (ids,), (pieces,) = reader._pieces([sentence], "en")
-    states = reader.states([ids])
-    (words,) = reader.words([sentence], "en", last=True)[0]
-    assert words.shape == (4, 16)
-    for vector, (first, stop) in zip(words, pieces, strict=True):
-        np.testing.assert_allclose(vector, states[-1][0][first:stop].mean(0), atol=1e-5)
+@pytest.mark.parametrize(("language", "text"), [("en", "dog sees zzz ."), ("zh", "dogseeszzz.")])
+def test_words_are_the_means_of_their_subwords(inputs, language, text):
+    """Words of Chinese stand without blanks."""
+    reader, words = probing.Reader(*inputs), ["dog", "sees", "zzz", "."]
+    (ids,), (spans,) = tokenization.encode_texts(reader.tokenizer, [text])
+    begins = [text.index(word) for word in words]
+    pieces = tokenization.overlaps([(a, a + len(w)) for a, w in zip(begins, words, strict=True)], spans)
+    (found,) = reader.words([words], language, last=True)[0]
+    assert found.shape == (4, 16)
+    states = reader.states([ids])[-1][0]
+    for vector, (first, stop) in zip(found, pieces, strict=True):
+        np.testing.assert_allclose(vector, states[first:stop].mean(0), atol=1e-5)
     assert len(reader.states([ids * 20])[0][0]) == reader.room
-
-
-def test_words_of_unspaced_languages_stand_without_blanks(inputs):
-    _, (spaced,) = probing.Reader(*inputs)._pieces([["dog", "cat"]], "en")
-    _, (joined,) = probing.Reader(*inputs)._pieces([["dog", "cat"]], "zh")
-    assert spaced[0][1] == spaced[1][0]
-    assert joined[-1][1] > 0

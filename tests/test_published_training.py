@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves
 from transformers import XLMRobertaTokenizer
 
 from xltlib import StudyError
-from xltlib.data import text as data_text
 from xltlib.data.text import tokenizer_of
 from xltlib.data.tokenization import WordEncoder, join, pack, specials
 from xltlib.pretraining import encoders, models, objectives
@@ -94,16 +93,6 @@ def test_models_are_told_segments_in_their_own_way(setting):
         if kind == "bert":
             row, types = seen["input_ids"][0].tolist(), seen["token_type_ids"][0].tolist()
             assert types == [int(i > row.index(special.between[0])) for i in range(len(row))]
-
-
-@pytest.mark.parametrize("name", ["tlm", "weam"])
-def test_two_pairs_are_learnt_by_heart(setting, name):
-    kind, made, special = setting
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.1}
-    model = encoder(kind, len(made), 48, **still)
-    loss = objective_loss(name, model, [text(made)], Recipe(4, 0.15, 0, special=special))
-    history = fit(model, loss, Optimization(150, 5e-3, log_every=20))
-    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
 
 
 def test_weam_of_weight_zero_is_tlm_bit_for_bit_with_dropout(setting):
@@ -245,11 +234,7 @@ def test_every_objective_goes_on_from_it(real, tmp_path, monkeypatch, objective,
 
 
 def test_what_a_run_on_real_text_lacks_is_told_at_once(real, tmp_path, monkeypatch):
-    text_run, pairs, _ = real("bert")
-    start = base(text_run, tmp_path / "base")
-    params = PARAMS | {"objective": "mixed", "continue_steps": 1, "continue_lr": 1e-3}
-    with pytest.raises(StudyError, match="only the synthetic languages have one: take lexicon=estimated"):
-        build_encoder(Spec("encoder", params, 1, ()), [start, pairs, text_run], tmp_path, None)
+    text_run, *_ = real("bert")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StudyError, match="device cuda: torch finds no GPU here"):
         base(text_run, tmp_path, device="cuda")
@@ -258,11 +243,3 @@ def test_what_a_run_on_real_text_lacks_is_told_at_once(real, tmp_path, monkeypat
         StudyError, match="the tokenizer of the text 1000: make the text with the model's own"
     ):
         base(text_run, tmp_path)
-
-
-def test_from_scratch_nothing_is_looked_up(real, tmp_path, monkeypatch):
-    text_run, *_ = real("bert")
-    for module in (encoders, data_text):
-        monkeypatch.setattr(module, "tokenizer_of", None)
-    made = base(text_run, tmp_path, 0, model="", num_heads=2)
-    assert models.load(made.directory).lm.config.model_type == "modernbert"

@@ -190,17 +190,6 @@ def test_a_published_encoder_without_a_head(tmp_path, monkeypatch):
     assert not torch.equal(encoder.lm.cls.predictions.transform.dense.weight, torch.eye(tinye5.WIDTH))
 
 
-def test_an_encoder_decoder_answers_questions(made, tmp_path):
-    _, runs, _ = made
-    (result,) = computed([runs.answers(0, "noise=typo")], Store(tmp_path))
-    plain = {x + y for x in ("en", "es") for y in ("", "@typo0.1", "@typo0.2", "@typo0.3", "@mlqa")}
-    assert set(result.scores) == {x + metric for x in plain for metric in ("", "#f1")}
-    start = Store(tmp_path).result(runs.seq2seq(0, "noise=typo")).values
-    assert start["tokens"] > 20 * 100  # updates of about 120 tokens
-    with pytest.raises(StudyError, match="span_corruption starts from scratch"):
-        Runs(params(**{**tinydata.PARAMS, **PROFILE, "model": "mbert", "scale": "pretrained"})).seq2seq(0)
-
-
 def test_an_intermediate_task_in_every_language_that_has_it(made, tmp_path):
     _, runs, _ = made
     asked = [runs.transfer("nli", "none", 0, "intermediate", "", f"n=12,{x}")

@@ -1,6 +1,5 @@
 """The training loop: exact resume, schedule by hand, refusal of what diverges, 16 bits; equal lengths."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from xltlib import StudyError
@@ -91,7 +89,6 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, breaks, late):
     """Also one that was broken twice, and one of which some weights had no gradient so far."""
     for step in breaks:
         broken_at(step, tmp_path, late)
-    assert (tmp_path / f"checkpoint-{breaks[-1]}.safetensors").exists()
     steps, history, final = resumed(tmp_path, late)
     assert steps == list(range(breaks[-1], 12))
     assert history == unbroken(late)[0]
@@ -99,64 +96,11 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, breaks, late):
     assert not list(tmp_path.iterdir())
 
 
-def cut(folder):
-    path = next(folder.glob("*.safetensors"))
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def no_tensors(folder):
-    next(folder.glob("*.safetensors")).unlink()
-
-
-def no_history(folder):
-    state = json.loads((folder / "checkpoint.json").read_text())
-    del state["history"]
-    (folder / "checkpoint.json").write_text(json.dumps(state))
-
-
-def written(text):
-    return lambda folder: (folder / "checkpoint.json").write_text(text)
-
-
-def rewrite(change):
-    def damage(folder):
-        path = next(folder.glob("*.safetensors"))
-        tensors = load_file(path)
-        change(tensors)
-        save_file(tensors, path)
-
-    return damage
-
-
-def flip(name, old, new):
-    """Other bytes of the same length in a file, as by a flipped bit."""
-
-    def damage(folder):
-        path = next(folder.glob(name))
-        content = path.read_bytes()
-        changed = content.replace(old, new) if old else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
-        assert len(changed) == len(content)
-        assert changed != content
-        path.write_bytes(changed)
-
-    return damage
-
-
-DAMAGE = {
-    "flipped bit of a weight": flip("*.safetensors", b"", b""),
-    "other loss": flip("checkpoint.json", b'"loss": 0', b'"loss": 1'),
-    "cut": cut, "no tensors": no_tensors, "no json": written("{"), "not a mapping": written("[]"),
-    "no history": no_history,
-    "no last weight": rewrite(lambda t: t.pop("weight/second.bias")),
-    "no moment": rewrite(lambda t: t.pop("exp_avg_sq/second.bias")),
-    "other shape": rewrite(lambda t: t.update({"weight/second.bias": torch.zeros(5)})),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
+@pytest.mark.parametrize("left", [0, 100, -10], ids=["nothing", "its beginning", "all but its end"])
+def test_a_damaged_checkpoint_counts_as_none(tmp_path, left):
     broken_at(6, tmp_path)
-    damage(tmp_path)
+    path = tmp_path / training.CHECKPOINT
+    path.write_bytes(path.read_bytes()[:left])
     with pytest.warns(UserWarning, match="the checkpoint is damaged: trained from the start"):
         steps, history, final = resumed(tmp_path)
     assert steps[0] == 0
@@ -164,23 +108,36 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
     assert same(final, unbroken()[1])
 
 
-def test_no_checkpoint_within_the_interval(tmp_path):
-    broken_at(6, tmp_path, opt=replace(OPT, checkpoint_seconds=1000))
-    assert not list(tmp_path.iterdir())
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    broken_at(3, tmp_path)
+
+    def killed(state, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    model = Toy()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, toy_loss(model), OPT, tmp_path)
+    steps, history, final = resumed(tmp_path)
+    assert steps == list(range(3, 12))
+    assert history == unbroken()[0]
+    assert same(final, unbroken()[1])
 
 
 @pytest.mark.parametrize(("cost", "at"), [(0.0, [3, 6, 9]), (0.125, [3, 6, 9]), (0.25, [3, 8]), (30.0, [3])])
 def test_checkpoints_that_take_long_are_rarer(tmp_path, monkeypatch, cost, at):
     """A clock that stands still but for updates, a second each, and for saving."""
-    clock, saved, save = [0.0], [], training._Checkpoint.save
+    clock, saved, save = [0.0], [], training._save
     monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
 
-    def slow(checkpoint, step, *told):
-        saved.append(step)
+    def slow(*given):
+        saved.append(given[-1][0])
         clock[0] += cost
-        save(checkpoint, step, *told)
+        save(*given)
 
-    monkeypatch.setattr(training._Checkpoint, "save", slow)
+    monkeypatch.setattr(training, "_save", slow)
     model = Toy()
     inner = toy_loss(model)
 
@@ -215,7 +172,7 @@ def test_sigkill_and_resume(tmp_path, root):
     process = subprocess.Popen(command, env=environment)
     try:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("checkpoint.json")) and time.monotonic() < deadline:
+        while not (tmp_path / training.CHECKPOINT).exists() and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -249,16 +206,6 @@ def test_one_update_by_hand():
     assert model.bias.item() == pytest.approx(1.0 - 0.1, abs=1e-6)
 
 
-def test_frozen_weights_stay():
-    model = Toy()
-    model.second.requires_grad_(False)
-    before = weights(model)
-    fit(model, toy_loss(model), OPT)
-    after = weights(model)
-    assert same({k: before[k] for k in before if "second" in k}, after)
-    assert not torch.equal(before["first.weight"], after["first.weight"])
-
-
 def test_the_history_averages_each_part():
     model, values = Toy(), []
     inner = toy_loss(model)
@@ -275,12 +222,6 @@ def test_the_history_averages_each_part():
     assert [point["half"] for point in history] == pytest.approx(np.array(means) / 2)
 
 
-def test_no_steps_change_nothing():
-    model = Toy()
-    assert fit(model, toy_loss(model), replace(OPT, steps=0)) == []
-    assert same(weights(model), weights(Toy()))
-
-
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_divergence_stops_with_the_step_and_advice(tmp_path, kind):
     model = Toy()
@@ -294,17 +235,11 @@ def test_divergence_stops_with_the_step_and_advice(tmp_path, kind):
             parts["loss"] = parts["loss"] + torch.sqrt(model.first.bias.sum() * 0)  # 0 with an infinite slope
         return parts
 
-    told = "toy: .* (nan|inf), at step 7 .*checkpoint is of step 7.*lower learning rate than 0.05"
+    told = "toy: .* (nan|inf), at step 7 .*lower learning rate than 0.05"
     with pytest.raises(StudyError, match=told):
         fit(model, loss, OPT, tmp_path, name="toy")
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert (tmp_path / "checkpoint.json").exists()
-
-
-def test_divergence_without_a_checkpoint():
-    model = Toy()
-    with pytest.raises(StudyError, match="at step 0 .*no checkpoint yet"):
-        fit(model, lambda step: {"loss": model.first.bias.sum() * torch.nan}, OPT)
+    assert (tmp_path / training.CHECKPOINT).exists()
 
 
 def test_progress_tells_the_end():
@@ -461,8 +396,6 @@ def test_16_bits_are_those_of_matrix_products_alone():
     wanted = fit(plain, toy_loss(plain), OPT)
     assert history != wanted
     assert history[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=0.05)
-    with pytest.raises(StudyError, match="precision 'float16' is not known: float32 or bfloat16"):
-        replace(OPT, precision="float16")
 
 
 def test_attention_on_a_cpu_stays_in_32_bits(monkeypatch):
@@ -498,10 +431,10 @@ def test_without_waiting_the_history_is_the_same_and_divergence_names_its_step(t
         parts = inner(step)
         return parts | {"loss": parts["loss"] * (torch.nan if step == 7 else 1)}
 
-    for seconds, kept in ((1000, "no checkpoint yet"), (0, "checkpoint is of step 7")):
+    for seconds in (1000, 0):
         model = Toy()
         inner = toy_loss(model)
-        with pytest.raises(StudyError, match=f"loss is nan.* at step 7 .*{kept}"):
+        with pytest.raises(StudyError, match="loss is nan.* at step 7 "):
             fit(model, diverges, replace(OPT, checkpoint_seconds=seconds), tmp_path)
     model = Toy()  # and what was kept is from before
     assert fit(model, toy_loss(model), OPT, tmp_path) == wanted[0]

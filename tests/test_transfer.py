@@ -7,15 +7,12 @@ import pytest
 from tiny import computed, equal, params
 
 from xltlib.data import synthetic
-from xltlib.data.synthetic import World
 from xltlib.data.text import tokenizer_of, world_of
 from xltlib.finetuning import methods, salt
 from xltlib.finetuning import options as finetuning
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.methods import steps_for
-from xltlib.finetuning.options import Options
 from xltlib.finetuning.tasks import encode
-from xltlib.finetuning.transfer import budget
 from xltlib.finetuning.words import concepts
 from xltlib.runs import Runs
 from xltlib.store import Store
@@ -111,16 +108,6 @@ def test_code_switching_uses_the_languages_of_the_run(runs, text, monkeypatch):
 # Methods
 
 
-@pytest.mark.parametrize("task", ["paraphrase", "qa"])
-@pytest.mark.parametrize("method", finetuning.METHODS)
-def test_every_method_on_every_task(runs, store, method, task):
-    result = run(runs, store, method, "", task)
-    assert set(runs.params.languages) <= set(result.scores)
-    assert result.labels["method"] == method
-    assert np.isfinite([row["loss"] for row in result.values["history"]]).all()
-    assert not [name for name in result.record["files"] if name.startswith(("point", "checkpoint"))]
-
-
 def test_salt_tells_the_share_of_exchanged_words(runs, store):
     shares = run(runs, store, "salt", "threshold=0.0,synonyms=false").values["exchanged"]
     assert shares["synonyms"] == 0
@@ -139,35 +126,13 @@ def test_one_encoder_for_each_target_language(runs, store):
     assert set(result.scores) == {"src", "far", "low"}
 
 
-def test_development_examples_are_no_test_examples():
-    world = World(("src",))
-    splits = {s: synthetic.task_examples(world, "nli", 300, s, 0)["src"] for s in ("dev", "test")}
-    texts = {s: {(e.text_a, e.text_b) for e in side} for s, side in splits.items()}
-    assert not texts["dev"] & texts["test"]
-
-
 # Intermediate tasks
-
-
-def test_budgets():
-    languages = {"src": 1, "near": 1, "mid": 1, "far": 1, "low": 0.1}
-    balanced = budget(Options(n=100), languages, np.random.default_rng(0))
-    assert balanced == dict.fromkeys(languages, 100)
-    random = budget(Options(n=1000, sampling="random"), languages, np.random.default_rng(0))
-    assert sum(random.values()) == 5000
-    assert random["low"] == pytest.approx(5000 * 0.1 / 4.1, rel=0.25)
-    assert min(random[name] for name in list(languages)[:4]) > 1000
 
 
 def test_an_intermediate_task_comes_first(runs, store):
     told = run(runs, store, "intermediate", "n=16").values
-    assert told["intermediate"] == {
-        "src": 16,
-        "far": 16,
-        "low": 16,
-        "updates": told["intermediate"]["updates"],
-    }
-    assert told["intermediate"]["updates"] >= 6
+    assert told["intermediate"].pop("updates") >= 6
+    assert told["intermediate"] == {"src": 16, "far": 16, "low": 16}
     assert told["history"] != run(runs, store).values["history"]
     random = run(runs, store, "intermediate", "n=16,sampling=random").values["intermediate"]
     assert sum(random[name] for name in ("src", "far", "low")) == 48

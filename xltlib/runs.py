@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from xltlib import StudyError
-from xltlib.data import synthetic
+from xltlib.data import hub, synthetic
 from xltlib.finetuning import options as finetuning
 from xltlib.params import Params, changed, in_order
 from xltlib.pretraining import options as pretraining
@@ -26,7 +26,7 @@ STAGES = (
     "06_claims",
 )
 REAL_TEXT = 1  # version of how real text is read, beside that of the kind `text`
-REAL_LINKS = ("estimated", "grown", "subword", "random")  # that need no gold ones
+REAL_LINKS = ("estimated", "subword", "random")  # that need no gold ones
 # options of an objective that a spec shows elsewhere
 IN_SPEC = (*pretraining.SHAPE, "mask_rate", "predicted", "epochs", "joint", "links")
 
@@ -133,7 +133,7 @@ class Runs:
         taken |= self._further("batch_tokens", "model", "device", "precision", "compile")
         if self.params.model and (layers := chosen.num_layers or self.params.model_layers):
             taken["model_layers"] = layers
-        if self.params.model in pretraining.HEADLESS:
+        if self.params.model == hub.PACKAGED:
             seed = 0
         taken |= {"objective": "base", "seed": seed}
         return Spec("encoder", taken, pretraining.OBJECTIVES["none"].version, (self.text(seed),))
@@ -163,8 +163,8 @@ class Runs:
         taken |= {"target": target} if target else {}
         taken |= _own(pretraining.OBJECTIVES[objective])
         inputs = (self.base(seed, chosen), self.pairs(seed), self.text(seed))
-        if pretraining.needs_links(objective, chosen):
-            inputs += (self.links(chosen.links, chosen.pairs, seed),)
+        if kind := pretraining.link_kind(objective, chosen):
+            inputs += (self.links(kind, chosen.pairs, seed),)
         return Spec("encoder", taken, pretraining.OBJECTIVES[objective].version, inputs)
 
     @kind(
@@ -247,12 +247,12 @@ class Runs:
         taken |= self._further("pair_languages") if settings == "pairs" else {}
         return self._spec("evaluation", taken, transfer, transfer.inputs[0])
 
-    @kind("xltlib.pretraining.seq2seq:build_seq2seq")
+    @kind("xltlib.finetuning.answers:build_seq2seq")
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = pretraining.span_options(options)
-        if self.params.model:
-            raise StudyError("span_corruption starts from scratch: leave model out")
+        if self.real or self.params.model:
+            raise StudyError("span_corruption is of synthetic languages and starts from scratch")
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}

@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str, fused: bool) -> None:
         super().__init__()
-        encoder = models.from_config(name, 0)
+        encoder = models.from_config(models.config(name), 0)
         encoder = models.compiled(encoder) if fused else encoder
         self.task = TaskModel(encoder, "nli", 0, "cls", freeze_embeddings=False)
 

@@ -21,7 +21,7 @@ from xltlib.data import synthetic, tokenization
 from xltlib.data.synthetic import World
 from xltlib.pretraining import models
 from xltlib.pretraining.objectives import Recipe, document_loss
-from xltlib.pretraining.training import PRECISIONS, Optimization, Pool, fit
+from xltlib.pretraining.training import Optimization, Pool, fit
 
 
 def sequences(kind: str, count: int, vocab_size: int) -> tuple:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=900)
     parser.add_argument("--text", choices=("sentences", "documents"), default="sentences")
     parser.add_argument("--count", type=int, default=1000, help="texts of each language")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,17 +10,18 @@ from scipy.sparse import csr_matrix, diags
 from xltlib import evaluation
 from xltlib.data import corpora, real_data, task_data
 from xltlib.data.real_data import lowered
-from xltlib.data.tasks import PairExample, SpanExample, TaggedSentence
-from xltlib.data.text import link_lists, read_sentences
+from xltlib.data.task_data import language_of
+from xltlib.data.tasks import PairExample, SpanExample
+from xltlib.data.text import read_sentences
 from xltlib.pretraining import probing
-from xltlib.pretraining.encoders import linked_lexicon
+from xltlib.pretraining.encoders import linked_lexicon, read_links
 from xltlib.pretraining.training import Progress
 from xltlib.significance.tests import numbered
 from xltlib.store import Result, Spec
 
 AROUND = 10  # words on either side of an answer in which those of the question are looked for
 
-Translate = Callable[[Sequence[str]], list[str]]
+Translators = Mapping[str, Callable[[Sequence[str]], list[str]]]  # by language: words to the source's
 Scores = dict[str, dict[str, float]]  # name of a baseline -> setting -> score
 
 
@@ -31,47 +32,54 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
     as `build_tagging` scores it: "de" for tags, "de#deprel" for dependency labels). An "EM lexicon" gives
     each word the source's word that it is linked with most often in the pairs.
     """
-    _, pairs, linked = inputs
-    params = spec.params
+    params, (_, pairs, linked) = spec.params, inputs
     translate = {x: _translator(pairs, linked, x) for x in pairs.values["pairs"]}
     translate[params["source"]] = lowered
-    scores = {task: TASKS[task](params, translate) for task in params["tasks"]}
-    for name, measure in (("retrieval", _retrieval), ("tagging", _tagging)):
-        if measured := measure(params, translate, pairs):
-            scores[name] = measured
+    scores, clusters = {}, {}
+    for task in params["tasks"]:
+        train = task_data.examples(params, task, "train", params["train_examples"])[params["source"]]
+        test = task_data.examples(params, task, "test", params["test_examples"])
+        clusters[task] = _clusters(test, params["source"], task in task_data.ALIGNED)
+        if task == "nli":
+            scores[task] = _majority(train, test) | _hypothesis_only(train, test, translate)
+        elif task == "paraphrase":
+            scores[task] = _majority(train, test) | _word_overlap(train, test)
+        else:
+            scores[task] = _near_words(train, test, task_data.sets(params, task, "test_sets")[0][0])
+    if retrieval := _retrieval(params, translate, pairs):
+        scores["retrieval"] = retrieval
+    if "tagging" in params["probes"]:
+        scores["tagging"] = _tagging(params, translate)
+        clusters["tagging"] = {"": numbered(probing.documents(params))}
     rounded = {
         task: {name: {x: round(float(y), 5) for x, y in own.items()} for name, own in each.items()}
         for task, each in scores.items()
     }
-    clusters = {task: _clusters(params, task) for task in params["tasks"]}
-    if "tagging" in scores:
-        clusters["tagging"] = {"": numbered(probing.documents(params))}
     return {"baselines": rounded, "clusters": clusters}
 
 
-def _clusters(params: Mapping, task: str) -> dict[str, list[int]]:
+def _clusters(test: Mapping[str, Sequence], source: str, aligned: bool) -> dict[str, list[int]]:
     """Which test examples share a passage, or their first sentence, by setting; none where no two do.
 
-    Where a set has the same examples in all languages the source's say it for all: "" of the first test set,
-    "@sick" of a further one.
+    Where a set has the same examples in all languages (`aligned`) the source's say it for all: "" of the
+    first test set, "@sick" of a further one.
     """
-    clusters, aligned = {}, task in task_data.ALIGNED
-    for setting, examples in task_data.examples(params, task, "test", params["test_examples"]).items():
-        language = task_data.language_of(setting)
-        if not aligned or language == params["source"]:
-            shared = [e.context if isinstance(e, SpanExample) else e.text_a for e in examples]
-            if len(set(shared)) < len(shared):
-                clusters[setting.removeprefix(language) if aligned else setting] = numbered(shared)
+    clusters = {}
+    for setting, examples in test.items():
+        shared = [e.context if isinstance(e, SpanExample) else e.text_a for e in examples]
+        if len(set(shared)) < len(shared) and not (aligned and language_of(setting) != source):
+            clusters[setting.removeprefix(source) if aligned else setting] = numbered(shared)
     return clusters
 
 
-def _translator(pairs: Result, linked: Result, language: str) -> Translate:
+def _translator(pairs: Result, linked: Result, language: str) -> Callable[[Sequence[str]], list[str]]:
     """Gives each word of a language the source's, in lower case; a word without a link stays as it is."""
-    with np.load(linked.file("links.npz"), allow_pickle=False) as arrays:
-        links = link_lists(arrays, language)
-    sides = [[lowered(x) for x in read_sentences(pairs, language, side)[: len(links)]]
-             for side in ("target", "source")]  # fmt: skip
-    lexicon = linked_lexicon(*sides, [pair[:, ::-1] for pair in links])
+    links = read_links(linked, language)
+    target, source = (
+        [lowered(words) for words in read_sentences(pairs, language, side)[: len(links)]]
+        for side in ("target", "source")
+    )
+    lexicon = linked_lexicon(target, source, [pair[:, ::-1] for pair in links])
     best = {word: words[0] for word, words in lexicon.items() if words}
     return lambda words: [best.get(word, word) for word in lowered(words)]
 
@@ -80,61 +88,54 @@ def _words(text: str) -> list[str]:
     return lowered(corpora.simple_tokenize(corpora.clean(text, nfkc=True)))
 
 
-# Tasks
+# Tasks: each from training examples of the source and test examples by setting
 
 
-def _examples(params: Mapping, task: str) -> tuple[list, dict[str, list]]:
-    """Training examples of the source, test examples by setting."""
-    train = task_data.examples(params, task, "train", params["train_examples"])[params["source"]]
-    return train, task_data.examples(params, task, "test", params["test_examples"])
-
-
-def _majority(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]]) -> dict[str, float]:
+def _majority(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]]) -> Scores:
+    """The commonest label."""
     labels = [e.label for e in train]
-    return {x: evaluation.majority_accuracy(labels, [e.label for e in each]) for x, each in test.items()}
+    majority = {x: evaluation.majority_accuracy(labels, [e.label for e in own]) for x, own in test.items()}
+    return {"majority": majority}
 
 
-def _nli(params: Mapping, translate: Mapping[str, Translate]) -> Scores:
-    """The majority label; n-grams of the hypothesis alone, in other languages than the source translated."""
-    train, test = _examples(params, "nli")
+def _hypothesis_only(
+    train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]], translate: Translators
+) -> Scores:
+    """N-grams of the hypothesis alone, in other languages than the source translated."""
     texts = [" ".join(_words(e.text_b)) for e in train]
     tested = [
-        " ".join(translate.get(task_data.language_of(x), lowered)(_words(e.text_b)))
-        for x, each in test.items()
-        for e in each
+        " ".join(translate.get(language_of(x), lowered)(_words(e.text_b)))
+        for x, own in test.items()
+        for e in own
     ]
-    predicted = evaluation.ngram_predictions(texts, [e.label for e in train], tested)
-    parts = np.split(predicted, np.cumsum([len(each) for each in test.values()])[:-1])
-    settings = zip(test.items(), parts, strict=True)
-    alone = {x: np.mean(part == [e.label for e in each]) for (x, each), part in settings}
-    return {"majority": _majority(train, test), "hypothesis only": alone}
+    predicted = iter(evaluation.ngram_predictions(texts, [e.label for e in train], tested))
+    alone = {x: np.mean([next(predicted) == e.label for e in own]) for x, own in test.items()}
+    return {"hypothesis only": alone}
 
 
-def _paraphrase(params: Mapping, translate: Mapping[str, Translate]) -> Scores:
-    """The majority label; a threshold, the best for the training examples, on the words shared."""
-    train, test = _examples(params, "paraphrase")
-    shared, labels = np.array([_shared(e) for e in train]), np.array([e.label for e in train])
-    tried = [*np.unique(shared), np.inf]
-    best = tried[int(np.argmax([np.mean((shared >= one) == labels) for one in tried]))]
-    overlap = {x: np.mean([(_shared(e) >= best) == e.label for e in each]) for x, each in test.items()}
-    return {"majority": _majority(train, test), "word overlap": overlap}
+def _word_overlap(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]]) -> Scores:
+    """A threshold, the best for the training examples, on the share of words that are in both sentences."""
+
+    def shared(example: PairExample) -> float:
+        a, b = set(_words(example.text_a)), set(_words(example.text_b))
+        return len(a & b) / max(len(a | b), 1)
+
+    shares, labels = np.array([shared(e) for e in train]), np.array([e.label for e in train])
+    tried = [*np.unique(shares), np.inf]
+    best = tried[int(np.argmax([np.mean((shares >= one) == labels) for one in tried]))]
+    overlap = {x: np.mean([(shared(e) >= best) == e.label for e in own]) for x, own in test.items()}
+    return {"word overlap": overlap}
 
 
-def _shared(example: PairExample) -> float:
-    """The share of the words of either sentence that are in both."""
-    a, b = set(_words(example.text_a)), set(_words(example.text_b))
-    return len(a & b) / max(len(a | b), 1)
-
-
-def _qa(params: Mapping, translate: Mapping[str, Translate]) -> Scores:
+def _near_words(
+    train: Sequence[SpanExample], test: Mapping[str, Sequence[SpanExample]], first_set: str
+) -> Scores:
     """The words, as many as a training answer usually has, with most of the question around them."""
-    train, test = _examples(params, "qa")
     lengths = [len(corpora.token_spans(e.answers[0][1])) for e in train]
     length, scores = max(1, round(float(np.median(lengths)))), {}
-    first = task_data.sets(params, "qa", "test_sets")[0][0]
     for setting, examples in test.items():
         language, _, name = setting.partition("@")
-        style = evaluation.OFFICIAL_STYLE.get(name or first, "squad")
+        style = evaluation.OFFICIAL_STYLE.get(name or first_set, "squad")
         answers = {e.id: window(e, length) for e in examples}
         metrics = evaluation.qa_scores(examples, answers, language, style)
         scores |= {setting: metrics["exact_match"].mean(), f"{setting}#f1": metrics["f1"].mean()}
@@ -151,9 +152,8 @@ def window(example: SpanExample, length: int) -> str:
     words = [example.context[a:b].lower() for a, b in spans]
     counts, asked = Counter(words), set(_words(example.question))
     weights = [np.log(1 + len(words) / counts[w]) if w in asked and w.isalnum() else 0.0 for w in words]
-    near = np.convolve(weights, 1 / (1 + np.abs(np.arange(-AROUND, AROUND + 1))))[
-        AROUND : AROUND + len(words)
-    ]
+    spread = np.convolve(weights, 1 / (1 + np.abs(np.arange(-AROUND, AROUND + 1))))
+    near = spread[AROUND : AROUND + len(words)]
     total = np.cumsum([0.0, *(near - 3 * np.array(weights))])
     starts = np.arange(max(1, len(words) - length + 1))
     stops = np.minimum(starts + length, len(words))
@@ -162,29 +162,26 @@ def window(example: SpanExample, length: int) -> str:
     return example.context[spans[best][0] : spans[int(stops[best]) - 1][1]]
 
 
-TASKS = {"nli": _nli, "paraphrase": _paraphrase, "qa": _qa}
-
-
 # Probes
 
 
-def _retrieval(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Scores:
+def _retrieval(params: Mapping, translate: Translators, pairs: Result) -> Scores:
     """Accuracy of finding the source's sentence by its translated words, or by character trigrams."""
-    scores: Scores = {"EM lexicon": {}, "character trigrams": {}}
+    scores: Scores = {}
     for language in pairs.values["pairs"]:
         weigh = [lowered(words) for words in read_sentences(pairs, language, "source")]
         for setting, sentences in real_data.retrieval_pairs(params, language).items():
             own, other = ([_words(text) for text in side] for side in zip(*sentences, strict=True))
-            name = language + setting
-            scores["EM lexicon"][name] = _nearest([translate[language](words) for words in own], other, weigh)
-            grams = [[_trigrams(words) for words in side] for side in (own, other)]
-            scores["character trigrams"][name] = _nearest(*grams, [*grams[0], *grams[1]])
-    return {name: own for name, own in scores.items() if own}
+            translated = _nearest([translate[language](words) for words in own], other, weigh)
+            scores.setdefault("EM lexicon", {})[language + setting] = translated
+            grams = [[_trigrams(f" {' '.join(words)} ") for words in side] for side in (own, other)]
+            by_grams = _nearest(*grams, grams[0] + grams[1])
+            scores.setdefault("character trigrams", {})[language + setting] = by_grams
+    return scores
 
 
-def _trigrams(words: Sequence[str]) -> list[str]:
-    padded = f" {' '.join(words)} "
-    return [padded[i : i + 3] for i in range(len(padded) - 2)]
+def _trigrams(text: str) -> list[str]:
+    return [text[i : i + 3] for i in range(len(text) - 2)]
 
 
 def _nearest(
@@ -198,58 +195,51 @@ def _nearest(
     texts = [set(terms) for terms in weighed]
     counts = Counter(term for terms in texts for term in terms)
     rarity = np.array([np.log((len(texts) + 1) / (counts[term] + 1)) for term in number])
-    a, b = (_unit_rows(side, number, rarity) for side in (own, other))
-    return float(evaluation.retrieval_scores((a @ b.T).toarray())["forward"].mean())
+
+    def unit_rows(side: Sequence[Sequence[str]]) -> csr_matrix:
+        cells = [(row, number[term]) for row, terms in enumerate(side) for term in dict.fromkeys(terms)]
+        rows, columns = np.array(cells).T
+        terms = csr_matrix((rarity[columns], (rows, columns)), shape=(len(side), len(number)))
+        norms = np.sqrt(terms.multiply(terms).sum(axis=1)).A1
+        return diags(1 / np.maximum(norms, 1e-9)) @ terms
+
+    cosines = (unit_rows(own) @ unit_rows(other).T).toarray()
+    return float(evaluation.retrieval_scores(cosines)["forward"].mean())
 
 
-def _unit_rows(
-    sentences: Sequence[Sequence[str]], number: Mapping[str, int], rarity: np.ndarray
-) -> csr_matrix:
-    cells = [(row, number[term]) for row, terms in enumerate(sentences) for term in dict.fromkeys(terms)]
-    rows, columns = np.array(cells).T
-    terms = csr_matrix((rarity[columns], (rows, columns)), shape=(len(sentences), len(number)))
-    norms = np.sqrt(terms.multiply(terms).sum(axis=1)).A1
-    return diags(1 / np.maximum(norms, 1e-9)) @ terms
-
-
-def _tagging(params: Mapping, translate: Mapping[str, Translate], pairs: Result) -> Scores:
+def _tagging(params: Mapping, translate: Translators) -> Scores:
     """The commonest tag, a word's own character n-grams, and the tag of its translation in the source."""
-    if "tagging" not in params["probes"]:
-        return {}
     sentences = probing.pud(params)
     scores: Scores = {"majority": {}, "word shape (n-grams)": {}, "EM lexicon": {}}
     train = sentences[params["source"]][probing.TRAINED]
-    test = {x: each[probing.TESTED] for x, each in sentences.items()}
-    words = [word for each in test.values() for s in each for word in s.words]
+    test = {x: own[probing.TESTED] for x, own in sentences.items()}
+    known = [word for s in train for word in s.words]
+    words = [word for own in test.values() for s in own for word in s.words]
     for name in ("", "#deprel"):
         tags = [tag for s in train for tag in probing.tag_sets(s)[name]]
         common = Counter(tags).most_common(1)[0][0]
-        shape = iter(evaluation.ngram_predictions([w for s in train for w in s.words], tags, words))
-        votes = _votes(train, name)
-        for language, each in test.items():
-            own, gold = translate.get(language, lowered), [probing.tag_sets(s)[name] for s in each]
+        shape = iter(evaluation.ngram_predictions(known, tags, words))
+        votes: dict[str, Counter[str]] = {}  # of each word, and of the parts that our text has it in
+        for word, tag in zip(known, tags, strict=True):
+            for part in dict.fromkeys([word.lower(), *_words(word)]):
+                votes.setdefault(part, Counter())[tag] += 1
+        for language, own in test.items():
+            to_source = translate.get(language, lowered)
             tagged = {
-                "majority": [[common] * len(s.words) for s in each],
-                "word shape (n-grams)": [[next(shape) for _ in s.words] for s in each],
-                "EM lexicon": [[_tag(own, word, votes, common) for word in s.words] for s in each],
+                "majority": [[common] * len(s.words) for s in own],
+                "word shape (n-grams)": [[next(shape) for _ in s.words] for s in own],
+                "EM lexicon": [[_tag(to_source, word, votes, common) for word in s.words] for s in own],
             }
+            gold = [probing.tag_sets(s)[name] for s in own]
             for baseline, predicted in tagged.items():
                 right = evaluation.tagging_scores(gold, predicted)
                 scores[baseline][language + name] = np.mean(right["correct"] / right["words"])
     return scores
 
 
-def _votes(train: Sequence[TaggedSentence], name: str) -> dict[str, Counter[str]]:
-    """How often each word, and each of the parts that our text has it in, has each tag."""
-    votes: dict[str, Counter[str]] = {}
-    for sentence in train:
-        for word, tag in zip(sentence.words, probing.tag_sets(sentence)[name], strict=True):
-            for part in dict.fromkeys([word.lower(), *_words(word)]):
-                votes.setdefault(part, Counter())[tag] += 1
-    return votes
-
-
-def _tag(translate: Translate, word: str, votes: Mapping[str, Counter[str]], common: str) -> str:
+def _tag(
+    translate: Callable[[Sequence[str]], list[str]], word: str, votes: Mapping[str, Counter[str]], common: str
+) -> str:
     """The commonest tag of a word's translation; of a word in parts, of all their translations together."""
     whole = translate([word])[0]
     parts = [whole] if whole in votes else translate(_words(word))

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, H hidden, N examples.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from xltlib import StudyError
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import OWN, Specials
 from xltlib.finetuning.case import Case
-from xltlib.finetuning.tasks import Encoded, Plan, TaskModel, inputs, task_loss
+from xltlib.finetuning.tasks import Encoded, TaskModel, batches, inputs, task_loss
 from xltlib.finetuning.words import mistranslations
 from xltlib.noise.typing import code_switch, rs_da_copies
 from xltlib.pretraining.models import device_of, to_device
@@ -38,6 +38,7 @@ SWITCHED = 0.4  # share of the words of code-switched examples that are translat
 MISTRANSLATED = 0.25  # share of a noisy translation's words; no source says how often published ones err
 
 Example = PairExample | SpanExample
+Lexica = Mapping[str, Mapping[str, Sequence[str]]]  # language -> word -> its translations
 
 
 class Batch(NamedTuple):
@@ -76,11 +77,16 @@ def finetune(
 
     Batches come to where the model is.
     """
-    device, plan = device_of(model), Plan(data, batch_size, seed)
-    targets = torch.from_numpy(data.targets)
+    device, targets = device_of(model), torch.from_numpy(data.targets)
+    per_pass = steps_for(data, batch_size, 1)
+
+    @lru_cache(maxsize=1)
+    def order(number: int) -> list[np.ndarray]:
+        """The batches of one pass: an order of its own that is found from its number alone."""
+        return batches(data, batch_size, np.random.default_rng([seed, 5, number]))
 
     def loss(step: int) -> dict[str, Tensor]:
-        rows = plan.rows(step)
+        rows = order(step // per_pass)[step % per_pass]
         ids, extra = inputs(data, rows, device)
         wanted = to_device(targets[torch.from_numpy(rows)], device)
         rng = np.random.default_rng([seed, 11, step])
@@ -91,7 +97,9 @@ def finetune(
 
 def steps_for(data: Encoded, batch_size: int, epochs: int) -> int:
     """Number of updates in `epochs` passes over the data."""
-    return epochs * Plan(data, batch_size, 0).per_epoch
+    if not data.ids:
+        raise StudyError("no examples to train on")
+    return epochs * len(batches(data, batch_size, np.random.default_rng(0)))
 
 
 # Losses
@@ -183,9 +191,11 @@ def translate_train(case: Case, train: Mapping[str, Sequence]) -> list:
     if case.options.translations == "perfect":
         return translated
     rng, languages = np.random.default_rng([case.seed, 61]), list(train)
-    errors = {name: mistranslations(case.world, name) for name in case.targets}
+    errors = {name: {"": mistranslations(case.world, name)} for name in case.targets}
     return [
-        mistranslated(example, errors[languages[at]], rng) if languages[at] in errors else example
+        switched(example, errors[languages[at]], MISTRANSLATED, rng, lower=False)
+        if languages[at] in errors
+        else example
         for example, at in zip(translated, drawn, strict=True)
     ]
 
@@ -205,20 +215,18 @@ def rs_da(case: Case, train: Mapping[str, Sequence]) -> list:
 
 def code_switched(case: Case, train: Mapping[str, Sequence]) -> list:
     """Every example once for each pass, code-switched by a dictionary anew each time (CoSDA-ML)."""
-    rng, examples = np.random.default_rng([case.seed, 19]), []
-    for _ in range(case.params["finetune_epochs"]):
-        for example in train[case.source]:
-            words = (text.split(" ") for text in _texts(example))
-            texts = [" ".join(code_switch(w, case.dictionaries, rng, cross=SWITCHED)) for w in words]
-            examples.append(with_texts(example, texts))
-    return examples
+    rng, passes = np.random.default_rng([case.seed, 19]), range(case.params["finetune_epochs"])
+    return [switched(e, case.dictionaries, SWITCHED, rng) for _ in passes for e in train[case.source]]
 
 
-def mistranslated(example: Example, errors: Mapping[str, Sequence[str]], rng: np.random.Generator) -> Example:
-    """The example with a share of its words replaced by wrong ones of the same language."""
+def switched(
+    example: Example, lexica: Lexica, share: float, rng: np.random.Generator, lower: bool = True
+) -> Example:
+    """The example with a share of its words translated: `noise.code_switch` of either text."""
     words = (text.split(" ") for text in _texts(example))
-    texts = [" ".join(code_switch(w, {"": errors}, rng, cross=MISTRANSLATED, lower=False)) for w in words]
-    return with_texts(example, texts)
+    return with_texts(
+        example, [" ".join(code_switch(w, lexica, rng, cross=share, lower=lower)) for w in words]
+    )
 
 
 def _texts(example: Example) -> tuple[str, str]:

@@ -9,17 +9,15 @@ Shapes: N sequences, P places, B batch, T tokens, H hidden, V vocabulary, C cand
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xltlib.data.tokenization import join
-from xltlib.finetuning.case import Case
 from xltlib.finetuning.methods import Batch, loss_at, standard_loss
 from xltlib.finetuning.options import Options
-from xltlib.finetuning.tasks import Encoded, TaskModel, segments, task_loss
+from xltlib.finetuning.tasks import TaskModel, task_loss
 from xltlib.finetuning.words import Pieces, Places, Vocabulary, find_words, union
 from xltlib.pretraining import models
 from xltlib.pretraining.models import Encoder, device_of, to_device
@@ -34,51 +32,40 @@ PAIRS = 500  # scores of distilled pairs a language: tests compare runs of equal
 # Offline: substitutions
 
 
-class Proposals(NamedTuple):
-    """For each place the best candidate (its row among the words of as many subwords) and its probability;
-    -1 and 0 where there is none."""
-
-    choice: np.ndarray
-    probability: np.ndarray
-
-
 @torch.inference_mode()
 def propose(
     encoder: Encoder, sequences: Sequence[np.ndarray], places: Places, words: Vocabulary,
     second: np.ndarray | None = None, precision: str = "float32", batch_size: int = 128,
-) -> Proposals:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """What the encoder's MLM head puts in place of each word, among the words of one vocabulary.
 
-    The encoder sees the words that it is asked about. Candidates have as many subwords as the word, so that
-    all positions stay aligned; a candidate's score is the product of the probabilities of its subwords at
-    their positions, normalised over the candidates. The word itself is not a candidate. `second` (N,): where
-    the second segment of each sequence begins, for an encoder that wants to know.
+    For each place (P,) the best candidate, its row among the words of as many subwords, and its probability;
+    -1 and 0 where there is none. The encoder sees the words that it is asked about. Candidates have as many
+    subwords as the word, so that all positions stay aligned; a candidate's score is the product of the
+    probabilities of its subwords at their positions, normalised over the candidates. The word itself is not
+    a candidate. `second` (N,): where the second segment of each sequence begins.
     """
-    out, device = Proposals(np.full(len(places.begin), -1), np.zeros(len(places.begin))), device_of(encoder)
+    choice, probability = np.full(len(places.begin), -1), np.zeros(len(places.begin))
+    device = device_of(encoder.eval())
     known = {k: torch.from_numpy(rows).to(device) for k, rows in words.items()}
     edges = np.searchsorted(places.sequence, np.arange(len(sequences) + 1))
-    encoder.eval()
     used = np.unique(places.sequence)
     for rows in epoch_batches([len(sequences[i]) for i in used], batch_size, np.random.default_rng(0)):
         rows = used[rows]
         ids = torch.from_numpy(np.stack([sequences[i] for i in rows])).to(device)
+        begins = None if second is None else torch.from_numpy(second[rows]).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            states = encoder.states(ids, second=begins).float()  # words are told apart in full precision
         at = np.concatenate([np.arange(edges[i], edges[i + 1]) for i in rows])
         line = np.repeat(np.arange(len(rows)), edges[rows + 1] - edges[rows])
-        extra = {}
-        if second is not None:
-            extra["token_type_ids"] = segments(torch.from_numpy(second[rows]).to(device), ids.shape[1])
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            states = encoder.states(ids, **extra)
-        states = states.float()  # words are told apart in full precision
         for k in np.unique(places.length[at]).tolist():
             if k in known:
                 own = places.length[at] == k
-                some, lines = at[own], torch.from_numpy(line[own])
-                cells = torch.from_numpy(places.begin[some])[:, None] + torch.arange(k)
-                where = lines[:, None].to(device), cells.to(device)
+                positions = line[own, None], places.begin[at[own], None] + np.arange(k)
+                where = tuple(torch.from_numpy(x).to(device) for x in positions)
                 best = _best(encoder, states[where], ids[where], known[k])
-                out.probability[some], out.choice[some] = (part.cpu().numpy() for part in best)
-    return out
+                probability[at[own]], choice[at[own]] = (part.cpu().numpy() for part in best)
+    return choice, probability
 
 
 def _best(encoder: Encoder, states: Tensor, own: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,9 +88,9 @@ def substitutions(
     second: np.ndarray | None = None, precision: str = "float32",
 ) -> dict[int, np.ndarray]:  # fmt: skip
     """{number of the place: proposed subwords} for the proposals above the threshold."""
-    proposed = propose(encoder, sequences, places, words, second, precision)
-    good = np.flatnonzero((proposed.choice >= 0) & (proposed.probability > threshold))
-    return {int(i): words[int(places.length[i])][proposed.choice[i]] for i in good}
+    choice, probability = propose(encoder, sequences, places, words, second, precision)
+    good = np.flatnonzero((choice >= 0) & (probability > threshold))
+    return {int(i): words[int(places.length[i])][choice[i]] for i in good}
 
 
 def augment(
@@ -123,32 +110,25 @@ def augment(
     passing = partial(substitutions, encoder, sequences, second=second, precision=precision)
     synonyms = passing(places, words[source], SYNONYM_THRESHOLD) if options.synonyms else {}
     switched: dict[int, np.ndarray] = {}
-    everywhere = union(list(words.values()))
     for number, target in enumerate(targets):
         mine = np.flatnonzero(language[places.sequence] == number)
-        allowed = words[target] if options.restrict else everywhere
-        good = passing(places.where(mine), allowed, options.threshold)
+        good = passing(places.where(mine), _allowed(words, target, options), options.threshold)
         switched |= {int(mine[i]): word for i, word in good.items()}
     twins, counts = [s.copy() for s in sequences], [0, 0]
     draws = rng.random(len(places.begin))
-    for i in range(len(places.begin)):
-        kinds = [kind for kind, words_at in enumerate((synonyms, switched)) if i in words_at]
-        if kinds:
-            kind = kinds[int(draws[i] * len(kinds))]
-            begin = places.begin[i]
-            twins[places.sequence[i]][begin : begin + places.length[i]] = (synonyms, switched)[kind][i]
-            counts[kind] += 1
+    for i in sorted(synonyms.keys() | switched.keys()):
+        kinds = [kind for kind, found in enumerate((synonyms, switched)) if i in found]
+        kind = kinds[int(draws[i] * len(kinds))]
+        sequence, begin, length = (part[i] for part in places)
+        twins[sequence][begin : begin + length] = (synonyms, switched)[kind][i]
+        counts[kind] += 1
     shares = [round(count / max(1, len(everything.begin)), 4) for count in counts]
     return twins, {"synonyms": shares[0], "switched": shares[1]}
 
 
-def twins(case: Case, encoder: Encoder, data: Encoded) -> tuple[list[np.ndarray], dict[str, float]]:
-    """The twin of each training example of a run, and shares of words exchanged."""
-    rng, (pieces, words) = np.random.default_rng([case.seed, 29]), case.vocabularies()
-    return augment(
-        encoder, data.ids, pieces, words, case.source, case.targets, case.options, rng, data.second,
-        case.precision,
-    )  # fmt: skip
+def _allowed(words: Mapping[str, Vocabulary], language: str, options: Options) -> Vocabulary:
+    """What may be proposed for a target language: the words of its text, or of all text."""
+    return words[language] if options.restrict else union(words.values())
 
 
 # Online: mixed embeddings
@@ -208,11 +188,10 @@ def lexicon_scores(
     scores, counts = {}, {}
     everything = find_words(sequences, pieces)
     spelt = [pieces.word(sequences[i][b : b + k]).lower() for i, b, k in zip(*everything, strict=True)]
-    everywhere = union(list(words.values()))
     for language, table in truth.items():
         asked = np.flatnonzero([word in table for word in spelt])
         places, own = everything.where(asked), [spelt[row] for row in asked]
-        allowed = words[language] if options.restrict else everywhere
+        allowed = _allowed(words, language, options)
         good = substitutions(encoder, sequences, places, allowed, options.threshold, precision=precision)
         pairs = [(own[i], pieces.word(new).lower()) for i, new in good.items()]
         right = np.array([translation in table[word] for word, translation in pairs], dtype=float)
@@ -234,17 +213,16 @@ def check_restriction() -> bool:
     """
     encoder, rng = models.tiny(40, 16, 1, 2, seed=0), np.random.default_rng(0)
     sequences = [join(rng.integers(5, 40, 8)) for _ in range(20)]
-    place = [(i, at, 1) for i in range(20) for at in range(1, 9)]
-    places = Places(*np.array(place).T)
+    places = Places(np.repeat(np.arange(20), 8), np.tile(np.arange(1, 9), 20), np.ones(160, int))
     target, others = np.arange(10, 40, 2)[:, None], np.arange(11, 40, 2)[:, None]
-    own = np.array([sequences[i][at] for i, at, _ in place])
-    words = target[propose(encoder, sequences, places, {1: target}).choice, 0]
     free = union([{1: target}, {1: others}])
-    anything = free[1][propose(encoder, sequences, places, free).choice, 0]
-    nothing = propose(encoder, sequences, places, {})
+    own = np.stack(sequences)[:, 1:9].ravel()
+    words = target[propose(encoder, sequences, places, {1: target})[0], 0]
+    anything = free[1][propose(encoder, sequences, places, free)[0], 0]
+    nothing, _ = propose(encoder, sequences, places, {})
     return bool(
         (words % 2 == 0).all() and (words >= 10).all() and (words != own).all()
-        and (anything % 2 == 1).any() and (nothing.choice == -1).all()
+        and (anything % 2 == 1).any() and (nothing == -1).all()
     )  # fmt: skip
 
 

@@ -18,14 +18,17 @@ from xltlib.data.tasks import LABELS
 from xltlib.finetuning import salt, words
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.methods import finetune, standard_loss, steps_for
-from xltlib.finetuning.options import METHODS, TYPO_RATES, Options, first_task
+from xltlib.finetuning.options import METHODS, TYPO_RATES, first_task
 from xltlib.finetuning.tasks import load_model, save_model
 from xltlib.noise import typing as noise
 from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Progress
-from xltlib.store import Result, Spec, load_scores, save_scores
+from xltlib.store import Result, Spec, save_scores
 
+DEVELOPMENT_EXAMPLES = 1_000  # of the source, that say when fine-tuning has come far enough
 LEXICON_EXAMPLES = 2_000  # training examples whose words SALT is asked to translate, at most
+
+Scores = dict[str, np.ndarray]  # by setting and metric: "near" for the first metric, "near#f1" for another
 
 
 def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -36,63 +39,71 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
     text, *encoders = inputs
     source, languages = spec.params["source"], spec.params["languages"]
     if len(encoders) == 1:
-        return _transfer(Case(spec.params, text, languages), encoders[0], directory, progress)
-    targets, parts = [language for language in languages if language != source], []
-    for language, encoder in zip(targets, encoders, strict=True):
-        place = directory / language
-        place.mkdir(exist_ok=True)
-        values = _transfer(Case(spec.params, text, [source, language]), encoder, place, progress)
-        parts.append((values, load_scores(place / "scores.npz")))
-        shutil.rmtree(place)
-    first = parts[0][1]
-    of_source = {name: np.mean([scores[name] for _, scores in parts], axis=0)
-                 for name in first if language_of(name) == source}  # fmt: skip
-    scores = {name: values for _, own in parts for name, values in own.items()} | of_source
+        values, scores = _transfer(Case(spec.params, text, languages), encoders[0], directory, progress)
+    else:
+        targets, parts = [language for language in languages if language != source], []
+        for language, encoder in zip(targets, encoders, strict=True):
+            place = directory / language
+            place.mkdir(exist_ok=True)
+            parts.append(_transfer(Case(spec.params, text, [source, language]), encoder, place, progress))
+            shutil.rmtree(place)
+        values, first = parts[0]
+        scores = {name: own for _, part in parts for name, own in part.items()}
+        for name in (name for name in first if language_of(name) == source):
+            scores[name] = np.mean([part[name] for _, part in parts], axis=0)
+        recall = [own["recall"].items() for own, _ in parts]
+        values["recall"] = {x: row for own in recall for x, row in own if language_of(x) != source}
     save_scores(directory / "scores.npz", scores)
-    recall = {name: row for values, _ in parts for name, row in values["recall"].items()
-              if language_of(name) != source}  # fmt: skip
-    return parts[0][0] | {"means": means(scores), "recall": recall}
+    return values | {"means": means(scores)}
 
 
-def _transfer(case: Case, encoder_run: Result, directory: Path, progress: Progress | None) -> dict:
-    params, entry = case.params, METHODS[case.method]
+def _transfer(
+    case: Case, encoder_run: Result, directory: Path, progress: Progress | None
+) -> tuple[dict[str, Any], Scores]:
+    """What a run of one encoder tells beside its scores, and these; the model is left in the folder."""
+    params, entry, size = case.params, METHODS[case.method], case.params["batch_size"]
     train = case.examples("train", params["train_examples"])
     own = data = case.encode(train[case.source], training=True)
     if entry.changes == "examples":
         data = case.encode(entry.load()(case, train), training=True)
     # all methods get the updates that the source's own examples take, but for RS-DA as it was released
     longer = case.method == "rs_da" and case.options.updates == "released"
-    steps = steps_for(data if longer else own, params["batch_size"], params["finetune_epochs"])
+    steps = steps_for(data if longer else own, size, params["finetune_epochs"])
     name = f"{case.task} by {case.method} from {case.labels['objective']}, seed {case.seed}"
-    encoder = case.encoder(encoder_run.file("config.json").parent)
+    encoder = case.encoder(encoder_run)
     values: dict[str, Any] = {"left_out": data.left_out} if data.left_out else {}
     if entry.changes == "encoder":
         values[case.method] = entry.load()(case, encoder, directory, progress, name)
     loss = entry.load() if entry.changes == "loss" else standard_loss
     if case.method == "salt":
-        twins, values["exchanged"] = salt.twins(case, encoder, data)
+        twins, values["exchanged"] = salt.augment(
+            encoder, data.ids, *case.vocabularies(), case.source, case.targets, case.options,
+            np.random.default_rng([case.seed, 29]), data.second, case.precision,
+        )  # fmt: skip
         loss = partial(loss, options=case.options, seed=case.seed, twins=twins)
-    model = case.model(encoder, case.task)
-    history = finetune(
-        model, data, case.optimization(steps), params["batch_size"], case.seed, loss, directory, progress,
-        name, lambda: case.development_score(model.eval()),
-    )  # fmt: skip
-    if "finetune_until" in params:
+    model, until = case.model(encoder, case.task), params.get("finetune_until", 0.0)
+    development = case.examples("dev", DEVELOPMENT_EXAMPLES)[case.source] if until else []
+
+    def look() -> float:
+        """The mean score (accuracy; F1 in qa) on development examples of the source."""
+        metrics, *_ = case.scored(model, development, case.source)
+        return float(metrics["f1" if case.task == "qa" else ""].mean())
+
+    opt = case.optimization(steps, until)
+    history = finetune(model, data, opt, size, case.seed, loss, directory, progress, name, look)
+    if until:
         steps = history[-1]["step"]
-        looks = [row["score"] for row in history if "score" in row]
-        values["source_development"] = max(looks, default=None)
+        values["source_development"] = max((row["score"] for row in history if "score" in row), default=None)
     test, scores, recall = case.examples("test", params["test_examples"]), {}, {}
-    for setting in case.settings(test):
+    for setting in (x for language in case.languages for x in test if language_of(x) == language):
         metrics, coded, predicted = case.scored(model, test[setting], setting)
         scores |= named(setting, metrics)
         if case.task != "qa":
             shares = evaluation.recall_by_class(coded.targets, predicted, len(LABELS[case.task]))
             recall[setting] = [round(float(x), 4) for x in shares]
     save_model(model, directory)
-    save_scores(directory / "scores.npz", scores)
-    return {
-        "labels": case.labels, "means": means(scores), "recall": recall, "updates": steps, "history": history,
-    } | values  # fmt: skip
+    values |= {"labels": case.labels, "recall": recall, "updates": steps, "history": history}
+    return values, scores
 
 
 def intermediate_task(
@@ -103,15 +114,13 @@ def intermediate_task(
     Passes and learning rate are those of the task itself, without looks at its development examples; the
     output layer is left behind.
     """
-    params, first, place = case.params, first_task(case.task), directory / "intermediate"
+    first, size, place = first_task(case.task), case.params["batch_size"], directory / "intermediate"
     examples, counts = _intermediate_examples(case, first)
     data = case.encode(examples, training=True, task=first)
-    steps = steps_for(data, params["batch_size"], params["finetune_epochs"])
+    steps = steps_for(data, size, case.params["finetune_epochs"])
     place.mkdir(exist_ok=True)
-    finetune(
-        case.model(encoder, first), data, replace(case.optimization(steps), until=0.0),
-        params["batch_size"], case.seed, standard_loss, place, progress, f"{first}, then {name}",
-    )  # fmt: skip
+    model, opt, name = case.model(encoder, first), case.optimization(steps), f"{first}, then {name}"
+    finetune(model, data, opt, size, case.seed, standard_loss, place, progress, name)
     place.rmdir()
     return counts | {"updates": steps}
 
@@ -127,7 +136,11 @@ def _intermediate_examples(case: Case, task: str) -> tuple[list, dict[str, int]]
         sizes = {name: case.text.values["languages"][name]["documents"] for name in known}
     else:
         sizes = {name: synthetic.LANGUAGES[name].text_share for name in case.languages}
-    examples, counts = [], budget(case.options, sizes, np.random.default_rng([case.seed, 31]))
+    examples, counts = [], dict.fromkeys(sizes, case.options.n)
+    if case.options.sampling == "random":  # as many in all, by the sizes of the languages' text
+        rng, shares = np.random.default_rng([case.seed, 31]), np.array(list(sizes.values()))
+        drawn = rng.multinomial(sum(counts.values()), shares / shares.sum())
+        counts = dict(zip(sizes, drawn.tolist(), strict=True))
     for number, (language, count) in enumerate(counts.items()):
         if case.real:
             own = known[language]
@@ -139,15 +152,6 @@ def _intermediate_examples(case: Case, task: str) -> tuple[list, dict[str, int]]
             alone = synthetic.World((language,), case.world.seed)
             examples += synthetic.task_examples(alone, task, count, "train", 1 + number)[language]
     return examples, counts
-
-
-def budget(options: Options, sizes: Mapping[str, float], rng: np.random.Generator) -> dict[str, int]:
-    """Intermediate examples by language: `n` each, or as many in all by the sizes of the languages' text."""
-    if options.sampling == "balanced":
-        return dict.fromkeys(sizes, options.n)
-    shares = np.array(list(sizes.values()))
-    counts = rng.multinomial(options.n * len(sizes), shares / shares.sum())
-    return dict(zip(sizes, counts.tolist(), strict=True))
 
 
 def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -166,7 +170,7 @@ def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: P
         }
     else:
         truth = words.translations(case.world, case.source, case.targets)
-    encoder = case.encoder(encoder_run.file("config.json").parent)
+    encoder = case.encoder(encoder_run)
     scores, counts = salt.lexicon_scores(
         encoder, data.ids, *case.vocabularies(), truth, case.options, case.precision
     )
@@ -181,7 +185,7 @@ def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress
     model = load_model(transfer.file("config.json").parent, case.task, transfer.params["pooling"])
     model = model.to(case.device)
     test = case.examples("test", spec.params["test_examples"])
-    plain = {name: test[name] for name in case.languages if name in test}
+    plain = {name: own for name, own in test.items() if name in case.languages}
     if spec.params["settings"] == "pairs":
         of_pairs = [name for name in plain if name in (spec.params.get("pair_languages") or plain)]
         settings = [(f"{a}|{b}", tasks.cross(plain[a], plain[b])) for a, b in permutations(of_pairs, 2)]
@@ -197,29 +201,30 @@ def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress
 def typo_settings(
     task: str, test: Mapping[str, Sequence], keyboards: Mapping[str, noise.Keyboard], seed: int
 ) -> Iterator[tuple[str, list]]:
-    """Every language under every rate; a word hit at one rate is hit in the same way at a higher one."""
+    """Every language with typing errors in both texts at every rate; words of an answer stay.
+
+    A word hit at one rate is hit in the same way at a higher one.
+    """
     for number, (language, examples) in enumerate(test.items()):
         for rate in TYPO_RATES:
-            rng = np.random.default_rng([seed, 46, number])
-            yield f"{language}@typo{rate:g}", noisy_examples(task, examples, rate, keyboards[language], rng)
+            given = rate, keyboards[language], np.random.default_rng([seed, 46, number])
+            if task == "qa":
+                questions = noise.typo_many([e.question for e in examples], *given)
+                contexts = [noise.noisy_span(e.context, e.answers, *given) for e in examples]
+                changed = [
+                    replace(e, question=question, context=context, answers=answers)
+                    for e, question, (context, answers) in zip(examples, questions, contexts, strict=True)
+                ]
+            else:
+                first = noise.typo_many([e.text_a for e in examples], *given)
+                second = noise.typo_many([e.text_b for e in examples], *given)
+                both = zip(examples, first, second, strict=True)
+                changed = [replace(e, text_a=a, text_b=b) for e, a, b in both]
+            yield f"{language}@typo{rate:g}", changed
 
 
-def noisy_examples(
-    task: str, examples: Sequence, rate: float, keyboard: noise.Keyboard, rng: np.random.Generator
-) -> list:
-    """Examples with typing errors in both texts; words of an answer stay, and its offset is mapped."""
-    if task == "qa":
-        questions = noise.typo_many([e.question for e in examples], rate, keyboard, rng)
-        contexts = [noise.noisy_span(e.context, e.answers, rate, keyboard, rng) for e in examples]
-        changed = zip(examples, questions, contexts, strict=True)
-        return [replace(e, question=q, context=c, answers=a) for e, q, (c, a) in changed]
-    sides = [noise.typo_many(texts, rate, keyboard, rng)
-             for texts in ([e.text_a for e in examples], [e.text_b for e in examples])]  # fmt: skip
-    return [replace(e, text_a=a, text_b=b) for e, a, b in zip(examples, *sides, strict=True)]
-
-
-def named(setting: str, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scores by setting and metric: "near" for the first metric, "near#f1" for another."""
+def named(setting: str, metrics: Mapping[str, np.ndarray]) -> Scores:
+    """The metrics of a setting by its name and theirs."""
     return {f"{setting}#{metric}" if metric else setting: values for metric, values in metrics.items()}
 
 

@@ -6,7 +6,7 @@ Shapes: N sequences, P places, T tokens, C words of a vocabulary.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,37 +83,28 @@ def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
 
 def word_counts(documents: Sequence[np.ndarray], pieces: Pieces) -> Counter[str]:
     """How often a language's text has each of its words, in lower case."""
-    counts: Counter[str] = Counter()
-    for words, numbers in _distinct(documents, pieces).values():
-        for word, number in zip(words, numbers.tolist(), strict=True):
-            counts[pieces.word(word).lower()] += number
-    return counts
+    places = zip(*find_words(documents, pieces), strict=True)
+    return Counter(pieces.word(documents[i][begin : begin + k]).lower() for i, begin, k in places)
 
 
-def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, np.ndarray]:
+def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> Vocabulary:
     """The distinct words of a language's text, by their number of subwords."""
-    return {k: words for k, (words, _) in _distinct(documents, pieces).items()}
-
-
-def _distinct(documents: Sequence[np.ndarray], pieces: Pieces) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """The distinct words of k subwords, (C, k), and how often the text has each, (C,), by k."""
     places, flat = find_words(documents, pieces), np.concatenate(documents)
     sizes = np.array([len(document) for document in documents])
     first = places.begin + (np.cumsum(sizes) - sizes)[places.sequence]
-    out = {}
-    for k in np.unique(places.length).tolist():
-        words = flat[first[places.length == k][:, None] + np.arange(k)]
-        out[k] = np.unique(words, axis=0, return_counts=True)
-    return out
-
-
-def union(vocabularies: Sequence[Vocabulary]) -> dict[int, np.ndarray]:
-    """The words of all: what is proposed when the restriction to one language is lifted."""
-    lengths = sorted({length for words in vocabularies for length in words})
     return {
-        k: np.unique(np.concatenate([words[k] for words in vocabularies if k in words]), axis=0)
-        for k in lengths
+        k: np.unique(flat[first[places.length == k][:, None] + np.arange(k)], axis=0)
+        for k in np.unique(places.length).tolist()
     }
+
+
+def union(vocabularies: Iterable[Vocabulary]) -> Vocabulary:
+    """The words of all: what is proposed when the restriction to one language is lifted."""
+    by_length: dict[int, list[np.ndarray]] = {}
+    for words in vocabularies:
+        for length, rows in words.items():
+            by_length.setdefault(length, []).append(rows)
+    return {length: np.unique(np.concatenate(rows), axis=0) for length, rows in by_length.items()}
 
 
 # Words of the synthetic languages

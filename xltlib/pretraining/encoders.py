@@ -19,7 +19,7 @@ from xltlib.pretraining.objectives import (
     objective_loss,
     tokens_read,
 )
-from xltlib.pretraining.options import Options
+from xltlib.pretraining.options import SHAPE, Options
 from xltlib.pretraining.training import Optimization, Pool, Progress, fit
 from xltlib.store import Result, Spec
 
@@ -33,24 +33,21 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
     """Pre-train on documents, from scratch or from a published model ("base"), or go on from a base."""
     params, objective = spec.params, spec.params["objective"]
     base, text = (None, inputs[0]) if objective == "base" else (inputs[0], inputs[2])
-    model = (base.params if base else params).get("model", "")
+    published = (base.params if base else params).get("model", "")
+    special = tokenization.specials(tokenizer_of(text)) if published else tokenization.OWN
     recipe = Recipe(
         params["batch_size"], params["mask_rate"], params["seed"], params.get("document_share", 1.0),
-        tokenization.specials(tokenizer_of(text)) if model else tokenization.OWN,
-        params.get("batch_tokens", 0),
+        special, params.get("batch_tokens", 0),
     )  # fmt: skip
-    device = models.device(params.get("device", "cpu"))
-    encoder = (models.load(base.file("config.json").parent) if base else _start(model, text, params)).to(
-        device
-    )
+    encoder = models.load(base.file("config.json").parent) if base else _start(published, text, params)
+    encoder = encoder.to(models.device(params.get("device", "cpu")))
     loss = document_loss(encoder, *document_pools(text), recipe)
-    steps, lr = (params[f"{'continue' if base else 'pretrain'}_{name}"] for name in ("steps", "lr"))
     if base:
-        _, pairs, _, *linked = inputs
-        options, linked = Options(**params.get("options", {})), linked[0] if linked else None
+        pairs, linked = inputs[1], next(iter(inputs[3:]), None)
+        options = Options(**params.get("options", {}))
         languages = [params["target"]] if "target" in params else list(pairs.values["pairs"])
         if objective == "mixed":
-            texts = mixed_texts(pairs, linked, text, languages, options, params["seed"])
+            texts = mixed_texts(pairs, linked, text, languages, options.pairs, params["seed"])
         else:
             texts = parallel_texts(pairs, linked, languages, options.pairs)
         loss = interleaved(objective_loss(objective, encoder, texts, recipe, options), loss, recipe)
@@ -60,9 +57,9 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
         encoder.embeddings().requires_grad_(False)  # the head is tied to them
     if params.get("compile"):
         models.compiled(encoder)
+    steps, lr = (params[f"{'continue' if base else 'pretrain'}_{name}"] for name in ("steps", "lr"))
     opt = Optimization(steps, lr, precision=params.get("precision", "float32"), seed=params["seed"])
-    name = f"encoder {objective}, seed {params['seed']}"
-    history = fit(encoder, loss, opt, directory, progress, name)
+    history = fit(encoder, loss, opt, directory, progress, f"encoder {objective}, seed {params['seed']}")
     encoder.cpu().save(directory)
     counted = {"tokens": tokens_read(history)} if recipe.batch_tokens else {}
     return {"parameters": models.parameter_count(encoder), "history": history} | counted
@@ -72,7 +69,7 @@ def _start(model: str, text: Result, params: Mapping) -> models.Encoder:
     """The encoder that pre-training starts from: a published one by its name or folder, or a new tiny one."""
     words = text.values["vocab_size"]
     if not model:
-        shape = {name: params[name] for name in ("hidden_size", "num_layers", "num_heads")}
+        shape = {name: params[name] for name in SHAPE}
         return models.tiny(words, seed=params["seed"], **shape)
     encoder = models.load(hub.find_model(model))
     if "cut_subwords" in text.params:
@@ -86,12 +83,13 @@ def _start(model: str, text: Result, params: Mapping) -> models.Encoder:
     return encoder
 
 
-def document_pools(text: Result) -> tuple[list[Pool], list[float]]:
+def document_pools(text: Result) -> tuple[list[Pool], np.ndarray]:
     """Documents by language, and how often each is drawn: by the square root of its size, as is usual."""
+    sizes = {name: own["documents"] for name, own in text.values["languages"].items()}
     with np.load(text.file("documents.npz"), allow_pickle=False) as arrays:
-        languages = list(text.values["languages"])
-        pools = [Pool(tokenization.unpack(arrays[f"{x}/values"], arrays[f"{x}/ends"])) for x in languages]
-    return pools, [text.values["languages"][x]["documents"] ** 0.5 for x in languages]
+        pools = [Pool(tokenization.unpack(arrays[f"{x}/values"], arrays[f"{x}/ends"])) for x in sizes]
+    roots = np.array([size**0.5 for size in sizes.values()])
+    return pools, roots / roots.sum()
 
 
 # Pairs and their links
@@ -110,7 +108,7 @@ def parallel_texts(
                 sides[name] = tokenization.unpack(arrays[f"{key}/values"], arrays[f"{key}/ends"])
             kept = kept_pairs(language, len(sides["source"]), share)
             source, target, *words = (side[:kept] for side in sides.values())
-            links = _read_links(linked, language) if linked else []
+            links = read_links(linked, language) if linked else []
             if linked and linked.params["links"] == "subword":
                 links = [one_to_one(own) for own in links]
             elif linked:
@@ -119,7 +117,8 @@ def parallel_texts(
     return texts
 
 
-def _read_links(linked: Result, language: str) -> list[np.ndarray]:
+def read_links(linked: Result, language: str) -> list[np.ndarray]:
+    """The links of each pair of a language, each (L, 2)."""
     with np.load(linked.file("links.npz"), allow_pickle=False) as arrays:
         return link_lists(arrays, language)
 
@@ -156,25 +155,21 @@ def subword_links(links: np.ndarray, source_words: Sequence[int], target_words: 
 
 
 def mixed_texts(
-    pairs: Result, linked: Result | None, text: Result, languages: Sequence[str], options: Options, seed: int
+    pairs: Result, linked: Result | None, text: Result, languages: Sequence[str], share: float, seed: int
 ) -> list[ParallelText]:
-    """The sentences of the pairs code-switched: the source's into all target languages, the targets' into it.
+    """A share of the pairs code-switched: the source's side into all target languages, the targets' into it.
 
-    Each sentence is switched once; its words are drawn by the seed, its language and its place alone.
-    StudyError where real languages have no lexicon but a gold one.
+    Each sentence is switched once; its words are drawn by the seed, its language and its place alone. The
+    lexicon is that of the links, or the synthetic languages' own.
     """
-    if linked is None and text.params.get("data", "synthetic") != "synthetic":
-        raise StudyError(
-            "objective mixed: lexicon=gold: only the synthetic languages have one: take lexicon=estimated"
-        )
     encode, source = tokenization.WordEncoder(tokenizer_of(text)), pairs.params["source"]
     sides, forward, backward = {}, {}, {}
     for language in languages:
         both = [read_sentences(pairs, language, side) for side in ("source", "target")]
-        kept = kept_pairs(language, len(both[0]), options.pairs)
+        kept = kept_pairs(language, len(both[0]), share)
         sides[language] = both = [side[:kept] for side in both]
         if linked:
-            links = _read_links(linked, language)
+            links = read_links(linked, language)
             forward[language] = linked_lexicon(*both, links)
             backward[language] = linked_lexicon(*both[::-1], [pair[:, ::-1] for pair in links])
         else:

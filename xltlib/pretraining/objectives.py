@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xltlib import StudyError
 from xltlib.data.tokenization import OWN, Specials, join
-from xltlib.pretraining.models import Encoder, to_device
+from xltlib.pretraining.models import Encoder, device_of, to_device
 from xltlib.pretraining.options import OBJECTIVES, Options
 from xltlib.pretraining.training import Pool, pad
 
@@ -204,10 +204,6 @@ class Recipe:
         """The generator of one step: all that is random there depends on the seed and the step alone."""
         return np.random.default_rng([self.seed, step])
 
-    def draw(self, pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The sequences of one update (B, T), and their numbers (B,)."""
-        return pool.draw(rng, self.batch_size, self.batch_tokens)
-
     def counted(self, parts: dict[str, Tensor], tokens: int) -> dict[str, Tensor]:
         """The parts of a loss, with the tokens that were read where updates are measured by them."""
         if not self.batch_tokens:
@@ -221,9 +217,9 @@ def tokens_read(history: list[dict[str, float]]) -> int:
     return sum(round(n * point.pop("tokens")) for n, point in zip(np.diff(ends), history, strict=True))
 
 
-def document_loss(encoder: Encoder, pools: Sequence[Pool], weights: Sequence[float], recipe: Recipe) -> Loss:
-    """MLM on documents of all languages; `weights`: how often each language is drawn."""
-    return _sequence_loss(mlm_loss, encoder, pools, recipe, p=np.asarray(weights, float) / np.sum(weights))
+def document_loss(encoder: Encoder, pools: Sequence[Pool], chances: np.ndarray, recipe: Recipe) -> Loss:
+    """MLM on documents of all languages; `chances`: how often each language is drawn."""
+    return _sequence_loss(mlm_loss, encoder, pools, recipe, chances=chances)
 
 
 def interleaved(objective: Loss, documents: Loss, recipe: Recipe) -> Loss:
@@ -241,8 +237,6 @@ def objective_loss(
     unpaired control of the paired ones, and that of "mixed", whose texts come code-switched: both go through
     the same sequences, so that "mixed" without a translated word is "mlm".
     """
-    if name not in OBJECTIVES:
-        raise StudyError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
     entry, function = OBJECTIVES[name], OBJECTIVES[name].load()
     if "lambda_" in entry.options:
         function = partial(function, weight=(options or Options()).lambda_)
@@ -268,33 +262,27 @@ def _unpaired(text: ParallelText, recipe: Recipe) -> Pool:
 
 def _sequence_loss(
     function: Callable, encoder: Encoder, pools: Sequence[Pool], recipe: Recipe,
-    partners: Sequence[Sequence[np.ndarray]] = (), p: np.ndarray | None = None,
+    partners: Sequence[Sequence[np.ndarray]] = (), chances: np.ndarray | None = None,
 ) -> Loss:  # fmt: skip
-    """Masked words of sequences, at each step from one pool, drawn by the chances `p` or as any other."""
+    """Masked words of sequences, at each step from one pool, drawn by its chance or as any other."""
     _require_room(encoder, max(pool.lengths[-1] for pool in pools))
 
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
-        number = rng.choice(len(pools), p=p)
-        ids, rows = recipe.draw(pools[number], rng)
+        number = rng.choice(len(pools), p=chances)
+        ids, rows = pools[number].draw(rng, recipe.batch_size, recipe.batch_tokens)
         batch = mask_tokens(ids, recipe.mask_rate, encoder.vocab_size, rng, recipe.special)
         if partners:
             batch = batch.linked(torch.from_numpy(np.stack([partners[number][row] for row in rows])))
-        batch = batch.to(encoder.device)
-        types = segments(batch.inputs, recipe.special) if encoder.two_segments else None
-        states = encoder.states(batch.inputs, token_type_ids=types)
+        batch = batch.to(device_of(encoder))
+        second = None
+        if encoder.two_segments:  # the second begins after the first separators
+            between = recipe.special.between
+            second = (batch.inputs == between[0]).long().argmax(1) + len(between)
+        states = encoder.states(batch.inputs, second=second)
         return recipe.counted(function(encoder.logits, states, batch), ids.size)
 
     return loss
-
-
-def segments(ids: Tensor, special: Specials = OWN) -> Tensor:
-    """0 in [CLS] a [SEP], 1 in b [SEP], for [CLS] a [SEP] b [SEP]: (B, T) -> (B, T).
-
-    The second begins after the first run of separators, as in `<s> a </s></s> b </s>`.
-    """
-    middle = (ids == special.between[0]).long().argmax(1, keepdim=True)
-    return (torch.arange(ids.shape[1], device=ids.device) >= middle + len(special.between)).long()
 
 
 def _sides_loss(function: Callable, encoder: Encoder, texts: Sequence[ParallelText], recipe: Recipe) -> Loss:
@@ -310,11 +298,11 @@ def _sides_loss(function: Callable, encoder: Encoder, texts: Sequence[ParallelTe
     def loss(step: int) -> dict[str, Tensor]:
         rng = recipe.rng(step)
         number = rng.integers(len(pools))
-        ids, rows = recipe.draw(pools[number], rng)
+        ids, rows = pools[number].draw(rng, recipe.batch_size, recipe.batch_tokens)
         others, links = ([side[number][row] for row in rows] for side in (targets, [t.links for t in texts]))
         at = np.repeat(np.arange(len(rows)), [len(own) for own in links])  # the row of each link (L,)
         arrays = ids, *pad(others, recipe.special.pad), at, np.concatenate(links) + begin
-        inputs, target, mask, at, ends = (to_device(torch.as_tensor(x), encoder.device) for x in arrays)
+        inputs, target, mask, at, ends = (to_device(torch.as_tensor(x), device_of(encoder)) for x in arrays)
         states, foreign = encoder.states(inputs), encoder.states(target, mask)
         with torch.no_grad():
             start = frozen.states(inputs)

@@ -10,11 +10,7 @@ from importlib import import_module
 from typing import Literal
 
 from xltlib import StudyError
-from xltlib.params import Settings, changed, matching, par, parse_options
-
-# published models without a head for masked words: pre-training on documents trains theirs, and nothing else
-HEADLESS = ("multilingual-e5-small", "intfloat/multilingual-e5-small")
-LINK_KINDS = r"estimated|grown|subword|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)"
+from xltlib.params import LinkKind, Settings, changed, par, parse_options
 
 SHAPE = ("hidden_size", "num_layers", "num_heads")
 _COMMON = (*SHAPE, "mask_rate", "predicted", "epochs", "joint", "pairs")
@@ -85,7 +81,7 @@ class Options(Settings):
     epochs: float = par(1.0, "updates, in units of the profile's continue_steps", low=0.01, high=100.0)
     joint: bool = par(True, "one encoder for all target languages; false: one each, with equal updates for a language")
     pairs: float = par(1.0, "share of its translation pairs that the language with little text has, or each real target language; links and lexicons are estimated on these alone", low=0.001, high=1.0)
-    links: matching(LINK_KINDS) = par("estimated", "estimated (both directions intersected), grown (grow-diag-final-and), gold, random, or corrupt0.5 (gold, with any share corrupted)")
+    links: LinkKind = par("estimated", "estimated (both directions intersected), gold, random, or corrupt0.5 (gold, with any share corrupted)")
     lambda_: float = par(1.0, "weight of WEAM's cross-lingual prediction", low=0.0, high=100.0)
     lexicon: Literal["gold", "estimated"] = par("gold", "translations of code-switched words: of the languages' own stems (gold), or by links of the pairs (estimated)")
     hidden_size: int = par(0, "width of the encoder's vectors; 0: the profile's", low=0, high=8192)
@@ -100,15 +96,15 @@ def options(objective: str, text: str = "") -> Options:
     foreign = set(changed(parsed)) - set(OBJECTIVES[objective].options)
     if foreign:
         raise StudyError(f"objective {objective} has no option {', '.join(sorted(foreign))}, found {text!r}")
-    if parsed.links == "subword":
-        other = "subword_weam and subword_aligned"
-        raise StudyError(f"objective {objective}: links=subword is what {other} stand for: take these")
-    return parsed.replace(links="subword") if objective.startswith("subword_") else parsed
+    return parsed
 
 
-def needs_links(objective: str, options: Options) -> bool:
-    """Whether the objective is trained on links of the pairs (their kind: `options.links`)."""
-    return OBJECTIVES[objective].linked or (objective == "mixed" and options.lexicon == "estimated")
+def link_kind(objective: str, options: Options) -> str:
+    """The kind of the links that an objective is trained on, as `Runs.links` takes it; "" for none."""
+    if objective.startswith("subword_"):
+        return "subword"
+    needed = OBJECTIVES[objective].linked or (objective == "mixed" and options.lexicon == "estimated")
+    return options.links if needed else ""
 
 
 class SpanOptions(Settings):

@@ -1,7 +1,7 @@
 """Runs that probe an encoder before any task: retrieval of translations, word links, and tags."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ STRENGTHS = (1e-4, 1e-3, 1e-2)  # of L2, against the mean loss; the best for the
 TAGGING_LIMITS = {"zh": "PUD is in traditional characters, the Chinese text trained on in simplified ones"}
 
 Words = Sequence[Sequence[str]]
-Probed = tuple[
-    dict[str, dict[str, list[float]]], dict[str, np.ndarray]
-]  # measures by layer, hits; by language
+# by language: measures by layer, and hits in the last one
+Probed = tuple[dict[str, dict[str, list[float]]], dict[str, np.ndarray]]
+Tagger = Callable[[np.ndarray], np.ndarray]  # vectors (W, H) to labels (W,)
 
 
 class Reader:
@@ -67,24 +67,18 @@ class Reader:
 
     def words(self, sentences: Words, language: str, last: bool = False) -> list[list[np.ndarray]]:
         """By layer, each sentence's words (W, H): the mean of a word's subwords; zeros for one without."""
-        ids, pieces = self._pieces(sentences, language)
-        return [
-            [_word_means(states, spans) for states, spans in zip(layer, pieces, strict=True)]
-            for layer in self.states(ids, last)
-        ]
-
-    def _pieces(self, sentences: Words, language: str) -> tuple[list[list[int]], list[np.ndarray]]:
-        """Ids of sentences given as words, and of each word the first subword and the one after its last."""
         blank, texts, places = "" if language in UNSPACED else " ", [], []
         for words in sentences:
             cleaned = [clean(word, nfkc=True) for word in words]
-            ends = np.cumsum([len(word) + len(blank) for word in cleaned]).tolist()
+            starts = np.cumsum([0, *(len(word) + len(blank) for word in cleaned)]).tolist()
             texts.append(blank.join(cleaned))
-            places.append(
-                [(e - len(blank) - len(w), e - len(blank)) for w, e in zip(cleaned, ends, strict=True)]
-            )
+            places.append([(a, a + len(word)) for a, word in zip(starts, cleaned, strict=False)])
         ids, spans = tokenization.encode_texts(self.tokenizer, texts)
-        return ids, [tokenization.overlaps(a, b) for a, b in zip(places, spans, strict=True)]
+        pieces = [tokenization.overlaps(*both) for both in zip(places, spans, strict=True)]
+        return [
+            [_word_means(*both) for both in zip(layer, pieces, strict=True)]
+            for layer in self.states(ids, last)
+        ]
 
 
 def _word_means(states: np.ndarray, pieces: np.ndarray) -> np.ndarray:
@@ -121,24 +115,20 @@ def _probe_synthetic(params: Mapping, reader: Reader, text: Result) -> Probed:
         ]
     values, scores, source = {}, {}, params["source"]
     for language in (name for name in params["languages"] if name != source):
-        gold = [
-            synthetic.gold_links(a, b) for a, b in zip(sentences[source], sentences[language], strict=True)
-        ]
-        sure, possible = ([np.array(pair[k]) for pair in gold] for k in (0, 1))
-        own: dict[str, list[float]] = {"sentences": [], "words": [], "aer": []}
-        for both in zip(vectors[source], vectors[language], strict=True):
-            means = [np.stack([one.mean(0) for one in side]) for side in both]
-            hits = evaluation.retrieval_scores(links.similarity(*means))["forward"]
-            words = [
+        both = zip(sentences[source], sentences[language], strict=True)
+        sure, possible = zip(*(map(np.array, synthetic.gold_links(a, b)) for a, b in both), strict=True)
+        own = values[language] = {"sentences": [], "words": [], "aer": []}
+        for layer in zip(vectors[source], vectors[language], strict=True):
+            means = [np.stack([one.mean(0) for one in side]) for side in layer]
+            scores[language] = evaluation.retrieval_scores(links.similarity(*means))["forward"]
+            a, b = (
                 np.concatenate([one[at[:, k]] for one, at in zip(side, sure, strict=True)])[:1000]
-                for k, side in enumerate(both)
-            ]
-            nearest = links.similarity(*words).argmax(1)
-            right = (words[1][nearest] == words[1]).all(1)  # a word's own vector, wherever it stands
-            own["sentences"].append(_round(hits.mean()))
-            own["words"].append(_round(right.mean()))
-            own["aer"].append(_error_rate(both, sure, possible))
-        values[language], scores[language] = own, hits
+                for k, side in enumerate(layer)
+            )
+            right = (b[links.similarity(a, b).argmax(1)] == b).all(1)  # a word's vector, wherever it stands
+            own["sentences"].append(round(float(scores[language].mean()), 4))
+            own["words"].append(round(float(right.mean()), 4))
+            own["aer"].append(_error_rate(layer, sure, possible))
     return values, scores
 
 
@@ -148,28 +138,22 @@ def _probe_published(params: Mapping, reader: Reader, text: Result) -> Probed:
     for language in (name for name in params["languages"] if name != source):
         own = values[language] = {}
         for setting, pairs in real_data.retrieval_pairs(params, language).items():
-            sides = (reader.sentences(side) for side in zip(*pairs, strict=True))
-            hits = [
-                evaluation.retrieval_scores(links.similarity(a, b))["forward"]
-                for a, b in zip(*sides, strict=True)
-            ]
-            own[MEASURES[setting]] = [_round(x.mean()) for x in hits]
+            layers = zip(*(reader.sentences(side) for side in zip(*pairs, strict=True)), strict=True)
+            hits = [evaluation.retrieval_scores(links.similarity(*both))["forward"] for both in layers]
+            own[MEASURES[setting]] = [round(float(x.mean()), 4) for x in hits]
             scores[language + setting] = hits[-1]
         if "alignment" in params["probes"] and real_data.has_gold(source, language):
             pairs, gold = real_data.gold_alignments(source, language)
-            sides = zip((source, language), zip(*pairs, strict=True), strict=True)
-            layers = zip(*(reader.words(list(side), name) for name, side in sides), strict=True)
-            own["aer"] = [
-                _error_rate([links.centred(side) for side in both], gold.sure, gold.possible)
-                for both in layers
-            ]
+            sides = zip(zip(*pairs, strict=True), (source, language), strict=True)
+            layers = zip(*(reader.words(*side) for side in sides), strict=True)
+            own["aer"] = [_error_rate(map(links.centred, both), gold.sure, gold.possible) for both in layers]
     return values, scores
 
 
-def _error_rate(both: Sequence[Sequence[np.ndarray]], sure: links.Links, possible: links.Links) -> float:
+def _error_rate(both: Iterable[Sequence[np.ndarray]], sure: links.Links, possible: links.Links) -> float:
     """AER of the words (W, H) of each sentence in two languages that are nearest to one another."""
     mutual = [links.argmax_links(links.similarity(x, y)) for x, y in zip(*both, strict=True)]
-    return _round(links.aer(mutual, sure, possible).aer)
+    return round(float(links.aer(mutual, sure, possible).aer), 4)
 
 
 def pud(params: Mapping) -> dict[str, list[TaggedSentence]]:
@@ -204,58 +188,39 @@ def build_tagging(spec: Spec, inputs: list[Result], directory: Path, progress: P
     """
     params, reader = spec.params, Reader(*inputs)
     sentences, source = pud(params), params["source"]
-    vectors = {
-        language: reader.words(
-            [s.words for s in (own if language == source else own[TESTED])], language, True
-        )[0]
-        for language, own in sentences.items()
-    }
-    scores, strengths = {}, {}
+    vectors, scores, strengths = {}, {}, {}
+    for language, own in sentences.items():
+        read = own if language == source else own[TESTED]
+        (vectors[language],) = reader.words([s.words for s in read], language, last=True)
     for name in ("", "#deprel"):
-        classifier = _fit(vectors[source], [tag_sets(s)[name] for s in sentences[source]])
-        strengths[name.removeprefix("#") or "tags"] = classifier.strength
+        gold = [tag_sets(s)[name] for s in sentences[source]]
+        words, tags = np.concatenate(vectors[source][TRAINED]), np.concatenate(gold[TRAINED])
+        taggers = {strength: tagger(words, tags, strength) for strength in STRENGTHS}
+        chosen = {x: _accuracies(one, vectors[source][CHOSEN], gold[CHOSEN]) for x, one in taggers.items()}
+        best = strengths[name.removeprefix("#") or "tags"] = max(STRENGTHS, key=lambda x: chosen[x].mean())
         for language, own in sentences.items():
             tested = vectors[language][TESTED] if language == source else vectors[language]
             gold = [tag_sets(s)[name] for s in own[TESTED]]
-            scores[language + name] = _accuracies(classifier, tested, gold)
+            scores[language + name] = _accuracies(taggers[best], tested, gold)
     save_scores(directory / "scores.npz", scores)
     means = {name: round(float(x.mean()), 6) for name, x in scores.items()}
     limits = {x: text for x, text in TAGGING_LIMITS.items() if x in sentences}
     return {"labels": params["labels"], "means": means, "l2": strengths, "limits": limits}
 
 
-class Classifier:
-    """Softmax regression on standardised vectors."""
+def tagger(vectors: np.ndarray, tags: np.ndarray, strength: float) -> Tagger:
+    """Softmax regression on standardised vectors (W, H), with L2 of this strength."""
+    mean, width = vectors.mean(0), vectors.std(0) + 1e-6
+    names, targets = np.unique(tags, return_inverse=True)
 
-    def __init__(self, vectors: np.ndarray, labels: Sequence[str], strength: float) -> None:
-        self.strength = strength
-        self.mean, self.width = vectors.mean(0), vectors.std(0) + 1e-6
-        self.labels, targets = np.unique(np.asarray(labels), return_inverse=True)
-        self.weights = evaluation.softmax_regression(self._inputs(vectors), targets, strength)
+    def inputs(x: np.ndarray) -> np.ndarray:
+        return np.column_stack([(x - mean) / width, np.ones(len(x))])
 
-    def _inputs(self, vectors: np.ndarray) -> np.ndarray:
-        """Standardised, with a last column of ones."""
-        return np.column_stack([(vectors - self.mean) / self.width, np.ones(len(vectors))])
-
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """The label of each vector (N,)."""
-        return self.labels[(self._inputs(vectors) @ self.weights).argmax(axis=1)]
+    weights = evaluation.softmax_regression(inputs(vectors), targets, strength)
+    return lambda x: names[(inputs(x) @ weights).argmax(axis=1)]
 
 
-def _fit(vectors: Sequence[np.ndarray], gold: Sequence[Sequence[str]]) -> Classifier:
-    """Of the classifiers of all strengths the best on the sentences kept for the choice."""
-    words, labels = np.concatenate(vectors[TRAINED]), [label for own in gold[TRAINED] for label in own]
-    tried = [Classifier(words, labels, strength) for strength in STRENGTHS]
-    return max(tried, key=lambda one: _accuracies(one, vectors[CHOSEN], gold[CHOSEN]).mean())
-
-
-def _accuracies(
-    classifier: Classifier, vectors: Sequence[np.ndarray], gold: Sequence[Sequence[str]]
-) -> np.ndarray:
+def _accuracies(tell: Tagger, vectors: Sequence[np.ndarray], gold: Sequence[Sequence[str]]) -> np.ndarray:
     """The share of right labels in each sentence (N,)."""
-    scores = evaluation.tagging_scores(gold, [classifier(one).tolist() for one in vectors])
+    scores = evaluation.tagging_scores(gold, [tell(one).tolist() for one in vectors])
     return scores["correct"] / scores["words"]
-
-
-def _round(value: float) -> float:
-    return round(float(value), 4)

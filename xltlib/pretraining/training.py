@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib import StudyError
 from xltlib.data.tokenization import PAD
-from xltlib.store import read_json, seal, sha256_file, write_json
 
 Progress = Callable[[str], None]
 
-PRECISIONS = ("float32", "bfloat16")
+CHECKPOINT = "checkpoint.pt"
+TELLING = 10.0  # seconds between two lines of progress, at least
 SAVING = 0.05  # share of the time that checkpoints may take: those of a large model are gigabytes
 WAITED_FOR = ("cpu",)  # where the loss is read after each update; to read it from a GPU would hold it up
 
@@ -37,15 +36,11 @@ class Optimization:
     clip: float = 1.0  # largest norm of the gradient
     log_every: int = 100  # updates averaged in one point of the history
     checkpoint_seconds: float = 20.0  # work that a killed run may lose (0: one update), or what SAVING allows
-    precision: str = "float32"  # of matrix products; with "bfloat16" weights and updates stay in 32 bits
+    precision: str = "float32"  # of matrix products, or "bfloat16": weights and updates stay in 32 bits
     seed: int = 0  # of what layers draw (dropout)
     until: float = 0.0  # score at which the rate begins to fall to 0; 0: it falls from the warm-up on
     look_every: int = 250  # updates between two looks
     cooldown: int = 250  # updates in which the rate falls from its peak to 0 once a look has reached `until`
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise StudyError(f"precision {self.precision!r} is not known: {' or '.join(PRECISIONS)}")
 
 
 def learning_rate(step: int, opt: Optimization, end: int | None = None) -> float:
@@ -62,74 +57,78 @@ def learning_rate(step: int, opt: Optimization, end: int | None = None) -> float
 
 
 def fit(
-    model: nn.Module,
-    loss: Callable[[int], dict[str, Tensor]],
-    opt: Optimization,
-    directory: Path | None = None,
-    progress: Progress | None = None,
-    name: str = "training",
+    model: nn.Module, loss: Callable[[int], dict[str, Tensor]], opt: Optimization,
+    directory: Path | None = None, progress: Progress | None = None, name: str = "training",
     look: Callable[[], float] | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float]]:  # fmt: skip
     """Update the model's weights that want gradients, where they are; the history of the loss and its parts.
 
     With `opt.until` it ends `opt.cooldown` updates after the first look whose score reaches that.
 
-    Parameters
-    ----------
     loss : the parts by name at a step (from 0); `loss` is minimised. Only a function of step and weights
         makes a resume exact; torch's own generators (dropout) are seeded by `opt.seed` and the step.
     directory : where checkpoints go; an earlier one found there is resumed.
     look : the model's score, asked for every `opt.look_every` updates; it must leave the weights alone.
 
-    Raises StudyError when the loss or its gradient is not finite: at once, or on a GPU at the next point of
-    the history or checkpoint; the message names the first such step either way.
+    Raises StudyError, with the step, when the loss or its gradient is not finite: at once, or on a GPU at the
+    next point of the history or checkpoint.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = _optimizer(named, opt)
-    checkpoint = _Checkpoint(directory, named, optimizer)
-    step, history, sums = checkpoint.restore()
+    optimizer, checkpoint = _optimizer(named, opt), directory and directory / CHECKPOINT
+    step, history, sums = _restored(checkpoint, named, optimizer)
     end = next((row["end"] for row in history if "end" in row), opt.steps)
-    device = next(iter(named.values())).device
-    log = _Log(name, opt, checkpoint, sums)
-    meter, saved, pause = _Meter(progress, name, opt.steps, step), time.monotonic(), opt.checkpoint_seconds
+    device, waiting, first = next(iter(named.values())).device, [], step
+    begun, pause = time.monotonic(), opt.checkpoint_seconds
+    told = saved = begun
     model.train()
     while step < end:
-        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate(step, opt, end)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, opt, end)
         with _forward(device, opt, step):
             parts = loss(step)
         parts["loss"].backward()
-        log.add(step, parts, torch.nn.utils.clip_grad_norm_(named.values(), opt.clip))
+        norm = torch.nn.utils.clip_grad_norm_(named.values(), opt.clip)
+        waiting.append((step, list(parts), torch.stack([norm, *(part.detach() for part in parts.values())])))
         if device.type in WAITED_FOR:
-            log.read()
+            _add(waiting, sums, name, opt)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         step += 1
         if step % opt.log_every == 0 or step == end:
+            _add(waiting, sums, name, opt)
             count = (step - 1) % opt.log_every + 1
-            history.append({"step": step} | {key: total / count for key, total in log.read().items()})
-            log.sums = {}
-            meter.tell(step, history[-1]["loss"])
+            history.append({"step": step, **{key: total / count for key, total in sums.items()}})
+            sums = {}
+            if progress and (time.monotonic() - told > TELLING or step == end):
+                told = time.monotonic()
+                progress(f"{name}: {_line(history[-1], opt.steps, (step - first) / (told - begun))}")
         if opt.until and end == opt.steps and step % opt.look_every == 0 and step + opt.cooldown < end:
             history.append({"step": step, "score": look()})
             model.train()
             if history[-1]["score"] >= opt.until:
                 end = history[-1]["end"] = step + opt.cooldown
-        if (begun := time.monotonic()) - saved >= pause and step < end:
-            checkpoint.save(step, history, log.read())
+        if checkpoint and (now := time.monotonic()) - saved >= pause and step < end:
+            _add(waiting, sums, name, opt)
+            _save(checkpoint, named, optimizer, (step, history, sums))
             saved = time.monotonic()
-            pause = opt.checkpoint_seconds and max(opt.checkpoint_seconds, (saved - begun) / SAVING)
-    checkpoint.remove()
+            pause = opt.checkpoint_seconds and max(opt.checkpoint_seconds, (saved - now) / SAVING)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
     return history
+
+
+def _line(point: dict[str, float], steps: int, rate: float) -> str:
+    """Step, loss, updates a second, and the time left."""
+    left = (steps - point["step"]) / rate
+    return f"step {point['step']}/{steps}, loss {point['loss']:.3f}, {rate:.0f} steps/s, {left:.0f} s left"
 
 
 def _optimizer(named: dict[str, nn.Parameter], opt: Optimization) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
-    decayed = {True: [], False: []}
-    for parameter in named.values():
-        decayed[parameter.ndim > 1].append(parameter)
+    matrices, others = ([p for p in named.values() if (p.ndim > 1) == wanted] for wanted in (True, False))
     groups = [
-        {"params": decayed[True], "weight_decay": opt.weight_decay},
-        {"params": decayed[False], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": opt.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=opt.lr, betas=opt.betas, fused=True)
 
@@ -146,121 +145,50 @@ def _forward(device: torch.device, opt: Optimization, step: int) -> Iterator[Non
             yield
 
 
-class _Log:
-    """Sums of the parts of the loss since the last point of the history; values wait on their device."""
+def _add(
+    waiting: list[tuple[int, list[str], Tensor]], sums: dict[str, float], name: str, opt: Optimization
+) -> None:
+    """Add to the sums the parts of the losses that waited on their device: they come from there at once.
 
-    def __init__(self, name: str, opt: Optimization, checkpoint: "_Checkpoint", sums: dict) -> None:
-        self.name, self.opt, self.checkpoint, self.sums = name, opt, checkpoint, sums
-        self._waiting: list[tuple[int, list[str], Tensor]] = []
-
-    def add(self, step: int, parts: dict[str, Tensor], norm: Tensor) -> None:
-        row = torch.stack([norm, *(part.detach() for part in parts.values())])
-        self._waiting.append((step, list(parts), row))
-
-    def read(self) -> dict[str, float]:
-        """The sums, with all that has waited; StudyError names the first step whose loss is not finite."""
-        waiting, self._waiting = self._waiting, []
-        numbers = iter(torch.cat([row for *_, row in waiting]).tolist() if waiting else ())
-        for step, keys, _ in waiting:
-            norm, values = next(numbers), {key: next(numbers) for key in keys}
-            if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
-                raise StudyError(self._diverged(step, values, norm))
-            for key, value in values.items():
-                self.sums[key] = self.sums.get(key, 0.0) + value
-        return self.sums
-
-    def _diverged(self, step: int, values: dict[str, float], norm: float) -> str:
-        saved, opt = self.checkpoint.step, self.opt
-        kept = f"the last good checkpoint is of step {saved}" if saved else "no checkpoint yet"
-        return (
-            f"{self.name}: the loss is {values['loss']}, the norm of its gradient {norm}, at step {step} "
-            f"(parts: {values}); {kept}. "
-            f"Try a lower learning rate than {opt.lr:g} or a longer warm-up than {opt.warmup:g} of the steps"
-        )
-
-
-class _Checkpoint:
-    """Weights and optimiser state as safetensors; history, and the digests of both, beside them.
-
-    JSON comes last, so that half a checkpoint is none.
+    waiting : step, names of the parts, and their values after the norm of the gradient; emptied here
     """
-
-    STATE = ("step", "exp_avg", "exp_avg_sq")  # of AdamW, for a parameter that has had a gradient
-
-    def __init__(self, directory: Path | None, named: dict[str, nn.Parameter], optimizer) -> None:
-        self.directory, self.named, self.optimizer, self.step = directory, named, optimizer, 0
-
-    def save(self, step: int, history: list, sums: dict[str, float]) -> None:
-        if self.directory is None:
-            return
-        tensors = {}
-        for name, parameter in self.named.items():
-            tensors[f"weight/{name}"] = parameter.detach().cpu()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value).cpu()
-        path = self.directory / f"checkpoint-{step}.safetensors"
-        save_file({k: v.contiguous() for k, v in tensors.items()}, path)
-        state = {"step": step, "history": history, "sums": sums, "sha256": sha256_file(path)}
-        write_json(self.directory / "checkpoint.json", state | {"seal": seal(state)})
-        for old in self.directory.glob("checkpoint-*.safetensors"):
-            if old != path:
-                old.unlink()
-        self.step = step
-
-    def restore(self) -> tuple[int, list, dict[str, float]]:
-        """Step, history and running sums to go on from; a damaged checkpoint is told and counts as none."""
-        if self.directory is None or not (self.directory / "checkpoint.json").exists():
-            return 0, [], {}
-        try:
-            state = read_json(self.directory / "checkpoint.json")
-            step, history, sums = state["step"], state["history"], state["sums"]
-            path = self.directory / f"checkpoint-{step}.safetensors"
-            if state["seal"] != seal(state) or state["sha256"] != sha256_file(path):
-                raise KeyError("another digest")
-            tensors = load_file(path)
-            moments = {name: self._moments(tensors, name) for name in self.named}
-        except (StudyError, SafetensorError, OSError, KeyError, TypeError, AttributeError):
-            warnings.warn(
-                f"{self.directory}: the checkpoint is damaged: trained from the start", stacklevel=3
+    numbers = iter(torch.cat([row for *_, row in waiting]).tolist() if waiting else ())
+    for step, keys, _ in waiting:
+        norm, values = next(numbers), {key: next(numbers) for key in keys}
+        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+            raise StudyError(
+                f"{name}: the loss is {values['loss']}, the norm of its gradient {norm}, at step {step} "
+                f"(parts: {values}). Try a lower learning rate than {opt.lr:g} or a longer warm-up than "
+                f"{opt.warmup:g} of the steps"
             )
-            return 0, [], {}
-        for name, parameter in self.named.items():  # nothing can fail from here on
-            parameter.data.copy_(tensors[f"weight/{name}"])
-            if moments[name]:
-                self.optimizer.state[parameter] = moments[name]
-        self.step = step
-        return step, history, sums
-
-    def _moments(self, tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-        """The optimiser's state of a parameter, empty if it had none; KeyError where something is amiss."""
-        if tensors[f"weight/{name}"].shape != self.named[name].shape:
-            raise KeyError(name)
-        if not any(f"{key}/{name}" in tensors for key in self.STATE):
-            return {}
-        device = self.named[name].device
-        return {key: tensors[f"{key}/{name}"].to(device, copy=True) for key in self.STATE}
-
-    def remove(self) -> None:
-        for path in self.directory.glob("checkpoint*") if self.directory else ():
-            path.unlink()
+        for key, value in values.items():
+            sums[key] = sums.get(key, 0.0) + value
+    waiting.clear()
 
 
-class _Meter:
-    """One line now and then: step, loss, rate, time left."""
+def _save(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, reached: tuple) -> None:
+    """Write a checkpoint in place of the last one, as a whole: a kill at any moment leaves one of the two."""
+    weights = {name: parameter.detach() for name, parameter in named.items()}
+    begun = path.with_suffix(".part")
+    torch.save({"weights": weights, "optimizer": optimizer.state_dict(), "reached": reached}, begun)
+    begun.replace(path)
 
-    def __init__(self, progress: Progress | None, name: str, steps: int, done: int) -> None:
-        self.progress, self.name, self.steps, self.first = progress, name, steps, done
-        self.start = self.told = time.monotonic()
 
-    def tell(self, step: int, loss: float, every: float = 10.0) -> None:
-        now = time.monotonic()
-        if self.progress is None or (now - self.told < every and step < self.steps):
-            return
-        self.told, rate = now, (step - self.first) / max(now - self.start, 1e-9)
-        left = (self.steps - step) / max(rate, 1e-9)
-        self.progress(
-            f"{self.name}: step {step}/{self.steps}, loss {loss:.3f}, {rate:.0f} steps/s, {left:.0f} s left"
-        )
+def _restored(
+    path: Path | None, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+) -> tuple[int, list, dict[str, float]]:
+    """Step, history and running sums to go on from; a checkpoint that cannot be read is told and is none."""
+    if not (path and path.exists()):
+        return 0, [], {}
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError):
+        warnings.warn(f"{path}: the checkpoint is damaged: trained from the start", stacklevel=3)
+        return 0, [], {}
+    for name, parameter in named.items():
+        parameter.data.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["reached"]
 
 
 class Pool:
@@ -273,21 +201,18 @@ class Pool:
     def __init__(
         self, sequences: list[np.ndarray], least: int = 8, sizes: Sequence[int] | None = None
     ) -> None:
-        by_length: dict[int, list[int]] = {}
-        for i, sequence in enumerate(sequences):
-            by_length.setdefault(len(sequence), []).append(i)
-        kept = {n: rows for n, rows in by_length.items() if len(rows) >= least} or by_length
-        if not kept:
+        lengths = np.array([len(sequence) for sequence in sequences])
+        known, counts = np.unique(lengths, return_counts=True)
+        if not len(known):
             raise StudyError("no text to train on: the pool of sequences is empty")
-        self.lengths = sorted(kept)
-        self._rows = {n: np.array(kept[n]) for n in self.lengths}
-        self._matrix = {n: np.stack([sequences[i] for i in kept[n]]) for n in self.lengths}
-        counts = np.array([len(self._rows[n]) for n in self.lengths], float)
-        self._p = counts / counts.sum()
-        every = np.array([len(sequence) for sequence in sequences] if sizes is None else sizes)
-        self._sizes = {n: every[self._rows[n]] for n in self.lengths}
-        tokens = np.array([self._sizes[n].sum() for n in self.lengths], float)
-        self._p_of_tokens = tokens / tokens.sum()
+        self.lengths = known[(counts >= least) | (counts.max() < least)].tolist()
+        sizes = lengths if sizes is None else np.asarray(sizes)
+        self._rows = {n: np.flatnonzero(lengths == n) for n in self.lengths}
+        self._matrix = {n: np.stack([sequences[i] for i in rows]) for n, rows in self._rows.items()}
+        self._sizes = {n: sizes[rows] for n, rows in self._rows.items()}
+        counts = np.array([len(rows) for rows in self._rows.values()], float)
+        tokens = np.array([own.sum() for own in self._sizes.values()], float)
+        self._p, self._p_of_tokens = counts / counts.sum(), tokens / tokens.sum()
 
     def draw(
         self, rng: np.random.Generator, batch_size: int, batch_tokens: int = 0
