@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xltlib import StudyError
+from xltlib.alignment import HEURISTICS
 
 if TYPE_CHECKING:
     from xltlib.plan import Costs
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # Modules are imported where a command needs them: torch takes seconds, and most commands do without.
 
 SCORED = ("xnli", "pawsx", "xcopa", "mlqa", "xquad", "tydiqa")  # by their sets' official measures
-HEURISTICS = ("intersect", "union", "grow-diag", "grow-diag-final", "grow-diag-final-and")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -285,17 +285,30 @@ def _check(args: argparse.Namespace) -> int:
 # Tools for anybody's files
 
 
-def _align(args: argparse.Namespace) -> int:
+def _align(args: argparse.Namespace) -> None:
     """Align the words of a parallel text with the fast_align model.
 
     Links (source-target, from 0) go to standard output, the cross-entropy of each iteration to standard
     error. The usual settings are -d -o -v.
     """
-    if args.symmetrize and (args.reverse or args.conditional_probabilities):
-        raise StudyError("--symmetrize aligns in both directions: leave out -r and -p")
-    from xltlib.alignment import aligner
+    if args.symmetrize and args.reverse:
+        raise StudyError("--symmetrize aligns in both directions: leave out -r")
+    from xltlib.alignment import aligner, links
 
-    return aligner.command(args)
+    args.favor_diagonal |= args.tension is not None
+    options = {name: getattr(args, name) for name in vars(aligner.RECOMMENDED)}
+    settings = aligner.Aligner(**{name: value for name, value in options.items() if value is not None})
+
+    def progress(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    pairs = links.tokenized_pairs(args.pairs)
+    if args.symmetrize:
+        forward, backward = aligner.train_both(pairs, settings, progress)
+        linked = links.symmetrize(forward.links, backward.links, args.symmetrize)
+    else:
+        linked = aligner.train(pairs, settings, progress).links
+    links.write_pharaoh(sys.stdout, linked)
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -381,16 +394,13 @@ COMMANDS = {  # name -> the function that does it, its arguments
         _flag("-o", "--optimize_tension", help="fit how near"),
         _flag("-v", "--variational_bayes", help="Dirichlet prior on the translation probabilities"),
         _flag("-r", "--reverse", help="generate the source from the target"),
-        _argument("-I", "--iterations", type=int, metavar="N", default=5, help="of EM [%(default)s]"),
-        _argument("-q", "--p0", type=float, metavar="X", default=0.08, help="of NULL [%(default)s]"),
-        _argument("-a", "--alpha", type=float, metavar="X", default=0.01, help="of the prior [%(default)s]"),
+        _argument("-I", "--iterations", type=int, metavar="N", help="of EM [5]"),
+        _argument("-q", "--p0", type=float, dest="p_null", metavar="X", help="probability of NULL [0.08]"),
+        _argument("-a", "--alpha", type=float, metavar="X", help="strength of the Dirichlet prior [0.01]"),
         _argument(
-            "-T", "--diagonal_tension", type=float, metavar="X",
-            help="start value of the tension [4.0], implies -d",
+            "-T", "--diagonal_tension", type=float, dest="tension", metavar="X",
+            help="start value of the tension [4], implies -d",
         ),
-        _argument("-p", "--conditional_probabilities", metavar="FILE", help="write their table, in logs"),
-        _argument("--force-align", metavar="MODEL", help="a saved model and its settings, without training"),
-        _argument("--save-model", metavar="MODEL", help="keep what was learned"),
         _argument("--symmetrize", choices=HEURISTICS, help="align in both directions and combine them"),
     ),
     "score": (

@@ -1,37 +1,354 @@
-"""Statistical word alignment: trains the fast_align model (`em`) in one or both directions, and aligns."""
+"""Statistical word alignment: the fast_align model over all possible links of a text, in NumPy.
 
-import json
+Source of the model: Dyer, Chahuneau, Smith (NAACL 2013); where the paper leaves a choice, the C++ program
+github.com/clab/fast_align (cab1e9a) decides. Letters: S sentence pairs; n and m their source and target
+words, counted by i = 1 ... n and j = 1 ... m; L possible links (the sum of n * m); T rows (target words);
+P co-occurring pairs of word types; F target types.
+
+Every sum runs in one thread and in one order: equal input gives equal bits.
+"""
+
 import math
-import os
-import sys
-import zipfile
-import zlib
-from argparse import Namespace
-from collections.abc import Callable, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.alignment import em
-from xltlib.alignment.em import RECOMMENDED, Aligner, Corpus, Pairs, encode
-from xltlib.alignment.links import (
-    Links,
-    split_links,
-    symmetrize,
-    tokenized_pairs,
-    write_pharaoh,
-)
+from xltlib.alignment.links import Links, split_links, symmetrize
 
-BEAM = 4.0  # the printed table leaves out log theta < BEAM * best log theta of the given word (C++ -t)
-_ARRAYS = {"given": np.int32, "first_pair": np.int64, "theta": np.float64, "null": np.float64}
-_DAMAGED = (  # what NumPy, zipfile and JSON raise for files of another kind
-    ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
+CHUNK = 1 << 17  # links in flight at once: they fit a processor's cache
+LARGEST = 1 << 22  # possible links of a sentence pair, 2,048 words by 2,048: bounds time and memory
+UNSEEN = 1e-9  # theta before the first M-step, and of pairs never seen together (C++)
+Pairs = Iterable[tuple[Sequence[str], Sequence[str]]]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Settings of one direction, with fast_align's options and defaults; its authors recommend -d -o -v."""
+
+    reverse: bool = False  # -r: the source is generated from the target; links stay (source, target)
+    favor_diagonal: bool = False  # -d: prior around the diagonal; without it uniform (IBM model 1)
+    optimize_tension: bool = False  # -o: fit the tension of the diagonal prior, from the second iteration on
+    variational_bayes: bool = False  # -v: Dirichlet prior alpha on theta, mean-field estimate
+    iterations: int = 5  # -I: the last one decodes
+    p_null: float = 0.08  # -q: probability of NULL under the diagonal prior
+    alpha: float = 0.01  # -a
+    tension: float = 4.0  # -T: start value
+
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("iterations", self.iterations >= 1, "at least 1"),
+            ("p_null", 0 < self.p_null < 1, "between 0 and 1"),
+            ("alpha", self.alpha > 0, "above 0"),
+            ("tension", 0 < self.tension < math.inf, "above 0"),
+        ):
+            if not good:
+                raise StudyError(f"aligner: {name} = {getattr(self, name)}; a number {expected} expected")
+
+
+RECOMMENDED = Aligner(favor_diagonal=True, optimize_tension=True, variational_bayes=True)  # by its authors
+
+
+# Texts as numbers
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A parallel text as numbers; the generating side is called source, whatever the direction."""
+
+    source: np.ndarray  # int32, words of all source sentences one after the other
+    target: np.ndarray  # int32
+    n: np.ndarray  # int64 (S,), source lengths
+    m: np.ndarray  # int64 (S,)
+    source_words: list[str]
+    target_words: list[str]
+
+    def swapped(self) -> "Corpus":
+        return Corpus(self.target, self.source, self.m, self.n, self.target_words, self.source_words)
+
+
+def encode(pairs: Pairs, vocabularies: tuple[list[str], list[str]] | None = None) -> Corpus:
+    """Number the words of tokenised pairs, frequent ones first; with vocabularies, new words after theirs."""
+    tables = [defaultdict(None, {word: k for k, word in enumerate(v)}) for v in vocabularies or ((), ())]
+    ids, lengths = (array("i"), array("i")), (array("q"), array("q"))
+    for table in tables:
+        table.default_factory = table.__len__
+    for number, pair in enumerate(pairs, 1):
+        if len(pair) != 2 or isinstance(pair[0], str) or isinstance(pair[1], str):
+            raise StudyError(f"sentence pair {number}: two lists of words expected, (source, target)")
+        n, m = map(len, pair)
+        if max(n, 1) * max(m, 1) > LARGEST:
+            raise StudyError(
+                f"sentence pair {number}: {n} source and {m} target words found, more than {LARGEST} "
+                "possible links; split the pair or leave it out"
+            )
+        for words, table, tokens, sizes in zip(pair, tables, ids, lengths, strict=True):
+            tokens.extend(map(table.__getitem__, words))
+            sizes.append(len(words))
+    flat, words = [np.array(tokens, np.int32) for tokens in ids], [list(table) for table in tables]
+    if vocabularies is None:  # parameters of frequent words then lie close together: the cache rewards it
+        for k in (0, 1):
+            order = np.argsort(-np.bincount(flat[k], minlength=len(words[k])), kind="stable")
+            flat[k] = np.argsort(order).astype(np.int32)[flat[k]]
+            words[k] = [words[k][number] for number in order]
+    return Corpus(*flat, *(np.array(sizes, np.int64) for sizes in lengths), *words)
+
+
+# Every possible link, laid out so that each step of EM is a few large array operations
+
+
+class Group(NamedTuple):
+    """The rows whose source sentence has n words: a block of rows x n links, with their places (j, m)."""
+
+    n: int
+    rows: slice
+    places: slice  # into the layout's j, m, n, times
+    first_link: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows sorted by (n, target type); a row is a target word of a sentence pair and has n possible links."""
+
+    groups: list[Group]
+    token: np.ndarray  # int64 (T,), the target token of each row
+    word: np.ndarray  # int32 (T,), its type
+    place: np.ndarray  # int64 (T,), its place (j, m), numbered within the group
+    pair: np.ndarray  # int32 (L,), the co-occurring pair of types of each link
+    given: np.ndarray  # int32 (P,), source type of each pair, pairs sorted by (target, source type)
+    generated: np.ndarray  # int32 (P,), target type
+    j: np.ndarray  # float64, one for each (n, m, j) that occurs
+    m: np.ndarray
+    n: np.ndarray
+    times: np.ndarray  # how many sentence pairs have this n, m
+
+
+def lay_out(corpus: Corpus) -> Layout:
+    """Order the rows, number places and co-occurring pairs; a text pair with an empty side has no rows."""
+    n, m = corpus.n, np.where(corpus.n > 0, corpus.m, 0)
+    sentence = np.repeat(np.arange(len(m)), m)
+    token = _ranges(_before(corpus.m), m)
+    order = np.lexsort((corpus.target[token], n[sentence]))
+    sentence, token = sentence[order], token[order]
+    length = n[sentence]
+
+    shapes, shape, times = np.unique(np.stack([n, m], 1), axis=0, return_inverse=True, return_counts=True)
+    which = np.repeat(np.arange(len(shapes)), shapes[:, 1])  # the (n, m) of each place
+    first = _before(shapes[:, 1])
+    j = 1 + np.arange(len(which)) - first[which]
+    place = (first[shape] - _before(corpus.m))[sentence] + token
+
+    place_n, first_link, groups = shapes[which, 0], _before(length), []
+    for size in np.unique(length).tolist():
+        rows, places = (slice(*np.searchsorted(x, [size, size + 1]).tolist()) for x in (length, place_n))
+        groups.append(Group(size, rows, places, int(first_link[rows.start])))
+    place -= np.searchsorted(place_n, length)
+    columns = (j, shapes[which, 1], place_n, times[which])
+    return Layout(
+        groups, token, corpus.target[token], place, *_number_pairs(corpus, sentence, token, first_link),
+        *(column.astype(np.float64) for column in columns),
+    )  # fmt: skip
+
+
+def _before(counts: np.ndarray) -> np.ndarray:
+    """Sum of all earlier elements, int64."""
+    return counts.cumsum(dtype=np.int64) - counts
+
+
+def _ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The whole numbers from each `start` on, `count` of them, one range after the other."""
+    numbers = np.repeat(start - _before(count), count)
+    numbers += np.arange(len(numbers))
+    return numbers
+
+
+def _number_pairs(
+    corpus: Corpus, sentence: np.ndarray, token: np.ndarray, first_link: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number the co-occurring pairs of types: the layout's `pair`, `given` and `generated`.
+
+    Target types are taken in blocks of some CHUNK / 2 links, which bounds the memory.
+    """
+    types, first_source = max(1, len(corpus.source_words)), _before(corpus.n)
+    by_type = np.argsort(corpus.target[token], kind="stable")
+    word, length = corpus.target[token[by_type]].astype(np.int64), corpus.n[sentence[by_type]]
+    first_rows = np.flatnonzero(np.diff(word, prepend=-1))  # of each target type
+    block = _before(length)[first_rows] // (CHUNK // 2)
+    cuts = first_rows[np.flatnonzero(np.diff(block)) + 1]
+    pair, keys, count = np.empty(length.sum(), np.int32), [], 0
+    for rows, words, sizes in zip(*(np.split(x, cuts) for x in (by_type, word, length)), strict=True):
+        source = corpus.source[_ranges(first_source[sentence[rows]], sizes)]
+        found, number = np.unique(np.repeat(words * types, sizes) + source, return_inverse=True)
+        pair[_ranges(first_link[rows], sizes)] = number + count
+        keys.append(found)
+        count += len(found)
+    generated, given = np.divmod(np.concatenate(keys), types)
+    return pair, given.astype(np.int32), generated.astype(np.int32)
+
+
+# The diagonal prior, with h(i, j) = -|i / n - j / m|; j, m, n are float64 arrays of one shape
+
+
+def _series(j: np.ndarray, m: np.ndarray, n: np.ndarray, tension: float) -> tuple:
+    """The two geometric series that the weights exp(tension * h) form on either side of the diagonal.
+
+    Returns their common ratio, and for each side (h of the first term, number of terms). Only the exchanged n
+    and m of `fit_tension` bring about j > m, where the C++ program's unsigned number of terms wraps around.
+    """
+    below = np.floor(j * n / m)
+    above = n - below
+    ratio = np.exp(-tension / n)
+    return ratio, (
+        (-np.abs((below + 1) / n - j / m), np.where(above < 0, above + 2.0**32, above)),
+        (-np.abs(below / n - j / m), below),
+    )
+
+
+def normalizer(j: np.ndarray, m: np.ndarray, n: np.ndarray, tension: float) -> np.ndarray:
+    """Z, the sum over i = 1 ... n of exp(tension * h(i, j)), in closed form."""
+    ratio, sides = _series(j, m, n, tension)
+    top, bottom = (np.exp(h * tension) * (1.0 - ratio**terms) / (1.0 - ratio) for h, terms in sides)
+    return bottom + top
+
+
+def weighted_distance(j: np.ndarray, m: np.ndarray, n: np.ndarray, tension: float) -> np.ndarray:
+    """d Z / d tension, the sum over i = 1 ... n of exp(tension * h(i, j)) * h(i, j), in closed form."""
+    ratio, sides = _series(j, m, n, tension)
+    total = 0.0
+    for h, terms in sides:
+        weight, step = np.exp(h * tension), -1.0 / n
+        beyond = weight * ratio**terms
+        ends = ((step * (terms - 1) + h) * beyond - h * weight) / (ratio - 1)
+        inner = step * (beyond - weight * ratio) / (ratio - 1) ** 2
+        total = total + np.where(terms > 0, ends - inner, 0.0)
+    return total
+
+
+def fit_tension(layout: Layout, tension: float, observed: float) -> float:
+    """Eight gradient steps of size 20 to the tension whose expected h per word is the observed one.
+
+    As in the C++ program the expected one is divided by a Z with n and m exchanged, and the observed one (see
+    `expect`) counts j from 0, not from 1.
+    """
+    words = len(layout.word)
+    for _ in range(8):
+        expected = weighted_distance(layout.j, layout.m, layout.n, tension)
+        expected /= normalizer(layout.j, layout.n, layout.m, tension)
+        slope = observed / words - float(np.einsum("i,i->", layout.times, expected)) / words
+        tension = min(max(tension + 20.0 * slope, 0.1), 14.0)
+    return tension
+
+
+def _distances(layout: Layout, group: Group, from_zero: bool = False) -> np.ndarray:
+    """h of each place of a group, (places, n)."""
+    j, m = layout.j[group.places, None] - float(from_zero), layout.m[group.places, None]
+    return -np.abs(np.arange(1, group.n + 1) / group.n - j / m)
+
+
+def _prior(layout: Layout, group: Group, settings: Aligner, tension: float) -> tuple[float, np.ndarray]:
+    """P(a_j = NULL), and P(a_j = i) at each place of the group: (places, n), or (1, n) if it is uniform."""
+    if not settings.favor_diagonal:
+        each = 1.0 / (group.n + 1)
+        return each, np.full((1, group.n), each)
+    places = (x[group.places] for x in (layout.j, layout.m, layout.n))
+    z = normalizer(*places, tension) / (1.0 - settings.p_null)
+    return settings.p_null, np.exp(_distances(layout, group) * tension) / z[:, None]
+
+
+# EM
+
+
+@dataclass
+class Parameters:
+    """What EM estimates."""
+
+    theta: np.ndarray  # float64 (P,), p(target type | source type)
+    null: np.ndarray  # float64 (F,), p(target type | NULL)
+    tension: float
+
+
+class _Step(NamedTuple):
+    """A chunk of R rows of one group, and their probabilities under the parameters."""
+
+    group: Group
+    rows: slice
+    pair: np.ndarray  # int32 (R * n,)
+    joint: np.ndarray  # (R, n), of the target word with a link to source word i
+    null: np.ndarray  # (R,), of the target word with a link to NULL
+    total: np.ndarray  # (R,), of the target word
+
+
+def _steps(layout: Layout, settings: Aligner, parameters: Parameters) -> Iterator[_Step]:
+    for group in layout.groups:
+        p_null, prior = _prior(layout, group, settings, parameters.tension)
+        size = max(1, CHUNK // group.n)
+        for first in range(group.rows.start, group.rows.stop, size):
+            rows = slice(first, min(first + size, group.rows.stop))
+            link = group.first_link + (first - group.rows.start) * group.n
+            pair = layout.pair[link : link + (rows.stop - first) * group.n]
+            joint = parameters.theta.take(pair).reshape(-1, group.n)
+            joint *= prior if len(prior) == 1 else prior.take(layout.place[rows], axis=0)
+            null = parameters.null.take(layout.word[rows]) * p_null
+            # einsum: for the few columns here five times as fast as sum(1)
+            yield _Step(group, rows, pair, joint, null, np.einsum("ij->i", joint) + null)
+
+
+def expect(layout: Layout, settings: Aligner, parameters: Parameters, observe: bool) -> tuple:
+    """Expected counts of pairs (P,) and of NULL (F,), log-likelihood, and with `observe` the sum of h."""
+    counts, null = np.zeros_like(parameters.theta), np.zeros_like(parameters.null)
+    likelihood, observed, group = 0.0, 0.0, None
+    for step in _steps(layout, settings, parameters):
+        likelihood += float(np.log(step.total).sum())
+        posterior = np.divide(step.joint, step.total[:, None], out=step.joint)
+        np.add.at(counts, step.pair, posterior.ravel())
+        np.add.at(null, layout.word[step.rows], step.null / step.total)
+        if observe:
+            if step.group is not group:
+                group, distances = step.group, _distances(layout, step.group, from_zero=True)
+            at_rows = distances.take(layout.place[step.rows], axis=0)
+            observed += float(np.einsum("ij,ij->", posterior, at_rows))
+    return counts, null, likelihood, observed
+
+
+def maximise(layout: Layout, settings: Aligner, counts: np.ndarray, null: np.ndarray) -> None:
+    """Turn expected counts into theta, in place; a target type without rows keeps `UNSEEN`.
+
+    c / sum, or with -v the mean-field exp(psi(c) - psi(sum)), alpha being in both.
+    """
+    seen = np.bincount(layout.word, minlength=len(null)) > 0
+    if settings.variational_bayes:
+        from scipy.special import digamma  # takes a moment to import
+
+        counts += settings.alpha
+        null += settings.alpha * seen
+        level = digamma(np.bincount(layout.given, counts))
+        np.exp(np.subtract(digamma(counts, out=counts), level[layout.given], out=counts), out=counts)
+        np.exp(digamma(null) - digamma(null.sum()), out=null)
+    else:
+        sums = np.bincount(layout.given, counts)
+        counts /= np.where(sums == 0, 1.0, sums)[layout.given]
+        null /= null.sum() or 1.0
+    null[~seen] = UNSEEN
+
+
+def decode(
+    layout: Layout, settings: Aligner, parameters: Parameters, tokens: int
+) -> tuple[np.ndarray, float]:
+    """Each target token's best source word, from 1, or 0 for NULL, which wins ties; the log-likelihood."""
+    best, likelihood = np.zeros(tokens, np.int32), 0.0
+    for step in _steps(layout, settings, parameters):
+        likelihood += float(np.log(step.total).sum())
+        index = step.joint.argmax(1)
+        value = step.joint[np.arange(len(index)), index]
+        best[layout.token[step.rows]] = np.where(value > step.null, index + 1, 0)
+    return best, likelihood
+
 
 # Training
 
@@ -40,12 +357,7 @@ class Iteration(NamedTuple):
     """What one EM iteration measured, with the parameters it started from."""
 
     cross_entropy: float  # bits per target word; lower is better
-    perplexity: float
     tension: float
-
-
-# called after each iteration: settings of the direction, number from 1, what was measured
-Progress = Callable[[Aligner, int, Iteration], None]
 
 
 @dataclass
@@ -56,54 +368,65 @@ class Model:
     source_words: list[str]
     target_words: list[str]
     given: np.ndarray  # int32 (P,), the conditioning word of each pair; pairs sorted by (generated, given)
-    first_pair: np.ndarray  # int64 (F + 1,), where the pairs of each generated word begin, and the end
-    theta: np.ndarray  # float64 (P,)
-    null: np.ndarray  # float64 (F,), p(generated word | NULL)
-    tension: float
+    generated: np.ndarray  # int32 (P,)
+    parameters: Parameters
     history: list[Iteration]
-    links: Links | None = None  # of the training pairs, decoded by the last iteration; not saved
+    links: Links  # of the training pairs, decoded by the last iteration
 
+    @np.errstate(all="ignore")  # a word that is impossible under the parameters has the likelihood 0
     def align(self, pairs: Pairs) -> Links:
         """Links of new tokenised pairs, without training: one int32 array (L, 2) per pair."""
         corpus = encode(pairs, (self.source_words, self.target_words))
         corpus = corpus.swapped() if self.settings.reverse else corpus
-        return _to_links(em.align(corpus, self), corpus, self.settings.reverse)
-
-    @property
-    def generated(self) -> np.ndarray:
-        """The generated word of each pair, int64 (P,)."""
-        return np.repeat(np.arange(len(self.null)), np.diff(self.first_pair))
+        layout, types, known = lay_out(corpus), len(corpus.source_words), self.parameters
+        keys, wanted = (x.generated.astype(np.int64) * types + x.given for x in (self, layout))
+        place = np.searchsorted(keys, wanted)
+        seen = np.append(keys, -1)[place] == wanted
+        theta = np.where(seen, np.append(known.theta, UNSEEN)[place], UNSEEN)
+        null = np.append(known.null, np.full(len(corpus.target_words) - len(known.null), UNSEEN))
+        best, _ = decode(layout, self.settings, Parameters(theta, null, known.tension), len(corpus.target))
+        return _to_links(best, corpus, self.settings.reverse)
 
 
 def _to_links(best: np.ndarray, corpus: Corpus, reverse: bool) -> Links:
     """Links as (source, target) of the text, in the order of the generated side's words."""
-    m = corpus.m
-    pair = np.repeat(np.arange(len(m)), m)
-    j = np.arange(len(best)) - np.repeat(np.cumsum(m) - m, m)
-    linked = best > 0
-    columns = (j[linked], best[linked] - 1) if reverse else (best[linked] - 1, j[linked])
-    return split_links(np.stack(columns, 1).astype(np.int32), np.bincount(pair[linked], minlength=len(m)))
+    m, linked = corpus.m, best > 0
+    pair, j = np.repeat(np.arange(len(m)), m)[linked], _ranges(np.zeros_like(m), m)[linked]
+    columns = (j, best[linked] - 1) if reverse else (best[linked] - 1, j)
+    return split_links(np.stack(columns, 1).astype(np.int32), np.bincount(pair, minlength=len(m)))
 
 
+@np.errstate(all="ignore")
 def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
-    corpus, history = text.swapped() if settings.reverse else text, []
-
-    def record(likelihood: float, words: int, tension: float) -> None:
-        bits = -likelihood / math.log(2) / words if words else math.nan
-        history.append(Iteration(bits, 2.0**bits, tension))
+    corpus = text.swapped() if settings.reverse else text
+    layout = lay_out(corpus)
+    words, sizes = len(layout.word), (len(layout.given), len(corpus.target_words))
+    if not words:
+        raise StudyError("no sentence pair has words on both sides: there is nothing to learn from")
+    parameters, history = Parameters(*(np.full(size, UNSEEN) for size in sizes), settings.tension), []
+    for number in range(1, settings.iterations + 1):
+        used, last = parameters, number == settings.iterations
+        if last:
+            best, likelihood = decode(layout, settings, used, len(corpus.target))
+        else:
+            fit = settings.optimize_tension and settings.favor_diagonal and number > 1
+            theta, null, likelihood, observed = expect(layout, settings, used, observe=fit)
+            maximise(layout, settings, theta, null)
+            tension = fit_tension(layout, used.tension, observed) if fit else used.tension
+            parameters = Parameters(theta, null, tension)
+        history.append(Iteration(-likelihood / math.log(2) / words, used.tension))
         if progress:
-            progress(settings, len(history), history[-1])
-
-    arrays, tension, best = em.estimate(corpus, settings, record)
-    links = _to_links(best, corpus, settings.reverse)
-    return Model(settings, text.source_words, text.target_words, *arrays, tension, history, links)
+            way, (entropy, tension) = "reverse" if settings.reverse else "forward", history[-1]
+            progress(f"{way} iteration {number}: cross entropy {entropy:.6g} tension {tension:.6g}")
+    links, vocabularies = _to_links(best, corpus, settings.reverse), (text.source_words, text.target_words)
+    return Model(settings, *vocabularies, layout.given, layout.generated, parameters, history, links)
 
 
 def train(pairs: Pairs, settings: Aligner = RECOMMENDED, progress: Progress | None = None) -> Model:
     """Train one direction on tokenised pairs; `model.links` holds their links.
 
     A pair with an empty side is kept, without links, and left out of the counts and the cross-entropy.
-    Likelihoods are in float64; equal input gives equal bits.
+    StudyError where all are of this kind. Likelihoods are in float64; equal input gives equal bits.
     """
     return _train(encode(pairs), settings, progress)
 
@@ -125,161 +448,3 @@ def align_both(
     """Links of tokenised pairs: both directions trained on them, then symmetrised."""
     forward, backward = train_both(pairs, settings)
     return symmetrize(forward.links, backward.links, heuristic)
-
-
-# Files
-
-
-def save_models(path: str | Path, models: Sequence[Model]) -> None:
-    """Write models trained on one text, one or both directions, to one npz file without pickled objects."""
-    about = {
-        "words": [models[0].source_words, models[0].target_words],
-        "models": [
-            {"settings": asdict(model.settings), "tension": model.tension, "history": model.history}
-            for model in models
-        ],
-    }
-    arrays = {f"{name}{k}": getattr(model, name) for k, model in enumerate(models) for name in _ARRAYS}
-    arrays["about"] = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
-    with open(path, "wb") as stream:
-        np.savez(stream, **arrays)
-
-
-def load_models(path: str | Path) -> list[Model]:
-    """The models of a file that `save_models` wrote.
-
-    Raises
-    ------
-    StudyError
-        For a file that cannot be read, is no such file, or holds what no training can have made: other types
-        or shapes, probabilities outside 0 to 1 (NaN), words out of range.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            models = [
-                Model(
-                    Aligner(**entry["settings"]),
-                    *about["words"],
-                    *(file[f"{name}{k}"] for name in _ARRAYS),
-                    entry["tension"],
-                    [Iteration(*values) for values in entry["history"]],
-                )
-                for k, entry in enumerate(about["models"])
-            ]
-        fault = next(filter(None, map(_fault, models)), None)
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except _DAMAGED:
-        fault = "not a model written by --save-model, or damaged"
-    except StudyError as error:
-        fault = f"damaged: {error}"
-    if fault:
-        raise StudyError(f"{path}: {fault}: train it again with --save-model")
-    return models
-
-
-def _fault(model: Model) -> str | None:
-    """What no training can have brought about in a model that was read, if anything."""
-    given, generated = model.source_words, model.target_words
-    if model.settings.reverse:
-        given, generated = generated, given
-    if any(len(set(words)) < len(words) for words in (given, generated)):
-        return "damaged: a word stands twice"
-    for name, kind in _ARRAYS.items():
-        values = getattr(model, name)
-        if values.dtype != kind or values.ndim != 1:
-            return f"damaged: {name} of type {values.dtype} and shape {values.shape}"
-    for name in ("theta", "null"):
-        values = getattr(model, name)
-        wrong = values[~((values >= 0) & (values <= 1))]  # NaN is neither
-        if len(wrong):
-            return f"damaged: {name} holds {wrong[0]:g}, which is no probability"
-    first, pairs = model.first_pair, len(model.given)
-    if (len(model.theta), len(model.null), len(first)) != (pairs, len(generated), len(generated) + 1):
-        return "damaged: tables of different lengths"
-    if first[0] != 0 or first[-1] != pairs or (np.diff(first) < 0).any():
-        return "damaged: first_pair does not divide the pairs among the words"
-    if ((model.given < 0) | (model.given >= len(given))).any():
-        return f"damaged: given holds a word outside 0 to {len(given) - 1}"
-    if (np.diff(model.generated * len(given) + model.given) <= 0).any():
-        return "damaged: pairs out of order"
-    if not 0 < model.tension < math.inf:
-        return f"damaged: tension {model.tension}"
-    return None
-
-
-def write_table(path: str | Path, model: Model) -> None:
-    """Write log theta as fast_align's -p does, `given TAB generated TAB log p`, improbable pairs left out."""
-    given, generated = model.source_words, model.target_words
-    if model.settings.reverse:
-        given, generated = generated, given
-    rows = np.argsort(model.given, kind="stable")
-    with np.errstate(divide="ignore"):
-        score, null = np.log(model.theta[rows]), np.log(model.null)
-    e, f = model.given[rows], model.generated[rows]
-    best = np.full(len(given), -np.inf)
-    np.maximum.at(best, e, score)
-    with open(path, "w", encoding="utf-8", newline="\n") as stream:
-        for k in np.flatnonzero(null >= BEAM * null.max(initial=-np.inf)):
-            stream.write(f"<eps>\t{generated[k]}\t{null[k]:.6g}\n")
-        for k in np.flatnonzero(score >= BEAM * best[e]):
-            stream.write(f"{given[e[k]]}\t{generated[f[k]]}\t{score[k]:.6g}\n")
-
-
-# Command line
-
-
-def command(args: Namespace) -> int:
-    """What `xlt align` does with its arguments."""
-    both = args.symmetrize is not None
-    if args.force_align:
-        models = load_models(args.force_align)
-        if len(models) != 1 + both:
-            raise StudyError(
-                f"{args.force_align}: {len(models)} directions found, {1 + both} expected; a model saved "
-                "with --symmetrize is used with --symmetrize, and only such a model"
-            )
-        pairs = list(tokenized_pairs(args.pairs)) if both else tokenized_pairs(args.pairs)
-        sides = [model.align(pairs) for model in models]
-    else:
-        models = _learn(args, both)
-        sides = [model.links for model in models]
-    write_pharaoh(sys.stdout, symmetrize(*sides, args.symmetrize) if both else sides[0])
-    return 0
-
-
-def _learn(args: Namespace, both: bool) -> Sequence[Model]:
-    settings = Aligner(
-        reverse=args.reverse,
-        favor_diagonal=args.favor_diagonal or args.diagonal_tension is not None,
-        optimize_tension=args.optimize_tension,
-        variational_bayes=args.variational_bayes,
-        iterations=args.iterations,
-        p_null=args.p0,
-        alpha=args.alpha,
-        tension=Aligner.tension if args.diagonal_tension is None else args.diagonal_tension,
-    )
-
-    def report(way: Aligner, number: int, state: Iteration) -> None:
-        if math.isnan(state.cross_entropy):
-            raise StudyError(f"{args.pairs}: no pair has words on both sides: there is nothing to learn from")
-        print(
-            f"{'reverse' if way.reverse else 'forward'} iteration {number}: "
-            f"cross entropy {state.cross_entropy:.6g} perplexity {state.perplexity:.6g} "
-            f"tension {state.tension:.6g}",
-            file=sys.stderr,
-        )
-
-    for path in filter(None, (args.save_model, args.conditional_probabilities)):
-        place = Path(path) if Path(path).exists() else Path(path).parent
-        if Path(path).is_dir() or not place.exists() or not os.access(place, os.W_OK):
-            raise StudyError(f"{path}: cannot be written; give a file in a folder that exists and is yours")
-    learn = train_both if both else train
-    models = learn(tokenized_pairs(args.pairs), settings, progress=report)
-    models = models if both else (models,)
-    if args.save_model:
-        save_models(args.save_model, models)
-    if args.conditional_probabilities:
-        write_table(args.conditional_probabilities, models[0])
-    return models

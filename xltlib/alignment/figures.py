@@ -64,11 +64,7 @@ def _by_name(test: Sample, train: aligner.Pairs, heuristics: Sequence[str]) -> d
 
 def _error(linked: links.Links, gold: links.Gold, resamples: int = 1000) -> dict[str, float]:
     """AER with the 95% percentile interval of a bootstrap of sentence pairs."""
-    counts = []  # for each pair: links in sure, links in possible, links, sure links
-    for a, s, p in zip(linked, gold.sure, gold.possible, strict=True):
-        a, s, p = ({tuple(link) for link in side.tolist()} for side in (a, s, p))
-        counts.append((len(a & s), len(a & (s | p)), len(a), len(s)))
-    counts = np.array(counts)
+    counts = links.matches(linked, gold.sure, gold.possible)
     shares = resampling_weights(len(counts), resamples, np.random.default_rng(0))
     sums = np.vstack([counts.sum(0), shares @ counts])
     error = 1 - (sums[:, 0] + sums[:, 1]) / (sums[:, 2] + sums[:, 3])
