@@ -21,6 +21,7 @@ ROUNDING = 1e-12  # a standard error below this is rounding: the differences do 
 LEAST_P = 1e-200  # smaller p-values are given as this: t quantiles are not reliable beyond
 EXACT = 36  # units whose 2**36 sign patterns are counted exactly; of more, patterns are sampled
 SAMPLED = 99_999  # such patterns
+TIE = 1 - 1e-9  # of the observed sum: sums that differ by rounding alone are ties
 PRIOR_SD = 0.05  # of the true effect around 0: two thirds of all effects are taken to be below five points
 
 
@@ -34,11 +35,9 @@ class Clustered(np.ndarray):
 
     @classmethod
     def of(cls, scores: np.ndarray, clusters: Sequence[int]) -> "Clustered":
-        """The scores (R, N) with the cluster of each example; StudyError where their numbers differ."""
-        clustered, numbers = np.asarray(scores).view(cls), np.asarray(clusters, dtype=np.int64)
-        if numbers.shape != clustered.shape[-1:]:
-            raise StudyError(f"clusters of {numbers.size} examples, but scores of {clustered.shape[-1]}")
-        clustered.clusters = numbers
+        """The scores (R, N) with the cluster of each example."""
+        clustered = np.asarray(scores).view(cls)
+        clustered.clusters = np.asarray(clusters, dtype=np.int64)
         return clustered
 
     def __array_finalize__(self, other: np.ndarray | None) -> None:
@@ -130,20 +129,27 @@ def sign_flips(units: Sequence[float]) -> float:
     (meeting in the middle). Beyond, SAMPLED patterns and the observed one.
     """
     units = np.asarray(units, dtype=float)
-    observed = abs(units.sum()) * (1 - 1e-9)  # ties are ties in spite of rounding
-    if len(units) < 2 or np.abs(units).max() < ROUNDING:
+    total = np.abs(units).sum()
+    if len(units) < 2 or total < ROUNDING:
         return 1.0
     if len(units) > EXACT:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), (SAMPLED, len(units)))
-        return float(1 + (np.abs(signs @ units) >= observed).sum()) / (SAMPLED + 1)
-    halves = []
-    for part in (units[::2], units[1::2]):
-        sums = np.zeros(1)
+        return float(1 + (np.abs(signs @ units) >= abs(units.sum()) * TIE).sum()) / (SAMPLED + 1)
+    units = np.round(units * (2.0**50 / total)).astype(np.int64)  # whole numbers: sorted in half the time
+
+    def sums(part: np.ndarray, start: int) -> np.ndarray:
+        """The sums of all patterns of signs of the part, sorted."""
+        found = np.array([start])
         for unit in part:  # two sorted runs, which a stable sort merges
-            sums = np.sort(np.concatenate([sums - unit, sums + unit]), kind="stable")
-        halves.append(sums)
-    above = len(halves[0]) - np.searchsorted(halves[0], observed - halves[1][::-1], "left")
-    return float(min(1.0, 2 * above.sum() / 2 ** len(units)))
+            found = np.concatenate([found - unit, found + unit])
+            found.sort(kind="stable")
+        return found
+
+    # the sums of the second half are those with its first unit as it is, and their negatives
+    first, second = sums(units[::2], 0), sums(units[3::2], units[1])
+    observed = int(abs(units.sum()) * TIE) - len(units)  # each unit was rounded
+    below = sum(int(np.searchsorted(first, observed - y).sum()) for y in (second[::-1], -second))
+    return min(1.0, 2 * (2 * len(first) * len(second) - below) / 2 ** len(units))
 
 
 def by_setting(scores: Scores, name: str = "scores") -> list[np.ndarray]:
