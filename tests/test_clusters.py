@@ -17,10 +17,7 @@ def test_clusters_by_hand():
     # means .75 and .25; cluster 0 has three of four, two clusters: .75 + 1.5 (1 - .75), .75 + .5 (0 - .75)
     assert found == pytest.approx(np.array([[1.125, 0.375], [0.375, 0.125]]))
     assert found.mean(1) == pytest.approx(scores.mean(1))
-    assert by_cluster(scores) is not None
     assert np.array_equal(by_cluster(scores), scores)
-    with pytest.raises(StudyError, match="clusters of 3 examples, but scores of 4"):
-        Clustered.of(scores, [0, 1, 2])
 
 
 def test_a_cluster_for_each_example_changes_nothing():
@@ -37,25 +34,21 @@ def test_rows_and_constants_keep_their_clusters():
     assert scores[[2, 0]].clusters.tolist() == [0, 0, 1, 1]
     assert np.zeros_like(scores).clusters.tolist() == [0, 0, 1, 1]
     assert [x.shape for x in by_setting([scores, np.full_like(scores, 0.5)])] == [(4, 2), (4, 2)]
-    with pytest.raises(StudyError, match="expected \\[0, 1\\]"):
+    with pytest.raises(StudyError, match="expected finite ones in"):
         by_setting([scores * 100])
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_a_true_null_is_rarely_decided_where_clusters_are_known(grouped):
-    """The same studies without the clusters decide far too often."""
-    rng, decided, repeats = np.random.default_rng(4), 0, 400
+def test_a_true_null_is_rarely_decided_where_clusters_are_known():
+    """Of clusters of one to five examples, out of order; `test_honesty` has what is decided without them."""
+    rng, decided, repeats = np.random.default_rng(4), 0, 200
     a, b = simulate(6, 1000, 2, 0.0, 0.03, 0.5, 0.7, rng, repeats=repeats, group=5)
-    kept = rng.permutation(1000)[:700]  # clusters of one to five examples, out of order
-    for one, other in zip(a[..., kept].astype(float), b[..., kept].astype(float), strict=True):
-        sides = [list(np.moveaxis(x, 1, 0)) for x in (one, other)]
-        if grouped:
-            sides = [[Clustered.of(setting, kept // 5) for setting in side] for side in sides]
+    kept = rng.permutation(1000)[:700]
+    for both in zip(a[..., kept].astype(float), b[..., kept].astype(float), strict=True):
+        sides = [[Clustered.of(setting, kept // 5) for setting in np.moveaxis(x, 1, 0)] for x in both]
         effect = difference(*sides)
-        assert effect.estimate == pytest.approx((one - other).mean())
+        assert effect.estimate == pytest.approx((both[0] - both[1]).mean())
         decided += effect.p < 0.05
-    share, error = decided / repeats, (0.05 * 0.95 / repeats) ** 0.5
-    assert (share <= 0.05 + 2 * error) if grouped else (share > 0.1)
+    assert decided / repeats <= 0.05 + 2 * (0.05 * 0.95 / repeats) ** 0.5
 
 
 def test_every_test_takes_clusters():

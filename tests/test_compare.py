@@ -94,7 +94,7 @@ def test_compare_refuses_unequal_examples_unless_asked(tmp_path, capsys):
         ('{"scores": {"x": NaN}}', "expected a number"),
         ('{"scores": {"x": 87.5}}', "divide percentages"),
         ('{"scores": {"x": "1"}}', "expected a number"),
-        ('{"scores": {"x": {"f1": 1}, "y": {"em": 1}}}', "lacks it"),
+        ('{"scores": {"x": {"f1": 1}, "y": {"em": 1}}}', "is missing in 1 of 2"),
         ('{"scores": {"x": 1}, "task": "qa"}', "on one task"),
     ],
 )

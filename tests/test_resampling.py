@@ -45,8 +45,7 @@ def test_mcnemar_agrees_with_statsmodels(rng):
     assert mcnemar(b, a)["p"] == result["p"]
     # 5 against 0: 2 / 2**5
     assert mcnemar(np.array([1, 1, 1, 1, 1, 0]), np.zeros(6))["p"] == pytest.approx(0.0625)
-    same = mcnemar(a, a)
-    assert (same["p"], same["odds"]) == (1.0, None)
+    assert mcnemar(a, a)["p"] == 1.0
 
 
 def test_violation_ratio_by_hand_and_by_integration(rng):
@@ -66,11 +65,10 @@ def test_violation_ratio_by_hand_and_by_integration(rng):
 
 def test_almost_stochastic_order(rng):
     better, worse = 0.7 + 0.01 * rng.standard_normal((2, 10)) - np.array([[0], [0.2]])
-    assert aso(better, worse, rng)[1] == 0
-    assert aso(worse, better, rng)[1] == 1
-    eps, eps_min = aso(better, rng.permutation(better), rng)
-    assert eps == 0.5 < eps_min
-    assert aso([0.5], [0.5], rng) == (0.5, 0.5)
+    assert aso(better, worse, rng) == 0
+    assert aso(worse, better, rng) == 1
+    assert aso(better, rng.permutation(better), rng) > 0.5
+    assert aso(np.array([0.5]), np.array([0.5]), rng) == 0.5
 
 
 @pytest.mark.parametrize(("k", "theirs"), [(0, 0.8679), (1, 0.7531), (4, 0.3309), (5, 0.2269)])
@@ -79,7 +77,7 @@ def test_almost_stochastic_order_agrees_with_deep_significance(k, theirs):
     rng = np.random.default_rng(k)
     a = 0.6 + 0.02 * k / 3 + 0.03 * rng.standard_normal(6)
     b = 0.6 + 0.03 * rng.standard_normal(6)
-    assert aso(a, b, rng)[1] == pytest.approx(theirs, abs=0.05)
+    assert aso(a, b, rng) == pytest.approx(theirs, abs=0.05)
 
 
 def test_second_opinions_are_those_of_each_test(scores):

@@ -394,7 +394,7 @@ COMMANDS = {  # name -> the function that does it, its arguments
         _flag("-o", "--optimize_tension", help="fit how near"),
         _flag("-v", "--variational_bayes", help="Dirichlet prior on the translation probabilities"),
         _flag("-r", "--reverse", help="generate the source from the target"),
-        _argument("-I", "--iterations", type=int, metavar="N", help="of EM [5]"),
+        _argument("-I", "--iterations", type=int, metavar="N", help="EM iterations [5]"),
         _argument("-q", "--p0", type=float, dest="p_null", metavar="X", help="probability of NULL [0.08]"),
         _argument("-a", "--alpha", type=float, metavar="X", help="strength of the Dirichlet prior [0.01]"),
         _argument(

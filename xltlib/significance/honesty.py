@@ -32,24 +32,23 @@ def simulate(
     base: float,
     rng: np.random.Generator,
     repeats: int = 1,
-    difficulty: float = 1.0,
     group: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores a and b, bool (repeats, R, K, N), from a latent crossed model: E[b] = base, E[a] = base + mu.
 
-    A system is right where a latent normal exceeds a threshold: the item's difficulty (shared by systems,
-    settings and seeds), the system's own effect on the item (`sd_item`, shared by settings and seeds), its
-    seed's luck (`sd_seed`, shared by settings and items) and noise of variance 1 per score. `group` items in
-    a row share difficulty and effect. Standard deviations are on the latent scale; near accuracy 0.5, 0.1 of
-    luck is 0.028 of accuracy. The sum is normal, so the thresholds give the two means exactly.
+    A system is right where a latent normal exceeds a threshold: the item's difficulty (variance 1, shared by
+    systems, settings and seeds), the system's own effect on the item (`sd_item`, shared by settings and
+    seeds), its seed's luck (`sd_seed`, shared by settings and items) and noise of variance 1 per score.
+    `group` items in a row share difficulty and effect. Standard deviations are on the latent scale; near
+    accuracy 0.5, 0.1 of luck is 0.028 of accuracy. The sum is normal: the thresholds give the means exactly.
     """
-    total = np.sqrt(1 + difficulty**2 + sd_item**2 + sd_seed**2)
+    total = np.sqrt(2 + sd_item**2 + sd_seed**2)
     shape, passages = (repeats, seeds, settings, examples), -(-examples // group)
 
     def shared(sd: float, *axes: int) -> np.ndarray:
         return sd * rng.standard_normal(axes, dtype=np.float32)
 
-    hard, scores = shared(difficulty, repeats, 1, 1, passages), []
+    hard, scores = shared(1.0, repeats, 1, 1, passages), []
     for accuracy in (base + mu, base):
         item = (hard + shared(sd_item, *hard.shape)).repeat(group, -1)[..., :examples]
         luck = item + shared(sd_seed, repeats, seeds, 1, 1)

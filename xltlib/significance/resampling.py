@@ -16,7 +16,7 @@ from xltlib.textfile import excerpt, parse_json, read_text
 
 BLOCK = 500  # resamples drawn at once: 20 MB of weights for 5,000 examples
 FEW_SEEDS = 5  # with fewer the bound of the almost stochastic order does not hold
-SHOWN_IDS = 3  # missing ids named in an error
+ALPHA = 0.05  # 1 - level of the intervals of `xlt compare`
 COLUMNS = ("metric", "n", "mean A", "mean B", "A - B", "interval", "p", "McNemar p", "only A : only B", "d_z")
 
 
@@ -35,7 +35,7 @@ def second_opinions(
     estimate, low, high = hierarchical_bootstrap(a, b, rng, resamples, alpha)
     first, second = (np.mean([x.mean(1) for x in by_setting(scores)], axis=0) for scores in (a, b))
     better = "a" if estimate >= 0 else "b"
-    _, eps_min = aso(*((first, second) if better == "a" else (second, first)), rng, 1 - alpha)
+    eps_min = aso(*((first, second) if better == "a" else (second, first)), rng, 1 - alpha)
     few = f"{len(first)} scores: too few for the bound to hold" if len(first) < FEW_SEEDS else ""
     return {
         "bootstrap": [low, high], "p_seeds": sign_flips(first - second),
@@ -76,20 +76,19 @@ def hierarchical_bootstrap(
 
 def aso(
     a: np.ndarray, b: np.ndarray, rng: np.random.Generator, confidence: float = 0.95, resamples: int = 1000
-) -> tuple[float, float]:
-    """eps and eps_min of the almost stochastic order of seed scores a (R,) over b (Q,). `a`: the better one.
+) -> float:
+    """eps_min of the almost stochastic order of seed scores a (R,) over b (Q,). `a`: the better one.
 
     eps = integral of (F_a^-1 - F_b^-1)^2 where it speaks against a, over the whole integral (del Barrio et
     al. 2018; Dror et al. 2019). H0: eps >= tau. a is called better where `eps_min`, the upper bound from the
     bootstrap, is below tau: 0.5 at most, 0.2 as Ulmer et al. 2022 advise. Unpaired, and blind to the
     examples. Equal samples have no order: eps = 0.5.
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    eps = float(violation_ratio(a, b))
+    eps = violation_ratio(a, b)
     draws = [rng.choice(x, size=(resamples, x.size)) for x in (a, b)]
     scale = np.sqrt(a.size * b.size / (a.size + b.size))
     sigma = (scale * (violation_ratio(*draws) - eps)).std()
-    return eps, float(np.clip(eps - sigma / scale * stats.norm.ppf(1 - confidence), 0.0, 1.0))
+    return float(np.clip(eps - sigma / scale * stats.norm.ppf(1 - confidence), 0.0, 1.0))
 
 
 def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -106,18 +105,8 @@ def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # Two runs
 
 
-def compare_files(
-    path_a: Path,
-    path_b: Path,
-    *,
-    metric: str | None = None,
-    intersect: bool = False,
-    alpha: float = 0.05,
-    seed: int = 0,
-) -> dict:
+def compare_files(path_a: Path, path_b: Path, *, metric: str | None = None, intersect: bool = False) -> dict:
     """All shared metrics (or the one named), as {"a", "b", "task", "languages", "metrics": {...}}."""
-    if not 0 < alpha < 0.5:
-        raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
     a, b = read_scores(path_a), read_scores(path_b)
     if a["task"] != b["task"]:
         raise StudyError(
@@ -127,10 +116,7 @@ def compare_files(
     if not names:
         present = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"
         raise StudyError(f"no metric to compare{f' named {metric!r}' if metric else ''}: {present}")
-    rows = {}
-    for name in names:
-        pairs = pair(a["metrics"][name], b["metrics"][name], intersect)
-        rows[name] = compare(*pairs, np.random.default_rng(seed), alpha)
+    rows = {name: compare(*pair(a["metrics"][name], b["metrics"][name], intersect)) for name in names}
     languages = [a["language"], b["language"]]
     return {"a": str(path_a), "b": str(path_b), "task": a["task"], "languages": languages, "metrics": rows}
 
@@ -155,23 +141,19 @@ def read_scores(path: Path) -> dict:
                 raise StudyError(f"{place}: {excerpt(number)}, {wanted}")
             metrics.setdefault(metric, {})[example] = float(number)
     for metric, column in metrics.items():
-        if len(column) < len(scores):
-            missing = next(example for example in scores if example not in column)
-            raise StudyError(
-                f"{path}: {metric} has {len(column)} of {len(scores)} examples, {excerpt(missing)} lacks it"
-            )
+        if missing := [example for example in scores if example not in column]:
+            raise StudyError(f"{path}: {metric} is missing in {len(missing)} of {len(scores)} examples, "
+                             f"such as {excerpt(missing[0])}")  # fmt: skip
     return {"task": record.get("task"), "language": record.get("language"), "metrics": metrics}
 
 
-def pair(a: dict[str, float], b: dict[str, float], intersect: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def pair(a: dict[str, float], b: dict[str, float], intersect: bool) -> tuple[np.ndarray, np.ndarray]:
     """Scores (N,) of the examples of a and b in a's order; ids must agree unless `intersect`."""
-    only_a, only_b = [i for i in a if i not in b], [i for i in b if i not in a]
     shared = [i for i in a if i in b]
-    if (only_a or only_b) and not intersect:
+    alone = {"A": [i for i in a if i not in b], "B": [i for i in b if i not in a]}
+    if any(alone.values()) and not intersect:
         parts = [
-            f"{len(ids)} only in {name} (such as {', '.join(map(excerpt, ids[:SHOWN_IDS]))})"
-            for name, ids in (("A", only_a), ("B", only_b))
-            if ids
+            f"{len(ids)} only in {name} (such as {excerpt(ids[0])})" for name, ids in alone.items() if ids
         ]
         raise StudyError(
             f"A and B do not score the same examples: {len(shared)} shared, {', '.join(parts)};"
@@ -182,23 +164,24 @@ def pair(a: dict[str, float], b: dict[str, float], intersect: bool = False) -> t
     return np.array([a[i] for i in shared]), np.array([b[i] for i in shared])
 
 
-def compare(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, alpha: float = 0.05) -> dict:
+def compare(a: np.ndarray, b: np.ndarray) -> dict:
     """One metric of two runs (N,): difference a - b with t interval over examples, tests and effect sizes.
 
     H0 of `p` (paired permutation, 9,999 patterns of signs): swapping A and B changes nothing. `d_z` is the
     mean difference over its standard deviation, None where differences do not vary. `mcnemar` only for 0/1
     scores.
     """
-    effect, gaps = difference(a[None, None], b[None, None], alpha=alpha), a - b
+    effect, gaps = difference(a[None, None], b[None, None], alpha=ALPHA), a - b
     spread = float(gaps.std(ddof=1)) if gaps.size > 1 else 0.0
     p = 1.0  # of one example, whose sign says nothing
     if gaps.size > 1:
+        rng = np.random.default_rng(0)
         p = stats.permutation_test(
             (gaps,), np.sum, permutation_type="samples", vectorized=True, batch=BLOCK, rng=rng
         ).pvalue
     return {
         "n": gaps.size, "mean_a": float(a.mean()), "mean_b": float(b.mean()), "difference": effect.estimate,
-        "low": effect.low, "high": effect.high, "alpha": alpha, "note": effect.note,
+        "low": effect.low, "high": effect.high, "alpha": ALPHA, "note": effect.note,
         "p": float(p), "d_z": effect.estimate / spread if spread > ROUNDING else None,
         "mcnemar": mcnemar(a, b) if np.isin([a, b], (0, 1)).all() else None,
     }  # fmt: skip
@@ -207,11 +190,11 @@ def compare(a: np.ndarray, b: np.ndarray, rng: np.random.Generator, alpha: float
 def mcnemar(a: np.ndarray, b: np.ndarray) -> dict:
     """Exact McNemar test on 0/1 scores (N,) of two runs; H0: each alone is right equally often.
 
-    `only_a`, `only_b`: examples right in one alone; `odds` is their ratio, None without any of b's.
+    `only_a`, `only_b`: examples right in one alone.
     """
     only_a, only_b = int((a > b).sum()), int((b > a).sum())
     p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return {"p": p, "only_a": only_a, "only_b": only_b, "odds": only_a / only_b if only_b else None}
+    return {"p": p, "only_a": only_a, "only_b": only_b}
 
 
 def table(result: dict) -> str:
@@ -224,11 +207,12 @@ def table(result: dict) -> str:
         interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
         d_z = "-" if row["d_z"] is None else f"{row['d_z']:+.3f}"
         lines.append((name, str(row["n"]), *means, interval, f"{row['p']:.4g}", *counts, d_z))
-    languages = dict.fromkeys(str(language) for language in result["languages"])
-    head = (
-        f"A: {result['a']}\nB: {result['b']}\ntask {result['task']}, language {' against '.join(languages)}"
-    )
-    alpha = next(iter(result["metrics"].values()))["alpha"]
-    foot = f"interval: {100 * (1 - alpha):g} %, paired t over examples; p: paired permutation, two-sided"
+    languages = dict.fromkeys(map(str, result["languages"]))
     notes = dict.fromkeys(row["note"] for row in result["metrics"].values() if row["note"])
-    return "\n".join([head, "", text_table(lines), "", foot, *(f"note: {note}" for note in notes)])
+    return "\n".join([
+        f"A: {result['a']}", f"B: {result['b']}",
+        f"task {result['task']}, language {' against '.join(languages)}",
+        "", text_table(lines), "",
+        f"interval: {100 * (1 - ALPHA):g} %, paired t over examples; p: paired permutation, two-sided",
+        *(f"note: {note}" for note in notes),
+    ])  # fmt: skip

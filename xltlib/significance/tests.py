@@ -152,39 +152,33 @@ def sign_flips(units: Sequence[float]) -> float:
     return min(1.0, 2 * (2 * len(first) * len(second) - below) / 2 ** len(units))
 
 
-def by_setting(scores: Scores, name: str = "scores") -> list[np.ndarray]:
+def by_setting(scores: Scores) -> list[np.ndarray]:
     """The K settings as float arrays (R, N_k), or (R, G_k) where items come in clusters.
 
     StudyError unless R, K and N_k are at least 1 and all scores are finite and in [0, 1].
     """
-    if isinstance(scores, np.ndarray) and scores.ndim != 3:
-        raise StudyError(f"{name}: shape {scores.shape}, expected (seeds, settings, examples)")
     if isinstance(scores, np.ndarray):
+        if scores.ndim != 3:
+            raise StudyError(f"scores of shape {scores.shape}, expected (seeds, settings, examples)")
         scores = np.moveaxis(scores, 1, 0)
     arrays = [np.asanyarray(setting, dtype=float) for setting in scores]
-    if not arrays:
-        raise StudyError(f"{name}: no setting, expected at least one array of shape (seeds, examples)")
+    if not arrays or any(x.ndim != 2 or 0 in x.shape or len(x) != len(arrays[0]) for x in arrays):
+        raise StudyError(
+            f"scores of shapes {[x.shape for x in arrays]}, expected (seeds, examples) for each setting, one "
+            "of each at least, and the same seeds in every setting"
+        )
     for k, array in enumerate(arrays):
-        if array.ndim != 2 or 0 in array.shape or len(array) != len(arrays[0]):
+        if not (array.min() >= 0 and array.max() <= 1):  # NaN is not either
             raise StudyError(
-                f"{name}, setting {k}: shape {array.shape}, expected (seeds, examples), one of each at least,"
-                f" and the same seeds in every setting ({arrays[0].shape} in setting 0)"
-            )
-        if not np.isfinite(array).all():
-            raise StudyError(
-                f"{name}, setting {k}: scores must be finite; leave out examples without a score"
-            )
-        if array.min() < 0 or array.max() > 1:
-            raise StudyError(
-                f"{name}, setting {k}: scores from {array.min():g} to {array.max():g}, expected [0, 1]"
-                " (divide percentages by 100)"
+                f"setting {k}: scores from {array.min():g} to {array.max():g}, expected finite ones in [0, 1]"
+                " (divide percentages by 100, leave out examples without a score)"
             )
     return [by_cluster(array) for array in arrays]
 
 
 def paired(a: Scores, b: Scores) -> list[np.ndarray]:
-    """a - b by setting, K arrays (R, N_k); a and b must agree in every shape."""
-    first, second = by_setting(a, "a"), by_setting(b, "b")
+    """a - b by setting, K arrays (R, N_k); StudyError unless a and b agree in every shape."""
+    first, second = by_setting(a), by_setting(b)
     shapes = [[setting.shape for setting in scores] for scores in (first, second)]
     if shapes[0] != shapes[1]:
         raise StudyError(f"a and b are not paired: (seeds, examples) per setting {shapes[0]} and {shapes[1]}")
@@ -276,8 +270,6 @@ class Effect:
         settings: int = 0,
     ) -> "Effect":
         """The sum of K arrays (R, N_k) of scores, or of differences of scores, times their weights (K,)."""
-        if not 0 < alpha < 0.5:
-            raise StudyError(f"alpha: {alpha}, expected a level between 0 and 0.5, such as 0.05")
         span, values = float(np.abs(weights).sum()), tuple(float(x) for x in per_setting)
         return cls(by_items(arrays, weights), span, values, settings or len(values), float(null), alpha)
 
@@ -406,16 +398,10 @@ def interaction(
 ) -> Effect:
     """Gain in 1 minus a share of gain in 2, (a1 - b1) - share (a2 - b2); H0: it is `margin`.
 
-    The larger gain should come first.
-
-    Paired on seeds. Items of the two are paired where their number is the same, else independent.
-    `per_setting` holds the two gains.
+    The larger gain should come first. Paired on seeds. Items of the two are paired where their number is the
+    same, else independent. `per_setting` holds the two gains.
     """
     first, second = paired(a1, b1), paired(a2, b2)
-    if len(first[0]) != len(second[0]):
-        raise StudyError(
-            f"the two gains have {len(first[0])} and {len(second[0])} seeds, expected the same seeds"
-        )
     weights = [1 / len(first)] * len(first) + [-share / len(second)] * len(second)
     gains = [float(np.mean([gain.mean() for gain in side])) for side in (first, second)]
     return Effect.of(first + second, weights, gains, margin, alpha, len(first) + len(second))
@@ -427,12 +413,7 @@ def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alp
     `scores` has one entry per level of x, paired on seeds, settings and items. Unit: score per unit of x.
     Negate x when the score is expected to fall. `per_seed` and `per_setting` are slopes.
     """
-    if len(scores) != len(x):
-        raise StudyError(f"trend: {len(scores)} levels of scores and {len(x)} of x, expected one x per level")
-    levels = [by_setting(level, f"scores at x = {at:g}") for level, at in zip(scores, x, strict=True)]
-    at = np.asarray(x, dtype=float)
-    if not np.isfinite(at).all() or np.ptp(at) == 0:
-        raise StudyError(f"x: {list(x)}, expected at least two different finite levels")
+    levels, at = [by_setting(level) for level in scores], np.asarray(x, dtype=float)
     shapes = [[setting.shape for setting in level] for level in levels]
     if any(shape != shapes[0] for shape in shapes):
         raise StudyError(f"levels are not paired: (seeds, examples) per setting {shapes}")
@@ -448,7 +429,7 @@ def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alp
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's adjusted p-values, in the order given: controls the chance of any false rejection."""
-    p = _check_p(p)  # by hand: statsmodels' version collects garbage in every call, 80 ms here
+    p = np.asarray(p, dtype=float)  # by hand: statsmodels' version collects garbage in every call, 80 ms here
     order = np.argsort(p)
     steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     adjusted = np.empty_like(p)
@@ -461,28 +442,15 @@ def holm_levels(p: Sequence[float], alpha: float) -> np.ndarray:
 
     Tests after the first that is not rejected have the level of that one.
     """
-    p = _check_p(p)
-    order, levels, left = np.argsort(p), np.empty_like(p), p.size
-    for place in order:
+    levels, left = np.empty(len(p)), len(p)
+    for place in np.argsort(p):
         levels[place] = alpha / left
         left -= p[place] <= alpha / left
     return levels
 
 
-def benjamini_hochberg(p: Sequence[float]) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p-values, in the order given: controls false discoveries."""
-    p = _check_p(p)
-    return stats.false_discovery_control(p, method="bh") if p.size else p
-
-
-CORRECTIONS = {"none": lambda p: _check_p(p), "holm": holm, "bh": benjamini_hochberg}
-
-
-def _check_p(p: Sequence[float]) -> np.ndarray:
-    p = np.asarray(p, dtype=float)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise StudyError(f"p-values: {p.tolist()}, expected a list of numbers in [0, 1]")
-    return p
+# adjusted p-values by name; "bh": Benjamini and Hochberg's, which control false discoveries
+CORRECTIONS = {"none": np.asarray, "holm": holm, "bh": stats.false_discovery_control}
 
 
 def outlook(per_seed: Sequence[float], margin: float) -> dict[str, float]:
