@@ -1,8 +1,7 @@
-"""Text files from outside: the forms that are read, what is refused by name, and every command that reads."""
+"""Text files from outside: the forms that are read, and what is refused by name."""
 
 import codecs
 import gzip
-import json
 import os
 import subprocess
 
@@ -10,7 +9,6 @@ import pytest
 from official import write
 
 from xltlib import StudyError
-from xltlib.cli import main
 from xltlib.textfile import excerpt, parse_json, read_lines, read_text, stream_lines
 
 FORMS = {  # what a file may be packed and encoded in, without a change of its text
@@ -90,50 +88,3 @@ def test_an_excerpt_is_short():
     assert len(excerpt(10**4000)) < 70
     assert excerpt([1, 2]) == "a list of 2"
     assert excerpt({"a": 1}) == "an object of 1"
-
-
-COMMANDS = {  # command -> the files it reads, by their name in it
-    "align": {"PAIRS": "das Haus ||| the house\ndas Buch ||| the book\n"},
-    "compare": {
-        "A": json.dumps({"task": "xnli", "language": "de", "metric": "accuracy", "scores": {"0": 1, "1": 0}}),
-        "B": json.dumps({"task": "xnli", "language": "de", "metric": "accuracy", "scores": {"0": 0, "1": 0}}),
-    },
-    "score xnli --language de": {"GOLD": "neutral\nentailment\n", "PREDICTED": "neutral\nneutral\n"},
-    "score mlqa --language de": {
-        "GOLD": json.dumps([{"paragraphs": [{"context": "a", "qas": [
-            {"id": "q", "question": "?", "answers": [{"answer_start": 0, "text": "a"}]}]}]}]),
-        "PREDICTED": '{"q": "a"}',
-    },
-}  # fmt: skip
-FILES = [(command, name) for command, files in COMMANDS.items() for name in files]
-
-
-def run(command, capsys, folder, **contents):
-    """Exit code, output and error of a command; its files hold what is said here, else what they should."""
-    paths = []
-    for name, text in COMMANDS[command].items():
-        paths.append(write(folder / name, contents.get(name, text)))
-    code = main([*command.split(), *map(str, paths)])
-    return code, *capsys.readouterr()
-
-
-@pytest.mark.parametrize(("command", "name"), FILES)
-def test_every_command_reads_such_files_and_names_what_it_cannot_read(tmp_path, capsys, command, name):
-    expected = run(command, capsys, tmp_path)
-    assert expected[0] == 0
-    packed = gzip.compress(COMMANDS[command][name].encode())
-    assert run(command, capsys, tmp_path, **{name: packed}) == expected
-    code, _, error = run(command, capsys, tmp_path, **{name: UNREADABLE["latin-1"][0]})
-    assert code == 2
-    assert str(tmp_path / name) in error
-    assert len(error.splitlines()) == 1
-
-
-@pytest.mark.parametrize(("command", "name"), [pair for pair in FILES if pair[0] != "align"])
-@pytest.mark.parametrize("inner", ["", '{"a": 1, "a": 1}'])
-def test_json_that_no_command_can_use(tmp_path, capsys, command, name, inner):
-    content = '{"scores": ' + "[" * 10**5 + "]" * 10**5 + "}" if not inner else f'{{"x": {inner}}}'
-    code, _, error = run(command, capsys, tmp_path, **{name: content})
-    assert code == 2
-    assert error.startswith(f"xlt: error: {tmp_path / name}:1: ")
-    assert len(error) < 400

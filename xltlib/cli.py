@@ -90,7 +90,7 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def _params(args: argparse.Namespace) -> None:
-    """List all parameters: type, default, meaning."""
+    """List all parameters: default, choices or bounds, meaning."""
     from xltlib.params import describe
 
     print(describe())
