@@ -1,6 +1,7 @@
 """Small ledgers and runs with planted effects, for the tests of verdicts."""
 
 import copy
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -28,25 +29,16 @@ DESIGN = {
 
 def runs(labels, gain=0.0, seeds=range(SEEDS), tasks=("nli",), gains=None, examples=EXAMPLES, noise=0.02):
     """Runs with 0/1 scores of accuracy 0.6 + gain (by setting: `gains`), paired on items, a little noise."""
-    records = []
-    for task in tasks:
-        suffix = "#f1" if task == "qa" else ""
-        for seed in seeds:
-            rng = np.random.default_rng([seed, *label(labels).encode(), len(task)])
-            scores = {}
-            names = [
-                *PARAMS.languages,
-                *(f"{a}|{b}" for a in PARAMS.languages for b in PARAMS.languages if a != b),
-            ]
-            for k, name in enumerate(names):
-                items = np.random.default_rng([k, examples]).random(examples)
-                wanted = 0.6 + (gains or {}).get(name, gain) + noise * rng.standard_normal() / 3
-                flips = rng.random(examples) < noise
-                scores[name + suffix] = ((items < wanted) ^ flips).astype(np.uint8)
-            name = f"{label(labels)} {task} {seed}"
-            records.append(
-                {"digest": name, "labels": {**labels, "task": task, "seed": seed}, "scores": scores}
-            )
+    records, names = [], [*PARAMS.languages, *map("|".join, permutations(PARAMS.languages, 2))]
+    for task, seed in product(tasks, seeds):
+        rng, scores = np.random.default_rng([seed, *label(labels).encode(), len(task)]), {}
+        for k, name in enumerate(names):
+            items = np.random.default_rng([k, examples]).random(examples)
+            wanted = 0.6 + (gains or {}).get(name, gain) + noise * rng.standard_normal() / 3
+            flips = rng.random(examples) < noise
+            scores[name + "#f1" * (task == "qa")] = ((items < wanted) ^ flips).astype(np.uint8)
+        own, digest = {**labels, "task": task, "seed": seed}, f"{label(labels)} {task} {seed}"
+        records.append({"digest": digest, "labels": own, "scores": scores})
     return records
 
 
@@ -96,13 +88,7 @@ def planted(tmp_path):
     equal, robust = {"type": "equivalence", "margin": 0.05}, {"method": "rs_da"}
     options = {f"mask_rate={x}": x for x in (0.15, 0.3, 0.6)}
     slope = {"type": "trend", "over": "objective_options", "points": options}
-    pairs = {
-        "type": "interaction",
-        "a": robust,
-        "b": {},
-        "settings": "pairs",
-        "settings2": "targets",
-    }
+    pairs = {"type": "interaction", "a": robust, "b": {}, "settings": "pairs", "settings2": "targets"}
     trend = {k: v for k, v in better("weam", "none").items() if k != "b"} | slope
     path = small_ledger(
         tmp_path,

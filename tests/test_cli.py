@@ -79,7 +79,7 @@ def test_help_names_all_commands(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    commands = "run publish status plan params claim question slice page check align score compare"
+    commands = "run publish status plan params claim question job page check align score compare"
     assert all(f"\n    {command} " in text for command in commands.split())
 
 

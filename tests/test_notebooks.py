@@ -1,4 +1,4 @@
-"""The committed notebooks: their structure, their parameters, and that they ask only for what there is.
+"""The committed notebooks: structure, parameters, what they ask for; and how any notebook is executed.
 
 `python tests/test_notebooks.py` writes their parameters cells anew, when a default or its meaning changes.
 """
@@ -12,10 +12,11 @@ import nbformat
 import pytest
 import tinystudy
 
-from xltlib import notebooks, study
+from xltlib import StudyError, notebooks, pool, study
 from xltlib.claims.ledger import load_ledger
-from xltlib.runs import STAGES
-from xltlib.store import RECORD, read_json
+from xltlib.params import Params
+from xltlib.runs import STAGES, Runs
+from xltlib.store import RECORD, Store, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"xltlib", *(f"xltlib.{p.parent.name}" for p in (ROOT / "xltlib").glob("*/__init__.py"))}
@@ -46,29 +47,26 @@ def test_there_is_one_notebook_for_each_stage():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_is_committed_without_outputs(stage):
+def test_is_committed_without_outputs_and_with_fixed_ids(stage):
     notebook = read(stage)
     nbformat.validate(notebook)
+    assert [cell.id for cell in notebook.cells] == [
+        f"{stage[:2]}-{k:02d}" for k in range(len(notebook.cells))
+    ]
+    assert notebook.metadata.kernelspec.name == "python3"
     for cell in notebook.cells:
         if cell.cell_type == "code":
             assert not cell.outputs
             assert cell.execution_count is None
-    assert notebook.metadata.kernelspec.name == "python3"
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_parameters_cell_is_the_generated_one(stage):
-    cells = tagged(read(stage))
-    assert len(cells) == 1
-    assert cells[0].source == tinystudy.notebook_cell(names(stage)), "run python tests/test_notebooks.py"
+def test_parameters_are_the_generated_ones_and_checked_before_anything_else_is_named(stage):
+    first, second = code_cells(stage)[:2]
+    assert [cell.source for cell in tagged(read(stage))] == [first]
+    assert first == tinystudy.notebook_cell(names(stage)), "run python tests/test_notebooks.py"
     assert names(stage)[0] == "profile"
     assert 6 <= len(names(stage)) <= 12  # what an explorer turns
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_parameters_are_checked_before_anything_else_is_named(stage):
-    first, second = code_cells(stage)[:2]
-    assert first == tinystudy.notebook_cell(names(stage))
     assert "params = from_notebook(globals())\nsession = study.open(params)" in second
 
 
@@ -111,22 +109,11 @@ def test_names_only_what_the_library_has(stage):
             modules |= {
                 a.asname or a.name: importlib.import_module(f"{node.module}.{a.name}") for a in node.names
             }
-    assert "study" in modules
+    room = {"04_noise_ablations": "noise"}.get(stage, stage.partition("_")[2])
+    assert modules["figures"].__name__ == f"xltlib.{room}.figures"
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_imports_the_room_of_its_name(stage):
-    room = {"04_noise_ablations": "noise"}.get(stage, stage.partition("_")[2])
-    assert re.search(rf"^from xltlib\.{room} import .*figures", code_cells(stage)[1], re.M)
-
-
-def test_cells_have_fixed_ids():
-    for stage in STAGES:
-        ids = [cell.id for cell in read(stage).cells]
-        assert ids == [f"{stage[:2]}-{k:02d}" for k in range(len(ids))]
 
 
 def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch):
@@ -141,9 +128,8 @@ def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch):
     monkeypatch.setenv("XLT_ROOT", str(tmp_path))
     session = study.run(profile, only=list(OWN), jobs=1, tell=lambda line: None)
     for stage, name in OWN.items():
-        executed = nbformat.read(
-            session.root / "runs" / "notebooks" / "tiny" / f"{stage}.ipynb", as_version=4
-        )
+        copy = session.store.result(study.notebook(session, stage)).file(f"{stage}.ipynb")
+        executed = nbformat.read(copy, as_version=4)
         table = executed.cells[-1].outputs[-1]["data"]["text/html"]
         assert name in table
         assert "standard" in table or "tlm" in table
@@ -151,6 +137,68 @@ def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch):
     texts = {read_json(path)["params"].get("code", "") for path in results}
     functions = {text.partition("\n")[2].partition("(")[0] for text in texts}  # after how it is called
     assert functions == {"", *(f"def {name}" for name in OWN.values())}
+
+
+# Any notebook
+
+
+@pytest.mark.parametrize(
+    ("source", "tags", "message"),
+    [
+        ("seeds = 3", [], "0 code cells are tagged"),
+        ("seeds: int = 3\nsedes = 3", ["parameters"], "did you mean seeds"),
+        ("seeds = \n", ["parameters"], "line 1: invalid syntax"),
+        ("seeds = 2 * alpha", ["parameters"], "seeds: expected a plain value"),
+    ],
+)
+def test_a_parameters_cell_that_cannot_be_used(tmp_path, source, tags, message):
+    path = tmp_path / "a.ipynb"
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": tags})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    with pytest.raises(StudyError, match=message):
+        notebooks.declared(path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]"])
+def test_a_file_that_is_no_notebook(tmp_path, text):
+    path = tmp_path / "a.ipynb"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=r"a\.ipynb"):
+        notebooks.declared(path)
+
+
+def executed(tmp_path, **cells):
+    """What executing notebooks of these cells gives: the store, their runs, the lines told, and the error."""
+    (tmp_path / "notebooks").mkdir()
+    store, lines, runs = Store(tmp_path / "runs"), [], Runs(Params())
+    for name, own in cells.items():
+        tinystudy.write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", *own, names=["profile", "seeds"])
+    specs = {name: runs.notebook(name, {"seeds": 7}, "") for name in cells}
+    with pytest.raises(StudyError) as caught:
+        pool.compute_all(list(specs.values()), store, 2, lines.append)
+    return store, specs, lines, str(caught.value)
+
+
+def test_notebooks_are_executed_by_papermill(tmp_path):
+    draws = 'import os\n_ = open(os.environ["XLT_FIGURES"] + "/drawn.txt", "w").write(str(seeds))'
+    dies = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    fails = "# a comment\nraise ValueError('first\\nsecond')"
+    store, specs, lines, told = executed(
+        tmp_path, good=[draws, "import os; os.getcwd(), seeds"], bad=["1 + 1", fails], dead=[dies]
+    )
+    assert "2 of 3 runs failed (notebook " in told
+    source, kept = tmp_path / "notebooks/bad.ipynb", store.partial(specs["bad"]) / "bad.ipynb"
+    place = f"{source}, cell [4] (raise ValueError('first\\nsecond')): ValueError: first\nsecond\nsee {kept}"
+    assert place in store.failure(specs["bad"])
+    assert kept.exists()
+    assert re.search(r"dead\.ipynb: .*[Kk]ernel", store.failure(specs["dead"])), "whatever the notebook says"
+    assert any(re.match(r"\[\d/3\] notebook good: \d+ s", line) for line in lines)
+    good = store.result(specs["good"])
+    assert {*good.record["files"]} == {"good.ipynb", "figures/drawn.txt"}
+    assert good.file("figures/drawn.txt").read_text() == "7"
+    copy = nbformat.read(good.file("good.ipynb"), as_version=4)
+    assert copy.cells[-1].outputs[0].data["text/plain"] == f"('{tmp_path}/notebooks', 7)"
+    assert "papermill" not in good.file("good.ipynb").read_text(), "no times, no folders of this machine"
 
 
 def rewrite() -> None:

@@ -39,7 +39,7 @@ def test_a_new_study_has_nothing_to_tell_hours_from(tiny, capsys):
     text = told(capsys, tiny)
     assert rows(text)["encoder"] == ["2", "0", "0", "2", "not", "measured"]
     assert rows(text)["all"][:4] == ["9", "0", "0", "9"]
-    assert "9 runs to compute; how long they take was never measured" in text
+    assert "9 runs to compute with 2 processes: how long they take was never measured" in text
     assert "Downloads: none" in text
     assert rows(text)["S0-1"][:2] == ["6", "6"]  # all its runs are to do
 
@@ -54,7 +54,7 @@ def test_hours_are_those_of_like_runs(tiny, capsys):
     assert rows(text)["text"][:4] == ["1", "1", "0", "0"]
     assert rows(text)["encoder"][:4] == ["6", "2", "0", "4"]
     assert "not measured" not in rows(text)["all"]
-    assert "runs to compute with 2 processes: about 5 s in all" in text
+    assert "runs to compute with 2 processes: about 5 s" in text
 
 
 def costs(*measured):
@@ -85,13 +85,15 @@ def test_seconds_are_scaled_by_updates_and_sizes():
 
 def test_the_time_left_follows_the_measured_speed():
     runs = Runs(Params())
-    specs = [runs.encoder("tlm", seed) for seed in range(4)]
-    left = plan.Forecast(specs, 2, {specs[0]: 10.0, specs[1]: 10.0, specs[2]: 20.0}.get, after=10.0)
-    assert left.sentence() == "4 runs to compute with 2 processes: about 35 s in all"
-    # the fourth is taken to be as long as the others; 20 s for the 10 s planned: all else is slower too
-    assert left.after_run(specs[0], 20.0) == "; about 65 s left"
-    assert left.after_run(specs[2], 40.0) == "; about 45 s left"
-    assert plan.Forecast(specs, 2, lambda spec: None).after_run(specs[0], 5.0) == ""
+    one, two, three, four = (runs.encoder("tlm", seed) for seed in range(4))
+    # the fourth is taken to be as long as the others are on average
+    times = {one: 10.0, two: 10.0, three: 25.0, four: None}
+    assert plan.outlook(times, 2) == "4 runs to compute with 2 processes: about 30 s"
+    assert plan.time_left(times, {one: 20.0}, 2) == "about 50 s", (
+        "twice as long as planned: all else is slower too"
+    )
+    assert plan.time_left(times, {one: 20.0, three: 50.0}, 2) == "about 25 s"
+    assert plan.time_left({one: None, two: None}, {one: 5.0}, 2) == ""
     assert [plan.duration(x) for x in (0, 88, 91, 6000)] == ["5 s", "90 s", "2 min", "1.7 h"]
 
 
@@ -127,9 +129,7 @@ def test_what_must_be_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "online", lambda: False)
     monkeypatch.delenv("XLT_DATA", raising=False)
-    params = Params(
-        **PAPER | {"profile": "paper", "languages": ("en", "de", "ja"), "tasks": ("nli", "paraphrase")}
-    )
+    params = Params(**PAPER | {"profile": "paper", "tasks": ("nli", "paraphrase")})
     found = {each.what: each for each in downloads.downloads(params)}
     assert list(found) == [
         "model mbert", "parallel text opus100, 2 pairs of languages", "multinli (train)",
@@ -137,18 +137,14 @@ def test_what_must_be_fetched(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert found["xnli (test)"].patterns == ("en/test*", "de/test*")
     assert "--include 'ja/test*'" in found["pawsx (train, test)"].command
-    assert found["parallel text opus100, 2 pairs of languages"].patterns == (
-        "de-en/train*",
-        "en-ja/train*",
-    )
+    pairs = found["parallel text opus100, 2 pairs of languages"]
+    assert pairs.patterns == ("de-en/train*", "en-ja/train*")
     assert not any(each.here for each in found.values())
-    with pytest.raises(
-        StudyError, match=r"profile paper reads real languages from the hub(.|\n)*  model mbert: hf download"
-    ):
+    words = r"profile paper reads real languages from the hub(.|\n)*  model mbert: hf download"
+    with pytest.raises(StudyError, match=words):
         downloads.require(params)
-    table = pytest.importorskip("datasets").Dataset.from_dict(
-        {"premise": ["a"], "hypothesis": ["b"], "label": [0]}
-    )
+    rows = {"premise": ["a"], "hypothesis": ["b"], "label": [0]}
+    table = pytest.importorskip("datasets").Dataset.from_dict(rows)
     hubs.fill(tmp_path, "datasets/facebook/xnli", {("en", "train"): table})
     assert found["multinli (train)"].here
     downloads.require(Params())

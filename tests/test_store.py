@@ -15,7 +15,6 @@ from xltlib import StudyError
 from xltlib.store import (
     Spec,
     Store,
-    fast_in_16_bits,
     publish,
     read_json,
     read_published,
@@ -234,6 +233,21 @@ def test_a_run_killed_midway_is_resumed_to_the_same_result(store, tmp_path, root
     assert result.file("state.txt").read_text() == "x" * 10
 
 
+def test_seconds_of_a_resumed_run_are_those_of_all_attempts(store):
+    def killed(directory):
+        (directory / "checkpoint").touch()
+        later = time.time() + 100
+        os.utime(directory / "checkpoint", (later, later))
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            store.compute(RUN, killed)
+    result = store.compute(RUN, build)
+    assert 200 <= result.seconds < 210, "each up to its last checkpoint"
+    assert not any(name.startswith(".") for name in result.record["files"])
+
+
 def test_of_two_processes_one_computes_and_the_other_waits(store, tmp_path, root):
     processes = [start(tmp_path, root) for _ in range(2)]
     assert sorted(p.communicate()[0] for p in processes) == ["computed\n", "store\n"]
@@ -301,10 +315,3 @@ def test_published_evidence_edited_by_hand_is_refused(store, tmp_path):
         write_json(tmp_path / "runs.json", {RUN.digest: runs[RUN.digest] | change})
         with pytest.raises(StudyError, match=rf"runs\.json.*{RUN.digest}"):
             read_published(tmp_path)
-
-
-def test_what_the_processor_says_of_16_bits(monkeypatch):
-    assert fast_in_16_bits() in (True, False)
-    for flags, fast in (("amx_tile amx_bf16", True), ("fp bf16 i8mm", True), ("fpu sse avx512f", False)):
-        monkeypatch.setattr("xltlib.store._cpuinfo", lambda names, flags=flags: flags)
-        assert fast_in_16_bits() == fast

@@ -27,13 +27,7 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
     rng, found = np.random.default_rng(seed), {}
     nouns, verbs = list(NOUNS), list(VERBS)
     while len(found) < count:
-        words = [
-            *rng.choice(nouns, 2),
-            rng.choice(verbs),
-            rng.choice(nouns),
-            *(["now"] * rng.integers(2)),
-            ".",
-        ]
+        words = [*rng.choice(nouns, 2), rng.choice(verbs), rng.choice(nouns), *["now"] * rng.integers(2), "."]
         found[" ".join(words)] = " ".join(SPANISH[word] for word in words)
     return list(found.items())
 
@@ -46,16 +40,11 @@ def write(folder: Path, name: str, content: str | list[str]) -> None:
 
 def squad(pairs: list[str], key: str) -> str:
     """One question on each sentence: its first word is the answer."""
-    paragraphs = [
-        {
-            "context": f"{text} {text}",
-            "qas": [{
-                "id": f"{key}{number}", "question": text.split()[1],
-                "answers": [{"answer_start": 0, "text": text.split()[0]}],
-            }],
-        }
-        for number, text in enumerate(pairs)
-    ]  # fmt: skip
+    paragraphs = []
+    for number, text in enumerate(pairs):
+        first, second = text.split()[:2]
+        asked = {"id": f"{key}{number}", "question": second, "answers": [{"answer_start": 0, "text": first}]}
+        paragraphs.append({"context": f"{text} {text}", "qas": [asked]})
     return json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]})
 
 
@@ -80,22 +69,15 @@ def make(folder: Path) -> Path:
         write(folder, f"pawsx/x-final/{language}/test_2k.tsv", [header, *pawsx])
         write(folder, f"pawsx/x-final/{language}/dev_2k.tsv", [header, *pawsx[:40]])
         write(folder, f"xquad/xquad.{language}.json", squad(told[:20], "x"))
-        write(
-            folder, f"mlqa/MLQA_V1/dev/dev-context-{language}-question-{language}.json", squad(told[:9], "m")
-        )
+        mlqa = f"mlqa/MLQA_V1/dev/dev-context-{language}-question-{language}.json"
+        write(folder, mlqa, squad(told[:9], "m"))
         write(folder, f"tatoeba_laser/tatoeba.spa-eng.{('eng', 'spa')[number]}", told[:50])
         rows = [pair[number] for pair in tagged]
         write(folder, f"ud_pud/{language}_pud-ud-test.conllu", [conllu(i, x) for i, x in enumerate(rows)])
-    write(
-        folder,
-        "multinli_taxinli/train-en.tsv",
-        [f"{a}\t{a}\t{LABELS[i % 2]}" for i, (a, _) in enumerate(corpus)],
-    )
-    write(
-        folder,
-        "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json",
-        squad([a for a, _ in corpus], "t"),
-    )
+    english = [a for a, _ in corpus]
+    nli = [f"{text}\t{text}\t{LABELS[i % 2]}" for i, text in enumerate(english)]
+    write(folder, "multinli_taxinli/train-en.tsv", nli)
+    write(folder, "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json", squad(english, "t"))
     gold = [f"{a}\t{b}\t" + " ".join(f"{i}-{i}" for i in range(len(a.split()))) for a, b in test[:20]]
     write(folder, "word_alignment/xl-wa/es/test.tsv", gold)
     return folder

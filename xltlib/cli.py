@@ -85,7 +85,7 @@ def _publish(args: argparse.Namespace) -> None:
     if args.runs:
         print(f"runs: {study.publish_runs(session)}")
     else:
-        print(study.publish_computed(session, args.replace).sentence())
+        print(study.publish_computed(session, args.replace))
     print(f"published: {session.published}")
 
 
@@ -100,7 +100,7 @@ def _plan(args: argparse.Namespace) -> None:
     """Tell runs, hours and downloads of a profile before it starts."""
     session = _session(args)
     from xltlib.params import table
-    from xltlib.plan import Forecast, sequences
+    from xltlib.plan import outlook, sequences
     from xltlib.pool import missing
     from xltlib.runs import closure
 
@@ -120,8 +120,8 @@ def _plan(args: argparse.Namespace) -> None:
     elif params.device == "cuda":
         print(f"Hours of one {costs.gpu['gpu']}, as measured on {costs.gpu['date']} with {params.model}.\n")
     else:
-        forecast = Forecast(left, session.jobs, costs.seconds).sentence()
-        print(forecast if left else "Nothing is to be computed.", end="\n\n")
+        told = outlook({spec: costs.seconds(spec) for spec in left}, session.jobs)
+        print(told if left else "Nothing is to be computed.", end="\n\n")
     print(_downloads(session), end="\n\n")
     rows = [("statement", "runs", "to do", "hours", "cannot be run yet")]
     for claim, (own, absent) in session.claims().items():
@@ -175,8 +175,9 @@ def _status(args: argparse.Namespace) -> None:
 
     rows = [("", "done", "published", "pending", "failed", "seconds", ""), row("all", specs)]
     for stage in STAGES:
-        job = study.job(session, stage)
-        executed = f"executed in {job.seconds():.0f} s" if job.finished() else "to execute"
+        spec = study.notebook(session, stage)
+        done = session.store.status(spec) == "done"
+        executed = f"executed in {session.store.result(spec).seconds:.0f} s" if done else "to execute"
         rows.append(row(stage, session.specs(stage), executed))
     print(table(rows))
     for spec in (spec for spec, state in states.items() if state == "failed"):
@@ -225,25 +226,22 @@ def _question(args: argparse.Namespace) -> None:
     print(f"\nScale: {session.params.scale}. Limits: {asked.limits}")
 
 
-def _slice(args: argparse.Namespace) -> None:
-    """Compute the runs of one slice of a study, as a cluster's job."""
+def _job(args: argparse.Namespace) -> None:
+    """Compute one run of a study, as a cluster's job."""
     session = _session(args)
-    from xltlib import study
-    from xltlib.plan import slices
-    from xltlib.pool import compute, missing, tell_user
+    from xltlib.data import downloads
+    from xltlib.pool import compute, tell_user
     from xltlib.runs import describe
 
-    cut = slices(session.all_specs())
-    if args.name not in cut:
-        raise StudyError(f"{args.params}: there is no slice {args.name}; have the parameters been changed?")
-    study.require_downloads(session.params)
+    spec = next((spec for spec in session.all_specs() if spec.digest == args.run), None)
+    if spec is None:
+        raise StudyError(f"{args.params}: there is no run {args.run}; have the parameters been changed?")
+    downloads.require(session.params)
     import torch
 
     torch.set_num_threads(1)  # numbers depend on it; a cluster has as many jobs as cores
-    for spec in cut[args.name].specs:
-        if missing([spec], session.store):
-            result = compute(spec, session.store, tell_user)
-            tell_user(f"{describe(spec)}: {result.seconds:.0f} s")
+    result = compute(spec, session.store, tell_user, files=True)
+    tell_user(f"{describe(spec)}: {result.seconds:.0f} s")
 
 
 # The page
@@ -380,11 +378,7 @@ COMMANDS = {  # name -> the function that does it, its arguments
         _argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4"),
         _PROFILE, _JOBS, _SET,
     ),
-    "slice": (
-        _slice,
-        _argument("params", help="a profile's file"),
-        _argument("name", help="of the slice"),
-    ),
+    "job": (_job, _argument("params", help="a profile's file"), _argument("run", help="its digest")),
     "page": (_page,),
     "check": (_check,),
     "align": (

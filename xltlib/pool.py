@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from xltlib import StudyError
-from xltlib.plan import Forecast
-from xltlib.runs import builder, closure, describe
-from xltlib.store import Result, Spec, Store, fast_in_16_bits, gpus, system_errors
+from xltlib.plan import outlook, time_left
+from xltlib.runs import KINDS, closure, describe
+from xltlib.store import Result, Spec, Store, gpus, system_errors
 
 Tell = Callable[[str], None]
 
@@ -34,11 +37,12 @@ NAMED = 5  # failed runs in an error's message
 MAX_JOBS = 1024  # processes: more than any machine that this was tried on has cores
 
 
-def job_count(text: str) -> int:
+def job_count(text: str, place: str = "") -> int:
     """A number of processes from its text; StudyError for what is none, or more than a machine can have."""
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_JOBS or len(text) > 9:
-        raise StudyError(f"{text[:20]!r}: expected the number of processes, 1 to {MAX_JOBS}")
-    return int(text)
+    with suppress(ValueError):
+        if 1 <= int(text) <= MAX_JOBS:
+            return int(text)
+    raise StudyError(f"{place}{text[:20]!r}: expected the number of processes, 1 to {MAX_JOBS}")
 
 
 def tell_user(line: str) -> None:
@@ -51,34 +55,17 @@ def compute(spec: Spec, store: Store, progress: Tell | None = None, files: bool 
 
     def build(directory: Path) -> dict:
         inputs = [compute(other, store, progress, files=True) for other in spec.inputs]
-        return builder(spec)(spec, inputs, directory, progress)
+        return KINDS[spec.kind].load()(spec, inputs, directory, progress)
 
     return store.compute(spec, build, files)
 
 
-def compute_all(
-    specs: Sequence[Spec], store: Store, jobs: int = 1, tell: Tell = tell_user,
-    planned: Callable[[Spec], float | None] = lambda spec: None, after: float = 0.0,
-) -> list[Result]:  # fmt: skip
-    """The results of the runs, in their order; what is missing is computed by `jobs` processes.
-
-    A run that fails does not stop those that do not build on it; at the end one StudyError names them.
-    `planned` seconds of each run tell how long it takes, with `after` seconds for what follows the runs.
-    """
-    todo = missing(specs, store)
-    if todo:
-        _compute(todo, store, jobs, tell, Forecast(todo, jobs, planned, after))
-    return [store.result(spec) for spec in specs]
-
-
 def missing(specs: Sequence[Spec], store: Store) -> list[Spec]:
     """The runs to compute, inputs first; inputs of runs that are there already are not asked for."""
-    states: dict[Spec, str] = {}  # a damaged run is one to compute
+    status = cache(lambda spec: store.status(spec, whole=True))  # a damaged run is one to compute
 
     def available(spec: Spec, files: bool) -> bool:
-        if spec not in states:
-            states[spec] = store.status(spec, whole=True)
-        return states[spec] == "done" or (states[spec] == "published" and not files)
+        return status(spec) == "done" or (status(spec) == "published" and not files)
 
     everything = closure(specs)
     asked = dict.fromkeys(specs, False)  # run -> whether its files are needed
@@ -88,57 +75,68 @@ def missing(specs: Sequence[Spec], store: Store) -> list[Spec]:
     return [spec for spec in everything if spec in asked and not available(spec, asked[spec])]
 
 
-def _compute(todo: list[Spec], store: Store, jobs: int, tell: Tell, forecast: Forecast) -> None:
-    """Compute the runs, once this machine is known to have their devices."""
-    device = {spec: spec.params.get("device", "cpu") for spec in todo}
-    if set(device.values()) != {"cpu"}:
-        # not in a new process before `_begin` has said whether the hub may be asked
-        from xltlib.pretraining import models
+def compute_all(
+    specs: Sequence[Spec], store: Store, jobs: int = 1, tell: Tell = tell_user,
+    planned: Callable[[Spec], float | None] = lambda spec: None,
+) -> list[Result]:  # fmt: skip
+    """The results of the runs, in their order; what is missing is computed by `jobs` processes.
 
-        for name in set(device.values()):
-            models.device(name)
-    halved = [s for s in todo if device[s] == "cpu" and s.params.get("precision") == "bfloat16"]
-    if halved and not fast_in_16_bits():
-        tell("precision bfloat16: this processor has no instructions for it, float32 would be faster")
-    with system_errors(store.root):  # told at once, and not by each run
+    A run that fails does not stop those that do not build on it; at the end one StudyError names them.
+    `planned` seconds of each run, where they are known, tell how long it takes.
+    """
+    if todo := missing(specs, store):
+        turns = _require_machine(todo, store)
+        times = {spec: planned(spec) for spec in todo}
+        tell(outlook(times, jobs))
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
+        with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, (os.getpid(), turns)) as executor:
+            try:
+                failed = _run(times, executor, store, jobs, tell)
+            except BaseException:  # an interrupt above all: do not wait for what is running
+                workers = list(executor._processes.values())
+                executor.shutdown(wait=False, cancel_futures=True)
+                for worker in workers:
+                    worker.terminate()
+                raise
+        if failed:
+            names = ", ".join([*map(describe, list(failed)[:NAMED]), *["..."][: len(failed) > NAMED]])
+            first = next(iter(failed.values()))
+            raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
+    return [store.result(spec) for spec in specs]
+
+
+def _require_machine(todo: Sequence[Spec], store: Store) -> list[str]:
+    """The GPUs that the runs may use; StudyError, told at once and not by each run, for what is not there."""
+    with system_errors(store.root):
         store.root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=store.root).close()
-    tell(forecast.sentence())
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-    turns = gpus() if "cuda" in device.values() else []
-    begin = (os.getpid(), context.Value("i"), turns)
-    with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, begin) as executor:
-        try:
-            failed = _run(todo, executor, store, tell, forecast)
-        except BaseException:  # an interrupt above all: do not wait for what is running
-            workers = list(executor._processes.values())
-            executor.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.terminate()
-            raise
-    if failed:
-        first = next(iter(failed.values()))
-        names = ", ".join([*map(describe, list(failed)[:NAMED]), *["..."][: len(failed) > NAMED]])
-        raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
+    if all(spec.params.get("device", "cpu") == "cpu" for spec in todo):
+        return []
+    from xltlib.pretraining import models  # of torch, which takes seconds
+
+    models.device("cuda")
+    return gpus()
 
 
 def _run(
-    todo: list[Spec], executor: ProcessPoolExecutor, store: Store, tell: Tell, forecast: Forecast
+    times: dict[Spec, float | None], executor: ProcessPoolExecutor, store: Store, jobs: int, tell: Tell
 ) -> dict[Spec, str]:
-    """Work through the runs; the result is those that failed, with the reason."""
-    waiting, running, failed = dict.fromkeys(todo), {}, {}
-    while waiting or running:
-        unfinished = {*waiting, *running.values()}
-        for spec in [s for s in waiting if unfinished.isdisjoint(s.inputs)]:
-            del waiting[spec]
-            if any(i in failed for i in spec.inputs):
+    """Work through the runs, of which the planned seconds are given; those that failed, with the reason."""
+    order = TopologicalSorter({spec: times.keys() & spec.inputs for spec in times})
+    order.prepare()
+    running, ended, failed = {}, {}, {}
+    while order.is_active():
+        for spec in order.get_ready():
+            if any(other in failed for other in spec.inputs):
                 failed[spec] = "what it builds on failed"
+                order.done(spec)
             else:
                 running[executor.submit(_work, spec, store.root)] = spec
-        for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
             spec, error = running.pop(future), future.exception()
+            order.done(spec)
             if isinstance(error, BrokenProcessPool):
                 raise StudyError(
                     f"a process was ended from outside, most likely for lack of memory, about when it "
@@ -147,40 +145,32 @@ def _run(
             if error:
                 failed[spec] = f"{type(error).__name__}: {error}"
                 tell(f"failed: {describe(spec)}: {failed[spec]}")
-                continue
-            done, seconds = len(todo) - len(waiting) - len(running), future.result()
-            left = forecast.after_run(spec, seconds)
-            tell(f"[{done}/{len(todo)}] {describe(spec)}: {seconds:.0f} s{left}")
+            else:
+                ended[spec] = future.result()
+                left = f"; {told} left" if (told := time_left(times, ended, jobs)) else ""
+                number = f"[{len(ended) + len(failed)}/{len(times)}]"
+                tell(f"{number} {describe(spec)}: {ended[spec]:.0f} s{left}")
     return failed
 
 
-def _begin(parent: int, started, turns: Sequence[str]) -> None:
-    """Set up a worker: one thread, one GPU (round robin), hub offline, exit with the parent.
+def _work(spec: Spec, root: Path) -> float:
+    return compute(spec, Store(root), tell_user, files=True).seconds
 
-    `started`: how many processes have begun, a number that all share.
-    """
+
+def _begin(parent: int, turns: Sequence[str]) -> None:
+    """Set up a worker: one thread, one of the GPUs in turn, hub offline, ended as soon as its parent is."""
+
+    def follow_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
     if turns:
-        with started.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = turns[started.value % len(turns)]
-            started.value += 1
+        number = int(multiprocessing.current_process().name.rpartition("-")[2])  # SpawnProcess-3 is the third
+        os.environ["CUDA_VISIBLE_DEVICES"] = turns[number % len(turns)]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it ends its processes
     import torch
 
     torch.set_num_threads(1)
-    follow_parent(parent)
-
-
-def follow_parent(parent: int) -> None:
-    """Have this process end as soon as its parent is gone, even if that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _work(spec: Spec, root: Path) -> float:
-    return compute(spec, Store(root), tell_user, files=True).seconds

@@ -4,10 +4,9 @@ A kind of run is one entry: its spec is made by the method of `Runs` that has it
 `kind` above that method says the rest. Nothing here needs what trains.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from xltlib import StudyError
@@ -32,11 +31,9 @@ IN_SPEC = (*pretraining.SHAPE, "mask_rate", "predicted", "epochs", "joint", "lin
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of run.
+class Kind(pretraining.Entry):
+    """A kind of run: the function that computes it, (spec, inputs, directory, progress) -> values, and more.
 
-    build : "module:function" that computes it, (spec, inputs, directory, progress) -> values; imported where
-        the run is computed
     version : a result is reused only where it is the same: raise it when the numbers of the kind change
     stage : the notebook that shows those runs which a statement asks for
     compared : whether tests of statements and questions compare its scores
@@ -45,7 +42,6 @@ class Kind:
     """
 
     name: str
-    build: str
     version: int = 1
     stage: str = ""
     compared: bool = False
@@ -57,11 +53,11 @@ class Kind:
 KINDS: dict[str, Kind] = {}  # in the order in which they build on one another
 
 
-def kind(build: str, **properties: Any) -> Callable:
+def kind(function: str, **properties: Any) -> Callable:
     """The entry of a kind of run, written above the method of `Runs` that makes its spec."""
 
     def enter(method: Callable) -> Callable:
-        KINDS[method.__name__] = Kind(method.__name__, build, **properties)
+        KINDS[method.__name__] = Kind(function, method.__name__, **properties)
         return method
 
     return enter
@@ -71,14 +67,9 @@ class Runs:
     """The specs of a study's runs, by what they are; the parameters say how many and how large."""
 
     def __init__(self, params: Params) -> None:
-        self.params, self._changed = params, changed(params)
+        self.params, self.real, self._changed = params, params.data == "real", changed(params)
         for name in ("text", "pairs", "links", "base", "stage"):  # what others are made of, each made once
             setattr(self, name, cache(getattr(self, name)))
-
-    @property
-    def real(self) -> bool:
-        """Whether the languages are real."""
-        return self.params.data == "real"
 
     def _spec(self, kind: str, taken: dict, *inputs: Spec, version: str | int = "") -> Spec:
         """A spec of a kind, in the kind's own version where no other is given."""
@@ -161,7 +152,8 @@ class Runs:
         others = {k: v for k, v in changed(chosen).items() if k not in IN_SPEC}
         taken |= {"options": others} if others else {}
         taken |= {"target": target} if target else {}
-        taken |= _own(pretraining.OBJECTIVES[objective])
+        if code := pretraining.OBJECTIVES[objective].source:
+            taken["code"] = code
         inputs = (self.base(seed, chosen), self.pairs(seed), self.text(seed))
         if kind := pretraining.link_kind(objective, chosen):
             inputs += (self.links(kind, chosen.pairs, seed),)
@@ -232,7 +224,8 @@ class Runs:
 
                 first = finetuning.first_task(task) if method == "intermediate" else task
                 task_data.check_translations(taken, first)
-        taken |= _own(finetuning.METHODS[method])
+        if code := finetuning.METHODS[method].source:
+            taken["code"] = code
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
@@ -272,17 +265,21 @@ class Runs:
         version = f"{KINDS['transfer'].version}.{KINDS['answers'].version}"
         return self._spec("answers", taken, self.text(seed), self.seq2seq(seed, options), version=version)
 
+    @kind("xltlib.notebooks:execute")
+    def notebook(self, stage: str, parameters: Mapping[str, Any], shown: str) -> Spec:
+        """A notebook executed with some parameters; `shown`: digest of all else that it depends on."""
+        return self._spec("notebook", {"stage": stage, "parameters": parameters, "shown": shown})
+
     def stage(self, name: str) -> tuple[Spec, ...]:
         """The runs whose results a notebook shows; what they build on is found from them."""
         params, seeds = self.params, self.params.every_seed
         cheap = [self.baselines()] if self.real else []
         if name == "01_alignment":
-            kinds, shown = params.link_kinds, []
-            if kinds:
-                options = ["" if kind == "estimated" else f"links={kind}" for kind in kinds]
-                variants = [("none", ""), *(("weam", option) for option in options)]
-                shown = [self.transfer("nli", o, s, objective_options=x) for s in seeds for o, x in variants]
-            return (self.links(), *map(self.links, kinds), *shown)
+            kinds = params.link_kinds
+            options = ["" if kind == "estimated" else f"links={kind}" for kind in kinds]
+            shown = [("none", ""), *(("weam", option) for option in options)] if kinds else []
+            transfers = [self.transfer("nli", o, s, objective_options=x) for s in seeds for o, x in shown]
+            return (self.links(), *map(self.links, kinds), *transfers)
         if name == "02_pretraining":
             encoders = [(o, s) for s in seeds for o in (*params.objectives, *params.further_objectives)]
             probes = [self.probe(*one) for one in encoders]
@@ -290,11 +287,10 @@ class Runs:
                 probes += [self.tagging(*one) for one in encoders]
             # links: what probes are compared with
             return (self.links(), *cheap, *(self.encoder(*one) for one in encoders), *probes)
-        grid = [one for seed in seeds for one in self._grid(seed)]
         if name == "03_finetuning":
-            return (*cheap, *(self.transfer(*one) for one in grid))
+            return (*cheap, *self._grid(params.tasks))
         if name == "04_noise_ablations":
-            clean = [self.transfer(*one) for one in grid if one[0] in params.noise_tasks]
+            clean = self._grid(params.noise_tasks)
             return (*clean, *(self.evaluation("typo", transfer) for transfer in clean))
         return tuple(spec for earlier in STAGES[1:4] for spec in self.stage(earlier))
 
@@ -318,15 +314,21 @@ class Runs:
         pairs = specs if any("|" in name for name in settings) else []
         return [*specs, *(self.evaluation("pairs", transfer) for transfer in pairs)]
 
-    def _grid(self, seed: int) -> Iterator[tuple]:
-        """What `transfer` takes for every objective by standard fine-tuning, then for every other method."""
-        for objective in self.params.objectives:
-            yield from ((task, objective, seed) for task in self.params.tasks)
-        for entry in self.params.methods:
-            method, options = split_method(entry)
+    def _grid(self, tasks: Collection[str]) -> list[Spec]:
+        """Every objective by standard fine-tuning, then every other method, on those of the study's tasks."""
+        params = self.params
+        systems = [(objective, "standard", "") for objective in params.objectives]
+        for entry in params.methods:
+            method, _, options = entry.partition(":")  # rs_da:updates=equal
             if entry != "standard":
-                for objective in self.params.method_objectives:
-                    yield from ((task, objective, seed, method, "", options) for task in self.params.tasks)
+                systems += [(objective, method, options) for objective in params.method_objectives]
+        return [
+            self.transfer(task, objective, seed, method, method_options=options)
+            for seed in params.every_seed
+            for objective, method, options in systems
+            for task in params.tasks
+            if task in tasks
+        ]
 
     def _take(self, *names: str) -> dict:
         return {name: getattr(self.params, name) for name in names}
@@ -339,12 +341,6 @@ class Runs:
         """Where the examples of real tasks come from, and how long they may be."""
         names = ("data", "train_sets", "test_sets", "official_counts", "max_length", "question_length")
         return self._take(*names) if self.real else {}
-
-
-def split_method(entry: str) -> tuple[str, str]:
-    """A method of `Params.methods` and its options: "rs_da:updates=equal" is rs_da with updates=equal."""
-    method, _, options = entry.partition(":")
-    return method, options
 
 
 def _labels(
@@ -360,21 +356,10 @@ def _labels(
     }  # fmt: skip
 
 
-def _own(entry: pretraining.Objective | finetuning.Method) -> dict[str, str]:
-    """The code of an objective or a method that is not the study's own, so that its runs are of that code."""
-    return {"code": entry.source} if entry.source else {}
-
-
-def builder(spec: Spec) -> Callable[..., dict]:
-    """The function that computes a run."""
-    module, _, function = KINDS[spec.kind].build.partition(":")
-    return getattr(import_module(module), function)
-
-
 def describe(spec: Spec) -> str:
     """A run in a few words."""
     labels = spec.params.get("labels", spec.params)
-    names = ("task", "method", "objective", "objective_options", "links")
+    names = ("task", "method", "objective", "objective_options", "links", "stage")
     words = " ".join(str(labels[name]) for name in names if labels.get(name))
     seed = f", seed {labels['seed']}" if "seed" in labels else ""
     return f"{spec.kind} {words}".strip() + seed
@@ -387,14 +372,8 @@ def _check(what: str, name: str, known: Collection[str]) -> None:
 
 def closure(specs: Iterable[Spec]) -> list[Spec]:
     """The specs and all that they build on, each once, inputs before what builds on them."""
-    found: dict[str, Spec] = {}
-
-    def add(spec: Spec) -> None:
-        if spec.digest not in found:
-            for other in spec.inputs:
-                add(other)
-            found[spec.digest] = spec
-
+    found: dict[Spec, None] = {}
     for spec in specs:
-        add(spec)
-    return list(found.values())
+        if spec not in found:
+            found |= dict.fromkeys([*closure(spec.inputs), spec])
+    return list(found)

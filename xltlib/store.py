@@ -444,6 +444,11 @@ class Store:
         partial, final = self.partial(spec), self.path(spec)
         partial.mkdir(parents=True, exist_ok=True)
         (partial / RECORD).unlink(missing_ok=True)  # of a process killed before the rename
+        begun, spent = partial / ".begun", 0.0  # dated as the last attempt; holds the seconds of those before
+        if begun.exists():  # an attempt counts up to what it wrote last, such as a checkpoint
+            last = max(path.stat().st_mtime for path in partial.rglob("*"))
+            spent = float(begun.read_text()) + last - begun.stat().st_mtime
+        write_bytes(begun, str(spent).encode())
         start = time.perf_counter()
         try:
             values = plain(build(partial), f"{spec.kind} values")
@@ -452,7 +457,7 @@ class Store:
                 report = {"kind": spec.kind, "params": spec.params, "traceback": traceback.format_exc()}
                 write_json(self._failure(spec), report | {"error": f"{type(error).__name__}: {error}"})
             raise
-        seconds, files = round(time.perf_counter() - start, 3), {}
+        seconds, files = round(spent + time.perf_counter() - start, 3), {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             if path.name.startswith("."):  # how an attempt failed, or what it was writing aside when killed
                 path.unlink()
@@ -484,7 +489,7 @@ def environment() -> dict[str, Any]:
     found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("torch", "transformers", "tokenizers", "numpy", "scipy"):
         found[name] = importlib.metadata.version(name)
-    found["cpu"], found["cores"] = _cpuinfo("model name") or platform.processor() or "unknown", os.cpu_count()
+    found["cpu"], found["cores"] = _processor() or platform.processor() or "unknown", os.cpu_count()
     torch = sys.modules.get("torch")  # a run without torch does not wait for its import
     if torch:
         found["threads"] = torch.get_num_threads()
@@ -498,16 +503,11 @@ def peak_memory() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
-def fast_in_16_bits() -> bool:
-    """Whether the processor says that it multiplies bfloat16 matrices (by AVX-512, AMX, or Arm)."""
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags|Features").split()))
-
-
-def _cpuinfo(names: str) -> str:
-    """The first value under one of these names in what the kernel tells of the processor; none: empty."""
+def _processor() -> str:
+    """The processor's name, as the kernel tells it; empty where it does not."""
     file = Path("/proc/cpuinfo")
     told = file.read_text() if file.is_file() else ""
-    found = re.search(rf"^(?:{names})\s*:(.*)$", told, re.MULTILINE)
+    found = re.search(r"^model name\s*:(.*)$", told, re.MULTILINE)
     return found[1].strip() if found else ""
 
 

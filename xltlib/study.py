@@ -3,9 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from xltlib import StudyError, notebooks
 from xltlib.claims import pooling
 from xltlib.claims.evidence import HALF_BITS, claim_runs, evidence, stage_specs
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
+from xltlib.data import downloads
 from xltlib.params import Params, load, to_dict
-from xltlib.plan import Costs, Slice, slices
+from xltlib.plan import Costs
 from xltlib.pool import Tell, compute, compute_all, job_count, missing, tell_user
 from xltlib.runs import STAGES, Runs, closure, describe
 from xltlib.store import (
@@ -39,64 +39,43 @@ from xltlib.store import (
     write_json,
 )
 
-DONE = ".done"  # ending of the file that stands for a finished slice
-NOTEBOOK = 10.0  # seconds that one takes, where none was executed yet
+DONE = ".done"  # ending of the file that stands for a finished run
 # On another processor sums round otherwise, and training carries that on: a run's mean scores then differ as
 # they do between two trainings.
 NEARBY = 0.1  # largest difference of a run's mean score over its settings
 
 
-@dataclass(frozen=True)
 class Session:
-    """What a notebook works with: the parameters, the store of runs, and the folder of its figures.
+    """What a notebook works with.
 
-    `fresh` passes over published evidence; `jobs` is the number of processes that compute runs.
+    params : the parameters of the study
+    root : its folder
+    figures : where a notebook's figures go
+    jobs : the number of processes that compute runs
+    fresh : whether runs that the store lacks are computed even where they are published
+    runs : the specs of all runs
+    store : runs under runs/, and behind them those that are published, by the profile before others
+    costs : what runs take, by those that are finished or published
+    ledger : the file of statements and their tests
+    published : the folder of the profile's published evidence
+    computed : that of the evidence that a run of the whole profile leaves, as `xlt publish` takes it
     """
 
-    params: Params
-    root: Path
-    figures: Path
-    jobs: int
-    fresh: bool
-    _specs: dict[str, list[Spec]] = field(default_factory=dict, init=False, repr=False)
-
-    @cached_property
-    def store(self) -> Store:
-        """Runs under runs/, and behind them those that are published, by the profile before others."""
-        folders = sorted(file.parent for file in self.published.parent.glob(f"[!.]*/{RUNS}"))
-        others = [folder for folder in folders if folder != self.published]
-        return Store(self.root / "runs", [] if self.fresh else [self.published, *others])
-
-    @cached_property
-    def runs(self) -> Runs:
-        """The specs of all runs of the study."""
-        return Runs(self.params)
-
-    @property
-    def published(self) -> Path:
-        """The folder of the profile's published evidence."""
-        return self.root / "figures" / self.params.profile
-
-    @property
-    def computed(self) -> Path:
-        """The folder of the evidence that a run of the whole profile leaves, as `xlt publish` takes it."""
-        return self.root / "runs" / "evidence" / self.params.profile
-
-    @property
-    def ledger(self) -> Path:
-        """The file of statements and their tests."""
-        return self.root / "params" / "claims.yaml"
-
-    @cached_property
-    def costs(self) -> Costs:
-        """What runs of this study take, by those that are finished or published."""
-        return Costs(self.store, self.root / "figures", self.params)
+    def __init__(self, params: Params, root: Path, jobs: int, fresh: bool) -> None:
+        self.params, self.root, self.jobs, self.fresh = params, root, jobs, fresh
+        self.runs, self.ledger = Runs(params), root / "params" / "claims.yaml"
+        self.published = root / "figures" / params.profile
+        self.computed = root / "runs" / "evidence" / params.profile
+        folders = sorted(file.parent for file in (root / "figures").glob(f"[!.]*/{RUNS}"))
+        folders.sort(key=lambda folder: folder != self.published)
+        self.store = Store(root / "runs", [] if fresh else folders)
+        self.costs = Costs(self.store, root / "figures", params)
+        self._specs = cache(partial(stage_specs, self.runs, self.ledger))
+        self.figures = Path(os.environ.get("XLT_FIGURES", root / "runs" / "figures" / params.profile))
 
     def specs(self, stage: str) -> list[Spec]:
         """The runs whose results a notebook shows, those that statements and questions ask for included."""
-        if stage not in self._specs:
-            self._specs[stage] = stage_specs(self.runs, self.ledger, stage)
-        return self._specs[stage]
+        return self._specs(stage)
 
     def all_specs(self) -> list[Spec]:
         """The runs of all notebooks, and what they build on, each once."""
@@ -104,20 +83,14 @@ class Session:
 
     def results(self, stage: str) -> list[Result]:
         """The results of the runs that a notebook needs, in the order of `specs`; computed where missing."""
-        require_downloads(self.params)
-        width = 0
+        from IPython.display import clear_output
 
-        def tell(text: str) -> None:  # one line, overwritten, and gone when all is done
-            nonlocal width
-            print("\r" + text.ljust(width), end="", flush=True)
-            width = len(text)
+        def tell(text: str) -> None:  # one line, which the next one takes the place of
+            clear_output(wait=True)
+            print(text)
 
-        try:
-            specs = self.specs(stage)
-            return compute_all(specs, self.store, self.jobs, tell, self.costs.seconds)
-        finally:
-            if width:
-                print("\r" + " " * width, end="\r", flush=True)
+        downloads.require(self.params)
+        return compute_all(self.specs(stage), self.store, self.jobs, tell, self.costs.seconds)
 
     def own(self, *specs: Spec) -> list[Result]:
         """The results of runs that train by a function of the notebook's own, computed in this process.
@@ -166,10 +139,7 @@ def find_root() -> Path:
 def default_jobs(device: str = "cpu") -> int:
     """Processes that compute runs: XLT_JOBS; or one for each GPU; or two where there are as many cores."""
     if text := os.environ.get("XLT_JOBS"):
-        try:
-            return job_count(text)
-        except StudyError as error:
-            raise StudyError(f"XLT_JOBS={error}") from None
+        return job_count(text, "XLT_JOBS=")
     return max(1, len(gpus())) if device == "cuda" else min(2, os.cpu_count() or 1)
 
 
@@ -177,30 +147,16 @@ def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) 
     """Where the study with these parameters finds its runs and puts its figures.
 
     The environment may say more: XLT_ROOT, XLT_JOBS, XLT_FIGURES, XLT_FRESH=1 (pass over published evidence).
-    StudyError where they name no such place, and where the runs of the confirmation would be judged by rules
-    that are not the frozen ones.
+    StudyError where there is no study, and where the runs of the confirmation would be judged by rules that
+    are not the frozen ones.
     """
     root = find_root()
     restore(root / "figures")
-    figures = root / "runs" / "figures" / params.profile
-    if named := os.environ.get("XLT_FIGURES"):
-        figures = Path(named)
-        if not figures.is_dir() and (figures.exists() or not figures.parent.is_dir()):
-            what = "not a folder" if figures.exists() else f"there is no folder {figures.parent}"
-            raise StudyError(f"XLT_FIGURES={named}: {what}: name a folder for figures, or one to be made")
     fresh = os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh
     design = root / "params" / DESIGN
     if design.is_file() and read_yaml(design)["confirmation"]["profile"] == params.profile:
         load_ledger(design.with_name("claims.yaml")).design.require_frozen(params.profile)
-    return Session(params, root, figures, jobs or default_jobs(params.device), fresh)
-
-
-def require_downloads(params: Params, tell: Tell | None = None) -> None:
-    """Fetch what real languages need, or name all that is missing; synthetic ones need nothing."""
-    if params.data == "real":
-        from xltlib.data import downloads
-
-        downloads.require(params, tell)
+    return Session(params, root, jobs or default_jobs(params.device), fresh)
 
 
 # A whole study
@@ -240,37 +196,32 @@ def run(
     Raises StudyError for parameters that cannot be used, before any work; for a run or a notebook that fails.
     """
     params = load(params_path, overrides)
-    require_downloads(params, tell)
+    downloads.require(params, tell)
     asked, changed = stages(only), params != load(params_path)
     if Path(params_path).stem != params.profile:
         difference = f"the profile is {params.profile}, the file {Path(params_path).name}"
         raise StudyError(f"{params_path}: {difference}: a profile's file has its name")
     session = open(params, jobs=jobs, fresh=fresh)
-    for stage in asked:  # a wrong parameters cell is told before the work
-        notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
+    for stage in asked:
+        notebook(session, stage)  # a wrong parameters cell is told before the work
     specs = [spec for stage in asked for spec in session.specs(stage)]
-    times = _earlier(session).get("notebook_seconds", {})
-    drawing = sum(times.get(stage, NOTEBOOK) for stage in asked) / min(session.jobs, notebooks.AT_ONCE)
-    compute_all(specs, session.store, session.jobs, tell, session.costs.seconds, drawing)
-    folder = _output(session, "notebooks", changed)
-    with system_errors(session.root / "runs"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):
-            todo = [job(session, stage, changed) for stage in asked]  # now that their runs are there
-            notebooks.execute(todo, session.jobs, _environment(session), tell)
-            if only or changed:
-                why = "only some notebooks ran" if only else "parameters were changed"
-                where = f"{folder} and {_output(session, 'figures', changed)}"
-                tell(f"no evidence is put together, because {why}: see {where}")
-            else:
-                if _assemble(session, todo):
-                    _page(session, tell)
-                tell(Comparison.of(session.computed, session.published).sentence())
+    compute_all(specs, session.store, session.jobs, tell, session.costs.seconds)
+    todo = [notebook(session, stage) for stage in asked]  # now that their runs are there
+    executed = compute_all(todo, session.store, session.jobs, tell, session.costs.seconds)
+    if only or changed:
+        why = "only some notebooks ran" if only else "parameters were changed"
+        folders = ", ".join(str(result.directory) for result in executed)
+        tell(f"no evidence is put together, because {why}: see {folders}")
+    else:
+        with system_errors(session.root / "runs"), filelock.FileLock(f"{session.computed}.lock"):
+            if _assemble(session, executed):
+                _page(session, executed, tell)
+            tell(compare(session.computed, session.published)[1])
     return session
 
 
-def job(session: Session, stage: str, changed: bool = False) -> notebooks.Job:
-    """A notebook with the session's parameters, and the digest of all that its executed copy depends on.
+def notebook(session: Session, stage: str) -> Spec:
+    """A notebook's execution: another one where code, statements, parameters or runs are others.
 
     It is passed those parameters that its own cell, or else the default, has otherwise.
     """
@@ -279,10 +230,9 @@ def job(session: Session, stage: str, changed: bool = False) -> notebooks.Job:
     passed = {name: value for name, value in values.items() if own[name] != value}
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml"), session.ledger.with_name(DESIGN)]
-    files = {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
-    digest = sha256(canonical({"params": values, "runs": runs, "files": _code() | files})).hexdigest()
-    copy = _output(session, "notebooks", changed) / source.name
-    return notebooks.Job(source, copy, _output(session, "figures", changed) / stage, passed, digest)
+    files = _code() | {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
+    shown = sha256(canonical({"params": values, "runs": runs, "files": files})).hexdigest()[:16]
+    return session.runs.notebook(stage, passed, shown)
 
 
 @cache
@@ -293,28 +243,13 @@ def _code() -> dict[str, str]:
     return {str(path.relative_to(package)): sha256_file(path) for path in sorted(paths)}
 
 
-def _output(session: Session, kind: str, changed: bool) -> Path:
-    """A folder for what is made; changed parameters have their own, so that a profile's is never mixed."""
-    digest = sha256(canonical(to_dict(session.params))).hexdigest()[:8]
-    return session.root / "runs" / kind / (session.params.profile + (f"-{digest}" if changed else ""))
-
-
-def _environment(session: Session) -> dict[str, str]:
-    """What a kernel needs to work in the same study, with the same code, beside another one."""
-    path = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        "XLT_ROOT": str(session.root), "XLT_JOBS": str(session.jobs), "XLT_FRESH": str(int(session.fresh)),
-        "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-
-
 # Evidence
 
 
-def _assemble(session: Session, jobs: Sequence[notebooks.Job]) -> bool:
+def _assemble(session: Session, executed: Sequence[Result]) -> bool:
     """Put figures, verdicts, runs with their scores and the manifest together; whether that was needed."""
     folder, stamp = session.computed, session.computed.with_name(f".{session.params.profile}.json")
-    inputs = {job.source.stem: read_json(job.stamp) for job in jobs}
+    inputs = {result.digest: result.record["files"] for result in executed}
     if stamp.is_file() and read_json(stamp) == inputs and not damaged(folder):
         return False
     stamp.unlink(missing_ok=True)
@@ -322,12 +257,11 @@ def _assemble(session: Session, jobs: Sequence[notebooks.Job]) -> bool:
     with _replaced(folder) as aside:
         publish(results, aside)
         write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
-        for path in [path for job in jobs for path in job.drawn()]:
+        for path in [path for r in executed for path in (r.directory / notebooks.FIGURES).glob("[!.]*")]:
             if (aside / path.name).exists() or path.name == MANIFEST:
                 raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
             shutil.copyfile(path, aside / path.name)
-        files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
-        write_json(aside / MANIFEST, manifest(session, results, jobs) | {"files": files})
+        _write_manifest(aside, manifest(session, results, executed))
     write_json(stamp, inputs)
     return True
 
@@ -346,32 +280,33 @@ def _earlier(session: Session) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def manifest(session: Session, results: Sequence[Result], jobs: Sequence[notebooks.Job]) -> dict[str, Any]:
-    """Where the evidence comes from: parameters, ledger, machines, and what each kind of run cost.
+def manifest(session: Session, results: Sequence[Result], executed: Sequence[Result]) -> dict[str, Any]:
+    """Where the evidence comes from: parameters, ledger, machines, and what runs and notebooks cost.
 
     Memory and machine of a run that was taken from published evidence are those of the published manifest.
     """
-    earlier = _earlier(session)
-    known = [r.record["environment"] for r in results if "environment" in r.record]
-    if len(known) < len(results):
-        known = [*earlier.get("environments", []), *known]
-    machines = [m for i, m in enumerate(known) if m not in known[:i]]
-    costs = {}
-    for kind in dict.fromkeys(r.kind for r in results):
-        own = [r for r in results if r.kind == kind]
-        memory = [r.record["memory_mb"]["cpu"] for r in own if "memory_mb" in r.record]
-        if len(memory) < len(own):
-            memory.append(earlier.get("runs", {}).get(kind, {}).get("peak_memory_mb") or 0)
-        seconds = round(sum(r.seconds for r in own), 1)
-        costs[kind] = {"runs": len(own), "seconds": seconds, "peak_memory_mb": max(memory)}
-    times = {job.source.stem: job.seconds() for job in jobs}
-    total = sum(cost["seconds"] for cost in costs.values()) + sum(times.values())
-    ledger = load_ledger(session.ledger)
+    earlier, ledger = _earlier(session), load_ledger(session.ledger)
+    machines = [r.record["environment"] for r in results if "environment" in r.record]
+    if len(machines) < len(results):
+        machines = [*earlier.get("environments", []), *machines]
+    costs: dict[str, dict[str, Any]] = {}
+    for r in results:
+        cost = costs.setdefault(r.kind, {"runs": 0, "seconds": 0.0, "peak_memory_mb": 0})
+        known = {"cpu": earlier.get("runs", {}).get(r.kind, cost)["peak_memory_mb"]}
+        memory = max(cost["peak_memory_mb"], r.record.get("memory_mb", known)["cpu"])
+        cost |= {"runs": cost["runs"] + 1, "seconds": cost["seconds"] + r.seconds, "peak_memory_mb": memory}
     return _rules(ledger.design, session) | {
         "parameters": to_dict(session.params), "ledger_digest": ledger.digest,
-        "environments": machines, "runs": costs, "number_of_runs": len(results), "notebook_seconds": times,
-        "total_seconds": round(total, 1),
+        "environments": list({canonical(machine): machine for machine in machines}.values()),
+        "runs": {kind: cost | {"seconds": round(cost["seconds"], 1)} for kind, cost in costs.items()},
+        "notebook_seconds": {r.params["stage"]: round(r.seconds, 1) for r in executed},
     }  # fmt: skip
+
+
+def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """The last file of an evidence folder: what is known of it, with the digests of all others."""
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+    write_json(folder / MANIFEST, {**content, "files": files})
 
 
 def _rules(design: Design, session: Session) -> dict[str, Any]:
@@ -379,125 +314,124 @@ def _rules(design: Design, session: Session) -> dict[str, Any]:
     if not design.confirms(session.params.profile):
         return {}
     rules = _earlier(session).get("rules") or {"digest": design.digest, "commit": commit(session.root)}
-    if rules["digest"] != design.digest:
-        raise StudyError(
-            f"{session.published}: its runs were started under the rules {rules['digest']}, and those of"
-            f" params/{DESIGN} and the ledger are now {design.digest}: undo the change"
-        )
+    if younger := design.younger_rules(session.params.profile, rules["digest"]):
+        raise StudyError(f"{session.published}: {younger}: undo the change")
     return {"rules": rules}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Evidence that was computed here beside what is published of the same runs.
+def compare(computed: Path, published: Path) -> tuple[bool, str]:
+    """Evidence that was computed here beside what is published of the same runs, in one line.
 
-    runs : those that both have; same : of these, whose scores agree to the last bit; near : whose mean scores
-    agree within NEARBY; verdicts : (as published, all that both have)
+    The flag says whether the runs have the same numbers: to the last bit on one kind of processor, with mean
+    scores within NEARBY on another.
     """
-
-    published: Path
-    runs: int
-    same: int
-    near: int
-    verdicts: tuple[int, int]
-    one_processor: bool
-
-    @classmethod
-    def of(cls, computed: Path, published: Path) -> "Comparison":
-        """Read both folders; a published one that is absent has no runs."""
-        if not (published / "claims.json").is_file():  # nothing, or runs of a study that goes on
-            return cls(published, 0, 0, 0, (0, 0), True)
-        ours, theirs = read_published(computed), read_published(published)
-        both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
-        same = near = 0
-        for one, other in both:
-            alike = one.keys() == other.keys()
-            same += alike and all(np.array_equal(one[name], other[name]) for name in one)
-            near += alike and all(abs(one[name].mean() - other[name].mean()) <= NEARBY for name in one)
-        verdicts, processors = [], []
-        for folder in (computed, published):
-            verdicts.append({c["id"]: c["verdict"] for c in read_json(folder / "claims.json")["claims"]})
-            processors.append({m["cpu"] for m in read_json(folder / MANIFEST)["environments"]})
-        shared = verdicts[0].keys() & verdicts[1].keys()
-        agreed = sum(verdicts[0][name] == verdicts[1][name] for name in shared)
-        one_processor = processors[0] == processors[1]
-        return cls(published, len(both), same, near, (agreed, len(shared)), one_processor)
-
-    @property
-    def clean(self) -> bool:
-        """Whether the same runs have the same numbers: to the last bit on one kind of processor."""
-        return self.runs == (self.same if self.one_processor else self.near)
-
-    def sentence(self) -> str:
-        """The comparison in one line."""
-        if not self.runs:
-            return f"nothing to compare: {self.published} has no run of these parameters (see `xlt publish`)"
-        where = "the same kind of processor" if self.one_processor else "another kind of processor"
-        near = "" if self.one_processor else f", {self.near} with mean scores within {NEARBY:g}"
-        agreed, shared = self.verdicts
-        return (
-            f"compared with {self.published}, from {where}: {self.same} of {self.runs} runs to the last bit"
-            f"{near}; {agreed} of {shared} verdicts as published"
-        )
+    if not (published / "claims.json").is_file():  # nothing, or runs of a study that goes on
+        return True, f"nothing to compare: {published} has no run of these parameters (see `xlt publish`)"
+    ours, theirs = read_published(computed), read_published(published)
+    both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
+    same = sum(_agree(one, other) for one, other in both)
+    means = [[{name: x.mean() for name, x in scores.items()} for scores in pair] for pair in both]
+    near = sum(_agree(one, other, NEARBY) for one, other in means)
+    verdicts, processors = [], []
+    for folder in (computed, published):
+        verdicts.append({c["id"]: c["verdict"] for c in read_json(folder / "claims.json")["claims"]})
+        processors.append({m["cpu"] for m in read_json(folder / MANIFEST)["environments"]})
+    shared = verdicts[0].keys() & verdicts[1].keys()
+    agreed = sum(verdicts[0][name] == verdicts[1][name] for name in shared)
+    one_processor = processors[0] == processors[1]
+    where = "the same kind of processor" if one_processor else "another kind of processor"
+    also = "" if one_processor else f", {near} with mean scores within {NEARBY:g}"
+    return len(both) == (same if one_processor else near), (
+        f"compared with {published}, from {where}: {same} of {len(both)} runs to the last bit{also};"
+        f" {agreed} of {len(shared)} verdicts as published"
+    )
 
 
-def publish_computed(session: Session, replace: bool = False) -> Comparison:
-    """Put the evidence that a run of the profile left into figures/.
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any], within: float = 0.0) -> bool:
+    """Whether scores, or their means, have the same settings and differ by no more than that."""
+    return one.keys() == other.keys() and all(np.all(abs(one[k] - other[k]) <= within) for k in one)
 
-    StudyError where there is none, where it is damaged, or, without `replace`, where runs that are published
-    already have other numbers now.
+
+def publish_computed(session: Session, replace: bool = False) -> str:
+    """Put the evidence that a run of the profile left into figures/; the comparison with what was there.
+
+    StudyError where there is none, where it is damaged, where another process publishes, or, without
+    `replace`, where runs that are published already have other numbers now.
     """
-    source, folder = session.computed, session.published
-    if wrong := damaged(source):
-        raise StudyError(f"{wrong[0]}: `xlt run` puts the evidence together")
-    comparison = Comparison.of(source, folder)
-    if not comparison.clean and not replace:
-        raise StudyError(f"{comparison.sentence()}. `xlt publish --replace` publishes what is different too")
-    with _replaced(folder) as aside:
-        shutil.copytree(source, aside, dirs_exist_ok=True)
-    _pool(session)
-    return comparison
+    with _publishing(session) as aside:
+        if wrong := damaged(session.computed):
+            raise StudyError(f"{wrong[0]}: `xlt run` puts the evidence together")
+        same, sentence = compare(session.computed, session.published)
+        if not same and not replace:
+            raise StudyError(f"{sentence}. `xlt publish --replace` publishes what is different too")
+        shutil.copytree(session.computed, aside, dirs_exist_ok=True)
+    return sentence
 
 
 def publish_runs(session: Session) -> int:
     """Put the finished runs of a study that goes on into figures/, without figures or verdicts; their number.
 
     They stand in for runs that a store lacks, so that a long study can be computed in slices on several
-    machines; what is published stays. StudyError where the profile has verdicts already, or where the store
-    has other scores of a published run.
+    machines; what is published stays. StudyError where the profile has verdicts already, where another
+    process publishes, or where the store has other scores of a published run.
     """
     folder = session.published
-    if (folder / "claims.json").is_file():
-        raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
-    specs = [spec for spec in session.all_specs() if session.store.status(spec) in ("done", "published")]
-    runs = read_published(folder) if (folder / RUNS).is_file() else {}
-    for result in map(session.store.result, specs):
-        earlier = runs.setdefault(result.digest, result)
-        pairs = [(result.scores[name], earlier.scores.get(name)) for name in result.scores]
-        if not all(y is not None and np.allclose(x, y, rtol=0, atol=HALF_BITS) for x, y in pairs):
-            raise StudyError(
-                f"{folder}: run {result.digest} ({result.kind}) has other scores in {session.store.root}:"
-                " finish the seeds of a slice on the machine that began them"
-            )
-    rules = _rules(load_ledger(session.ledger).design, session)
-    with _replaced(folder) as aside:
-        publish(list(runs.values()), aside)
-        files = {path.name: sha256_file(path) for path in sorted(aside.iterdir())}
-        write_json(aside / MANIFEST, {"parameters": to_dict(session.params), **rules, "files": files})
-    _pool(session)
+    with _publishing(session) as aside:
+        if (folder / "claims.json").is_file():
+            raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
+        runs = read_published(folder) if (folder / RUNS).is_file() else {}
+        for result in session.available(session.all_specs()):
+            if not _agree(result.scores, runs.setdefault(result.digest, result).scores, HALF_BITS):
+                raise StudyError(
+                    f"{folder}: run {result.digest} ({result.kind}) has other scores in {session.store.root}:"
+                    " finish the seeds of a slice on the machine that began them"
+                )
+        rules = _rules(load_ledger(session.ledger).design, session)
+        publish(runs.values(), aside)
+        _write_manifest(aside, {"parameters": to_dict(session.params), **rules})
     return len(runs)
 
 
-def _pool(session: Session) -> None:
-    """Judge all published runs together anew, beside the folders of their profiles."""
+@contextmanager
+def _publishing(session: Session) -> Iterator[Path]:
+    """A folder for what the profile publishes instead; then all published runs are judged together anew."""
     figures = session.published.parent
-    try:
-        verdicts = pooling.pooled(figures, load_ledger(session.ledger))
-    except StudyError as error:
-        raise StudyError(
-            f"{session.published} is published, but not the verdicts over all: {error}"
-        ) from None
-    write_json(figures / pooling.POOLED, verdicts)
+    with _alone(figures):
+        with _replaced(session.published) as aside:
+            yield aside
+        try:
+            verdicts = pooling.pooled(figures, load_ledger(session.ledger))
+        except StudyError as error:
+            raise StudyError(
+                f"{session.published} is published, but not the verdicts over all: {error}"
+            ) from None
+        write_json(figures / pooling.POOLED, verdicts)
+
+
+@contextmanager
+def _alone(figures: Path) -> Iterator[None]:
+    """Keep other publishers out, and bring back what one that was killed between two renames has set aside.
+
+    StudyError where another process publishes.
+    """
+    lock = figures.parent / "runs" / ".locks" / "publish.lock"
+    with system_errors(figures.parent):
+        try:
+            with filelock.FileLock(lock, timeout=0):
+                for old in figures.glob(".*.old"):
+                    folder = old.with_name(old.name[1:].removesuffix(".old"))
+                    if not folder.exists():
+                        old.rename(folder)
+                yield
+        except filelock.Timeout:
+            raise StudyError(f"{figures}: another process publishes: try again when it has ended") from None
+
+
+def restore(figures: Path) -> None:
+    """Bring back what was published, if a process was killed while it put new evidence in its place."""
+    if any(figures.glob(".*.old")):
+        with suppress(StudyError), _alone(figures):  # one that publishes now ends what it has begun
+            pass
 
 
 @contextmanager
@@ -510,51 +444,41 @@ def _replaced(folder: Path) -> Iterator[Path]:
         aside.mkdir(parents=True)
         try:
             yield aside
-        except BaseException:
+            if folder.exists():
+                folder.rename(old)
+            aside.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
             shutil.rmtree(aside, ignore_errors=True)
-            raise
-        if folder.exists():
-            folder.rename(old)
-        aside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
 
 
-def restore(figures: Path) -> None:
-    """Bring back what was published, if a process was killed while it put new evidence in its place."""
-    for old in figures.glob(".*.old"):
-        folder = old.with_name(old.name[1:].removesuffix(".old"))
-        if not folder.exists():
-            old.rename(folder)
-
-
-def _page(session: Session, tell: Tell) -> None:
+def _page(session: Session, executed: Sequence[Result], tell: Tell) -> None:
+    """Build the page of all published evidence, with these notebooks, where what it needs is installed."""
     from xltlib import page
 
+    folder = session.root / "runs" / "notebooks" / session.params.profile
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for result in executed for path in result.directory.glob("*.ipynb")]:
+        shutil.copyfile(path, folder / path.name)
     try:
-        page.require()
+        first = page.build(session.published.parent, folder, session.root / "site", session.ledger)
+        tell(f"the page: {first}")
     except StudyError as error:
         tell(f"no page: {error}; then xlt page")
-    else:
-        executed = _output(session, "notebooks", changed=False)
-        first = page.build(session.published.parent, executed, session.root / "site", session.ledger)
-        tell(f"the page: {first}")
 
 
-# A study in slices
+def stamps(session: Session) -> tuple[Path, dict[str, list[str]]]:
+    """The folder of a profile's stamps, and for each run those that it builds on, by their digests.
 
-
-def stamps(session: Session) -> tuple[Path, dict[str, Slice]]:
-    """The folder of a profile's stamps, and its slices by name.
-
-    The stamps are brought up to date with the store: a slice has one if its runs are finished or published.
+    The stamps are brought up to date with the store: a run has one if there is nothing of it to compute.
     """
-    cut = slices(session.all_specs())
-    folder = session.root / "runs" / "grid" / session.params.profile
+    folder, specs = session.root / "runs" / "grid" / session.params.profile, session.all_specs()
     folder.mkdir(parents=True, exist_ok=True)
-    for each in cut.values():
-        stamp = folder / (each.name + DONE)
-        if missing(each.specs, session.store):
+    todo = {*missing(specs, session.store)}
+    for spec in specs:
+        stamp = folder / (spec.digest + DONE)
+        if spec in todo:
             stamp.unlink(missing_ok=True)
         elif not stamp.exists():
             stamp.touch()
-    return folder, cut
+    return folder, {spec.digest: [other.digest for other in spec.inputs] for spec in specs}

@@ -287,7 +287,7 @@ def functions(test: Test) -> list[str]:
         for query in queries(test):
             named += [OBJECTIVES[query["objective"]].function] if "objective" in query else []
             named += [METHODS[query["method"]].function] if "method" in query else []
-        named += [kind.build for kind in KINDS.values() if kind.task == test.task]
+        named += [kind.function for kind in KINDS.values() if kind.task == test.task]
     elif test.type == "arithmetic":
         named.append(CHECKS[test.check])
     elif test.type == "implementation":
