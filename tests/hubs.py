@@ -7,21 +7,19 @@ from pathlib import Path
 from xltlib.data import hub
 
 
-def fill(cache: Path, repo: str, tables: dict, revision: str = "") -> Path:
+def fill(cache: Path, repo: str, tables: dict) -> Path:
     """Put a data set's repository into the cache: {(config, split): `datasets.Dataset`, or a list of parts}.
 
     Large files lie under their SHA-256, with links in the snapshot.
     """
-    commit = revision or hub.PINNED[repo]
     root = cache / ("datasets--" + repo.removeprefix("datasets/").replace("/", "--"))
-    snapshot = root / "snapshots" / commit
+    snapshot = root / "snapshots" / hub.PINNED[repo]
     for (config, split), parts in tables.items():
         parts = parts if isinstance(parts, list) else [parts]
-        folder = "data" if config == "default" else config
         for number, part in enumerate(parts):
             bytes_ = io.BytesIO()
             part.to_parquet(bytes_)
-            name = f"{folder}/{split}-{number:05}-of-{len(parts):05}.parquet"
+            name = f"{config}/{split}-{number:05}-of-{len(parts):05}.parquet"
             link_blob(root, snapshot / name, bytes_.getvalue())
     return snapshot
 

@@ -1,7 +1,6 @@
 """Small task sets in the publishers' formats, made up; and mutations of such files."""
 
 import gzip
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from xltlib.data.corpora import CORPORA
 from xltlib.data.tasks import SETS
 
 NLI = ("entailment", "neutral", "contradiction")
@@ -132,7 +130,7 @@ def place(name: str, split: str, language: str) -> str:
 
 
 PLAIN = (
-    *(("xnli", "dev", "de"), ("taxinli", "train", "en"), ("sick", "dev", "en"), ("cad_nli", "test", "en")),
+    *(("xnli", "dev", "de"), ("taxinli", "train", "en")),
     *(("pawsx", "test", "zh"), ("xquad", "test", "de"), ("mlqa", "dev", "de|en"), ("squad", "train", "de")),
     *(("xcopa", "dev", "zh"), ("pud", "test", "fr")),
 )
@@ -149,49 +147,41 @@ def sets(rows: int = 6) -> dict[tuple[str, str, str], dict[str, str]]:
         ("xnli", "test", "de"): {"xnli/test-de.tsv": unlabelled, "xnli/test.labels.tsv": labels(rows)},
         ("tydiqa", "dev", "sw"): {"tydiqa/tydiqa-goldp-v1.1-dev.json": json.dumps(mixed)},
         ("tydiqa", "train", "en"): {place("tydiqa", "train", "en"): repeated},
-        ("tatoeba", "test", "de"): {
-            f"tatoeba_laser/tatoeba.deu-eng.{code}": content("tatoeba", language, rows)
-            for code, language in (("deu", "de"), ("eng", "en"))
-        },
     }
 
 
 def make(folder: Path, rows: int = 6) -> Path:
-    """A folder with every split in every language of all sets and corpora, `rows` examples each."""
+    """A folder with every split in every language of all sets, `rows` examples each; of text both sides."""
     for name, task_set in SETS.items():
         for split, languages in task_set.counts.items():
             for language in languages:
-                path = write(folder / place(name, split, language), content(name, language, rows))
-                if name == "tatoeba":
-                    write(path.with_suffix(".eng"), content(name, "en", rows))
-    for corpus in CORPORA.values():
-        for split, other in itertools.product(corpus.lines, (x for x in corpus.languages if x != "en")):
-            sides = [[f"{sentence(x, i)} {i}" for i in range(rows)] for x in ("en", other)]
-            if corpus.columns:
-                write(folder / corpus.file, "".join(f"{a}\t{b}\tCC\n" for a, b in zip(*sides, strict=True)))
-                continue
-            for language, lines in zip(("en", other), sides, strict=True):
-                name = corpus.exceptions.get(language, corpus.file).format(
-                    split=corpus.split_names.get(split, split), language=corpus.codes.get(language, language),
-                    pair=other, both="-".join(sorted(("en", other))),
-                )  # fmt: skip
-                write(folder / name, "".join(line + "\n" for line in lines))
+                if task_set.task != "text":
+                    write(folder / place(name, split, language), content(name, language, rows))
+                elif language != "en":
+                    text(folder, name, split, language, rows)
     return folder
 
 
+def text(folder: Path, name: str, split: str, language: str, rows: int) -> None:
+    """Sentences of a language and English ones, in two files or in the columns of one."""
+    sides = {x: [f"{sentence(x, i)} {i}" for i in range(rows)] for x in ("en", language)}
+    paths = [folder / place(name, split, pair) for pair in (f"en|{language}", f"{language}|en")]
+    if paths[0] == paths[1]:
+        write(paths[0], "".join(f"{a}\t{b}\tCC\n" for a, b in zip(*sides.values(), strict=True)))
+        return
+    for path, lines in zip(paths, sides.values(), strict=True):
+        write(path, "".join(line + "\n" for line in lines))
+
+
 def content(name: str, language: str, rows: int) -> str:
-    """A file of a set in its official format."""
+    """A file of a task's set in its official format."""
     language = language.partition("|")[0]
-    if name == "sick":
-        cells = (line.split("\t") for line in xnli(language, rows).splitlines())
-        return "".join(f"{i}\t{a}\t{b}\t3.5\t{x.upper()}\n" for i, (a, b, x) in enumerate(cells))
     formats = {"nli": xnli, "paraphrase": pawsx, "choice": xcopa}
     if SETS[name].task in formats:
-        header = "sentence1\tsentence2\tgold_label\n" if name == "cad_nli" else ""
-        return header + formats[SETS[name].task](language, rows)
+        return formats[SETS[name].task](language, rows)
     if SETS[name].task == "qa":
         return json.dumps(squad(language, SETS[name].codes.get(language, "q"), rows))
-    return conllu(rows) if name == "pud" else "".join(sentence(language, i) + "\n" for i in range(rows))
+    return conllu(rows)
 
 
 def write(path: Path, content: str | bytes) -> Path:

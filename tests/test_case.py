@@ -16,7 +16,7 @@ from tiny import params
 
 from xltlib import StudyError
 from xltlib.data import tokenization
-from xltlib.data.tasks import LABELS
+from xltlib.data.formats import LABELS
 from xltlib.finetuning import case as cases
 from xltlib.finetuning import tasks, words
 from xltlib.finetuning.case import Case
@@ -94,8 +94,9 @@ def start(request, tmp_path_factory):
     config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     models.from_config(config, 0).save(directory)
     tokenizer.save_pretrained(directory)
-    packed = {language: tokenization.pack(tokenizer(side)["input_ids"]) for language, side in texts.items()}
-    arrays = {f"{language}/{name}": x for language, parts in packed.items() for name, x in parts.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for language, side in texts.items():
+        arrays |= tokenization.pack(language, tokenizer(side)["input_ids"])
     np.savez(directory / "documents.npz", **arrays)
     text = SimpleNamespace(params={"data": "real", "languages": list(LANGUAGES)}, directory=directory)
     text.file = lambda name: directory / name

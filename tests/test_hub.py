@@ -1,5 +1,6 @@
 """The hub: rows of pinned commits are the records of the official files; what is missing is told at once."""
 
+import re
 import time
 
 import hubs
@@ -7,7 +8,7 @@ import pytest
 from official import write
 
 from xltlib import StudyError
-from xltlib.data import corpora, hub, tasks
+from xltlib.data import hub, tasks
 
 datasets = pytest.importorskip("datasets")
 
@@ -42,14 +43,10 @@ PLACES = {  # set, split, language -> repository, configuration and split
     "mlqa dev de|es": "google/xtreme MLQA.de.es validation",
     "tydiqa dev sw": "google/xtreme tydiqa validation",
     "squad train en": "rajpurkar/squad plain_text train",
-    "xcopa dev tr": "cambridgeltl/xcopa tr validation",
-    "xcopa dev en": "aps/super_glue copa validation",
-    "tatoeba test de": "google/xtreme tatoeba.deu validation",
-    "tatoeba test fr": "google/xtreme tatoeba.fra validation",
 }
 
 
-def published(name, language, records) -> "datasets.Dataset":
+def published(name, records) -> "datasets.Dataset":
     """Records in the columns that the hub's repository has."""
     columns = {key: [getattr(e, key) for e in records] for key in records[0].__dataclass_fields__}
     task = tasks.SETS[name].task
@@ -60,21 +57,8 @@ def published(name, language, records) -> "datasets.Dataset":
         table = {"id": list(map(int, columns["id"])), "sentence1": columns["text_a"]}
         table |= {"sentence2": columns["text_b"], "label": columns["label"]}
         return rows(table, id=NUMBER, label=BINARY)
-    if task == "choice":
-        both = {f"choice{k + 1}": [e.choices[k] for e in records] for k in (0, 1)}
-        table = {"premise": columns["premise"], "question": columns["question"], **both}
-        table |= {"idx": list(map(int, columns["id"])), "label": columns["label"]}
-        named = datasets.ClassLabel(names=["choice1", "choice2"])
-        return rows(table, idx=NUMBER, label=named if language == "en" else NUMBER)
-    if task == "retrieval":  # English is the source in some files
-        english, other = ("source", "target")[:: 1 if language == "de" else -1]
-        table = {f"{english}_sentence": columns["target"], f"{other}_sentence": columns["source"]}
-        return rows(
-            table | {f"{english}_lang": ["eng"] * len(records), f"{other}_lang": ["x"] * len(records)}
-        )
-    answers = [
-        {"answer_start": [at for at, _ in own], "text": [x for _, x in own]} for own in columns["answers"]
-    ]
+    pairs = (zip(*own, strict=True) for own in columns["answers"])
+    answers = [dict(zip(("answer_start", "text"), map(list, pair), strict=True)) for pair in pairs]
     feature = {"answer_start": datasets.List(NUMBER), "text": datasets.List(TEXT)}
     return rows(columns | {"title": ["t"] * len(records), "answers": answers}, answers=feature)
 
@@ -84,7 +68,7 @@ def test_rows_of_the_hub_are_the_records_of_the_official_files(cache, official_d
     (name, split, language), (repo, config, hub_split) = key.split(), PLACES[key].split()
     records = tasks.load(name, split, language, official_dir, strict=False)
     others = tasks.load(name, split, "ko", official_dir, strict=False) if name == "tydiqa" else []
-    parts = [published(name, language, part) for part in (records[:3], records[3:] + others)]
+    parts = [published(name, part) for part in (records[:3], records[3:] + others)]
     hubs.fill(cache, f"datasets/{repo}", {(config, hub_split): parts})
     assert tasks.load(name, split, language, strict=False) == records
     assert len(records) == 6
@@ -93,17 +77,27 @@ def test_rows_of_the_hub_are_the_records_of_the_official_files(cache, official_d
 def test_parallel_text(cache, tmp_path):
     pairs = [{"de": "Hallo  Welt", "en": "Hello &quot;world&quot;"}, {"de": "", "en": "nothing"}]
     table = datasets.Dataset.from_dict({"translation": pairs})
-    hubs.fill(cache, "datasets/Helsinki-NLP/opus-100", {("de-en", "validation"): table})
-    folder = "opus-100-corpus/v1.0/supervised/de-en/opus.de-en-dev."
+    hubs.fill(cache, "datasets/Helsinki-NLP/opus-100", {("de-en", "train"): table})
+    folder = "opus-100-corpus/v1.0/supervised/de-en/opus.de-en-train."
     write(tmp_path / (folder + "de"), "Hallo  Welt\n\n")
     write(tmp_path / (folder + "en"), "Hello &quot;world&quot;\nnothing\n")
     for where in (tmp_path, None):
-        found = corpora.load("opus100", ("en", "de"), where, "dev", strict=False)
+        found = tasks.load_pairs("opus100", ("en", "de"), where, strict=False)
         assert found == [('Hello "world"', "Hallo Welt")]
-    with pytest.raises(StudyError, match="2 lines, but the published file has 2000"):
-        corpora.load("opus100", ("en", "de"), None, "dev")
+    with pytest.raises(StudyError, match="2 lines, but the published file has 1000000"):
+        tasks.load_pairs("opus100", ("en", "de"), None)
     with pytest.raises(StudyError, match="bible is not read from the hub; download github"):
-        corpora.load("bible", ("en", "de"), None)
+        tasks.load_pairs("bible", ("en", "de"), None)
+
+
+@pytest.mark.parametrize(("language", "english"), [("de", "source"), ("fr", "target")])
+def test_english_is_either_side_of_tatoeba_s_pairs(cache, language, english):
+    other = {"source": "target", "target": "source"}[english]
+    table = {f"{english}_sentence": ["Hello."], f"{english}_lang": ["eng"], f"{other}_sentence": ["x"]}
+    repo, config = "datasets/google/xtreme", {"de": "tatoeba.deu", "fr": "tatoeba.fra"}[language]
+    hubs.fill(cache, repo, {(config, "validation"): rows(table | {f"{other}_lang": ["y"]})})
+    assert tasks.load_pairs("tatoeba", (language, "en"), None, "test", strict=False) == [("x", "Hello.")]
+    assert tasks.load_pairs("tatoeba", ("en", language), None, "test", strict=False) == [("Hello.", "x")]
 
 
 def test_without_a_network_it_is_said_at_once_what_to_fetch_and_where_to_put_it(cache):
@@ -125,18 +119,22 @@ def test_with_a_network_what_is_missing_is_fetched_and_an_error_told(cache, monk
 
     asked = []
 
-    def download(name, *, repo_type, revision, allow_patterns, local_files_only):
-        asked.append((name, repo_type, local_files_only))
-        if local_files_only:
-            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+    def download(name, *, repo_type, revision, allow_patterns):
+        asked.append((name, repo_type, revision == hub.PINNED["datasets/facebook/xnli"]))
         if repo_type == "model":
             raise huggingface_hub.errors.EntryNotFoundError("404 nothing\nmore")
-        return str(two_parts(cache))
+        if "de/*" in allow_patterns:
+            two_parts(cache)
 
     monkeypatch.setattr(hub, "online", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    hub.snapshot("datasets/facebook/xnli", ["de/*"])
-    assert asked == [("facebook/xnli", "dataset", True), ("facebook/xnli", "dataset", False)]
+    for _ in range(2):  # fetched once
+        assert (hub.snapshot("datasets/facebook/xnli", ["de/*"]) / "de").is_dir()
+    assert asked == [("facebook/xnli", "dataset", True)]
+    assert hub.cached("datasets/facebook/xnli", ["de/*"])
+    assert not hub.cached("datasets/facebook/xnli", ["de/*", "fr/*"])
+    with pytest.raises(StudyError, match=r"does not give it: it has no fr/\*"):
+        hub.snapshot("datasets/facebook/xnli", ["fr/*"])
     name = "google-bert/bert-base-multilingual-cased"
     with pytest.raises(StudyError, match=f"{name} at .* does not give it: .*404 nothing. .* Or a folder.$"):
         hub.snapshot(name, ["config.json"], otherwise="Or a folder.")
@@ -158,12 +156,7 @@ def test_a_hub_that_does_not_answer_is_out_of_reach(monkeypatch):
     assert patience == [hub.CONNECT_TIMEOUT]
 
 
-def test_only_a_commit_is_a_revision(cache):
-    for revision in ("main", "0123456789abcdef" * 2 + "0123456"):
-        with pytest.raises(StudyError, match=r"40 hexadecimal digits.*datasets/facebook/xnli/commits/main"):
-            hub.commit("datasets/facebook/xnli", revision)
-    with pytest.raises(StudyError, match=r"google/mt5-base: the hub needs a revision .* got None"):
-        hub.commit("google/mt5-base")
+def test_what_the_hub_does_not_have_is_named(cache):
     with pytest.raises(StudyError, match=r"squad in 'de' is not read from the hub; .*mlqa-translate-train"):
         tasks.load("squad", "train", "de")
     with pytest.raises(StudyError, match="pud is not read from the hub; download github"):
@@ -175,10 +168,11 @@ def two_parts(cache, language="de"):
     return hubs.fill(cache, "datasets/facebook/xnli", {(language, "validation"): parts})
 
 
-def test_another_commit_than_the_asked_one_is_never_read(cache):
+def test_another_commit_than_the_pinned_one_is_never_read(cache, monkeypatch):
     two_parts(cache)
+    monkeypatch.setitem(hub.PINNED, "datasets/facebook/xnli", "0" * 40)
     with pytest.raises(StudyError, match="datasets/facebook/xnli at 0{40} is not on this machine"):
-        hub.snapshot("datasets/facebook/xnli", ["de/*"], "0" * 40)
+        hub.snapshot("datasets/facebook/xnli", ["de/*"])
 
 
 def test_a_truncated_file_is_refused_and_an_interrupted_download_has_too_few_rows(cache):
@@ -198,24 +192,7 @@ def test_a_truncated_file_is_refused_and_an_interrupted_download_has_too_few_row
         tasks.load("xnli", "dev", "fr")
 
 
-def test_a_repository_without_such_a_table_is_refused(cache):
-    two_parts(cache)
-    with pytest.raises(StudyError, match=r"has no fr/validation\*"):
-        tasks.load("xnli", "dev", "fr")
-
-
-def test_what_is_cached_is_known(cache):
-    two_parts(cache)
-    assert hub.cached("datasets/facebook/xnli", ["de/*"])
-    assert not hub.cached("datasets/facebook/xnli", ["fr/*"])
-    assert not hub.cached("google/mt5-base", ["config.json"])
-
-
 def test_every_data_set_of_the_hub_is_pinned():
-    sets = tasks.SETS.values()
-    repos = {s.hub[0] for s in sets if s.hub} | {r for s in sets for r, _ in (s.hub_elsewhere or {}).values()}
-    repos |= {corpus.hub for corpus in corpora.CORPORA.values() if corpus.hub}
-    assert {f"datasets/{repo}" for repo in repos} == {
-        name for name in hub.PINNED if name.startswith("datasets/")
-    }
-    assert all(len(commit) == 40 for commit in hub.PINNED.values())
+    repos = {f"datasets/{each.hub.split()[0]}" for each in tasks.SETS.values() if each.hub}
+    assert repos == {name for name in hub.PINNED if name.startswith("datasets/")}
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in hub.PINNED.values())

@@ -203,7 +203,7 @@ def test_a_model_is_found_by_name_or_folder(tmp_path, monkeypatch):
     assert hub.find_model(str(tmp_path)) == tmp_path
     with pytest.raises(StudyError, match="'mbret': there is no such folder, and published are .* mbert"):
         hub.find_model("mbret")
-    with pytest.raises(StudyError, match="mt5-base has pickled weights only, .* or name a folder that holds"):
+    with pytest.raises(StudyError, match="mt5-base: .* pickled weights only, .* name a folder that holds"):
         hub.find_model("mt5-base")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     told = "run `hf download google-bert/bert-base-multilingual-cased --revision 3f076f.*Or name a folder"
@@ -218,8 +218,6 @@ def test_a_model_is_found_by_name_or_folder(tmp_path, monkeypatch):
         hubs.link_blob(root, snapshot / file.name, file.read_bytes())
     assert hub.find_model("mbert") == snapshot
     assert models.load(hub.find_model("mbert")).vocab_size == VOCAB
-    with pytest.raises(StudyError, match="at 0{40} is not on this machine"):
-        hub.find_model("mbert", "0" * 40)
     (snapshot / "tokenizer.json").unlink()
     with pytest.raises(StudyError, match="is not on this machine"):
         hub.find_model("mbert")

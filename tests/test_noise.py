@@ -13,7 +13,7 @@ import regex
 from scipy.stats import chisquare
 
 from xltlib import StudyError
-from xltlib.data import corpora, tasks
+from xltlib.data import tasks
 from xltlib.noise.typing import (
     MIX,
     apply_edits,
@@ -227,7 +227,8 @@ def test_form_in_every_script(language):
 
 def test_rate_and_form_on_published_text(data_dir):
     for language in SENTENCES:
-        texts = [text for (text,) in corpora.load("ntrex", (language,), data_dir)[:700]]
+        both = (language, "de" if language == "en" else "en")
+        texts = [text for text, _ in tasks.load_pairs("ntrex", both, data_dir)[:700]]
         edits, units = typo_edits(texts, 0.1, language, rng())
         assert units > 9_000
         assert abs(sum(map(len, edits)) / units - 0.1) < 4 * math.sqrt(0.09 / units)

@@ -132,13 +132,12 @@ def test_what_must_be_fetched(tmp_path, monkeypatch):
     params = Params(**PAPER | {"profile": "paper", "tasks": ("nli", "paraphrase")})
     found = {each.what: each for each in downloads.downloads(params)}
     assert list(found) == [
-        "model mbert", "parallel text opus100, 2 pairs of languages", "multinli (train)",
-        "pawsx (train, test)", "xnli (test)", "tatoeba (test)",
+        "model mbert", "opus100 (train)", "tatoeba (test)", "multinli (train)", "xnli (test)",
+        "pawsx (train, test)",
     ]  # fmt: skip
     assert found["xnli (test)"].patterns == ("en/test*", "de/test*")
     assert "--include 'ja/test*'" in found["pawsx (train, test)"].command
-    pairs = found["parallel text opus100, 2 pairs of languages"]
-    assert pairs.patterns == ("de-en/train*", "en-ja/train*")
+    assert found["opus100 (train)"].patterns == ("de-en/train*", "en-ja/train*")
     assert not any(each.here for each in found.values())
     words = r"profile paper reads real languages from the hub(.|\n)*  model mbert: hf download"
     with pytest.raises(StudyError, match=words):

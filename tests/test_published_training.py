@@ -166,14 +166,14 @@ def real(tmp_path_factory):
         pairs, files = text(made, 10), {"documents.npz": {}, "pairs.npz": {}, "links.npz": {}}
         for language, side in (("en", pairs.source), ("ru", pairs.target)):
             documents = [join(sentence, special=special) for sentence in side]
-            files["documents.npz"] |= {f"{language}/{k}": x for k, x in pack(documents).items()}
+            files["documents.npz"] |= pack(language, documents)
         for name, sentences in (("source", SOURCE), ("target", TARGET)):
             ids, words = zip(*coded(made, sentences * 10), strict=True)
             for key, sequences in ((name, ids), (f"{name}_words", words)):
-                files["pairs.npz"] |= {f"ru/{key}/{k}": x for k, x in pack(sequences).items()}
+                files["pairs.npz"] |= pack(f"ru/{key}", sequences)
             (root / f"ru.{name}.txt").write_text("\n".join(sentences * 10) + "\n", "utf-8")
         links = [np.ravel(x) for x in LINKS * 10]
-        files["links.npz"] = {f"ru/{k}": x for k, x in pack(links).items()}
+        files["links.npz"] = pack("ru", links)
         for name, arrays in files.items():
             np.savez(root / name, **arrays)
         sizes = {"vocab_size": len(made), "languages": {x: {"documents": 20} for x in ("en", "ru")}}

@@ -8,9 +8,10 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
-from xltlib.data import corpora, real_data, tokenization
+from xltlib.data import real_data, tokenization
 from xltlib.data.tasks import SpanExample
 from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, kept_pairs
+from xltlib.data.words import clean, overlap_key, simple_tokenize
 from xltlib.finetuning.baselines import build_baselines, window
 from xltlib.pretraining import encoders
 from xltlib.store import Spec
@@ -55,7 +56,7 @@ def test_parallel_text_has_no_test_sentence_and_no_pair_twice(real):
     keys, used = real_data.test_keys(("en", "es"), real["folder"])
     assert {"tatoeba/test", "pud/test", "xnli/test", "xquad/test", "mlqa/dev", "gold alignments"} <= set(used)
     assert "multi30k/test" not in used
-    assert not any(corpora.overlap_key(side) in keys for pairs in found.values() for p in pairs for side in p)
+    assert not any(overlap_key(side) in keys for pairs in found.values() for p in pairs for side in p)
     with pytest.raises(StudyError, match="none has en-es; bible, .* has it"):
         real_data.parallel_text(tinydata.PARAMS | {"corpora": ["multi30k"]}, "es")
 
@@ -63,11 +64,11 @@ def test_parallel_text_has_no_test_sentence_and_no_pair_twice(real):
 def test_documents_are_two_neighbours_each_sentence_once(real):
     tokenizer = tokenization.load(real["text"].directory)
     with np.load(real["text"].file("documents.npz")) as arrays:
-        documents = tokenization.unpack(arrays["en/values"], arrays["en/ends"])
+        documents = tokenization.unpack(arrays, "en")
     assert real["text"].values["languages"]["en"]["documents"] == len(documents) == 75 + 35
     first = [a for a, _ in real_data.parallel_text(tinydata.PARAMS, "es")[0]["bible"]][:2]
     encode = tokenization.WordEncoder(tokenizer)
-    coded = [encode(corpora.simple_tokenize(sentence))[0] for sentence in first]
+    coded = [encode(simple_tokenize(sentence))[0] for sentence in first]
     np.testing.assert_array_equal(documents[0], tokenization.join(*coded))
     assert real["text"].values["parallel"]["es"]["kept"] == 220
     assert real["text"].values["vocab_size"] == len(tokenizer) <= 150
@@ -80,7 +81,7 @@ def test_pairs_give_each_subword_its_word(real):
     assert len(text.source) == len(text.target) == len(text.links) == 200
     lines = pairs.file("es.source.txt").read_text("utf-8").splitlines()
     with np.load(pairs.file("pairs.npz")) as arrays:
-        owners = tokenization.unpack(arrays["es/source_words/values"], arrays["es/source_words/ends"])
+        owners = tokenization.unpack(arrays, "es/source_words")
     for line, own, ids in zip(lines, owners, text.source, strict=True):
         assert sorted(set(own.tolist())) == list(range(len(line.split())))
         assert len(own) == len(ids)
@@ -120,13 +121,13 @@ def test_the_tokenizer_cuts_a_text_as_it_cuts_its_words():
     texts = {"en": english, "zh": CHINESE * 20}
     known = set().union(*(tokenization.alphabet(part, COVERAGE) for part in texts.values()))
     tokenizer = tokenization.train([*english, *CHINESE * 20], 200, known)
-    for text in [*english[:20], *CHINESE, corpora.clean("don't (x) नमस्ते กำลัง", nfkc=True)]:
+    for text in [*english[:20], *CHINESE, clean("don't (x) नमस्ते กำลัง", nfkc=True)]:
         (whole,), (apart,) = (
             tokenization.cut_texts(tokenizer, [text]),
             tokenization.cut_words(tokenizer, [text]),
         )
         assert whole == apart
-        assert apart.words == corpora.simple_tokenize(text)
+        assert apart.words == simple_tokenize(text)
     assert tokenizer.unk_token_id in tokenizer("龘")["input_ids"]
     assert "##们" not in tokenizer.get_vocab()
     with pytest.raises(StudyError, match="vocab_size 20 is too small"):
@@ -200,8 +201,8 @@ def test_dictionaries_have_a_pair_of_words_a_line(tmp_path, monkeypatch):
 
 
 def test_units_are_our_words_of_words_cut_in_another_way():
-    words, owners = real_data.units(["科学家", "don't", "ＯＫ"])
-    assert words == ["科", "学", "家", "don", "'", "t", "OK"]
+    ((words, other),), ((owners, _),) = real_data.pairs_of_units([(["科学家", "don't", "ＯＫ"], ["Ja"])])
+    assert (words, other) == (["科", "学", "家", "don", "'", "t", "ok"], ["ja"])
     assert owners.tolist() == [0, 0, 0, 1, 1, 1, 2]
 
 

@@ -12,9 +12,10 @@ from unicodedata import category
 import numpy as np
 
 from xltlib import StudyError
-from xltlib.data import tasks
-from xltlib.data.corpora import simple_tokenize
-from xltlib.data.tasks import SETS, Row, SpanExample
+from xltlib.data import formats, tasks
+from xltlib.data.formats import Row
+from xltlib.data.tasks import SETS, SpanExample, TaskSet
+from xltlib.data.words import simple_tokenize
 from xltlib.textfile import excerpt, parse_json, read_lines
 
 if TYPE_CHECKING:  # scipy takes half a second to import, and scoring does without
@@ -219,7 +220,7 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
     if language not in task_set.languages:
         raise StudyError(f"{name} has no language {language!r}; it has {', '.join(task_set.languages)}")
     if task_set.task == "qa":
-        rows = _of_language(list(tasks.squad_rows(read_lines(gold), gold, "qa")), gold, task_set, language)
+        rows = _of_language(list(formats.squad_rows(read_lines(gold), gold, "qa")), gold, task_set, language)
         examples = [tasks.record_of(row["id"], place, row, "qa") for place, row in rows]
         tasks.check_records(examples, [place for place, _ in rows])
         answers = _predicted_answers(predictions, task_set, language)
@@ -228,7 +229,7 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
         scores = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
     else:
         ids, labels, places = _read_labels(gold, task_set, language, beside=True)
-        tasks.check_varied(labels, places)
+        formats.check_varied(labels, places)
         ids = ids or [str(index) for index in range(len(labels))]
         own, predicted, _ = _read_labels(predictions, task_set, language)
         if own:
@@ -245,17 +246,17 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
     return {"task": name, "language": language, "examples": len(by_id), **percent, "scores": by_id}
 
 
-def _predicted_answers(path: Path, task_set: tasks.TaskSet, language: str) -> dict[str, str]:
+def _predicted_answers(path: Path, task_set: TaskSet, language: str) -> dict[str, str]:
     answers = parse_json("\n".join(read_lines(path)), str(path))
-    tasks.check(answers, {}, f"{path}:1")
+    formats.check(answers, {}, f"{path}:1")
     rows = [(f"{path}: the answer to {excerpt(key)}", {"id": key, "text": x}) for key, x in answers.items()]
     for place, row in rows:
-        tasks.check(row["text"], str, place)
-    return {row["id"]: row["text"] for _, row in tasks.rows_of_language(rows, task_set, language)}
+        formats.check(row["text"], str, place)
+    return {row["id"]: row["text"] for _, row in formats.rows_of_language(rows, task_set.codes, language)}
 
 
 def _read_labels(
-    path: Path, task_set: tasks.TaskSet, language: str, beside: bool = False
+    path: Path, task_set: TaskSet, language: str, beside: bool = False
 ) -> tuple[list[str], list[int], list[str]]:
     """The ids (none where no row has one), labels and places of a file of labels, a table or JSON lines.
 
@@ -263,23 +264,23 @@ def _read_labels(
     """
     lines, task = read_lines(path), task_set.task
     if lines[0].lstrip().startswith(("{", "[")):
-        rows = list(tasks.jsonl_rows(lines, path, task))
+        rows = list(formats.jsonl_rows(lines, path, task))
     else:
-        rows = list(tasks.tsv_rows(lines, path, task, beside))
+        rows = list(formats.tsv_rows(lines, path, task, beside))
     rows = _of_language(rows, path, task_set, language)
-    labels, places = [tasks.label_of(*row, task) for row in rows], [place for place, _ in rows]
+    labels, places = [formats.label_of(*row, task) for row in rows], [place for place, _ in rows]
     if -1 in labels:
         place, row = rows[labels.index(-1)]
         reason = f"label {excerpt(row['label'])} is none" if row.get("label") is not None else "no label"
-        raise StudyError(f"{place}: {reason}; expected {', '.join(tasks.NAMES[task])}")
-    ids = tasks.ids_of(rows, ("id", "idx", "pair_id"))
-    tasks.check_ids(ids, places[: len(ids)])
+        raise StudyError(f"{place}: {reason}; expected {', '.join(formats.NAMES[task])}")
+    ids = formats.ids_of(rows, ("id", "idx", "pair_id"))
+    formats.check_ids(ids, places[: len(ids)])
     return ids, labels, places
 
 
-def _of_language(rows: list[Row], path: Path, task_set: tasks.TaskSet, language: str) -> list[Row]:
+def _of_language(rows: list[Row], path: Path, task_set: TaskSet, language: str) -> list[Row]:
     """The rows of one language, of which there must be some."""
-    own = tasks.rows_of_language(rows, task_set, language)
+    own = formats.rows_of_language(rows, task_set.codes, language)
     if not own:
         named = sorted({str(row["language"]) for _, row in rows if "language" in row})
         others = f"; it has {excerpt(', '.join(named))}" if named else ""

@@ -20,7 +20,8 @@ import numpy as np
 from xltlib.alignment import aligner
 from xltlib.alignment.aligner import RECOMMENDED, Aligner, train
 from xltlib.alignment.links import aer, read_gold, symmetrize
-from xltlib.data import corpora
+from xltlib.data.words import UNSPACED
+from xltlib.textfile import read_lines
 
 GROW = "grow-diag-final-and"
 SETTINGS = {
@@ -33,7 +34,7 @@ import sys
 from xltlib.alignment import aligner, links
 links.write_pharaoh(sys.stdout, aligner.align_both(links.tokenized_pairs(sys.argv[1])))
 """
-_CHARACTER = re.compile(f"([{corpora.UNSPACED}])")
+_CHARACTER = re.compile(f"([{UNSPACED}])")
 
 Text = list[tuple[list[str], list[str]]]
 
@@ -45,7 +46,7 @@ def tokens(line: str) -> list[str]:
 
 def parallel(data: Path, a: str, b: str) -> Text:
     """Pairs of two files below the data folder without those that have an empty side."""
-    pairs = corpora.read_pairs(data / a, data / b)
+    pairs = zip(read_lines(data / a), read_lines(data / b), strict=True)
     return [pair for pair in ((tokens(x), tokens(y)) for x, y in pairs) if all(pair)]
 
 
@@ -58,11 +59,11 @@ def large(data: Path) -> Text:
     pairs += parallel(data, "ntrex/newstest2019-src.eng.txt.gz", "ntrex/newstest2019-ref.deu.txt.gz")
     pairs += parallel(data, "tatoeba_laser/tatoeba.deu-eng.eng", "tatoeba_laser/tatoeba.deu-eng.deu")
     for split in ("dev", "test"):
-        en, de = (corpora.read_lines(data / f"xnli/{split}-{code}.tsv.gz") for code in ("en", "de"))
+        en, de = (read_lines(data / f"xnli/{split}-{code}.tsv.gz") for code in ("en", "de"))
         rows = zip((line.split("\t") for line in en), (line.split("\t") for line in de), strict=True)
         pairs += [(tokens(e[k]), tokens(d[k])) for e, d in rows for k in (0, 1)]
         en, de = (
-            {row[0]: row for row in (line.split("\t") for line in corpora.read_lines(path))}
+            {row[0]: row for row in (line.split("\t") for line in read_lines(path))}
             for path in (data / f"pawsx/x-final/{code}/{split}_2k.tsv.gz" for code in ("en", "de"))
         )
         pairs += [(tokens(en[i][k]), tokens(de[i][k])) for i in en if i in de and i != "id" for k in (1, 2)]
@@ -118,7 +119,7 @@ def gold_texts(data: Path):
     """(name, pairs to align, gold of the first of them)."""
     folder = data / "word_alignment"
     for name in ("enfr", "zhen", "jaen"):
-        lines = corpora.read_lines(folder / name / f"{name}.src-tgt")
+        lines = read_lines(folder / name / f"{name}.src-tgt")
         pairs = [tuple(side.lower().split() for side in line.split("|||")) for line in lines]
         gold = read_gold(folder / name / f"{name}.gold", [(len(e), len(f)) for e, f in pairs], 1)
         yield name, pairs, gold
@@ -134,7 +135,7 @@ def gold_texts(data: Path):
             more = ("small_parallel_enja/train.ja.gz", "small_parallel_enja/train.en.gz")
             yield "jaen + tanaka", pairs + parallel(data, *more), gold
     path = folder / "xl-wa" / "es" / "test.tsv"
-    rows = [line.lower().split("\t") for line in corpora.read_lines(path)]
+    rows = [line.lower().split("\t") for line in read_lines(path)]
     pairs = [(row[0].split(), row[1].split()) for row in rows]
     gold = read_gold(path, [(len(e), len(f)) for e, f in pairs], 0, column=2)
     yield "enes", pairs, gold

@@ -1,17 +1,15 @@
 """What a study on real languages needs from outside, where that comes from, and whether it is here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from xltlib import StudyError
-from xltlib.data import corpora, hub, real_data, task_data, tasks
-from xltlib.data.corpora import CORPORA
-from xltlib.data.tasks import SETS
+from xltlib.data import hub, real_data, task_data, tasks
 from xltlib.params import Params
 
-PROBE_SETS = {"retrieval": "tatoeba/test", "tagging": "pud/test"}
+Part = tuple[str, str, str]  # set, split, language; of text "de|en": the one read and the one beside it
 
 
 @dataclass(frozen=True)
@@ -37,77 +35,50 @@ class Download:
 
 def downloads(params: Params) -> list[Download]:
     """What the hub is asked for: nothing where the languages are synthetic or all text is in a folder."""
-    if params.data == "synthetic":
-        return []
     needed = []
-    if params.model in hub.MODELS:
-        model = hub.MODELS[params.model]
-        needed.append((f"model {params.model}", model["repo"], hub.MODEL_FILES, 1, model["licence"]))
-    if not real_data.folder():
-        for name in params.corpora:
-            pairs = ["-".join(sorted((params.source, x))) for x in _targets(params, name)]
-            what = f"parallel text {name}, {len(pairs)} pairs of languages"
-            patterns = [hub.usual_files(pair, "train") for pair in pairs]
-            corpus = CORPORA[name]
-            needed.append((what, f"datasets/{corpus.hub}", patterns, len(pairs), corpus.licence))
-        needed += _task_sets(params)
-    return [
-        Download(what, repo, tuple(dict.fromkeys(patterns)), hub.MEGABYTES.get(repo, 0) * parts, licence)
-        for what, repo, patterns, parts, licence in needed
-    ]
-
-
-def _task_sets(params: Params) -> Iterator[tuple[str, str, list[str], int, str]]:
-    """The sets of each task: training text of the source, test sets of every language."""
-    wanted = wanted_sets(params)
+    if params.data == "real" and params.model in hub.MODELS:
+        repo, licence = hub.repository(params.model), hub.MODELS[params.model]["licence"]
+        size = hub.MEGABYTES.get(repo, 0)
+        needed.append(Download(f"model {params.model}", repo, hub.MODEL_FILES, size, licence))
+    wanted = parts(params) if params.data == "real" and not real_data.folder() else []
     for name in dict.fromkeys(name for name, _, _ in wanted):
-        splits = ", ".join(dict.fromkeys(split for x, split, _ in wanted if x == name))
-        places = [tasks.hub_place(*each) for each in wanted if each[0] == name]
-        for repo in dict.fromkeys(repo for repo, _, _ in places):
-            patterns = [hub.usual_files(config, split) for x, config, split in places if x == repo]
-            yield f"{name} ({splits})", repo, patterns, 1, SETS[name].licence
+        own = [part for part in wanted if part[0] == name]
+        splits = ", ".join(dict.fromkeys(split for _, split, _ in own))
+        places = [tasks.hub_place(*part) for part in own]
+        repo, patterns = places[0][0], tuple(dict.fromkeys(hub.usual_files(*place[1:]) for place in places))
+        size = hub.MEGABYTES.get(repo, 0) * len(patterns)
+        needed.append(Download(f"{name} ({splits})", repo, patterns, size, tasks.SETS[name].licence))
+    return needed
 
 
-def _targets(params: Params, corpus: str) -> list[str]:
-    """The languages that a corpus has with the source."""
-    if corpus not in CORPORA:
-        raise StudyError(f"corpora: {corpus!r} is not known; known are {', '.join(CORPORA)}")
-    known = CORPORA[corpus].languages
-    return [x for x in params.languages if x in known and x != params.source and params.source in known]
-
-
-def wanted_sets(params: Params) -> list[tuple[str, str, str]]:
-    """(set, split, language) of all examples that the study reads; StudyError for a task without a set."""
+def parts(params: Params) -> list[Part]:
+    """What is read of published sets; StudyError for one that is not known, and for a task without one."""
+    found = []
+    text = [(name, "train") for name in params.corpora]
+    text += [(name, "test") for probe, name in real_data.RETRIEVED.items() if probe in params.probes]
+    for name, split in text:
+        task_set = tasks.set_of(name, split)
+        both = [(params.source, x) for x in params.targets if task_set.translates((params.source, x), split)]
+        found += [(name, split, "|".join(sides)) for a, b in both for sides in ((a, b), (b, a))]
     methods = {entry.partition(":")[0] for entry in params.methods}
     # training examples are read in other languages than the source
     translations = methods & {"translate_train", "intermediate"} or 4 in params.questions
     translations = translations or params.statement_runs or params.control_runs
-    parts = []
-    probes = [PROBE_SETS[x] for x in params.probes if x in PROBE_SETS]
-    for text in (*params.train_sets, *params.test_sets, *probes):
-        name, _, split = text.partition("/")
-        if name not in SETS or split not in SETS[name].counts:
-            splits = ", ".join(f"{x}/{s}" for x in SETS for s in SETS[x].counts)
-            raise StudyError(f"{text!r} is not a set and its split; known are {splits}")
-        source_alone = text in params.train_sets and not translations
-        languages = (params.source,) if source_alone else params.languages
-        if SETS[name].task in (*params.tasks, "retrieval", "tagging"):
-            parts += [(name, split, x) for x in task_data.in_languages(name, split, languages)]
+    trained = params.languages if translations else (params.source,)
+    named = [("pud", "test", params.languages)] * ("tagging" in params.probes)
     for task in params.tasks:
-        for kind, sets in (("train_sets", params.train_sets), ("test_sets", params.test_sets)):
-            if not any(SETS[text.partition("/")[0]].task == task for text in sets):
-                raise StudyError(f"{kind} names no set of the task {task}")
-    return list(dict.fromkeys(parts))
+        for key, languages in (("train_sets", trained), ("test_sets", params.languages)):
+            named += [(*one, languages) for one in task_data.sets(vars(params), task, key)]
+    for name, split, languages in named:
+        found += [(name, split, x) for x in task_data.in_languages(name, split, languages)]
+    return list(dict.fromkeys(found))
 
 
 def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
     """Fetch what is missing, or name all of it in one StudyError, before any work on real languages."""
     if params.data == "synthetic":
         return
-    folder = real_data.folder()
-    if not folder and "captions" in params.probes:
-        raise StudyError("probes: captions are not read from the hub; name Multi30k's folder in XLT_DATA")
-    if folder and (absent := _absent(params, folder)):
+    if (folder := real_data.folder()) and (absent := _absent(params, folder)):
         raise StudyError(
             f"profile {params.profile}: {len(absent)} files are missing.\n  " + "\n  ".join(absent)
         )
@@ -128,12 +99,7 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
 
 def _absent(params: Params, folder: Path) -> list[str]:
     """What the folder lacks, a message each: every file is looked for, and each refusal kept."""
-    searches = [partial(tasks.file_of, *part, folder) for part in wanted_sets(params)]
-    text = [(name, "train") for name in params.corpora]
-    text += [("multi30k", "test")] * ("captions" in params.probes)
-    for name, split in text:
-        for language in _targets(params, name):
-            searches.append(partial(corpora.files_of, name, (params.source, language), folder, split))
+    searches = [partial(tasks.file_of, *part, folder) for part in parts(params)]
     methods = {entry.partition(":")[0] for entry in params.methods}
     if "rs_da" in methods:
         searches.append(partial(real_data.neighbour_lists, params.neighbour_lists))

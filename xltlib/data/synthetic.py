@@ -11,14 +11,16 @@ alone says nothing about the label.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from xltlib import StudyError
-from xltlib.data.tasks import LABELS, PairExample, SpanExample
+from xltlib.data.formats import LABELS
+from xltlib.data.tasks import PairExample, SpanExample
 
 SLOTS = ("agent", "agent_quality", "verb", "patient", "patient_quality", "place", "time")
 AGENT, AGENT_QUALITY, VERB, PATIENT, PATIENT_QUALITY, PLACE, TIME = range(7)
@@ -58,21 +60,16 @@ _TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="
 LANGUAGES = {name: Language(name, **entry) for name, entry in _TABLE.items()}
 
 
-def _members(category: str) -> int:
-    """Number of member concepts of a category; those of its classes are counted on from it."""
-    classes, members = CATEGORIES[category]
-    return classes * members
+def members(slot: int) -> int:
+    """How many members a slot's category has; the concepts of its classes are counted on from there."""
+    classes, size = CATEGORIES[SLOT_CATEGORY[slot]]
+    return classes * size
 
 
-def class_of(category: str, concept: np.ndarray) -> np.ndarray:
-    """Class of each concept, 0-based; a class-level concept is its own class."""
-    classes, members = CATEGORIES[category]
-    return np.where(concept >= classes * members, concept - classes * members, concept // members)
-
-
-def class_word(category: str, concept: np.ndarray) -> np.ndarray:
-    """The class-level concept (hypernym) of each concept."""
-    return _members(category) + class_of(category, concept)
+def class_word(slot: int, concept: np.ndarray) -> np.ndarray:
+    """The class-level concept (hypernym) of each concept of a slot; a class's own is itself."""
+    own = concept // CATEGORIES[SLOT_CATEGORY[slot]][1]
+    return np.where(concept >= members(slot), concept, members(slot) + own)
 
 
 @dataclass(frozen=True)
@@ -118,38 +115,27 @@ class World:
     def __init__(self, languages: tuple[str, ...] = tuple(LANGUAGES), seed: int = 0):
         check_languages(languages)
         self.languages, self.seed = languages, seed
-        self._offsets, total = {}, 0
-        for category in CATEGORIES:
-            self._offsets[category] = total
-            total += _members(category) * SYNONYMS + CATEGORIES[category][0]
-        self.lexemes = total
+        lexemes = [classes * size * SYNONYMS + classes for classes, size in CATEGORIES.values()]
+        self.lexemes, first = sum(lexemes), accumulate(lexemes, initial=0)
+        self._first = dict(zip(CATEGORIES, first, strict=False))  # stem of each category
         rng = np.random.default_rng([seed, 1])
         self._preferences = {}  # P(concept of slot | concept of given): tells members apart, is never zero
         for slot, given in _GIVEN.items():
-            rows, columns = _members(SLOT_CATEGORY[given]), _members(SLOT_CATEGORY[slot])
-            self._preferences[slot] = 0.9 * rng.dirichlet(np.full(columns, 0.25), rows) + 0.1 / columns
+            drawn = rng.dirichlet(np.full(members(slot), 0.25), members(given))
+            self._preferences[slot] = 0.9 * drawn + 0.1 / members(slot)
         self._grammars: dict[str, _Grammar] = {}
 
     def stem(self, slot: int, concept: np.ndarray, synonym: np.ndarray) -> np.ndarray:
         """Index of the stem for each concept and synonym; -1 stays -1."""
-        category = SLOT_CATEGORY[slot]
-        members = _members(category)
-        of_class = members * SYNONYMS + concept - members
-        within = np.where(concept < members, concept * SYNONYMS + synonym, of_class)
-        return np.where(concept == ABSENT, ABSENT, self._offsets[category] + within)
+        of_class = members(slot) * SYNONYMS + concept - members(slot)
+        within = np.where(concept < members(slot), concept * SYNONYMS + synonym, of_class)
+        return np.where(concept == ABSENT, ABSENT, self._first[SLOT_CATEGORY[slot]] + within)
 
     def grammar(self, language: str) -> "_Grammar":
-        """The word forms and the word order of one of the languages."""
-        if language not in self.languages:
-            raise StudyError(f"{language!r} is not a language of this world: {', '.join(self.languages)}")
+        """The word forms and word order of a language; "src" has them in every world, for cognates."""
         if language not in self._grammars:
-            self._grammars[language] = _Grammar(self, LANGUAGES[language])
+            self._grammars[language] = _Grammar(self, language)
         return self._grammars[language]
-
-    @cached_property
-    def grammar_of_source(self) -> "_Grammar":
-        """The language that the others have their cognates from, whether or not it is in the world."""
-        return _Grammar(self, LANGUAGES["src"])
 
     def render(self, batch: Clauses, language: str) -> list["Sentence"]:
         """The clauses in one language."""
@@ -160,7 +146,7 @@ class World:
         rows = np.empty((0, 7), dtype=np.int64)
         while len(rows) < n:
             more = np.full((2 * n, 7), ABSENT)
-            more[:, AGENT] = rng.integers(0, _members("entity"), 2 * n)
+            more[:, AGENT] = rng.integers(0, members(AGENT), 2 * n)
             for slot, given in _GIVEN.items():
                 bounds = self._preferences[slot][more[:, given]].cumsum(1)
                 more[:, slot] = (rng.random((2 * n, 1)) > bounds[:, :-1]).sum(1)
@@ -224,11 +210,50 @@ def gold_links(source: Sentence, target: Sentence) -> tuple[list[tuple[int, int]
 class _Grammar:
     """Word forms and word order of one language, as tables: rendering is then a look-up."""
 
-    def __init__(self, world: World, language: Language):
-        self.language = language
-        self.world = world
-        self._stems = _stems(world, language)
-        self.function = _function_words(world, language)
+    def __init__(self, world: World, name: str):
+        self.world, self.language = world, LANGUAGES[name]
+        self.stems = self._drawn_stems()
+        self.function = self._drawn_function_words()
+        self.form = cache(self._form)
+
+    def _fresh(self, rng: np.random.Generator, syllables: int, taken: set[str]) -> str:
+        """A random word in the language's letters that is not taken yet."""
+        consonants, vowels = list(self.language.consonants), list(self.language.vowels)
+        while True:
+            word = "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(syllables))
+            if word not in taken:
+                taken.add(word)
+                return word
+
+    def _drawn_stems(self) -> list[str]:
+        """One stem per lexeme; a cognate is the source's stem, letter by letter, whatever the script."""
+        own, count = self.language, self.world.lexemes
+        if own.name == "src":
+            rng, taken = np.random.default_rng([self.world.seed, 2]), set()
+            return [self._fresh(rng, 3, taken) for _ in range(count)]
+        rng = np.random.default_rng([self.world.seed, 3, *own.name.encode()])
+        source = self.world.grammar("src").stems
+        is_cognate, taken = rng.random(count) < own.cognates, set(source)
+        fresh = [self._fresh(rng, 3, taken) for _ in range(count)]
+        return [a if same else b for a, b, same in zip(source, fresh, is_cognate, strict=True)]
+
+    def _drawn_function_words(self) -> dict[str, list[str]]:
+        """Short words and suffixes, by slot where a kind has several; words alone may be cognates."""
+        rng = np.random.default_rng([self.world.seed, 4, *self.language.name.encode()])
+        taken: set[str] = set()
+        short = [self._fresh(rng, 1, taken) for _ in range(16)]
+        question = [short[4] + short[n] for n in (5, 6, 7, 8)]
+        words = [*short[:4], *question]  # article, particle, two adpositions; who, whom, where, a spare one
+        if self.language.name != "src":
+            both = list(zip(self.world.grammar("src").function["words"], words, strict=True))
+            shared = self.language.cognates
+            words = [a if rng.random() < shared and a not in words else b for a, b in both]
+        article, particle, place, time, who, whom, where, _ = words
+        return {
+            "words": words, "article": [article] * 7, "particle": [particle] * 7,
+            "adposition": [place] * 6 + [time], "question": [who, "", "", whom, "", where, ""],
+            "case": short[9:11], "adverbial": short[11:13], "agreement": (short[13:16] + short[:1]),
+        }  # fmt: skip
 
     @cached_property
     def _plans(self) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
@@ -245,8 +270,8 @@ class _Grammar:
         return core + place + time, place + core + time
 
     def _form(self, slot: int, stem: int, agent_class: int) -> str:
-        language, function = self.language, self.function
-        word = self._stems[stem]
+        """The form of a stem in a slot; `form` keeps those that were asked for."""
+        language, function, word = self.language, self.function, self.stems[stem]
         if slot == VERB and language.agreement:
             return word + function["agreement"][agent_class]
         if slot in (AGENT, PATIENT) and language.case:
@@ -258,24 +283,18 @@ class _Grammar:
     def render(self, batch: Clauses) -> list[Sentence]:
         """The clauses as sentences."""
         stems = [self.world.stem(s, batch.concept[:, s], batch.synonym[:, s]) for s in range(7)]
-        agent_class = class_of("entity", np.maximum(batch.concept[:, AGENT], 0)).tolist()
-        forms: dict[tuple[int, int, int], str] = {}
+        agent_class = class_word(AGENT, np.maximum(batch.concept[:, AGENT], 0)) - members(AGENT)
         sentences = []
-        columns = np.stack(stems, 1).tolist(), agent_class, batch.fronted.tolist(), batch.asked.tolist()
-        for row, klass, front, asked in zip(*columns, strict=True):
+        columns = (np.stack(stems, 1), agent_class, batch.fronted, batch.asked)
+        for row, klass, front, asked in zip(*(column.tolist() for column in columns), strict=True):
             words, slots, parts = [], [], []
             for slot, kind in self._plans[front]:
-                if slot == asked:
-                    if kind != "head":
-                        continue
-                    word = self.function["question"][slot]
-                elif row[slot] == ABSENT:
+                if (slot == asked and kind != "head") or (slot != asked and row[slot] == ABSENT):
                     continue
+                if slot == asked:
+                    word = self.function["question"][slot]
                 elif kind == "head":
-                    key = (slot, row[slot], klass if slot == VERB else 0)
-                    word = forms.get(key)
-                    if word is None:
-                        word = forms[key] = self._form(slot, row[slot], klass)
+                    word = self.form(slot, row[slot], klass if slot == VERB else 0)
                 else:
                     word = self.function[kind][slot]
                 words.append(word)
@@ -286,57 +305,13 @@ class _Grammar:
 
     def lexicon(self) -> list[list[str]]:
         """All word forms of each stem, in the order of stem indices."""
-        forms = [[] for _ in range(self.world.lexemes)]
-        for slot in range(7):
-            category = SLOT_CATEGORY[slot]
-            first = self.world._offsets[category]
-            for stem in range(first, first + _members(category) * SYNONYMS + CATEGORIES[category][0]):
-                for klass in range(CATEGORIES["entity"][0] if slot == VERB else 1):
-                    form = self._form(slot, stem, klass)
-                    if form not in forms[stem]:
-                        forms[stem].append(form)
-        return forms
-
-
-def _fresh(rng: np.random.Generator, name: str, syllables: int, taken: set[str]) -> str:
-    """A random word in a language's letters that is not taken yet."""
-    consonants, vowels = list(LANGUAGES[name].consonants), list(LANGUAGES[name].vowels)
-    while True:
-        word = "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(syllables))
-        if word not in taken:
-            taken.add(word)
-            return word
-
-
-def _stems(world: World, language: Language) -> list[str]:
-    """One stem per lexeme; a cognate is the source's stem, letter by letter, whatever the script."""
-    source_rng = np.random.default_rng([world.seed, 2])
-    taken: set[str] = set()
-    source = [_fresh(source_rng, "src", 3, taken) for _ in range(world.lexemes)]
-    if language.name == "src":
-        return source
-    rng = np.random.default_rng([world.seed, 3, *language.name.encode()])
-    is_cognate = rng.random(world.lexemes) < language.cognates
-    own = [_fresh(rng, language.name, 3, taken) for _ in range(world.lexemes)]
-    return [source[i] if is_cognate[i] else own[i] for i in range(world.lexemes)]
-
-
-def _function_words(world: World, language: Language) -> dict[str, list[str]]:
-    """Short words and suffixes, by slot where a kind has several; words, not suffixes, may be cognates."""
-    rng = np.random.default_rng([world.seed, 4, *language.name.encode()])
-    taken: set[str] = set()
-    short = [_fresh(rng, language.name, 1, taken) for _ in range(16)]
-    question = [short[4] + short[n] for n in (5, 6, 7, 8)]
-    words = [*short[:4], *question]  # article, particle, two adpositions; who, whom, where, and a spare one
-    if language.name != "src":
-        both = list(zip(world.grammar_of_source.function["words"], words, strict=True))
-        words = [a if rng.random() < language.cognates and a not in words else b for a, b in both]
-    article, particle, place, time, who, whom, where, _ = words
-    return {
-        "words": words, "article": [article] * 7, "particle": [particle] * 7,
-        "adposition": [place] * 6 + [time], "question": [who, "", "", whom, "", where, ""],
-        "case": short[9:11], "adverbial": short[11:13], "agreement": (short[13:16] + short[:1]),
-    }  # fmt: skip
+        forms: list[dict[str, None]] = [{} for _ in range(self.world.lexemes)]
+        for slot, category in enumerate(SLOT_CATEGORY):
+            first, classes = self.world._first[category], CATEGORIES[category][0]
+            agents = range(CATEGORIES["entity"][0] if slot == VERB else 1)
+            for stem in range(first, first + members(slot) * SYNONYMS + classes):
+                forms[stem] |= dict.fromkeys(self._form(slot, stem, agent) for agent in agents)
+        return [list(own) for own in forms]
 
 
 # Texts and tasks
@@ -355,7 +330,7 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
     again = base.concept.copy()
     for slot in CORE:
         general = rng.random(n) < 0.2
-        again[general, slot] = class_word(SLOT_CATEGORY[slot], again[general, slot])
+        again[general, slot] = class_word(slot, again[general, slot])
     for slot in OPTIONAL:
         again[rng.random(n) < 0.3, slot] = ABSENT
     onward = world.events(n, rng)
@@ -421,9 +396,9 @@ def _uniform_meanings(
     chosen: list[np.ndarray] = []
     seen: set[bytes] = set()
     while len(chosen) < n:
-        rows = np.stack([rng.integers(0, _members(SLOT_CATEGORY[slot]), 2 * n) for slot in range(7)], 1)
+        rows = np.stack([rng.integers(0, members(slot), 2 * n) for slot in range(7)], 1)
         rows[rows[:, AGENT] == rows[:, PATIENT], PATIENT] += 1
-        rows[:, PATIENT] %= _members(SLOT_CATEGORY[PATIENT])
+        rows[:, PATIENT] %= members(PATIENT)
         hidden = rng.permuted(np.tile(np.array(OPTIONAL), (2 * n, 1)), axis=1)[:, 2:]
         if shown:
             hidden = np.tile([s for s in OPTIONAL if s not in shown], (2 * n, 1))
@@ -437,14 +412,14 @@ def _uniform_meanings(
 
 def _sibling(slot: int, concept: int, rng: np.random.Generator) -> int:
     """Another member of the same class; for a class-level concept another class."""
-    classes, members = CATEGORIES[SLOT_CATEGORY[slot]]
-    first, size = concept // members * members, members
-    if concept >= classes * members:
-        first, size = classes * members, classes
+    classes, size = CATEGORIES[SLOT_CATEGORY[slot]]
+    first = concept // size * size
+    if concept >= classes * size:
+        first, size = classes * size, classes
     return first + (concept - first + 1 + int(rng.integers(size - 1))) % size
 
 
-def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
+def nli(n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
     """n premises and hypotheses with balanced labels.
 
     A premise has one class-level word among agent, verb and patient and two optional slots; a hypothesis has
@@ -459,16 +434,16 @@ def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Cla
         core = rng.permutation(CORE)  # core[0] is the premise's general slot
         present = rng.permutation([s for s in OPTIONAL if meaning[i, s] != ABSENT])
         absent = rng.permutation([s for s in OPTIONAL if meaning[i, s] == ABSENT])
-        premise[i, core[0]] = _class(core[0], meaning[i, core[0]])
+        premise[i, core[0]] = class_word(core[0], meaning[i, core[0]])
         more = rng.choice(["core", "optional", "both"]) if label == NEUTRAL else None
         specific = core[0] if more in ("core", "both") else core[1]
         kept = absent[0] if more in ("optional", "both") else present[0]
         for slot in CORE:
             if slot != specific:
-                hypothesis[i, slot] = _class(slot, meaning[i, slot])
+                hypothesis[i, slot] = class_word(slot, meaning[i, slot])
         hypothesis[i, list(OPTIONAL)] = ABSENT
         said = kept in present
-        hypothesis[i, kept] = meaning[i, kept] if said else rng.integers(_members(SLOT_CATEGORY[kept]))
+        hypothesis[i, kept] = meaning[i, kept] if said else rng.integers(members(kept))
         if label == CONTRADICTION:
             for slot in rng.permutation([*CORE, kept])[: rng.integers(2, 5)]:
                 hypothesis[i, slot] = _sibling(slot, hypothesis[i, slot], rng)
@@ -476,13 +451,7 @@ def nli(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Cla
     return first, clauses(hypothesis, rng, first), labels
 
 
-def _class(slot: int, concept: int) -> int:
-    return int(class_word(SLOT_CATEGORY[slot], np.array(concept)))
-
-
-def paraphrase(
-    world: World, n: int, split: str, rng: np.random.Generator
-) -> tuple[Clauses, Clauses, np.ndarray]:
+def paraphrase(n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, Clauses, np.ndarray]:
     """n pairs with balanced labels. Both sides are worded afresh (synonyms, fronting); of the pairs that
     differ, half exchange agent and patient with their qualities (the same bag of concepts), half name
     siblings in 1-3 slots."""
@@ -501,7 +470,7 @@ def paraphrase(
     return first, clauses(other, rng, first), labels
 
 
-def qa(world: World, n: int, split: str, rng: np.random.Generator) -> tuple[Documents, np.ndarray]:
+def qa(n: int, split: str, rng: np.random.Generator) -> tuple[Documents, np.ndarray]:
     """n passages of one to three clauses with a question about one of them, and the number of that clause.
 
     Clauses of a passage share no agent, verb, patient or place. The question names all other slots of its
@@ -537,11 +506,11 @@ def task_examples(world: World, task: str, n: int, split: str, seed: int) -> dic
     """n examples of a task by language, parallel: the i-th example has the same id everywhere."""
     rng = np.random.default_rng([seed, world.seed, len(task), *split.encode()])
     if task == "qa":
-        drawn = qa(world, n, split, rng)
+        drawn = qa(n, split, rng)
         return {language: _spans(world, language, *drawn, split) for language in world.languages}
     if task not in LABELS:
         raise StudyError(f"unknown task {task!r}; known: {', '.join((*LABELS, 'qa'))}")
-    first, second, labels = (nli if task == "nli" else paraphrase)(world, n, split, rng)
+    first, second, labels = (nli if task == "nli" else paraphrase)(n, split, rng)
     by_language = {}
     for language in world.languages:
         sides = world.render(first, language), world.render(second, language), labels.tolist()

@@ -8,8 +8,8 @@ import numpy as np
 from xltlib import StudyError
 from xltlib.data import real_data, synthetic, tasks
 from xltlib.data.synthetic import World
+from xltlib.data.tasks import SETS
 
-DEV_OF = {"xquad": "mlqa"}  # a test set without development examples -> the set that has them instead
 ALIGNED = ("nli", "paraphrase")  # tasks whose test sets have the same examples in every language
 
 
@@ -25,8 +25,7 @@ def examples(
         `official_counts`.
     split
         "train": the source's alone where languages are real, or with `translations` those of all languages
-        that the set has. "test": of all test sets of the task. "dev": of the first test set; an error where
-        it has none, or where it is trained or tested on.
+        that the set has. "test": of all test sets of the task. "dev": of synthetic languages alone.
 
     Real examples are in an order shuffled once, so that a smaller count takes some of a larger one's, and the
     same ids in every language that has them. Languages that a set does not have are left out, and with
@@ -35,21 +34,17 @@ def examples(
     if params.get("data", "synthetic") == "synthetic":
         world = World(tuple(params["languages"]), params["world_seed"])
         return synthetic.task_examples(world, task, count, split, 0)
-    name, of = _first(params, task, "train_sets" if split == "train" else "test_sets")
-    if split == "train":
-        own = _first_records(_languages(params, name, of, [params["source"]]), count)
-        return _with_translations(params, name, of, own) if translations else own
     if split == "dev":
-        name = DEV_OF.get(name, name)
-        used = [key for key in ("train_sets", "test_sets") if f"{name}/dev" in params[key]]
-        if used or "dev" not in tasks.SETS[name].counts:
-            reason = f"{name}/dev is one of {used[0]}" if used else f"{name} has none"
-            raise StudyError(f"no development examples to select by: {reason}")
-        return _first_records(_languages(params, name, "dev"), count)
-    by_setting = _first_records(_languages(params, name, of), count)
-    for name, of in sets(params, task, "test_sets")[1:]:
-        for language, records in _first_records(_languages(params, name, of), count).items():
-            if (setting := f"{language}@{name}") in by_setting:
+        raise StudyError("finetune_until: real tasks have no development examples to select by; set it to 0")
+    named, by_setting = sets(params, task, "train_sets" if split == "train" else "test_sets"), {}
+    if split == "train":
+        own = _first_records(_languages(params, *named[0], [params["source"]]), count)
+        return _with_translations(params, *named[0], own) if translations else own
+    for number, (name, of) in enumerate(named):
+        found = _first_records(_languages(params, name, of, params["languages"]), count)
+        for language, records in found.items():
+            setting = f"{language}@{name}" if number else language
+            if setting in by_setting:
                 raise StudyError(f"test_sets: {setting} would be two sets; name each further set once")
             by_setting[setting] = records
     return by_setting
@@ -73,7 +68,7 @@ def _with_translations(params: Mapping, name: str, split: str, own: Mapping[str,
 
 def check_translations(params: Mapping, task: str) -> None:
     """StudyError where no training examples of a task were published in another language of the study."""
-    name, split = _first(params, task, "train_sets")
+    name, split = sets(params, task, "train_sets")[0]
     if not set(in_languages(name, split, params["languages"])) - {params["source"]}:
         where = "the folder" if real_data.folder() else "the hub"
         raise StudyError(f"{name}/{split}: {where} has it in none of the other languages: name another set")
@@ -85,29 +80,17 @@ def language_of(setting: str) -> str:
 
 
 def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
-    """The (set, split) of a task that a parameter names, in its order."""
+    """The (set, split) of a task that a parameter names, in its order, of which there must be one."""
     named = [tuple(entry.split("/")) for entry in params[key]]
-    unknown = [name for name, _ in named if name not in tasks.SETS]
-    if unknown:
-        raise StudyError(f"{key}: set {unknown[0]!r} is not known; known are {', '.join(tasks.SETS)}")
-    return [(name, split) for name, split in named if tasks.SETS[name].task == task]
-
-
-def _first(params: Mapping, task: str, key: str) -> tuple[str, str]:
-    of_task = sets(params, task, key)
-    if not of_task:
-        known = ", ".join(name for name, each in tasks.SETS.items() if each.task == task)
+    own = [(name, split) for name, split in named if tasks.set_of(name, split).task == task]
+    if not own:
+        known = ", ".join(name for name, each in SETS.items() if each.task == task)
         raise StudyError(f"{key} = {list(params[key])}: no set of {task}; add one of {known}, as set/split")
-    return of_task[0]
+    return own
 
 
-def _languages(
-    params: Mapping, name: str, split: str, languages: Sequence[str] | None = None
-) -> dict[str, list]:
-    """The records of the languages, by default all of the study's, that a split of a set has."""
-    languages = params["languages"] if languages is None else languages
-    if split not in tasks.SETS[name].counts:
-        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(tasks.SETS[name].counts)}")
+def _languages(params: Mapping, name: str, split: str, languages: Sequence[str]) -> dict[str, list]:
+    """The records of those of the languages that a split of a set has."""
     by_language, folder = {}, real_data.folder()
     for language in in_languages(name, split, languages):
         if folder and not params["official_counts"]:
@@ -119,14 +102,14 @@ def _languages(
         by_language[language] = tasks.load(name, split, language, folder, strict=params["official_counts"])
     if not by_language:
         raise StudyError(f"{name}/{split}: none of the languages {', '.join(languages)} is there")
-    return tasks.align(by_language) if tasks.SETS[name].task in ALIGNED else by_language
+    return tasks.align(by_language) if SETS[name].task in ALIGNED else by_language
 
 
 def in_languages(name: str, split: str, languages: Sequence[str]) -> list[str]:
     """The languages, of those named, in which a split was published, and which the hub has if it is asked."""
-    part = tasks.SETS[name].hub_languages and not real_data.folder()
-    published = [x for x in languages if x in tasks.SETS[name].counts[split]]
-    return [x for x in published if tasks.on_hub(name, x)] if part else published
+    published = [x for x in languages if x in SETS[name].counts[split]]
+    known = [] if real_data.folder() else SETS[name].hub_languages
+    return [x for x in published if x in known] if known else published
 
 
 def _first_records(by_language: Mapping[str, Sequence], count: int) -> dict[str, list]:

@@ -1,10 +1,7 @@
-"""Published task sets: their records, one reader for each official format, and checks of all that enters.
-
-`tasks.yaml` is the table of the sets; `load` reads one split of one language of them.
-"""
+"""Published sets: the table of them in `tasks.yaml`, the records of tasks' examples, and parallel text."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +10,20 @@ import yaml
 
 from xltlib import StudyError
 from xltlib.data import hub
-from xltlib.data.corpora import find_file, read_pairs
-from xltlib.textfile import excerpt, parse_json, read_lines
+from xltlib.data.formats import (
+    LABELS,
+    READERS,
+    Row,
+    check_ids,
+    check_varied,
+    ids_of,
+    label_of,
+    renamed,
+    rows_of_language,
+)
+from xltlib.data.words import clean
+from xltlib.textfile import excerpt, read_lines
 
-# The position of a name is the integer label: XNLI's and PAWS-X's own order.
-LABELS = {
-    "nli": ("entailment", "neutral", "contradiction"),
-    "paraphrase": ("different", "paraphrase"),
-}
-# What files call a label, in lower case. NLI labels must be names, because tools number them in different
-# orders; "contradictory" is the spelling of XNLI's translated training files, "choice1" SuperGLUE's.
-NAMES = {
-    "nli": {name: index for index, name in enumerate(LABELS["nli"])} | {"contradictory": 2},
-    "paraphrase": {"0": 0, "1": 1},
-    "choice": {"0": 0, "1": 1, "choice1": 0, "choice2": 1},
-}
 PLACEHOLDER = "NS"  # PAWS-X: what stands where a translator left a sentence out
 
 # Records; `texts` are the sentences of one that no training text may hold
@@ -92,59 +88,61 @@ class TaggedSentence:
     tags: tuple[str, ...]
     heads: tuple[int, ...]
     deprels: tuple[str, ...]
+    text: str = ""  # with its multiword tokens whole
+
+    texts = property(lambda self: (self.text,))
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePair:
-    """A sentence in the set's language and its English translation (retrieval)."""
-
-    id: str
-    source: str
-    target: str
-
-    texts = property(lambda self: (self.source, self.target))
-
-
-Record = PairExample | SpanExample | ChoiceExample | TaggedSentence | SentencePair
+Record = PairExample | SpanExample | ChoiceExample | TaggedSentence
 
 # The table of sets
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSet:
-    """One published set.
+    """One published set: examples of a task, or sentences with their translations (`task` is "text").
 
-    `counts` gives, per split and language, the official number of examples (two where the sources differ).
-    `files` are patterns below the data folder, the first that exists is read; they know `{split}` (renamed by
-    `split_names`), `{language}`, `{code}` (the language renamed by `codes`) and, where a language is written
-    `context|question`, `{context}` and `{question}`; `hub` is a repository and a configuration of it.
+    `counts` gives, per split and language, the official number of examples (two where the sources differ), or
+    of lines. `files` are patterns below the data folder, the first that exists is read; `hub` is a
+    repository, its configuration and split. Both have the fields of `filled`.
     """
 
-    task: str  # nli, paraphrase, qa, choice, tagging, retrieval
-    format: str  # tsv, squad, jsonl, conllu, lines
+    task: str  # nli, paraphrase, qa, choice, tagging; text
     counts: dict[str, dict[str, int | list[int]]]
     files: list[str]
     source: str
     licence: str
     split_names: dict[str, str] = field(default_factory=dict)  # our name of a split -> the files'
     codes: dict[str, str] = field(default_factory=dict)  # our code of a language -> the files'
-    hub: list[str] | None = None
-    hub_splits: dict[str, str] = field(default_factory=dict)
-    hub_elsewhere: dict[str, list[str]] = field(default_factory=dict)  # languages of another repository
+    hub: str = ""
     hub_languages: list[str] = field(default_factory=list)  # where the hub has not all: those that it has
     repeated_ids: list[str] = field(default_factory=list)  # splits with such: the row number goes in front
+    drop_repeats: bool = False  # of text
+    pairs_with: str = ""  # of text: the language that one side always is
 
     @property
     def languages(self) -> list[str]:
         """Every language of any split."""
         return sorted(set().union(*self.counts.values()))
 
+    def translates(self, languages: Sequence[str], split: str = "train") -> bool:
+        """Whether a split was published in both languages, one side as the translation of the other."""
+        known = self.counts.get(split, ()) if self.task == "text" else ()
+        return set(languages) <= set(known) and self.pairs_with in ("", *languages)
+
     def filled(self, pattern: str, split: str, language: str) -> str:
-        """A pattern of a file's or a configuration's name with its fields."""
-        context, _, question = language.partition("|")
-        code = self.codes.get(language, language)
-        names = {"split": split, "language": language, "code": code, "context": context}
-        return pattern.format(**names, question=question or context)
+        """A pattern with its fields: {split}, {language}, {code} (its name in the set's files), {other}.
+
+        `language` may be two, as "de|es": of a set in two languages context and question, of text the
+        language that is read and the one on its other side; {other} is the second. Text may be published in
+        pairs with English: {pair} is the code of the language beside it, {both} the two in order ("de-en").
+        """
+        own, _, other = language.partition("|")
+        other, code = other or own, lambda name: self.codes.get(name, name)
+        return pattern.format(
+            split=split, language=own, code=code(own), other=other, pair=code(other if own == "en" else own),
+            both="-".join(sorted((own, other))),
+        )  # fmt: skip
 
 
 def _sets() -> dict[str, TaskSet]:
@@ -161,224 +159,78 @@ def _sets() -> dict[str, TaskSet]:
 
 SETS = _sets()
 
-# Official formats: each reader gives one (place for messages, fields) per example
 
-Row = tuple[str, dict[str, Any]]
-
-FIELDS = {  # names of columns and keys, in lower case -> ours
-    "sentence1": "text_a",
-    "sentence2": "text_b",
-    "premise": "text_a",
-    "hypothesis": "text_b",
-    "hypo": "text_b",
-    "gold_label": "label",
-    "pairid": "pair_id",
-    "source_sentence": "source",
-    "target_sentence": "target",
-}
-COLUMNS = (  # of files without a header, told apart by their number; five are SICK's
-    ("label",),
-    ("text_a", "text_b"),
-    ("text_a", "text_b", "label"),
-    ("id", "text_a", "text_b", "label"),
-    ("id", "text_a", "text_b", "score", "label"),
-)
-# A schema is the types that a value may have, [the schema of all items], or {key: schema}; "?" ends a key
-# that may be absent, and keys beyond those named are free.
-LABELLED = {"id?": (str, int), "idx?": (str, int), "language?": str, "label?": (str, int, type(None))}
-ARTICLES = [{"paragraphs": [{"context": str, "qas": [
-    {"id": (str, int), "question": str, "answers": [{"answer_start": int, "text": str}]},
-]}]}]  # fmt: skip
-TYPES = {str: "a text", int: "a whole number", list: "a list", dict: "an object", type(None): "null"}
+def set_of(name: str, split: str, language: str = "") -> TaskSet:
+    """A set by name; StudyError where it, or its split, or that in the language, was not published."""
+    if name not in SETS:
+        raise StudyError(f"set {name!r} is not known; known are {', '.join(SETS)}")
+    task_set = SETS[name]
+    if split not in task_set.counts:
+        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(task_set.counts)}")
+    for each in filter(None, language.split("|") if task_set.task == "text" else [language]):
+        if each not in task_set.counts[split]:
+            known = ", ".join(task_set.counts[split])
+            raise StudyError(f"{name}/{split} has no language {each!r}; it has {known}")
+    return task_set
 
 
-def check(value: Any, schema: Any, file: str, place: str = "") -> None:
-    """StudyError, with file, place, finding and expectation, unless a JSON value has the form of a schema."""
-    types = schema if isinstance(schema, tuple) else (schema if isinstance(schema, type) else type(schema),)
-    if type(value) not in types:  # no isinstance: true is not a number
-        expected = " or ".join(TYPES[each] for each in types)
-        raise StudyError(f"{file}{place}: found {excerpt(value)}, expected {expected}")
-    if isinstance(schema, list):
-        for index, item in enumerate(value):
-            check(item, schema[0], file, f"{place}[{index}]")
-    elif isinstance(schema, dict):
-        if "id" in schema and isinstance(value.get("id"), str | int):
-            place = f": question {excerpt(value['id'])}"
-        for key, inner in schema.items():
-            name = key.removesuffix("?")
-            if name in value:
-                check(value[name], inner, file, f"{place}: {name}")
-            elif name == key:
-                raise StudyError(f"{file}{place}: no {name!r}, expected one in this object")
+def find_file(folder: Path | str, names: Sequence[str], what: str) -> Path:
+    """The first of `names` below `folder` that exists, plain or with `.gz` appended.
 
-
-def renamed(keys: Iterable[str], task: str, place: str) -> list[str]:
-    """Our names of columns or keys; StudyError where two would be one. Choices are named as we name them."""
-    names = [key if task == "choice" else FIELDS.get(key.lower(), key.lower()) for key in keys]
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise StudyError(f"{place}: {excerpt(name)} stands there twice, expected once")
-    return names
-
-
-def tsv_rows(lines: Sequence[str], path: Path, task: str, beside: bool = True) -> Iterator[Row]:
-    """Rows of tab-separated cells; the names come from a header if there is one, else from `COLUMNS`.
-
-    Where a file has no header and no label, the labels are read from the file `beside` it.
+    `what` says, for the error message, which set is missing and where it is published.
     """
-    cells = lines[0].split("\t")
-    names = {FIELDS.get(cell.strip().lower(), cell.strip().lower()) for cell in cells}
-    is_header = ("label" in names or {"text_a", "text_b"} <= names) and not names & NAMES[task].keys()
-    if is_header:
-        columns = renamed([cell.strip() for cell in cells], task, f"{path}:1")
-    elif len(cells) <= len(COLUMNS):
-        columns = list(COLUMNS[len(cells) - 1])
-    else:
-        raise StudyError(f"{path}:1: {len(cells)} columns found, a header expected that names them")
-    lacking = beside and not is_header and "label" not in columns
-    labels = _labels_beside(path, len(lines), task) if lacking else None
-    for number, line in enumerate(lines[is_header:], start=1 + is_header):
-        cells = [_unquoted(cell) for cell in line.split("\t")]
-        if len(cells) != len(columns):
-            expected = f"{len(columns)} expected ({', '.join(columns)})"
-            raise StudyError(f"{path}:{number}: {len(cells)} columns found, {expected}")
-        row = dict(zip(columns, cells, strict=True))
-        yield f"{path}:{number}", row if labels is None else row | {"label": labels[number - 1]}
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StudyError(f"{folder}: no such folder; expected {what}, as {names[0]} below it")
+    for name in names:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise StudyError(f"{folder}: {names[0]}[.gz] not found; download {what}, and put it there")
 
 
-def _unquoted(cell: str) -> str:
-    """A cell without a CSV writer's quoting: quotes at both ends, those inside doubled. Others are text."""
-    inner = cell[1:-1]
-    if len(cell) > 3 and cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
-        return inner.replace('""', '"')
-    return cell
+def file_of(name: str, split: str, language: str, folder: Path) -> Path:
+    """The file below a folder that holds one split of one language; StudyError where it is missing."""
+    task_set = set_of(name, split, language)
+    file_split = task_set.split_names.get(split, split)
+    names = [task_set.filled(pattern, file_split, language) for pattern in task_set.files]
+    return find_file(folder, names, f"{name} ({task_set.source})")
 
 
-def _labels_beside(path: Path, count: int, task: str) -> list[str] | list[None]:
-    """A test file's labels from `test.labels.tsv` beside it: a header, one row per example."""
-    split = path.name.split("-")[0]
-    candidates = [path.parent / f"{split}.labels.tsv{suffix}" for suffix in ("", ".gz")]
-    beside = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if beside is None:
-        return [None] * count
-    rows = [row for _, row in tsv_rows(read_lines(beside), beside, task)]
-    if "label" not in rows[0]:
-        raise StudyError(f"{beside}:1: no column 'label' in the header")
-    if len(rows) != count:
-        raise StudyError(f"{beside}: {len(rows)} labels, but {path} has {count} rows")
-    return [row["label"] for row in rows]
+def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
+    """The repository, configuration and split in which the hub has one split of one language."""
+    task_set = set_of(name, split, language)
+    if not task_set.hub or language not in (task_set.hub_languages or [language]):
+        what = f"{name} in {language!r}" if task_set.hub else name
+        raise StudyError(f"{what} is not read from the hub; download {task_set.source} and pass its folder")
+    hub_split = "validation" if split == "dev" else split
+    repo, config, hub_split = task_set.filled(task_set.hub, hub_split, language).split()
+    return f"datasets/{repo}", config, hub_split
 
 
-def squad_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
-    """Questions of SQuAD 1.1 JSON (`data`, `paragraphs`, `qas`), or of the bare list of articles."""
-    content = parse_json("\n".join(lines), str(path))
-    if isinstance(content, dict):
-        check(content, {"data": list}, str(path))
-        content = content["data"]
-    check(content, ARTICLES, str(path))
-    for paragraph in (paragraph for article in content for paragraph in article["paragraphs"]):
-        for question in paragraph["qas"]:
-            answers = [(answer["answer_start"], answer["text"]) for answer in question["answers"]]
-            row = {"id": str(question["id"]), "question": question["question"], "answers": answers}
-            yield f"{path}: question {excerpt(question['id'])}", row | {"context": paragraph["context"]}
+def hub_table(name: str, split: str, language: str) -> Any:
+    """One split of one language as the hub has it, a `datasets.Dataset`, at the pinned commit."""
+    place, task_set = hub_place(name, split, language), SETS[name]
+    file = task_set.filled(task_set.files[0], task_set.split_names.get(split, split), language)
+    return hub.table(*place, f"Or download {task_set.source}, and pass the folder that holds {file}.")
 
 
-def jsonl_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
-    """One JSON object a line."""
-    for number, line in enumerate(lines, start=1):
-        row, place = parse_json(line, str(path), number), f"{path}:{number}"
-        check(row, {}, place)
-        row = dict(zip(renamed(row, task, place), row.values(), strict=True))
-        check(row, LABELLED, place)
-        yield place, row
-
-
-def conllu_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
-    """Sentences as their syntactic words.
-
-    Lines of multiword tokens (`3-4`: the surface of words 3 and 4) and empty nodes (`3.1`) are left out.
-    """
-    place, row = "", {}
-    for number, line in enumerate([*lines, ""], start=1):
-        if line.startswith("# sent_id ="):
-            place, row["id"] = f"{path}:{number}", line.partition("=")[2].strip()
-            if len(row["id"].split()) != 1:
-                raise StudyError(f"{place}: sent_id {excerpt(row['id'])} found, one word expected")
-        elif not line.strip():
-            if "words" in row and "id" not in row:
-                raise StudyError(f"{path}:{number}: no line '# sent_id = ...' above this sentence")
-            if "words" in row:
-                yield place, row
-            place, row = "", {}
-        elif not line.startswith("#"):
-            cells = line.split("\t")
-            if len(cells) != 10:
-                raise StudyError(f"{path}:{number}: {len(cells)} columns found, 10 expected (CoNLL-U)")
-            if not cells[0].isdecimal():
-                continue
-            if int(cells[0]) != (following := len(row.get("words", ())) + 1):
-                raise StudyError(f"{path}:{number}: word {cells[0]} found, word {following} expected")
-            if not cells[6].isdecimal():
-                raise StudyError(f"{path}:{number}: head {excerpt(cells[6])} is not a number")
-            for key, cell in (("words", 1), ("tags", 3), ("heads", 6), ("deprels", 7)):
-                row.setdefault(key, []).append(int(cells[cell]) if key == "heads" else cells[cell])
-
-
-def line_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
-    """The lines of `tatoeba.deu-eng.deu` with those of its English side."""
-    suffix = ".gz" if path.suffix == ".gz" else ""
-    english = path.with_name(path.name.removesuffix(suffix).rpartition(".")[0] + ".eng" + suffix)
-    for number, (source, target) in enumerate(read_pairs(path, english), start=1):
-        yield f"{path}:{number}", {"source": source, "target": target}
-
-
-READERS: dict[str, Callable[[Sequence[str], Path, str], Iterator[Row]]] = {
-    "tsv": tsv_rows, "squad": squad_rows, "jsonl": jsonl_rows, "conllu": conllu_rows, "lines": line_rows,
-}  # fmt: skip
-
-
-def rows_of_language(rows: list[Row], task_set: TaskSet, language: str) -> list[Row]:
-    """One language of a file that holds several: by its column `language`, or by TyDiQA's prefix of ids."""
-    if any("language" in row for _, row in rows):
-        return [(place, row) for place, row in rows if row.get("language") == language]
-    first = str(rows[0][1].get("id", "")).partition("-")[0] if rows else ""
-    if first in task_set.codes.values():
-        prefix = task_set.codes[language] + "-"
-        return [(place, row) for place, row in rows if row["id"].startswith(prefix)]
-    return rows
-
-
-def ids_of(rows: Sequence[Row], names: Sequence[str] = ("id", "idx")) -> list[str]:
-    """The ids that rows carry, by the first of the names that they have; none where no row carries one."""
-    ids = [str(next((row[name] for name in names if name in row), "")) for _, row in rows]
-    if any(ids) and "" in ids:
-        raise StudyError(f"{rows[ids.index('')][0]}: no id, though other rows have one")
-    return [key for key in ids if key]
-
-
-def label_of(place: str, row: dict, task: str) -> int:
-    """The integer of a row's label; -1 where there is none."""
-    value = row.get("label")
-    if value in (None, -1, ""):
-        return -1
-    name = str(value).strip().lower()
-    if name not in NAMES[task]:
-        raise StudyError(f"{place}: label {excerpt(value)} is not known; expected {', '.join(NAMES[task])}")
-    return NAMES[task][name]
+def is_there(name: str, split: str, language: str, folder: Path | None) -> bool:
+    """Whether the folder, or without one the hub, has one split of one language."""
+    try:
+        file_of(name, split, language, folder) if folder else hub_table(name, split, language)
+    except StudyError:
+        return False
+    return True
 
 
 # One split of one language
 
 
 def load(
-    name: str,
-    split: str,
-    language: str,
-    folder: Path | None = None,
-    *,
-    strict: bool = True,
-    unlabelled: bool = False,
-) -> list[Record]:
+    name: str, split: str, language: str, folder: Path | None = None, *,
+    strict: bool = True, unlabelled: bool = False,
+) -> list[Record]:  # fmt: skip
     """The checked records of one split of one language of a set in `SETS`.
 
     PAWS-X rows with a side `NS` are dropped, which a warning tells and which leaves languages with different
@@ -401,14 +253,14 @@ def load(
         For an unknown set, split or language; a file that is missing, malformed, without gold or with a
         constant label; repeated ids; answers that are not where their offset says.
     """
-    task_set = _set(name, split, language)
+    task_set = set_of(name, split, language)
     task, official, what = task_set.task, task_set.counts[split][language], f"{name} {split} {language}"
     if folder is None:
         rows = hub_rows(name, split, language)
     else:
         path = file_of(name, split, language, folder)
-        rows = list(READERS[task_set.format](read_lines(path), path, task))
-        rows = rows_of_language(rows, task_set, language)
+        rows = list(READERS[task](read_lines(path), path, task))
+        rows = rows_of_language(rows, task_set.codes, language)
     if len(rows) not in (accepted := official if isinstance(official, list) else [official]):
         place = f"first at {rows[0][0]}" if rows else "no row of this language"
         message = f"{what}: {len(rows)} examples ({place}), officially {' or '.join(map(str, accepted))}"
@@ -429,65 +281,20 @@ def load(
     return whole
 
 
-def _set(name: str, split: str, language: str) -> TaskSet:
-    """A set by name, which has the split in the language."""
-    if name not in SETS:
-        raise StudyError(f"task set {name!r} is not known; known are {', '.join(SETS)}")
-    task_set = SETS[name]
-    if split not in task_set.counts:
-        raise StudyError(f"{name} has no split {split!r}; it has {', '.join(task_set.counts)}")
-    if language not in task_set.languages:
-        raise StudyError(f"{name} has no language {language!r}; it has {', '.join(task_set.languages)}")
-    if language not in task_set.counts[split]:
-        splits = [key for key, counts in task_set.counts.items() if language in counts]
-        raise StudyError(f"{name} has no split {split!r} in {language!r}; there it has {', '.join(splits)}")
-    return task_set
-
-
-def file_of(name: str, split: str, language: str, folder: Path) -> Path:
-    """The file below a folder that holds one split of one language; StudyError where it is missing."""
-    task_set = _set(name, split, language)
-    file_split = task_set.split_names.get(split, split)
-    names = [task_set.filled(pattern, file_split, language) for pattern in task_set.files]
-    return find_file(folder, names, f"{name} ({task_set.source})")
-
-
-def on_hub(name: str, language: str) -> bool:
-    """Whether the hub has a set in a language, as far as the table knows."""
-    return SETS[name].hub is not None and language in (SETS[name].hub_languages or [language])
-
-
-def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
-    """The repository, configuration and split in which the hub has one split of one language."""
-    task_set = _set(name, split, language)
-    if not on_hub(name, language):
-        what = f"{name} in {language!r}" if task_set.hub else name
-        raise StudyError(f"{what} is not read from the hub; download {task_set.source} and pass its folder")
-    repo, pattern = task_set.hub_elsewhere.get(language, task_set.hub)
-    config = task_set.filled(pattern, split, language)
-    return f"datasets/{repo}", config, task_set.hub_splits.get(split, split)
-
-
 def hub_rows(name: str, split: str, language: str) -> list[Row]:
     """The rows of a set from the hub, at the pinned commit."""
-    repo, config, hub_split = hub_place(name, split, language)
-    task_set = SETS[name]
-    file = task_set.filled(task_set.files[0], task_set.split_names.get(split, split), language)
-    folder = f"Or download {task_set.source}, and pass the folder that holds {file}."
-    table = hub.table(repo, config, hub_split, folder)
+    task_set, table = SETS[name], hub_table(name, split, language)
     names = getattr(table.features.get("label"), "names", None)
     rows = []
     for index, row in enumerate(table):
-        place = f"{repo} {config} {hub_split} row {index}"
+        place = f"{' '.join(hub_place(name, split, language))} row {index}"
         fields = dict(zip(renamed(row, task_set.task, place), row.values(), strict=True))
         if names and fields["label"] >= 0:
             fields["label"] = names[fields["label"]]
         if isinstance(answers := fields.get("answers"), dict):
             fields["answers"] = list(zip(answers["answer_start"], answers["text"], strict=True))
-        if fields.get("source_lang") == "eng":  # English is the target of the official files
-            fields["source"], fields["target"] = fields["target"], fields["source"]
         rows.append((place, fields))
-    return rows_of_language(rows, task_set, language)
+    return rows_of_language(rows, task_set.codes, language)
 
 
 def record_of(key: str, place: str, row: dict, task: str) -> Record:
@@ -502,8 +309,6 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
 
     if task in LABELS:
         return PairExample(key, text("text_a"), text("text_b"), label_of(place, row, task))
-    if task == "retrieval":
-        return SentencePair(key, text("source"), text("target"))
     if task == "choice":
         asked = row.get("question")
         if asked not in ("cause", "effect"):
@@ -515,7 +320,8 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
         if max(heads) > len(heads) or heads.count(0) != 1:
             shown = excerpt(" ".join(map(str, heads)))
             raise StudyError(f"{place}: heads {shown}; expected one 0, others to {len(heads)}")
-        return TaggedSentence(key, *(tuple(row[name]) for name in ("words", "tags", "heads", "deprels")))
+        columns = (tuple(row[name]) for name in ("words", "tags", "heads", "deprels"))
+        return TaggedSentence(key, *columns, row.get("text", ""))
     context, answers = text("context"), tuple((start, answer) for start, answer in row["answers"] if answer)
     for start, answer in answers:
         there = context[start : start + len(answer)]
@@ -523,24 +329,6 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
             at = f"answer {excerpt(answer)} is not at offset {excerpt(start)}"
             raise StudyError(f"{place}: {at}; there is {excerpt(there)}")
     return SpanExample(key, text("question"), context, answers)
-
-
-def check_ids(ids: Sequence[str], places: Sequence[str]) -> None:
-    """StudyError where an id stands at two places."""
-    first: dict[str, str] = {}
-    for key, place in zip(ids, places, strict=True):
-        if key in first:
-            raise StudyError(f"{place}: id {excerpt(key)} was already at {first[key]}, expected once")
-        first[key] = place
-
-
-def check_varied(labels: Sequence[int], places: Sequence[str]) -> None:
-    """StudyError where several labels are all the same."""
-    if len(labels) > 1 and len(set(labels)) == 1:
-        raise StudyError(
-            f"{places[0]}: all {len(labels)} rows have label {labels[0]}; a constant column stands for "
-            "labels that were not published, and scores against it mean nothing"
-        )
 
 
 def check_records(records: list[Record], places: list[str], unlabelled: bool = False) -> None:
@@ -560,6 +348,69 @@ def check_records(records: list[Record], places: list[str], unlabelled: bool = F
         )
     if not bare:
         check_varied([record.label for record in records if hasattr(record, "label")], places)
+
+
+# Parallel text
+
+
+def load_pairs(
+    name: str, languages: Sequence[str], folder: Path | None = None, split: str = "train", *,
+    nfkc: bool = False, strict: bool = True,
+) -> list[tuple[str, str]]:  # fmt: skip
+    """The sentences of a set of text in one language with their translations into another, cleaned.
+
+    A pair with an empty side (a missing verse) is left out, and so are repeats where the set says so. With
+    `strict` the number of lines must be the published one: in languages that differ, the smaller.
+    """
+    sides = "|".join(languages), "|".join(languages[::-1])
+    task_set = set_of(name, split, sides[0])
+    if folder is None:
+        path, rows = f"{name} {split} of the hub", _hub_pairs(name, split, sides[0])
+    else:
+        path, other = (file_of(name, split, side, folder) for side in sides)
+        columns = list(task_set.counts[split])
+        rows = _columns(path, map(columns.index, languages)) if path == other else _lines(path, other)
+    published = min(task_set.counts[split][language] for language in languages)
+    if strict and len(rows) != published:
+        raise StudyError(
+            f"{path}: {len(rows)} lines, but the published file has {published}; fetch it again, or set "
+            "official_counts: false to use it all the same"
+        )
+    rows = [(a, b) for a, b in ((clean(a, nfkc), clean(b, nfkc)) for a, b in rows) if a and b]
+    return list(dict.fromkeys(rows)) if task_set.drop_repeats else rows
+
+
+def _lines(path: Path, other: Path) -> list[tuple[str, str]]:
+    """Line n of one file with line n of the other."""
+    a, b = read_lines(path), read_lines(other)
+    if len(a) != len(b):
+        raise StudyError(f"{other}: {len(b)} lines, but {path} has {len(a)}; line n must translate line n")
+    return list(zip(a, b, strict=True))
+
+
+def _columns(path: Path, columns: Iterable[int]) -> list[tuple[str, str]]:
+    """Two of the columns of a tab-separated file; empty lines are left out."""
+    first, second = columns
+    rows = []
+    for number, line in enumerate(read_lines(path), start=1):
+        cells = line.split("\t")
+        if len(cells) > 1:
+            rows.append((cells[first], cells[second]))
+        elif line.strip():
+            raise StudyError(f"{path}:{number}: no tab between two sentences")
+    return rows
+
+
+def _hub_pairs(name: str, split: str, language: str) -> list[tuple[str, str]]:
+    """The pairs of one configuration: OPUS-100 names its sides by language, Tatoeba has English on either."""
+    rows, (own, other) = hub_table(name, split, language), language.split("|")
+    if "translation" in rows.column_names:
+        return [(row[own], row[other]) for row in rows["translation"]]
+    pairs = []
+    for row in rows:
+        pair = row["source_sentence"], row["target_sentence"]
+        pairs.append(pair if (row["source_lang"] == "eng") == (own == "en") else pair[::-1])
+    return pairs
 
 
 # Several languages

@@ -25,7 +25,6 @@ TextPairs = list[tuple[str, str]]
 LEAST_SHARE = 0.25  # parallel pairs of an under-resourced language, relative to the others, at the least
 COVERAGE = 0.9995  # of each language's characters; words with one of the others, mostly rare Han, are [UNK]
 SAMPLED = 200_000  # published sentences that the tokenizer is trained on
-HEURISTICS = {"estimated": "intersect", "grown": "grow-diag-final-and"}
 
 
 # Where text comes from
@@ -142,8 +141,7 @@ class PublishedText:
         factor = min(SAMPLED, sum(map(len, texts.values()))) / sum(roots.values())
         sample = {}
         for number, (language, own) in enumerate(texts.items()):
-            order = np.random.default_rng([0, 62, number]).permutation(len(own))
-            rows = np.resize(order, max(1, round(factor * roots[language])))
+            rows = np.resize(_order(62, number, len(own)), max(1, round(factor * roots[language])))
             sample[language] = [own[row] for row in rows.tolist()]
         return sample
 
@@ -161,16 +159,15 @@ class PublishedText:
             documents += zip(fitting[::2], fitting[1::2], strict=False)
         if len(documents) > self.params["documents"]:
             number = list(self.params["languages"]).index(language)
-            order = np.random.default_rng([0, 63, number]).permutation(len(documents))
-            documents = [documents[row] for row in np.sort(order[: self.params["documents"]])]
+            chosen = _order(63, number, len(documents))[: self.params["documents"]]
+            documents = [documents[row] for row in np.sort(chosen)]
         return documents
 
     def pairs(self, language: str, source: str, count: int) -> tuple[TextPairs, None]:
         """All translations (source, language) in an order shuffled once; no gold links."""
         pairs = [pair for own in self._parallel[language][0].values() for pair in own]
         number = list(self._parallel).index(language)
-        order = np.random.default_rng([0, 64, number]).permutation(len(pairs))
-        return [pairs[row] for row in order.tolist()], None
+        return [pairs[row] for row in _order(64, number, len(pairs))], None
 
     def cut(self, texts: Sequence[str]) -> list[Sentence]:
         """Texts in words and subwords."""
@@ -182,6 +179,11 @@ class PublishedText:
         used = real_data.test_keys(tuple(self.params["languages"]), real_data.folder())[1]
         parallel = {language: counts for language, (_, counts) in self._parallel.items()}
         return {"parallel": parallel, "without_sentences_of": list(used)}
+
+
+def _order(stream: int, language: int, size: int) -> np.ndarray:
+    """The order, shuffled once, in which something of a language is taken."""
+    return np.random.default_rng([0, stream, language]).permutation(size)
 
 
 def text_source(params: Mapping) -> SyntheticText | PublishedText:
@@ -203,7 +205,7 @@ def build_text(spec: Spec, inputs: list[Result], directory: Path, progress: Prog
     for language in spec.params["languages"]:
         documents = source.documents(language)
         ids = [tokenization.join(a.ids, b.ids, special=special) for a, b in documents]
-        arrays |= _packed(language, ids)
+        arrays |= tokenization.pack(language, ids)
         subwords, words = sum(map(len, ids)), sum(len(a.words) + len(b.words) for a, b in documents)
         per_word = round((subwords - around * len(ids)) / max(words, 1), 3)
         sizes[language] = {"documents": len(ids), "subwords": subwords, "subwords_per_word": per_word}
@@ -234,7 +236,7 @@ def build_pairs(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
             lines = "".join(" ".join(side[row].words) + "\n" for row in rows)
             (directory / f"{language}.{name}.txt").write_text(lines, "utf-8")
         for name, sequences in parts.items():
-            arrays |= _packed(f"{language}/{name}", [np.ravel(sequences[row]) for row in rows])
+            arrays |= tokenization.pack(f"{language}/{name}", [np.ravel(sequences[row]) for row in rows])
         counts[language], too_long[language] = len(rows), int((~fits).sum())
     np.savez(directory / "pairs.npz", **arrays)
     return {"pairs": counts} | ({} if source.limit == np.inf else {"too_long": too_long})
@@ -244,7 +246,7 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
     """Links of the pairs that are kept, between words or subwords, and how good they are.
 
     Words are aligned in lower case. The quality is that on the pairs' gold links. Where they have none, it is
-    that of the same aligner on other sentences that have some, for kinds "estimated" and "grown".
+    that of the same aligner on other sentences that have some, for the kind "estimated".
     """
     (pairs,), kind = inputs, spec.params["links"]
     source, arrays, quality = pairs.params["source"], {}, {}
@@ -255,18 +257,18 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
         words = list(zip(*([real_data.lowered(x) for x in side] for side in sides), strict=True))
         if kind == "subword":
             linked, of_words = link_subwords(pairs, language, kept)
-        elif kind in HEURISTICS:
+        elif kind == "estimated":
             ways = aligner.train_both(words)
-            linked = of_words = links.symmetrize(*(way.links for way in ways), HEURISTICS[kind])
+            linked = of_words = links.symmetrize(*(way.links for way in ways), "intersect")
             if gold is None and real_data.has_gold(source, language):
-                score = _on_gold(ways, HEURISTICS[kind], source, language)
+                score = _on_gold(ways, source, language)
         else:
             linked = of_words = _drawn_links(kind, words, gold, np.random.default_rng([number, count]))
         if gold:
             score = links.aer(of_words, gold.sure, gold.possible)
         if score:
             quality[language] = {name: round(float(x), 4) for name, x in score._asdict().items()}
-        arrays |= _packed(language, [np.ravel(x) for x in linked])
+        arrays |= tokenization.pack(language, [np.ravel(x) for x in linked])
     np.savez(directory / "links.npz", **arrays)
     return {"quality": quality}
 
@@ -281,13 +283,11 @@ def kept_pairs(language: str, count: int, share: float) -> int:
 def link_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
     """Links that the aligner finds between subwords, and the words that they link, which gold speaks of."""
     with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
-        source, target, *owners = (
-            tokenization.unpack(arrays[f"{language}/{name}/values"], arrays[f"{language}/{name}/ends"])[:kept]
-            for name in ("source", "target", "source_words", "target_words")
-        )
-    ids = [(list(map(str, a)), list(map(str, b))) for a, b in zip(source, target, strict=True)]
+        names = ("source", "target", "source_words", "target_words")
+        *sides, a, b = (tokenization.unpack(arrays, f"{language}/{name}")[:kept] for name in names)
+    ids = [tuple([str(i) for i in side] for side in pair) for pair in zip(*sides, strict=True)]
     linked = aligner.align_both(ids, heuristic="intersect")
-    return linked, [links.word_links(x, *both) for x, *both in zip(linked, *owners, strict=True)]
+    return linked, [links.word_links(*each) for each in zip(linked, a, b, strict=True)]
 
 
 def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random.Generator) -> links.Links:
@@ -301,18 +301,13 @@ def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random
     return links.corrupt_links(gold.sure, lengths, float(kind.removeprefix("corrupt")), rng)
 
 
-def _on_gold(ways: Sequence, heuristic: str, source: str, language: str) -> links.AlignmentScore:
+def _on_gold(ways: Sequence, source: str, language: str) -> links.AlignmentScore:
     """The score of a trained aligner on the sentences with gold links, whose words are cut in their way."""
     pairs, gold = real_data.gold_alignments(source, language)
-    cut = [[real_data.units(real_data.lowered(side)) for side in pair] for pair in pairs]
-    units, owners = ([tuple(side[part] for side in pair) for pair in cut] for part in (0, 1))
-    linked = links.symmetrize(*(way.align(units) for way in ways), heuristic)
+    units, owners = real_data.pairs_of_units(pairs)
+    linked = links.symmetrize(*(way.align(units) for way in ways), "intersect")
     of_words = [links.word_links(x, *both) for x, both in zip(linked, owners, strict=True)]
     return links.aer(of_words, gold.sure, gold.possible)
-
-
-def _packed(prefix: str, sequences: Sequence) -> dict[str, np.ndarray]:
-    return {f"{prefix}/{name}": array for name, array in tokenization.pack(sequences).items()}
 
 
 # What later runs read
@@ -350,8 +345,6 @@ def read_gold(pairs: Result, language: str, kept: int | None = None) -> links.Go
     return links.Gold(sure, possible)
 
 
-def link_lists(arrays: Any, prefix: str) -> list[np.ndarray]:
-    """The packed links under a prefix, each (L, 2)."""
-    return [
-        x.reshape(-1, 2) for x in tokenization.unpack(arrays[f"{prefix}/values"], arrays[f"{prefix}/ends"])
-    ]
+def link_lists(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """The links packed under a name, each (L, 2)."""
+    return [pair_list.reshape(-1, 2) for pair_list in tokenization.unpack(arrays, name)]

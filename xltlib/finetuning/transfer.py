@@ -13,8 +13,8 @@ import numpy as np
 
 from xltlib import StudyError, evaluation
 from xltlib.data import synthetic, task_data, tasks
+from xltlib.data.formats import LABELS
 from xltlib.data.task_data import language_of
-from xltlib.data.tasks import LABELS
 from xltlib.finetuning import salt, words
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.methods import finetune, standard_loss, steps_for

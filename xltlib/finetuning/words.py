@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xltlib.data.corpora import UNSPACED
 from xltlib.data.synthetic import CATEGORIES, SLOT_CATEGORY, SYNONYMS, World
 from xltlib.data.tokenization import PreTrainedTokenizerFast, specials
+from xltlib.data.words import UNSPACED
 from xltlib.finetuning.options import FOREIGN
 
 Vocabulary = Mapping[int, np.ndarray]  # number of subwords k -> words (C, k), sorted

@@ -20,7 +20,7 @@ import regex
 import yaml
 
 from xltlib import StudyError
-from xltlib.data.corpora import UNSPACED
+from xltlib.data.words import UNSPACED
 
 # Shares of the four errors: the default of the generator cisnlp/multypo (arXiv 2510.09536); unlike there, any
 # two letters side by side may swap, not only those of different hands.

@@ -87,7 +87,7 @@ def document_pools(text: Result) -> tuple[list[Pool], np.ndarray]:
     """Documents by language, and how often each is drawn: by the square root of its size, as is usual."""
     sizes = {name: own["documents"] for name, own in text.values["languages"].items()}
     with np.load(text.file("documents.npz"), allow_pickle=False) as arrays:
-        pools = [Pool(tokenization.unpack(arrays[f"{x}/values"], arrays[f"{x}/ends"])) for x in sizes]
+        pools = [Pool(tokenization.unpack(arrays, x)) for x in sizes]
     roots = np.array([size**0.5 for size in sizes.values()])
     return pools, roots / roots.sum()
 
@@ -104,8 +104,7 @@ def parallel_texts(
         for language in languages:
             sides = {}
             for name in ("source", "target", "source_words", "target_words"):
-                key = f"{language}/{name}"
-                sides[name] = tokenization.unpack(arrays[f"{key}/values"], arrays[f"{key}/ends"])
+                sides[name] = tokenization.unpack(arrays, f"{language}/{name}")
             kept = kept_pairs(language, len(sides["source"]), share)
             source, target, *words = (side[:kept] for side in sides.values())
             links = read_links(linked, language) if linked else []

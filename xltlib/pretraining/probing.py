@@ -10,9 +10,9 @@ import torch
 from xltlib import StudyError, evaluation
 from xltlib.alignment import links
 from xltlib.data import real_data, synthetic, tasks, tokenization
-from xltlib.data.corpora import clean
 from xltlib.data.tasks import TaggedSentence
 from xltlib.data.text import tokenizer_of, world_of
+from xltlib.data.words import clean
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Progress, epoch_batches
 from xltlib.store import Result, Spec, save_scores
