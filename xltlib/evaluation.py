@@ -108,16 +108,12 @@ def tagging_scores(
     return {"correct": np.array(correct), "words": np.array([len(tags) for tags in gold])}
 
 
-def retrieval_scores(similarity: np.ndarray) -> dict[str, np.ndarray]:
-    """1 where a sentence's nearest one is its translation, in both directions, each (N,).
+def retrieval_scores(similarity: np.ndarray) -> np.ndarray:
+    """1 where a sentence's nearest one is its translation, (N,).
 
     `similarity` is (N, N), higher is nearer; row i and column i are translations; of equals the first wins.
     """
-    order = np.arange(len(similarity))
-    return {
-        "forward": (similarity.argmax(axis=1) == order).astype(float),
-        "backward": (similarity.argmax(axis=0) == order).astype(float),
-    }
+    return (similarity.argmax(axis=1) == np.arange(len(similarity))).astype(float)
 
 
 # Baselines

@@ -205,7 +205,7 @@ def _nearest(
         return diags(1 / np.maximum(norms, 1e-9)) @ terms
 
     cosines = (unit_rows(own) @ unit_rows(other).T).toarray()
-    return float(evaluation.retrieval_scores(cosines)["forward"].mean())
+    return float(evaluation.retrieval_scores(cosines).mean())
 
 
 def _tagging(params: Mapping, translate: Translators) -> Scores:

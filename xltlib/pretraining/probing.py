@@ -120,7 +120,7 @@ def _probe_synthetic(params: Mapping, reader: Reader, text: Result) -> Probed:
         own = values[language] = {"sentences": [], "words": [], "aer": []}
         for layer in zip(vectors[source], vectors[language], strict=True):
             means = [np.stack([one.mean(0) for one in side]) for side in layer]
-            scores[language] = evaluation.retrieval_scores(links.similarity(*means))["forward"]
+            scores[language] = evaluation.retrieval_scores(links.similarity(*means))
             a, b = (
                 np.concatenate([one[at[:, k]] for one, at in zip(side, sure, strict=True)])[:1000]
                 for k, side in enumerate(layer)
@@ -139,7 +139,7 @@ def _probe_published(params: Mapping, reader: Reader, text: Result) -> Probed:
         own = values[language] = {}
         for setting, pairs in real_data.retrieval_pairs(params, language).items():
             layers = zip(*(reader.sentences(side) for side in zip(*pairs, strict=True)), strict=True)
-            hits = [evaluation.retrieval_scores(links.similarity(*both))["forward"] for both in layers]
+            hits = [evaluation.retrieval_scores(links.similarity(*both)) for both in layers]
             own[MEASURES[setting]] = [round(float(x.mean()), 4) for x in hits]
             scores[language + setting] = hits[-1]
         if "alignment" in params["probes"] and real_data.has_gold(source, language):
