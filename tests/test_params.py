@@ -1,7 +1,6 @@
 """Parameters: what is accepted, and how what cannot be used is refused."""
 
 import ast
-import gzip
 import re
 import subprocess
 import sys
@@ -187,13 +186,6 @@ def test_the_scale_is_that_of_data_and_model(read, text, scale):
             continue
         with pytest.raises(StudyError, match=f"scale: found '{other}' .*: expected \"{scale}\", since "):
             read(f"{text}\nscale: {other}")
-
-
-def test_a_file_that_is_no_profile_is_refused_at_once(tmp_path):
-    path = tmp_path / "p.yaml.gz"
-    path.write_bytes(gzip.compress(b"seeds: 3\n" * 100_000))
-    with pytest.raises(StudyError, match="no profile is as large as 899,999 characters"):
-        P.load(path)
 
 
 def test_a_misspelt_parameter_is_told_without_waiting_for_large_packages():

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,11 +297,7 @@ def _align(args: argparse.Namespace) -> None:
     args.favor_diagonal |= args.tension is not None
     options = {name: getattr(args, name) for name in vars(aligner.RECOMMENDED)}
     settings = aligner.Aligner(**{name: value for name, value in options.items() if value is not None})
-
-    def progress(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    pairs = links.tokenized_pairs(args.pairs)
+    pairs, progress = links.tokenized_pairs(args.pairs), partial(print, file=sys.stderr)
     if args.symmetrize:
         forward, backward = aligner.train_both(pairs, settings, progress)
         linked = links.symmetrize(forward.links, backward.links, args.symmetrize)

@@ -28,8 +28,6 @@ from pydantic_core import PydanticCustomError
 from xltlib import StudyError
 from xltlib.textfile import read_text
 
-LARGEST = 2**18  # characters of a file of parameters; the study's own have some thousand
-
 # What the scale of a study takes besides real languages: the papers' models, and their benchmarks in full.
 PAPER_MODELS = ("mbert", "xlmr-base", "xlmr-large", "mt5-small", "mt5-base", "mt5-large")
 PAPER_EXAMPLES = {"train_examples": 392_702, "test_examples": 5_010}  # of MultiNLI and XNLI
@@ -184,15 +182,13 @@ class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The names and values of a YAML file that holds one mapping, and the place (file, line) of each.
 
-    Raises StudyError where the file is missing, empty, too large, not text, not YAML, or gives a name twice.
+    Raises StudyError where the file is missing, empty, not text, not YAML, or gives a name twice.
     """
     path = Path(path)
     if not path.exists():
         beside = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml")))
         raise StudyError(f"{path}: there is no such file" + (f"; there is {beside}" if beside else ""))
     text = read_text(path)
-    if len(text) > LARGEST:
-        raise StudyError(f"{path}: no profile is as large as {len(text):,} characters")
     values = read_value(text, str(path))
     if not isinstance(values, dict):
         raise StudyError(f"{path}: expected lines such as `seeds: 3`, found {_short(values)}")
