@@ -115,7 +115,8 @@ def time_left(times: Mapping[Spec, float | None], ended: Mapping[Spec, float], j
     known = [x for x in times.values() if x is not None]
     if not any(known):
         return ""
-    planned = {spec: fmean(known) if x is None else x for spec, x in times.items()}
+    usual = fmean(known)
+    planned = {spec: usual if x is None else x for spec, x in times.items()}
     expected = sum(planned[spec] for spec in ended)
     speed = sum(ended.values()) / expected if expected else 1.0
     return f"about {duration(speed * (sum(planned.values()) - expected) / jobs)}"

@@ -85,7 +85,10 @@ def compute_all(
     `planned` seconds of each run, where they are known, tell how long it takes.
     """
     if todo := missing(specs, store):
-        turns = _require_machine(todo, store)
+        turns = _gpus(todo)
+        with system_errors(store.root):  # told at once, and not by each run
+            store.root.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=store.root).close()
         times = {spec: planned(spec) for spec in todo}
         tell(outlook(times, jobs))
         for name, value in SETTINGS.items():
@@ -107,11 +110,8 @@ def compute_all(
     return [store.result(spec) for spec in specs]
 
 
-def _require_machine(todo: Sequence[Spec], store: Store) -> list[str]:
-    """The GPUs that the runs may use; StudyError, told at once and not by each run, for what is not there."""
-    with system_errors(store.root):
-        store.root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=store.root).close()
+def _gpus(todo: Sequence[Spec]) -> list[str]:
+    """The GPUs that the runs may use, where they need one; StudyError where torch finds none."""
     if all(spec.params.get("device", "cpu") == "cpu" for spec in todo):
         return []
     from xltlib.pretraining import models  # of torch, which takes seconds

@@ -54,7 +54,7 @@ class Session:
     jobs : the number of processes that compute runs
     fresh : whether runs that the store lacks are computed even where they are published
     runs : the specs of all runs
-    store : runs under runs/, and behind them those that are published, by the profile before others
+    store : the runs under runs/, and behind them those that are published, the profile's own first
     costs : what runs take, by those that are finished or published
     ledger : the file of statements and their tests
     published : the folder of the profile's published evidence
@@ -202,8 +202,8 @@ def run(
         difference = f"the profile is {params.profile}, the file {Path(params_path).name}"
         raise StudyError(f"{params_path}: {difference}: a profile's file has its name")
     session = open(params, jobs=jobs, fresh=fresh)
-    for stage in asked:
-        notebook(session, stage)  # a wrong parameters cell is told before the work
+    for stage in asked:  # a wrong parameters cell is told before the work
+        notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
     specs = [spec for stage in asked for spec in session.specs(stage)]
     compute_all(specs, session.store, session.jobs, tell, session.costs.seconds)
     todo = [notebook(session, stage) for stage in asked]  # now that their runs are there
@@ -358,7 +358,7 @@ def publish_computed(session: Session, replace: bool = False) -> str:
     StudyError where there is none, where it is damaged, where another process publishes, or, without
     `replace`, where runs that are published already have other numbers now.
     """
-    with _publishing(session) as aside:
+    with _publishing(session) as aside, filelock.FileLock(f"{session.computed}.lock"):
         if wrong := damaged(session.computed):
             raise StudyError(f"{wrong[0]}: `xlt run` puts the evidence together")
         same, sentence = compare(session.computed, session.published)
@@ -394,7 +394,7 @@ def publish_runs(session: Session) -> int:
 
 @contextmanager
 def _publishing(session: Session) -> Iterator[Path]:
-    """A folder for what the profile publishes instead; then all published runs are judged together anew."""
+    """A folder for what the profile is to publish; then all published runs are judged together anew."""
     figures = session.published.parent
     with _alone(figures):
         with _replaced(session.published) as aside:
