@@ -31,13 +31,6 @@ def test_command_one_direction(xlt):
     assert xlt(BOOKS, "-v", "-T", "4")[0] == xlt(BOOKS, "-d", "-v")[0]  # -T implies -d
 
 
-@pytest.mark.parametrize("text", ["", "a b ||| \n ||| c\n"])
-@pytest.mark.parametrize("options", [(), ("--symmetrize", "union")])
-def test_nothing_to_learn_from_is_said(xlt, text, options):
-    with pytest.raises(StudyError, match="no sentence pair has words on both sides"):
-        xlt(text, *options)
-
-
 def test_command_both_directions(xlt):
     out, err = xlt(BOOKS, "-dov", "--symmetrize", "grow-diag-final")
     assert out.replace("\n", "|") == pharaoh(align_both(split(BOOKS), heuristic="grow-diag-final")) + "|"
@@ -60,7 +53,6 @@ def test_command_reads_standard_input_tabs_and_empty_sides(xlt, monkeypatch, cap
         ("a ||| b\n\n", "pairs:2: 0 separators"),
         (b"a ||| b\na ||| \xff\n", "pairs:2: byte 0xff is not UTF-8"),
         ("a ||| b\na\0 ||| c\n", r"pairs:2: control character U\+0000"),
-        ("a ||| b\na ||| \x1b\n", r"pairs:2: control character U\+001B"),
     ],
 )
 def test_command_names_the_line_of_a_bad_text(xlt, text, message):

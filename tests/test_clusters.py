@@ -1,14 +1,12 @@
-"""Clusters of examples: numbers by hand, means kept, honest intervals, and how they come to the scores."""
+"""Clusters of examples: numbers by hand, means kept, honest intervals."""
 
 import numpy as np
 import pytest
-from studies import table
 
 from xltlib import StudyError
-from xltlib.claims.scores import paired, read_setting
 from xltlib.significance.honesty import simulate
 from xltlib.significance.resampling import second_opinions
-from xltlib.significance.tests import Clustered, by_cluster, by_setting, difference, interaction, numbered
+from xltlib.significance.tests import Clustered, by_cluster, by_setting, difference, interaction
 
 
 def test_clusters_by_hand():
@@ -61,17 +59,3 @@ def test_every_test_takes_clusters():
     assert interaction(a, b, b, a).estimate == pytest.approx(2 * difference(a, b).estimate)
     told = second_opinions(a, b, rng)
     assert told["bootstrap"][0] < difference(a, b).estimate < told["bootstrap"][1]
-
-
-def test_clusters_come_with_the_settings():
-    numbers = {"": [0, 0, 1], "de@mlqa": [0, 1, 1]}
-    labels = {"task": "nli", "objective": "none", "method": "standard", "seed": 0}
-    scores = {name: np.array([1.0, 0, 1]) for name in ("de", "de@typo0.1", "en|de", "de@mlqa#f1", "de@sick")}
-    records = [{"digest": "d", "labels": labels, "scores": scores, "clusters": numbers}]
-    settings = [read_setting(name, "nli") for name in scores]
-    arrays = paired(table(records), {"task": "nli"}, settings).scores
-    told = [getattr(array, "clusters", None) for array in arrays]
-    assert [None if x is None else x.tolist() for x in told] == [
-        [0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 1, 1], None,
-    ]  # fmt: skip
-    assert numbered(["b", "a", "b"]) == [0, 1, 0]

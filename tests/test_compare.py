@@ -67,21 +67,16 @@ def test_compare_several_metrics(tmp_path, capsys):
     assert rows["f1"]["mcnemar"] is None
     assert rows["f1"]["d_z"] is None
     assert rows["exact_match"]["mcnemar"]["p"] == 0.25
-    command(a, b, "--metric", "f1")
-    assert "exact_match" not in capsys.readouterr().out
-    with pytest.raises(StudyError, match="no metric"):
-        command(a, b, "--metric", "bleu")
+    with pytest.raises(StudyError, match="no metric of both"):
+        command(a, write(tmp_path / "c.json", {"x": 1}))
 
 
-def test_compare_refuses_unequal_examples_unless_asked(tmp_path, capsys):
-    a = write(tmp_path / "a.json", {"x": 1, "y": 0, "only": 1})
-    b = write(tmp_path / "b.json", {"y": 1, "x": 1})
-    with pytest.raises(StudyError, match="2 shared, 1 only in A \\(such as 'only'\\)"):
-        command(a, b)
-    assert command(a, b, "--intersect", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"]["n"] == 2
-    with pytest.raises(StudyError, match="share no example"):
-        command(a, write(tmp_path / "c.json", {"q": 1}), "--intersect")
+def test_compare_refuses_unequal_examples(tmp_path):
+    more, fewer = {"x": 1, "y": 0, "only": 1}, {"y": 1, "x": 1}
+    a, b = write(tmp_path / "a.json", more), write(tmp_path / "b.json", fewer)
+    for both in ((a, b), (b, a)):
+        with pytest.raises(StudyError, match="1 only in [AB], such as 'only'"):
+            command(*both)
 
 
 @pytest.mark.parametrize(

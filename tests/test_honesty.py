@@ -39,14 +39,6 @@ def test_smallest_detectable_effect_is_detected_with_that_power():
     assert power_at(0.02, Components(0, 0, 0), 3, 500) == 1
 
 
-def test_power_agrees_with_simulation(rng):
-    world = {**WORLD, "sd_seed": 0.03}
-    truth = error_rates(rng, [0.04], repeats=1000, seeds=6, mu=0.04, **world)[0]["supported"]
-    gains = [x.astype(float) for x in simulate(200, 300, 2, 0.04, 0.03, 0.5, 0.7, rng)]
-    components = difference(gains[0][0], gains[1][0]).components
-    assert power_at(0.04, components, 6, 300) == pytest.approx(truth, abs=0.08)
-
-
 @pytest.mark.parametrize("seeds", [2, 3, 6, 12])
 def test_intervals_cover(seeds):
     rng = np.random.default_rng(seeds)

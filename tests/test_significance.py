@@ -137,11 +137,6 @@ def test_unusable_scores_are_refused(a, b, words):
         difference(a, b)
 
 
-def test_levels_of_a_trend_are_paired(scores):
-    with pytest.raises(StudyError, match="levels are not paired"):
-        trend([scores[0], scores[1][:, :, 1:]], [0.0, 1.0])
-
-
 def test_half_width_keeps_its_level_for_every_mixture_of_variances():
     # normal theory: X ~ N(0, seeds + items + noise), the estimate for seeds a scaled chi-square, others known
     chances = (np.arange(2000) + 0.5) / 2000

@@ -320,7 +320,7 @@ def _compare(args: argparse.Namespace) -> None:
     """Test two systems' per-example scores against each other."""
     from xltlib.significance import resampling
 
-    result = resampling.compare_files(args.a, args.b, metric=args.metric, intersect=args.intersect)
+    result = resampling.compare_files(args.a, args.b)
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     print(text if args.json else resampling.table(result))
 
@@ -406,8 +406,6 @@ COMMANDS = {  # name -> the function that does it, its arguments
         _compare,
         _argument("a", type=Path, metavar="A.json", help="scores of the system thought to be better"),
         _argument("b", type=Path, metavar="B.json", help="scores of the other, same task and examples"),
-        _argument("--metric", help="compare this metric only (default: all that both files have)"),
-        _flag("--intersect", help="compare the shared examples only"),
         _flag("--json", help="print the result as JSON"),
     ),
 }  # fmt: skip

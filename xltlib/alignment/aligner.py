@@ -353,13 +353,6 @@ def decode(
 # Training
 
 
-class Iteration(NamedTuple):
-    """What one EM iteration measured, with the parameters it started from."""
-
-    cross_entropy: float  # bits per target word; lower is better
-    tension: float
-
-
 @dataclass
 class Model:
     """One trained direction; source and target are the text's; with `reverse` theta is p(source | target)."""
@@ -370,7 +363,7 @@ class Model:
     given: np.ndarray  # int32 (P,), the conditioning word of each pair; pairs sorted by (generated, given)
     generated: np.ndarray  # int32 (P,)
     parameters: Parameters
-    history: list[Iteration]
+    cross_entropies: list[float]  # bits per target word before each iteration; lower is better
     links: Links  # of the training pairs, decoded by the last iteration
 
     @np.errstate(all="ignore")  # a word that is impossible under the parameters has the likelihood 0
@@ -403,7 +396,7 @@ def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
     words, sizes = len(layout.word), (len(layout.given), len(corpus.target_words))
     if not words:
         raise StudyError("no sentence pair has words on both sides: there is nothing to learn from")
-    parameters, history = Parameters(*(np.full(size, UNSEEN) for size in sizes), settings.tension), []
+    parameters, entropies = Parameters(*(np.full(size, UNSEEN) for size in sizes), settings.tension), []
     for number in range(1, settings.iterations + 1):
         used, last = parameters, number == settings.iterations
         if last:
@@ -414,12 +407,12 @@ def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
             maximise(layout, settings, theta, null)
             tension = fit_tension(layout, used.tension, observed) if fit else used.tension
             parameters = Parameters(theta, null, tension)
-        history.append(Iteration(-likelihood / math.log(2) / words, used.tension))
+        entropies.append(-likelihood / math.log(2) / words)
         if progress:
-            way, (entropy, tension) = "reverse" if settings.reverse else "forward", history[-1]
-            progress(f"{way} iteration {number}: cross entropy {entropy:.6g} tension {tension:.6g}")
+            way, state = "reverse" if settings.reverse else "forward", (entropies[-1], used.tension)
+            progress("{} iteration {}: cross entropy {:.6g} tension {:.6g}".format(way, number, *state))
     links, vocabularies = _to_links(best, corpus, settings.reverse), (text.source_words, text.target_words)
-    return Model(settings, *vocabularies, layout.given, layout.generated, parameters, history, links)
+    return Model(settings, *vocabularies, layout.given, layout.generated, parameters, entropies, links)
 
 
 def train(pairs: Pairs, settings: Aligner = RECOMMENDED, progress: Progress | None = None) -> Model:

@@ -19,7 +19,6 @@ Links = list[np.ndarray]
 Lengths = Sequence[tuple[int, int]]  # (source words, target words) of each sentence pair
 
 _TOKEN = re.compile(r"(\d+)([-p])(\d+)", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def split_links(flat: np.ndarray, counts: np.ndarray) -> Links:
@@ -37,9 +36,6 @@ def tokenized_pairs(path: str | Path) -> Iterator[tuple[list[str], list[str]]]:
     """
     name = "standard input" if str(path) == "-" else str(path)
     for number, line in stream_lines(path):
-        if control := _CONTROL.search(line):
-            found = f"control character U+{ord(control[0]):04X}"
-            raise StudyError(f"{name}:{number}: {found}, which is no part of a word; remove it")
         words = [word for word in line.replace("\t", " ||| ").split(" ") if word]
         if words.count("|||") != 1:
             raise StudyError(

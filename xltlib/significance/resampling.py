@@ -105,18 +105,18 @@ def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # Two runs
 
 
-def compare_files(path_a: Path, path_b: Path, *, metric: str | None = None, intersect: bool = False) -> dict:
-    """All shared metrics (or the one named), as {"a", "b", "task", "languages", "metrics": {...}}."""
+def compare_files(path_a: Path, path_b: Path) -> dict:
+    """All metrics of both files, as {"a", "b", "task", "languages", "metrics": {...}}."""
     a, b = read_scores(path_a), read_scores(path_b)
     if a["task"] != b["task"]:
         raise StudyError(
             f"A scores task {excerpt(a['task'])}, B {excerpt(b['task'])}: two on one task expected"
         )
-    names = [name for name in a["metrics"] if name in b["metrics"] and metric in (None, name)]
+    names = [name for name in a["metrics"] if name in b["metrics"]]
     if not names:
-        present = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"
-        raise StudyError(f"no metric to compare{f' named {metric!r}' if metric else ''}: {present}")
-    rows = {name: compare(*pair(a["metrics"][name], b["metrics"][name], intersect)) for name in names}
+        found = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"
+        raise StudyError(f"no metric of both: {found}")
+    rows = {name: compare(*pair(a["metrics"][name], b["metrics"][name])) for name in names}
     languages = [a["language"], b["language"]]
     return {"a": str(path_a), "b": str(path_b), "task": a["task"], "languages": languages, "metrics": rows}
 
@@ -147,21 +147,15 @@ def read_scores(path: Path) -> dict:
     return {"task": record.get("task"), "language": record.get("language"), "metrics": metrics}
 
 
-def pair(a: dict[str, float], b: dict[str, float], intersect: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N,) of the examples of a and b in a's order; ids must agree unless `intersect`."""
-    shared = [i for i in a if i in b]
-    alone = {"A": [i for i in a if i not in b], "B": [i for i in b if i not in a]}
-    if any(alone.values()) and not intersect:
-        parts = [
-            f"{len(ids)} only in {name} (such as {excerpt(ids[0])})" for name, ids in alone.items() if ids
-        ]
-        raise StudyError(
-            f"A and B do not score the same examples: {len(shared)} shared, {', '.join(parts)};"
-            " score both on one set, or use --intersect to compare the shared ones"
-        )
-    if not shared:
-        raise StudyError(f"A ({len(a)} examples) and B ({len(b)}) share no example id")
-    return np.array([a[i] for i in shared]), np.array([b[i] for i in shared])
+def pair(a: dict[str, float], b: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,) of the examples of a and b in a's order; StudyError unless their ids agree."""
+    for name, ids in (("A", [i for i in a if i not in b]), ("B", [i for i in b if i not in a])):
+        if ids:
+            raise StudyError(
+                f"A ({len(a)} examples) and B ({len(b)}) do not score the same ones: {len(ids)} only in "
+                f"{name}, such as {excerpt(ids[0])}; score both on one set"
+            )
+    return np.array(list(a.values())), np.array([b[i] for i in a])
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict:

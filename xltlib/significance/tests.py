@@ -414,9 +414,6 @@ def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alp
     Negate x when the score is expected to fall. `per_seed` and `per_setting` are slopes.
     """
     levels, at = [by_setting(level) for level in scores], np.asarray(x, dtype=float)
-    shapes = [[setting.shape for setting in level] for level in levels]
-    if any(shape != shapes[0] for shape in shapes):
-        raise StudyError(f"levels are not paired: (seeds, examples) per setting {shapes}")
     slope = (at - at.mean()) / ((at - at.mean()) ** 2).sum()
     settings = len(levels[0])
     per_setting = slope @ np.array([[setting.mean() for setting in level] for level in levels])
