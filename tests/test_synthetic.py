@@ -13,23 +13,14 @@ from xltlib.data.synthetic import (
     AGENT_QUALITY,
     CATEGORIES,
     CONTRADICTION,
-    CORE,
     ENTAILMENT,
-    LANGUAGES,
     NEUTRAL,
-    OPTIONAL,
     PARAPHRASE,
     PASSAGE,
     PATIENT,
     PATIENT_QUALITY,
-    PLACE,
-    SLOT_CATEGORY,
-    SLOTS,
-    TIME,
-    Clauses,
     World,
     clauses,
-    gold_links,
     in_split,
     task_examples,
 )
@@ -48,8 +39,8 @@ def world():
 
 def one_clause(fronted=False, asked=ABSENT, **slots):
     """One clause; slots by name, all others empty, first words of the synonyms."""
-    concept = np.array([[slots.get(name, ABSENT) for name in SLOTS]])
-    return Clauses(concept, np.zeros((1, 7), int), np.array([fronted]), np.array([asked]))
+    concept = np.array([[slots.get(name, ABSENT) for name in synthetic.SLOTS]])
+    return synthetic.Clauses(concept, np.zeros((1, 7), int), np.array([fronted]), np.array([asked]))
 
 
 def kinds(sentence):
@@ -90,11 +81,11 @@ def test_gold_links_by_hand(world):
     assert kinds(source) == "(A) A V (P) p P (L) L"
     assert kinds(mid) == "A V (V) P p (L) L"
     assert kinds(far) == "A p P V L"
-    sure, all_links = gold_links(source, mid)
+    sure, all_links = synthetic.gold_links(source, mid)
     assert sorted(sure) == [(1, 0), (2, 1), (4, 4), (5, 3), (6, 5), (7, 6)]
     # articles lie possibly with their nouns, the particle with the verb, an adposition with the other's place
     assert sorted(set(all_links) - set(sure)) == [(0, 0), (2, 2), (3, 3), (6, 6), (7, 5)]
-    sure, all_links = gold_links(source, far)
+    sure, all_links = synthetic.gold_links(source, far)
     assert sorted(sure) == [(1, 0), (2, 3), (4, 1), (5, 2), (7, 4)]
     assert sorted(set(all_links) - set(sure)) == [(0, 0), (3, 2), (6, 4)]
 
@@ -116,7 +107,7 @@ def test_words_are_those_of_the_lexicon_and_tell_their_stem(world):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_function_words_are_told_apart(seed):
-    for language in LANGUAGES:
+    for language in synthetic.LANGUAGES:
         function = World(seed=seed).grammar(language).function
         kinds = [function["article"][0], function["particle"][0], *set(function["adposition"])]
         kinds += [word for word in function["question"] if word]
@@ -125,11 +116,11 @@ def test_function_words_are_told_apart(seed):
 
 def test_stems_are_counted_by_category_without_overlap(world):
     found = set()
-    for slot in (AGENT, AGENT_QUALITY, synthetic.VERB, PLACE, TIME):
-        every = np.arange(synthetic.members(slot) + CATEGORIES[SLOT_CATEGORY[slot]][0])
+    for slot in (AGENT, AGENT_QUALITY, synthetic.VERB, synthetic.PLACE, synthetic.TIME):
+        every = np.arange(synthetic.members(slot) + CATEGORIES[synthetic.SLOT_CATEGORY[slot]][0])
         found |= {int(stem) for synonym in (0, 1) for stem in world.stem(slot, every, synonym)}
     assert found == set(range(world.lexemes))
-    assert int(world.stem(TIME, np.array(ABSENT), np.array(1))) == ABSENT
+    assert int(world.stem(synthetic.TIME, np.array(ABSENT), np.array(1))) == ABSENT
 
 
 def test_class_words_by_hand():
@@ -137,9 +128,9 @@ def test_class_words_by_hand():
     assert synthetic.class_word(AGENT, np.array([0, 3, 4, 11, 12, 14])).tolist() == [12, 12, 13, 14, 12, 14]
 
 
-@pytest.mark.parametrize("name", [name for name in LANGUAGES if name != "src"])
+@pytest.mark.parametrize("name", [name for name in synthetic.LANGUAGES if name != "src"])
 def test_the_share_of_cognates_is_near_the_one_asked_for(name):
-    asked = LANGUAGES[name].cognates
+    asked = synthetic.LANGUAGES[name].cognates
     worlds = [World(("src", name), seed) for seed in range(10)]
     same = [
         a == b
@@ -197,8 +188,8 @@ def test_events_fill_the_core_and_stay_in_their_split(world):
     rows = world.events(2000, random(3), "dev")
     assert rows.shape == (2000, 7)
     assert in_split(rows, "dev").all()
-    assert (rows[:, list(CORE)] != ABSENT).all()
-    assert (abs((rows[:, list(OPTIONAL)] == ABSENT).mean(0) - 0.6) < 0.05).all()
+    assert (rows[:, list(synthetic.CORE)] != ABSENT).all()
+    assert (abs((rows[:, list(synthetic.OPTIONAL)] == ABSENT).mean(0) - 0.6) < 0.05).all()
 
 
 def test_wording_is_kept_about_as_often_as_said(world):
@@ -207,7 +198,7 @@ def test_wording_is_kept_about_as_often_as_said(world):
     first = clauses(rows, rng)
     same = (first.synonym == clauses(rows, rng, first).synonym).mean()
     assert abs(same - 0.75) < 0.02  # half are copied, half of the rest agree by chance
-    assert not first.fronted[rows[:, PLACE] == ABSENT].any()
+    assert not first.fronted[rows[:, synthetic.PLACE] == ABSENT].any()
 
 
 # A slow checker, written from the definitions, not from the generator: concepts as sets of what they denote
@@ -215,7 +206,7 @@ def test_wording_is_kept_about_as_often_as_said(world):
 
 def denoted(slot, concept):
     """The members that a word can speak of: one for a member's word, all of them for a class's word."""
-    classes, members = CATEGORIES[SLOT_CATEGORY[slot]]
+    classes, members = CATEGORIES[synthetic.SLOT_CATEGORY[slot]]
     if concept < classes * members:
         return {concept}
     first = (concept - classes * members) * members
@@ -290,11 +281,11 @@ def test_qa_asks_about_one_clause_that_the_question_tells_apart():
     drawn, which = synthetic.qa(600, "train", random(3))
     for i, (k, asked) in enumerate(zip(which, drawn.second.asked, strict=True)):
         told = [part.concept[i] for part in drawn.passage[: drawn.count[i]]]
-        others = [slot for slot in CORE if slot != asked]
+        others = [slot for slot in synthetic.CORE if slot != asked]
         asked_for = drawn.second.concept[i, others]
         assert [n for n, clause in enumerate(told) if (clause[others] == asked_for).all()] == [k]
         assert told[k][asked] != ABSENT
-    assert set(drawn.second.asked) == {AGENT, PATIENT, PLACE}
+    assert set(drawn.second.asked) == {AGENT, PATIENT, synthetic.PLACE}
     assert set(drawn.count) == set(range(1, PASSAGE + 1))
     for count in range(
         2, PASSAGE + 1

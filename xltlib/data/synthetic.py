@@ -82,9 +82,6 @@ class Clauses:
     fronted: np.ndarray
     asked: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.concept)
-
 
 def clauses(
     concept: np.ndarray,

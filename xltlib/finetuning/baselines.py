@@ -63,7 +63,7 @@ def _clusters(test: Mapping[str, Sequence], source: str, aligned: bool) -> dict[
     """Which test examples share a passage, or their first sentence, by setting; none where no two do.
 
     Where a set has the same examples in all languages (`aligned`) the source's say it for all: "" of the
-    first test set, "@sick" of a further one.
+    first test set, "@xnli" of a further one.
     """
     clusters = {}
     for setting, examples in test.items():
