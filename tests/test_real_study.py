@@ -125,7 +125,9 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
         ("rs_da", "neighbours=no_foreign"),
         ("code_switch", ""),
     )
-    chosen = params(**{**tinydata.PARAMS, **PROFILE, **named, "tasks": ("paraphrase",)})
+    entries = tuple(f"{method}:{options}".removesuffix(":") for method, options in methods)
+    named |= {"methods": entries, "tasks": ("paraphrase",)}
+    chosen = params(**{**tinydata.PARAMS, **PROFILE, **named})
     downloads.require(chosen)
     runs, store = Runs(chosen), Store(tmp_path / "runs")
     asked = [runs.transfer("paraphrase", "none", 0, method, "", options) for method, options in methods]
