@@ -2,13 +2,13 @@
 
 import copy
 from itertools import permutations, product
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import yaml
 
+from xltlib.claims import scores
 from xltlib.claims.ledger import label
-from xltlib.claims.scores import COLUMNS, World, run_rows
 from xltlib.params import Params
 
 PARAMS = Params(languages=("src", "near", "far"), mask_rate=0.25)
@@ -43,13 +43,15 @@ def runs(labels, gain=0.0, seeds=range(SEEDS), tasks=("nli",), gains=None, examp
 
 
 def table(records):
-    """The table of scores of `runs`; a record may hold the `floors` of its settings and its `weights`."""
-    rows = []
+    """The table of scores of `runs`; a record may hold the `floors` of its settings, and its `clusters`."""
+    results = []
     for record in records:
-        floors = {name: record.get("floors", {}).get(name, np.nan) for name in record["scores"]}
-        own = run_rows(record["labels"], record["scores"], record["digest"], record.get("clusters", {}))
-        rows += [row | {"floor": floor} for row, floor in zip(own, floors.values(), strict=True)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(weights=[{}] * len(rows))
+        task, given = record["labels"]["task"], {"record": {}, "values": {}, "kind": "transfer"}
+        results.append(SimpleNamespace(**given | record))
+        cheap = {"clusters": {task: record.get("clusters", {})}, "baselines": {}}
+        cheap["baselines"][task] = {"cheap": record.get("floors", {})}
+        results.append(SimpleNamespace(kind="baselines", values=cheap))
+    return scores.table(results)
 
 
 def small_ledger(tmp_path, *entries, defaults=None):
@@ -106,5 +108,5 @@ def planted(tmp_path):
     records = runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1) + runs({"objective": "mlm"}, 0.1)
     for x in (0.15, 0.3, 0.6):
         records += runs({"objective": "weam", "objective_options": f"mask_rate={x}"}, x / 3)
-    across = {s: 0.15 for s in World("src", PARAMS.languages, {}).settings("pairs")}
+    across = {f"{a}|{b}": 0.15 for a, b in permutations(PARAMS.languages, 2)}
     return path, records + runs({"objective": "none", "method": "rs_da"}, 0.02, gains=across)

@@ -330,13 +330,10 @@ def test_missing_and_broken_evidence_is_refused(study, tmp_path):
 
 def test_command_line(study, capsys, monkeypatch):
     monkeypatch.setenv("XLT_ROOT", str(study[0]))
-    monkeypatch.setattr("xltlib.claims.evidence.check_runs", lambda folder: [])  # these have no scores
-    for check in ("check_verdicts", "check_pooled"):
-        monkeypatch.setattr(f"xltlib.claims.evidence.{check}", lambda path, ledger: [])
+    told = []  # these have no scores
+    monkeypatch.setattr("xltlib.claims.evidence.check", lambda figures, ledger: told)
     assert cli.main(["check"]) == 0
     assert "agrees" in capsys.readouterr().out
-    monkeypatch.setattr(
-        "xltlib.claims.evidence.check_verdicts", lambda folder, ledger: [f"{folder.name}: no scores"]
-    )
+    told.append("quick: no scores")
     assert cli.main(["check"]) == 1
     assert "xlt check: quick: no scores" in capsys.readouterr().err

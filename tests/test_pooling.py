@@ -1,16 +1,17 @@
 """One body of evidence: profiles of one design speak together, confirmatory runs alone and from a look on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tinystudy
 import yaml
 
 from xltlib import StudyError, study
-from xltlib.claims.evidence import check_pooled, check_runs
+from xltlib.claims.evidence import bodies, check, read_all
 from xltlib.claims.ledger import load_ledger
-from xltlib.claims.pooling import bodies
 from xltlib.params import load
 from xltlib.store import write_json
 
@@ -37,13 +38,34 @@ def entry(root):
     return json.loads((root / "figures/evidence.json").read_bytes())["scales"]["mechanism"]["S0-1"]
 
 
+def problems(root):
+    return list(check(root / "figures", root / "params/claims.yaml"))
+
+
+def edit(file, change):
+    """Write a JSON file anew after a change of its content."""
+    content = json.loads(file.read_bytes())
+    change(content)
+    write_json(file, content)
+
+
 def test_profiles_of_one_design_are_judged_together(root):
-    designs = [body.profiles for body in bodies(root / "figures", load_ledger(root / "params/claims.yaml"))]
-    assert sorted(map(sorted, designs)) == [["more", "tiny"], ["other"]]
+    ledger, profiles = load_ledger(root / "params/claims.yaml"), read_all(root / "figures")
+    together = [[own.folder.name for own in body] for body in bodies(profiles, ledger)]
+    assert sorted(map(sorted, together)) == [["more", "tiny"], ["other"]]
     pooled = entry(root)
     assert sorted(pooled["profiles"]) == ["more", "tiny"]
     assert pooled["tests"][0]["effect"]["seeds"] == 4
     assert "under_way" not in pooled
+    more = next(own for own in profiles if own.folder.name == "more")
+    newer = {  # as if one kind of run had been computed by another version of its code
+        digest: SimpleNamespace(
+            kind=run.kind, params=run.params, record={"version": f"{run.record['version']}.1"}
+        )
+        for digest, run in more.runs.items()
+    }
+    others = [own for own in profiles if own is not more]
+    assert len(bodies([*others, replace(more, runs=newer)], ledger)) == 3
 
 
 def test_confirmatory_runs_wait_for_their_first_look_and_then_speak_alone(root):
@@ -61,35 +83,42 @@ def test_confirmatory_runs_wait_for_their_first_look_and_then_speak_alone(root):
     rules["confirmation"]["looks"] = [{"seeds": 2, "alpha": 0.05}]
     design.write_text(yaml.safe_dump(rules))
     with pytest.raises(StudyError, match=r"were started under the rules .* undo the change"):
-        bodies(root / "figures", load_ledger(ledger))
+        bodies(read_all(root / "figures"), load_ledger(ledger))
 
 
-def test_a_slice_is_checked_as_a_whole_profile_is(root):
+def test_a_slice_keeps_what_is_published_and_is_checked(root):
     folder = root / "figures/more"
-    assert list(check_runs(folder)) == []
     runs = json.loads((folder / "runs.json").read_bytes())
-    next(run for run in runs.values() if "seed" in run.get("labels", {}))["labels"]["seed"] = 0
-    write_json(folder / "runs.json", runs)
-    problems = "\n".join(check_runs(folder))
-    assert "its labels are not those of its parameters" in problems
-    assert "manifest.json" in problems
-    (root / "figures/evidence.json").unlink()
-    (told,) = check_pooled(root / "figures", root / "params/claims.yaml")
-    assert "evidence.json is missing" in told
-
-
-def test_a_slice_keeps_what_is_published(root):
     session = study.open(load(root / "params/more.yaml", {"seeds": "1"}))
-    runs = json.loads((root / "figures/more/runs.json").read_bytes())
     assert study.publish_runs(session) == len(runs)
-    assert json.loads((root / "figures/more/runs.json").read_bytes()) == runs
+    assert json.loads((folder / "runs.json").read_bytes()) == runs
+    assert problems(root) == []  # a slice may have fewer seeds than its profile asks for
+    edit(
+        folder / "runs.json",
+        lambda runs: [run["labels"].update(seed=0) for run in runs.values() if run["labels"]],
+    )
+    (root / "figures/evidence.json").unlink()
+    told = "\n".join(problems(root))
+    assert "its labels are not those of its parameters" in told
+    assert "manifest.json" in told
+    assert "evidence.json: there is no such file" in told
+
+
+def test_parameters_are_those_of_the_profile_and_of_this_version(root):
+    file = root / "params/more.yaml"
+    file.write_text(file.read_text().replace("test_examples: 16", "test_examples: 18"))
+    (told,) = problems(root)
+    assert told.endswith(f"manifest.json: parameters: test_examples is 16, in {file} it is 18")
+    edit(root / "figures/more/manifest.json", lambda manifest: manifest["parameters"].update(grown=1))
+    with pytest.raises(StudyError, match=r"more/manifest.json: parameters: there is no parameter 'grown'"):
+        read_all(root / "figures")
+    assert "there is no parameter 'grown'" in problems(root)[0]
 
 
 def test_pooled_verdicts_follow_from_the_scores(root):
-    figures, ledger = root / "figures", root / "params/claims.yaml"
-    assert list(check_pooled(figures, ledger)) == []
-    content = json.loads((figures / "evidence.json").read_bytes())
-    content["scales"]["mechanism"]["S0-1"]["verdict"] = "supported"
-    write_json(figures / "evidence.json", content)
-    (told,) = check_pooled(figures, ledger)
+    def change(content):
+        content["scales"]["mechanism"]["S0-1"]["verdict"] = "supported"
+
+    edit(root / "figures/evidence.json", change)
+    (told,) = problems(root)
     assert "mechanism: S0-1: verdict: 'supported', but its scores give" in told

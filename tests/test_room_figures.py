@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from studies import planted, small_ledger
-from studies import table as table_of
+from studies import planted, small_ledger, table
 
 from xltlib import drawing
 from xltlib.alignment import figures as alignment
@@ -47,7 +46,7 @@ def session(tmp_path):
 
 
 def run(seed, mean, drop=None, task="nli", **labels):
-    """The rows of a run with 0/1 scores of about this mean; with `drop`, less of it under typing errors."""
+    """A run with 0/1 scores of about this mean; with `drop`, less of it under typing errors."""
     full = {"objective": "none", "method": "standard", "objective_options": "", "method_options": ""} | labels
     suffix, scores = "#f1" if task == "qa" else "", {}
     for k, language in enumerate(PARAMS.languages):
@@ -55,12 +54,8 @@ def run(seed, mean, drop=None, task="nli", **labels):
         scores[language + suffix] = (luck < mean).astype(float)
         for rate in TYPO_RATES if drop is not None else ():
             scores[f"{language}@typo{rate:g}{suffix}"] = (luck < mean - drop * rate).astype(float)
-    rows = score_table.run_rows(full | {"task": task, "seed": seed}, scores, f"{full}{task}{seed}")
-    return [row | {"kind": "transfer"} for row in rows]
-
-
-def table(rows):
-    return pd.DataFrame(rows, columns=list(score_table.COLUMNS))
+    labels = full | {"task": task, "seed": seed}
+    return [{"digest": f"{full}{task}{seed}", "labels": labels, "scores": scores}]
 
 
 def planted_rows(seeds=range(SEEDS)):
@@ -295,7 +290,7 @@ def test_error_table_is_of_the_studys_size():
 def evidence(tmp_path_factory):
     path, records = planted(tmp_path_factory.mktemp("ledger"))
     return evaluate(
-        load_ledger(path), table_of(records), Params(languages=("src", "near", "far"), mask_rate=0.25)
+        load_ledger(path), table(records), Params(languages=("src", "near", "far"), mask_rate=0.25)
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import tinystudy
 
 from xltlib import StudyError, study
-from xltlib.claims.evidence import check_runs, check_verdicts
+from xltlib.claims.evidence import check
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params, load
 from xltlib.pool import compute
@@ -134,13 +134,13 @@ def change_scores(folder):
 def test_verdicts_follow_from_the_published_scores(tiny, told, change, words):
     session = run(tiny, told)
     folder = publish(tiny)
-    assert list(check_verdicts(folder, session.ledger)) == []
+    assert list(check(folder.parent, session.ledger)) == []
     change(folder)
     manifest = read_json(folder / "manifest.json")
     manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]}
     write_json(folder / "manifest.json", manifest)
     assert study.damaged(folder) == [], "the manifest fits"
-    assert re.search(words, "\n".join([*check_runs(folder), *check_verdicts(folder, session.ledger)]))
+    assert re.search(words, "\n".join(check(folder.parent, session.ledger)))
 
 
 @pytest.mark.parametrize("near", [True, False])

@@ -8,27 +8,30 @@ from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
 from xltlib.claims.campaign import campaigns
-from xltlib.claims.ledger import Design, Look
+from xltlib.claims.ledger import Design
 from xltlib.claims.ledger import Test as LedgerTest
-from xltlib.claims.scores import Comparison
-from xltlib.claims.verdicts import BELOW, OUTSIDE, REVERSED, SMALL, TOO_SMALL, Family, Lines, variants
+from xltlib.claims.scores import Comparison, World
+from xltlib.claims.verdicts import BELOW, OUTSIDE, REVERSED, SMALL, TOO_SMALL, Lines, judge, variants
+from xltlib.params import Params
 from xltlib.significance.tests import CORRECTIONS, difference, holm, holm_levels
 
 pytestmark = pytest.mark.filterwarnings("error")
-LOOKS = (Look(12, 0.02), Look(24, 0.03))
-AT_ONCE = (Look(0, 0.05),)
-SOURCE = {"nli": 0.9}
-DESIGN = Design(("full",), "confirmation", 12, LOOKS, "mechanism", SOURCE, 0.75, 0.01, "", "")
+LOOKS = [{"seeds": 12, "alpha": 0.02}, {"seeds": 24, "alpha": 0.03}]
+DESIGN = Design(
+    exploration={"profiles": ["full"]},
+    confirmation={"profile": "confirmation", "first_seed": 12, "looks": LOOKS},
+    learnt={"scale": "mechanism", "source_score": {"nli": 0.9}, "share": 0.75},
+    matters_real=0.01,
+    frozen="",
+)
 
 
-def test_holm_and_benjamini_hochberg_by_hand_on_shuffled_input():
-    # sorted 0.005 0.01 0.03 0.04: Holm 4 * 0.005, 3 * 0.01, 2 * 0.03, then at least the one before
-    assert holm([0.03, 0.005, 0.04, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])
-    # BH from above: 0.04, 0.03 * 4 / 3, 0.01 * 4 / 2, 0.005 * 4
-    assert CORRECTIONS["bh"]([0.03, 0.005, 0.04, 0.01]) == pytest.approx([0.04, 0.02, 0.04, 0.02])
+def world_of(profile="full", scale="mechanism"):
+    return World(Params(profile=profile).model_copy(update={"scale": scale}), DESIGN, {}, ())
 
 
 def test_corrections_agree_with_statsmodels(rng):
+    assert holm([]).size == 0
     p = rng.random(40) ** 3
     p[5] = p[17]
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
@@ -40,12 +43,6 @@ def test_the_levels_of_holm_reject_what_its_p_values_do(rng):
     for _ in range(50):
         p = rng.random(12) ** 6
         np.testing.assert_array_equal(p <= holm_levels(p, 0.05), holm(p) <= 0.05)
-
-
-def test_corrections_at_the_edges():
-    assert holm([]).size == 0
-    assert holm([0.2]) == CORRECTIONS["bh"]([0.2]) == 0.2
-    assert (holm([1.0, 0.9]) == 1).all()
 
 
 def effect_of(gains, noise=0.01):
@@ -99,13 +96,15 @@ def test_the_seeds_that_would_decide():
 
 
 def test_smallest_effects_for_real_languages_are_those_of_the_design():
-    test = LedgerTest("superiority", matters=0.02)
-    assert Lines.of(test, "mechanism", DESIGN).matters == 0.02
-    assert Lines.of(test, "paper", DESIGN).matters == 0.01
-    assert Lines.of(replace(test, published=0.041), "paper", DESIGN).matters == 0.0205
-    assert Lines.of(replace(test, margin=0.02), "paper", DESIGN).matters == 0.02
-    trend = replace(test, type="trend", points={"a": 0, "b": 1, "c": 4})
-    assert Lines.of(trend, "reduced", DESIGN).matters == 0.0025
+    def matters(scale, **more):
+        return Lines.of(LedgerTest("superiority", matters=0.02, **more), world_of(scale=scale)).matters
+
+    assert matters("mechanism") == 0.02
+    assert matters("paper") == 0.01
+    assert matters("paper", published=0.041) == 0.0205
+    assert matters("paper", margin=0.02) == 0.02
+    trend = LedgerTest("trend", matters=0.02, points={"a": 0, "b": 1, "c": 4})
+    assert Lines.of(trend, world_of(scale="reduced")).matters == 0.0025
 
 
 def data_of(gains, first=0, source=0.99, failing=(), **more):
@@ -114,14 +113,13 @@ def data_of(gains, first=0, source=0.99, failing=(), **more):
     a, b, learnt = (by_seed(x, 500)[:, 0] for x in (0.4 + gains, 0.4 + 0 * gains, source + 0 * gains))
     scores, sources = ([a], [b]), {"tlm": learnt}
     return Comparison(
-        LedgerTest("superiority", task="nli"), seeds, scores, ("near",), ("a", "b"), sources,
+        LedgerTest("superiority", task="nli", matters=0.02), seeds, scores, ("near",), ("a", "b"), sources,
         {"tlm": tuple(failing), "none": ()}, **more,
     )  # fmt: skip
 
 
-def judged(data, lines=None, waits=False, looks=AT_ONCE):
-    lines = {name: lines or Lines("superiority", 0.0, 0.02) for name in data}
-    return Family(data, lines, looks, DESIGN, "mechanism", waits).judgements()
+def judged(data, profile="full"):
+    return judge(data, world_of(profile))
 
 
 def test_a_verdict_needs_all_seeds_and_those_that_have_learnt(rng):
@@ -148,11 +146,10 @@ def test_systems_that_do_not_beat_the_floor_in_the_source_have_shown_nothing(rng
 
 def test_a_confirmation_waits_for_its_looks_and_stops_what_it_has_decided(rng):
     clear, weak = 0.06 + 0.01 * rng.standard_normal(24), 0.012 + 0.03 * rng.standard_normal(24)
-    looks = DESIGN.looks
 
     def at(seeds):
         data = {"clear": data_of(clear[:seeds], 12), "weak": data_of(weak[:seeds], 12)}
-        return judged(data, waits=True, looks=looks)
+        return judged(data, "confirmation")
 
     waiting = at(11)["clear"]
     assert (waiting.effect, waiting.why) == (None, "11 of the 12 seeds of the first look are there")
@@ -167,16 +164,16 @@ def test_a_confirmation_waits_for_its_looks_and_stops_what_it_has_decided(rng):
 def test_pairs_from_different_weights_are_refused_in_a_confirmation_and_kept_in_exploration(rng):
     data = {"a": data_of(0.06 + 0.01 * rng.standard_normal(12), 12, mixed=(14,))}
     assert judged(data)["a"].outcome == "supported"
-    refused = judged(data, waits=True, looks=DESIGN.looks)["a"]
+    refused = judged(data, "confirmation")["a"]
     assert (refused.outcome, "in seed 14" in refused.why) == ("inconclusive", True)
 
 
 def test_variants_move_one_choice_at_a_time(rng):
     scores = tuple([rng.random((12, 200)) > level for _ in range(3)] for level in (0.4, 0.5))
-    data = Comparison(LedgerTest("superiority"), tuple(range(12)), scores, ("near", "mid", "far"), ("a",))
-    lines = Lines("superiority", 0.02, 0.02)
-    judgement = judged({"a": data}, lines)["a"]
-    rows = variants(data, lines, judgement, [0.001, 0.9], 0.05)
+    test = LedgerTest("superiority", margin=0.02, matters=0.02)
+    data = Comparison(test, tuple(range(12)), scores, ("near", "mid", "far"), ("a",))
+    judgement = replace(judged({"a": data})["a"], others=(0.001, 0.9))
+    rows = variants(judgement, 0.05)
     assert rows[0]["estimate"] == judgement.effect.estimate
     planned = {"left_out": "", "seeds": 12, "margin": 0.02, "correction": "holm"}
     moved = [[name for name, value in planned.items() if row[name] != value] for row in rows]
@@ -189,12 +186,11 @@ def test_variants_move_one_choice_at_a_time(rng):
 
 
 def test_simulated_confirmations_decide_rightly(rng):
-    spreads = dict.fromkeys("abcd", 0.02)
-    none, large = (campaigns(DESIGN, spreads, dict.fromkeys(spreads, gain), rng, 25) for gain in (0.0, 0.06))
+    none, large = (campaigns(DESIGN, 0.02, gain, rng, 4, 25) for gain in (0.0, 0.06))
     assert none["false"] <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 25)
     assert none["contradicted"] > 0.5
     assert large["supported"] > 0.9
     assert large["seeds"] < 20
-    failing = campaigns(DESIGN, spreads, dict.fromkeys(spreads, 0.0), rng, 25, failing=0.1, depth=0.3)
+    failing = campaigns(DESIGN, 0.02, 0.0, rng, 4, 25, failing=0.1, depth=0.3)
     assert failing["false"] <= 0.2  # the trainings that succeed do gain
     assert failing["false_all"] > 0.05  # and a sample without a failure cannot know of one

@@ -267,12 +267,7 @@ def _check(args: argparse.Namespace) -> int:
     root = study.find_root()
     figures, ledger, site = root / "figures", root / "params" / "claims.yaml", root / "site"
     study.restore(figures)
-    problems = page.check(figures, ledger, site)
-    for file in sorted(figures.glob("[!.]*/runs.json")):
-        problems += evidence.check_runs(file.parent)
-        if file.with_name("claims.json").is_file():
-            problems += evidence.check_verdicts(file.parent, ledger)
-    problems += evidence.check_pooled(figures, ledger)
+    problems = [*page.check(figures, ledger, site), *evidence.check(figures, ledger)]
     for problem in problems:
         print(f"xlt check: {problem}", file=sys.stderr)
     if not problems:

@@ -17,10 +17,10 @@ import jinja2
 import yaml
 
 from xltlib import StudyError
-from xltlib.claims.claim_text import NOT_RUN, TESTED
+from xltlib.claims.claim_text import TESTED
+from xltlib.claims.evidence import POOLED
 from xltlib.claims.ledger import Ledger, label, load_ledger
-from xltlib.claims.pooling import POOLED
-from xltlib.claims.verdicts import robustness
+from xltlib.claims.verdicts import NOT_RUN, robustness
 from xltlib.store import MANIFEST, RUNS, file_problems, read_json, sha256_file, system_errors, write_json
 
 TEMPLATES = Path(__file__).parent / "page"

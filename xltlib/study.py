@@ -13,8 +13,7 @@ import filelock
 import numpy as np
 
 from xltlib import StudyError, notebooks
-from xltlib.claims import pooling
-from xltlib.claims.evidence import HALF_BITS, claim_runs, evidence, stage_specs
+from xltlib.claims.evidence import HALF_BITS, POOLED, claim_runs, evidence, pooled, read_all, stage_specs
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
 from xltlib.data import downloads
 from xltlib.params import Params, load, to_dict
@@ -400,12 +399,12 @@ def _publishing(session: Session) -> Iterator[Path]:
         with _replaced(session.published) as aside:
             yield aside
         try:
-            verdicts = pooling.pooled(figures, load_ledger(session.ledger))
+            verdicts = pooled(read_all(figures), load_ledger(session.ledger))
         except StudyError as error:
             raise StudyError(
                 f"{session.published} is published, but not the verdicts over all: {error}"
             ) from None
-        write_json(figures / pooling.POOLED, verdicts)
+        write_json(figures / POOLED, verdicts)
 
 
 @contextmanager

@@ -1,17 +1,18 @@
 """Simulated confirmations: what the rules of params/design.yaml decide where the truth is known."""
 
-from collections.abc import Mapping
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 
 from xltlib.claims.ledger import Design, Test
-from xltlib.claims.scores import Comparison
-from xltlib.claims.verdicts import CONTRADICTED, SUPPORTED, Family, Lines
+from xltlib.claims.scores import Comparison, World
+from xltlib.claims.verdicts import CONTRADICTED, SUPPORTED, judge
+from xltlib.params import Params
 
 MATTERS = 0.02  # of the simulated tests, as in the ledger; their margin is 0
 EXAMPLES = 400  # in the source
-SOURCE = {True: 0.99, False: 0.6}  # score in the source of a training that has learnt, or has not
+LEARNT, FAILED = 0.99, 0.6  # score in the source of a training that has learnt, and of one that has not
 WORLDS = {  # share of the first system's trainings that fail, by how much, and whether both systems fail
     "normal": {},
     "two modes": {"failing": 0.3, "depth": 0.25, "both": True},
@@ -22,11 +23,11 @@ WORLDS = {  # share of the first system's trainings that fail, by how much, and 
 
 def campaigns(
     design: Design,
-    spreads: Mapping[str, float],
-    gains: Mapping[str, float],
+    spread: float,
+    gain: float,
     rng: np.random.Generator,
-    repeats: int = 200,
-    seeds: int = 0,
+    tests: int = 21,
+    repeats: int = 20,
     failing: float = 0.0,
     depth: float = 0.0,
     both: bool = False,
@@ -35,77 +36,56 @@ def campaigns(
 
     Parameters
     ----------
-    spreads : standard deviation of a test's gain over seeds, by test, as far as no training fails
-    gains : the true mean gain of each test over all seeds
-    seeds : how many there are in the end; all looks of the design by default
+    spread : standard deviation of each test's gain over seeds, as far as no training fails
+    gain : the true mean gain of each test over all seeds
     failing, depth : the first system fails in this share of its trainings by this much, seen in the source;
-        it gains as much more in the others, so that means over all trainings are `gains`
+        it gains as much more in the others, so that means over all trainings are `gain`
     both : the second system fails as often, so that no such gain is needed
 
     Returns shares of the campaigns with any verdict that is false of the trainings that succeed (`false`) or
     of the mean over all (`false_all`), and of the tests `supported`, `contradicted` and `decided`; `seeds`:
     the mean number of seeds at which a decided test was decided.
     """
-    last = seeds or design.looks[-1].seeds
-    numbers = tuple(range(design.first_seed, design.first_seed + last))
-    lines = dict.fromkeys(spreads, Lines("superiority", 0.0, MATTERS))
-    counts = dict.fromkeys(("false", "false_all", SUPPORTED, CONTRADICTED, "seeds"), 0.0)
-    beside = 0.0 if both else failing * depth
+    first, last = design.confirmation["first_seed"], design.confirmation["looks"][-1]["seeds"]
+    world = World(Params(profile=design.confirmation["profile"]), design, {}, ())
+    seeds, names = np.arange(first, first + last), ("first", "second")
+    beside, test = 0.0 if both else failing * depth, Test("superiority", task="nli", matters=MATTERS)
+    counts: Counter[str] = Counter()
     for _ in range(repeats):
-        data = {}
-        for name, spread in spreads.items():
-            failed = rng.random((2, last)) < [[failing], [failing if both else 0.0]]
+        family = {}
+        for number in range(tests):
+            fails = rng.random((2, last)) < [[failing], [failing if both else 0.0]]
             luck = spread * rng.standard_normal(last) + beside
-            gain = np.clip(gains[name] + luck - depth * (failed[0].astype(float) - failed[1]), -0.5, 0.5)
-            data[name] = _comparison(numbers, gain, failed)
-        family = Family(data, lines, design.looks, design, design.learnt_scale, waits=True)
-        judgements = family.judgements()
-        outcomes = {name: j.outcome for name, j in judgements.items()}
-        for truth, more in (("false", beside), ("false_all", 0.0)):
-            true = {name: gains[name] + more for name in outcomes}
-            counts[truth] += any(
-                (outcome == SUPPORTED and true[name] <= 0)
-                or (outcome == CONTRADICTED and true[name] >= MATTERS)
-                for name, outcome in outcomes.items()
+            own = np.clip(gain + luck - depth * (fails[0].astype(float) - fails[1]), -0.5, 0.5)
+            sources = np.tile(np.where(fails, FAILED, LEARNT)[..., None], EXAMPLES)
+            family[str(number)] = Comparison(
+                test,
+                tuple(seeds.tolist()),
+                tuple([0.5 + part[:, None]] for part in (own, 0 * own)),
+                settings=("targets",),
+                sources=dict(zip(names, sources, strict=True)),
+                failed={name: tuple(seeds[x].tolist()) for name, x in zip(names, fails, strict=True)},
             )
-        for outcome in (SUPPORTED, CONTRADICTED):
-            counts[outcome] += list(outcomes.values()).count(outcome)
-        counts["seeds"] += sum(j.look for j in judgements.values() if j.outcome in counts)
-    tests, decided = repeats * len(spreads), counts[SUPPORTED] + counts[CONTRADICTED]
-    return {
-        "false": counts["false"] / repeats,
-        "false_all": counts["false_all"] / repeats,
-        SUPPORTED: counts[SUPPORTED] / tests,
-        CONTRADICTED: counts[CONTRADICTED] / tests,
-        "decided": decided / tests,
+        decided = [j for j in judge(family, world).values() if j.outcome in (SUPPORTED, CONTRADICTED)]
+        outcomes = Counter(j.outcome for j in decided)
+        counts += outcomes + Counter(seeds=sum(j.look for j in decided))
+        for truth, mean in (("false", gain + beside), ("false_all", gain)):
+            wrong = (mean <= 0 and outcomes[SUPPORTED]) or (mean >= MATTERS and outcomes[CONTRADICTED])
+            counts[truth] += bool(wrong)
+    shares = {name: counts[name] / repeats for name in ("false", "false_all")}
+    shares |= {name: counts[name] / (repeats * tests) for name in (SUPPORTED, CONTRADICTED)}
+    decided = counts[SUPPORTED] + counts[CONTRADICTED]
+    return shares | {
+        "decided": decided / (repeats * tests),
         "seeds": counts["seeds"] / decided if decided else np.nan,
     }
 
 
-def table(design: Design, spread: float, tests: int = 21, repeats: int = 20) -> pd.DataFrame:
+def table(design: Design, spread: float) -> pd.DataFrame:
     """`campaigns` of equal tests in every world of WORLDS and with gains of none, two and five points."""
-    spreads = {str(k): spread for k in range(tests)}
-    rows = {}
-    for world, shape in WORLDS.items():
-        for gain in (0.0, MATTERS, 0.05) if world == "normal" else (0.0,):
-            rng = np.random.default_rng(0)
-            shares = campaigns(design, spreads, dict.fromkeys(spreads, gain), rng, repeats, **shape)
-            rows[world, f"{100 * gain:g} points"] = shares
+    rows = {
+        (world, f"{100 * gain:g} points"): campaigns(design, spread, gain, np.random.default_rng(0), **shape)
+        for world, shape in WORLDS.items()
+        for gain in ((0.0, MATTERS, 0.05) if world == "normal" else (0.0,))
+    }
     return pd.DataFrame(rows).T.rename_axis(["world", "true gain"])
-
-
-def _comparison(seeds: tuple[int, ...], gain: np.ndarray, failed: np.ndarray) -> Comparison:
-    """A test of two systems whose scores differ by `gain` (R,); `failed` (2, R) have not learnt."""
-    scores = tuple([(0.5 + part)[:, None]] for part in (gain, 0 * gain))
-    names = ("first", "second")
-    sources = {
-        name: np.tile(np.where(own, SOURCE[False], SOURCE[True])[:, None], EXAMPLES)
-        for name, own in zip(names, failed, strict=True)
-    }
-    missed = {
-        name: tuple(s for s, bad in zip(seeds, own, strict=True) if bad)
-        for name, own in zip(names, failed, strict=True)
-    }
-    return Comparison(
-        Test("superiority", task="nli"), seeds, scores, ("targets",), ("simulated",), sources, missed
-    )

@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NOT_RUN = "not run"
-TESTED = ("supported", "contradicted", "inconclusive")  # verdicts that belong to a scale
+from xltlib.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED
+
+TESTED = (SUPPORTED, CONTRADICTED, INCONCLUSIVE)  # verdicts that belong to a scale
 _WRAPPED = {"subsequent_indent": "    ", "break_on_hyphens": False, "break_long_words": False}
 
 
@@ -23,11 +24,9 @@ def reason(verdict: str, deciding: Sequence[Mapping], source: Mapping) -> str:
     if len(deciding) == 1:
         return evidence_sentence(deciding[0])
     if verdict == NOT_RUN:
-        absent = dict.fromkeys(
-            why for t in deciding for why in t.get("reason_not_run", "").split("; ") if why
-        )
+        told = (why for t in deciding for why in t.get("reason_not_run", "").split("; ") if why)
         done = len(deciding) - outcomes.count(NOT_RUN)
-        return f"{done} of {len(deciding)} tests were run; {'; '.join(absent)}."
+        return f"{done} of {len(deciding)} tests were run; {'; '.join(dict.fromkeys(told))}."
     counts = ", ".join(f"{outcomes.count(o)} {o}" for o in dict.fromkeys(outcomes))
     decided = next(t for t in deciding if t["outcome"] == verdict)
     return f"Of {len(deciding)} tests {counts}. {decided['formula']}: {evidence_sentence(decided)}"
@@ -38,17 +37,16 @@ def evidence_sentence(test: Mapping) -> str:
     effect = test.get("effect")
     if not effect:
         why = test.get("reason_not_run") or test.get("obstacle")
-        words = "Not run" if test["outcome"] == NOT_RUN else test["outcome"].capitalize()
-        return f"{words}: {why}." if why else f"{words}."
+        return f"{test['outcome'].capitalize()}: {why}." if why else f"{test['outcome'].capitalize()}."
     text = (
         f"{effect['estimate']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}] against {test['margin']:g}"
+        f", p = {effect['p_holm']:.2g} after Holm, {effect['seeds']} seeds"
     )
-    text += f", p = {effect['p_holm']:.2g} after Holm, {effect['seeds']} seeds"
     if test.get("obstacle"):
         return f"{text}; {test['obstacle']}."
     if test.get("adds"):
         text += f": {test['adds']}"
-    if test["outcome"] == "inconclusive":
+    if test["outcome"] == INCONCLUSIVE:
         text += f"; this run could have seen {effect['smallest_detectable']:.3f}"
         needed = effect.get("seeds_needed")
         text += f", {needed} seeds would decide an effect like this one" if needed else ""
@@ -72,57 +70,46 @@ def render_text(claim: Mapping[str, Any]) -> str:
         f"Searched: {source['searched']}",
     ]
     for name in ("duplicates", "parts", "part_of", "contradicts"):
-        if claim[name]:
-            lines.append(f"{name.replace('_', ' ').capitalize()}: {', '.join(claim[name])}")
+        lines += [f"{name.replace('_', ' ').capitalize()}: {', '.join(claim[name])}"] if claim[name] else []
     for test in claim["tests"]:
-        lines += [
-            "",
-            f"{test['role'].capitalize()}: {test['type']}, {test['outcome']}",
-            test["words"],
-            test["formula"],
-        ]
-        lines += _evidence(test)
+        lines += ["", f"{test['role'].capitalize()}: {test['type']}, {test['outcome']}", test["words"]]
+        lines += [test["formula"], *_evidence(test)]
     lines += ["", f"Verdict: {shown_verdict(claim)}", claim["reason"]]
-    if claim.get("second_verdict"):
+    if claim["second_verdict"]:
         lines.append(f"What the statement describes matters at this scale: {claim['second_verdict']}")
     lines += [f"Limits: {claim['limits']}"] if claim["limits"] else []
-    lines += [f"Code: {place}" for place in claim["code"]]
-    lines.append(f"Again: {claim['command']}")
+    lines += [*(f"Code: {place}" for place in claim["code"]), f"Again: {claim['command']}"]
     return "\n".join(textwrap.fill(x, 100, **_WRAPPED) if x else "" for x in lines)
 
 
 def _evidence(test: Mapping[str, Any]) -> list[str]:
-    if test.get("effect"):
-        effect, lines = test["effect"], [f"{evidence_sentence(test)} Margin: {test['reason']}"]
-        lines += _further(test)
-        lines.append("by seed: " + ", ".join(f"{x:+.3f}" for x in effect["per_seed"]))
-        lines.append("by setting: " + ", ".join(f"{k} {x:+.3f}" for k, x in effect["per_setting"].items()))
-        return lines + ([f"Note: {effect['note']}"] if effect["note"] else [])
-    if test["outcome"] == NOT_RUN:
-        return [f"Not run: {test['reason_not_run']}."]
-    return [test["sentence"]] if "sentence" in test else []
-
-
-def _further(test: Mapping[str, Any]) -> list[str]:
-    """The interval at the verdict's own level, seeds that have not learnt, and what a new seed would show."""
-    effect = test["effect"]
+    """A test's effect with all that is known of it: other intervals, failed trainings, a new seed."""
+    effect = test.get("effect")
+    if not effect:
+        return (
+            [evidence_sentence(test)]
+            if test["outcome"] == NOT_RUN
+            else [*filter(None, [test.get("sentence")])]
+        )
     lines = [
+        f"{evidence_sentence(test)} Margin: {test['reason']}",
         f"at the level that the correction leaves ({effect['level']:.2g}): [{effect['low_holm']:+.3f},"
         f" {effect['high_holm']:+.3f}]; power there for {effect['power_for']:g} beyond the margin"
-        f" {effect['power_at_margin']:.2f}"
+        f" {effect['power_at_margin']:.2f}",
     ]
-    if effect.get("trained"):
-        own = effect["trained"]
+    if own := effect.get("trained"):
         lines.append(
             f"over the {own['seeds']} seeds in which all systems have learnt: {own['estimate']:+.3f}"
             f" [{own['low']:+.3f}, {own['high']:+.3f}]"
         )
-    failed = [f"{name} in {len(seeds)}" for name, seeds in test.get("failed", {}).items()]
-    lines += [f"has not learnt the task in the source: {', '.join(failed)} seeds"] if failed else []
+    if failed := [f"{name} in {len(seeds)}" for name, seeds in test.get("failed", {}).items()]:
+        lines.append(f"has not learnt the task in the source: {', '.join(failed)} seeds")
     if "new_low" in effect:
         lines.append(
             f"a new seed: [{effect['new_low']:+.3f}, {effect['new_high']:+.3f}], positive with"
             f" {effect['new_gains']:.2f}; probability that the effect exceeds the margin:"
             f" {effect['probability']:.3f}"
         )
-    return lines
+    lines.append("by seed: " + ", ".join(f"{x:+.3f}" for x in effect["per_seed"]))
+    lines.append("by setting: " + ", ".join(f"{k} {x:+.3f}" for k, x in effect["per_setting"].items()))
+    return lines + ([f"Note: {effect['note']}"] if effect["note"] else [])

@@ -1,21 +1,39 @@
-"""Which runs the statements need, the verdicts that follow from them, and whether published ones do."""
+"""Which runs the statements need, the verdicts that follow from them, and whether published ones do.
 
-from collections.abc import Iterator
+A verdict belongs to a statement and a scale, whichever profiles computed its runs: published profiles of one
+design may differ in seeds and runs, and are judged together. Confirmatory runs are never pooled with others:
+they speak alone, from their first look on.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from xltlib import StudyError
-from xltlib.claims import evaluate as claims
-from xltlib.claims import pooling, scores
-from xltlib.claims.ledger import Ledger, load_ledger
+from xltlib.claims.evaluate import evaluate, evaluate_claims
+from xltlib.claims.ledger import Ledger, find, load_ledger
+from xltlib.claims.scores import DEFAULTS, LABELS, World, canonical, table
+from xltlib.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED
 from xltlib.noise import questions
-from xltlib.params import Params
+from xltlib.params import Params, load
 from xltlib.runs import KINDS, Runs
-from xltlib.store import MANIFEST, RUNS, Spec, Store, file_problems, read_json, read_published
+from xltlib.store import MANIFEST, RUNS, Result, Spec, Store, file_problems, read_json, read_published
 
+POOLED = "evidence.json"  # beside the folders of the profiles
+# parameters that choose runs and change none: profiles that differ in these alone have one design
+CHOOSING = (
+    "profile", "seeds", "first_seed", "objectives", "methods", "method_objectives", "link_kinds",
+    "noise_tasks", "probes", "statement_runs", "control_runs", "questions",
+)  # fmt: skip
 AGREE = 1e-6  # verdicts' numbers that are computed again on another machine differ by less
 HALF_BITS = 2.5e-4  # error of a score in 16 bits: means were told before it was rounded
 SHOWN = 5  # differences of one file that are told
+DAMAGED = (StudyError, KeyError, TypeError, AttributeError)  # what files edited by hand lead to
+
+
+# Runs and verdicts of a profile
 
 
 def stage_specs(runs: Runs, ledger: Path, stage: str) -> list[Spec]:
@@ -40,14 +58,22 @@ def claim_runs(
 
     `deciding`: of those tests alone that make the verdict.
     """
+    world = World.of(ledger, runs.params)
+    wanted: dict[tuple, list] = {}  # labels -> the settings asked for, and whether a verdict rests on them
+    for test in find(ledger, claim_id).tests:
+        for query, settings in world.queries(test) if test.measured and not world.skips(test) else ():
+            plain = DEFAULTS | canonical(query, world.defaults)
+            labels = {name: plain.get(name, "") for name in LABELS if name != "seed"}
+            asked = wanted.setdefault(tuple(labels.items()), [set(), False])
+            asked[0] |= set(map(str, settings))
+            asked[1] |= test.role == "decides"
     specs, absent = [], []
-    for entry in claims.needed(ledger, runs.params, claim_id):
-        if deciding and not entry["decides"]:
+    for labels, (settings, decides) in wanted.items():
+        if deciding and not decides:
             continue
-        made = runs.for_labels(entry["labels"], entry["settings"])
+        made = runs.for_labels(dict(labels), settings)
         specs += made
-        if not made:
-            absent.append(" ".join(filter(None, entry["labels"].values())))
+        absent += [] if made else [" ".join(value for _, value in labels if value)]
     return list(dict.fromkeys(specs)), absent
 
 
@@ -57,55 +83,160 @@ def evidence(params: Params, store: Store, ledger: Path) -> dict[str, Any]:
     StudyError where one of them is missing: a verdict must not depend on how far the study has come.
     """
     results = [store.result(spec) for spec in stage_specs(Runs(params), ledger, "06_claims")]
-    return claims.evaluate(load_ledger(ledger), scores.table(results), params)
+    return evaluate(load_ledger(ledger), table(results), params)
 
 
-def check_runs(folder: Path) -> Iterator[str]:
-    """Where published runs contradict themselves or their manifest, a sentence each.
+# Verdicts over all published runs
 
-    Every run has the labels that its digest is of, and scores whose means are those that it states.
+
+@dataclass(frozen=True)
+class Published:
+    """What a profile has published: its manifest, the parameters that this names, and its runs by digest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    params: Params
+    runs: dict[str, Result]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Published":
+        """StudyError for damaged files, and for parameters that this version does not know."""
+        file = folder / MANIFEST
+        manifest = read_json(file)
+        if not isinstance(manifest, dict):
+            raise StudyError(f"{file}: expected an object: publish {folder.name} again")
+        params = Params({}, f"{file}: parameters", **manifest.get("parameters", {}))
+        return cls(folder, manifest, params, read_published(folder))
+
+    @cached_property
+    def versions(self) -> dict[tuple, str]:
+        """The versions of the code that its runs were computed by, of each kind, objective and method."""
+        versions = {}
+        for run in self.runs.values():
+            labels = run.params.get("labels", run.params)
+            versions[run.kind, labels.get("objective"), labels.get("method")] = str(run.record["version"])
+        return versions
+
+    def fits(self, other: "Published") -> bool:
+        """Whether both have one design: all parameters that change runs, and one version of all code."""
+        both = [{k: x for k, x in vars(own.params).items() if k not in CHOOSING} for own in (self, other)]
+        versions = other.versions
+        return both[0] == both[1] and all(versions.get(k, v) == v for k, v in self.versions.items())
+
+
+def read_all(figures: Path) -> list[Published]:
+    """All published profiles below a folder."""
+    return [Published.read(path.parent) for path in sorted(figures.glob(f"[!.]*/{RUNS}"))]
+
+
+def bodies(published: Iterable[Published], ledger: Ledger) -> list[list[Published]]:
+    """The profiles that are judged together, those with most runs first; confirmatory ones apart."""
+    found, design = [], ledger.design
+    for own in sorted(published, key=lambda own: -len(own.runs)):
+        started = own.manifest.get("rules", {}).get("digest", "none")
+        if younger := design.younger_rules(own.params.profile, started):
+            raise StudyError(f"{own.folder}: {younger}: undo the change")
+        confirms = design.confirms(own.params.profile)
+        for body in found:
+            if design.confirms(body[0].params.profile) == confirms and all(map(own.fits, body)):
+                body.append(own)
+                break
+        else:
+            found.append([own])
+    return found
+
+
+def pooled(published: Iterable[Published], ledger: Ledger) -> dict[str, Any]:
+    """The verdicts by scale and statement over all published runs, the content of figures/evidence.json.
+
+    An entry is that of claims.json with the `profiles` that its runs come from, and with `under_way` where
+    confirmatory runs have not come to their first look. Of several designs of a scale the one with a verdict
+    speaks, then the one with the most seeds.
     """
+    scales: dict[str, dict[str, list[dict]]] = {}
+    for body in bodies(published, ledger):
+        params, profiles = body[0].params, [own.folder.name for own in body]
+        runs = {digest: run for own in reversed(body) for digest, run in own.runs.items()}
+        try:
+            entries = evaluate_claims(ledger, table(runs.values()), params)
+        except StudyError as error:
+            raise StudyError(f"{' and '.join(profiles)} together: {error}") from None
+        for entry in entries:
+            known = scales.setdefault(params.scale, {}).setdefault(entry["id"], [])
+            known.append(entry | {"profiles": profiles})
+    speaking = {scale: {i: _speaking(own) for i, own in known.items()} for scale, known in scales.items()}
+    return {"ledger_digest": ledger.digest, "rules_digest": ledger.design.digest, "scales": speaking}
+
+
+def _speaking(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which of the entries of a statement and scale speaks: see `pooled`."""
+
+    def measured(entry: Mapping[str, Any]) -> list[Mapping]:
+        return [test for test in entry["tests"] if test["role"] == "decides" and "effect" in test]
+
+    def has_looked(entry: Mapping[str, Any]) -> bool:
+        settled = entry["verdict"] in (SUPPORTED, CONTRADICTED)
+        return settled or all(test["effect"] for test in measured(entry))
+
+    def weight(entry: Mapping[str, Any]) -> tuple[bool, bool, int]:
+        seeds = max((test["effect"]["seeds"] for test in measured(entry) if test["effect"]), default=0)
+        tested = seeds > 0 and entry["verdict"] != NOT_RUN
+        return entry["confirmatory"] and seeds > 0 and has_looked(entry), tested, seeds
+
+    speaks = max(entries, key=weight)
+    for entry in entries:
+        waits = [test["obstacle"] for test in measured(entry) if test.get("obstacle")]
+        if entry["confirmatory"] and not has_looked(entry) and waits:
+            speaks["under_way"] = waits[0]  # such as: 1 of the 12 seeds of the first look are there
+    return speaks
+
+
+# The check
+
+
+def check(figures: Path, ledger_path: Path) -> Iterator[str]:
+    """Where published runs, verdicts and parameters contradict each other, a sentence each."""
+    ledger, published = load_ledger(ledger_path), []
+    for file in sorted(figures.glob(f"[!.]*/{RUNS}")):
+        try:
+            own = Published.read(file.parent)
+            published.append(own)
+            yield from _check_profile(own, ledger, ledger_path)
+        except DAMAGED as error:
+            yield f"{file.parent}: cannot be checked: {error}"
+    file = figures / POOLED
     try:
-        for digest, run in read_published(folder).items():
-            if run.labels != run.record["params"].get("labels", run.labels):
-                yield f"{folder / RUNS}: run {digest}: its labels are not those of its parameters"
-            for name, mean in run.values.get("means", {}).items():
-                if not abs(run.scores[name].mean(dtype=float) - mean) <= HALF_BITS:
-                    yield f"{folder}: run {digest}: scores {name}: their mean is not the one told, {mean:g}"
-        if not (folder / "claims.json").is_file():  # the check of the page looks at the others' files
-            yield from file_problems(folder, read_json(folder / MANIFEST).get("files", {}), MANIFEST)
-    except (StudyError, KeyError, TypeError, AttributeError) as error:
-        yield f"{folder}: its runs cannot be read: {error}"
-
-
-def check_verdicts(folder: Path, ledger: Path) -> Iterator[str]:
-    """Where a profile's verdicts, estimates, intervals and p-values do not follow from its scores.
-
-    They are computed again where the present ledger made them.
-    """
-    try:
-        published = read_json(folder / "claims.json")
-        if published["ledger_digest"] != load_ledger(ledger).digest:
-            return  # the check of the page says so
-        where = f"{folder / MANIFEST}: parameters"
-        params = Params({}, where, **read_json(folder / MANIFEST)["parameters"])
-        again = evidence(params, Store(folder / "none", [folder]), ledger)
-    except (StudyError, KeyError, TypeError, AttributeError) as error:
-        yield f"{folder}: its verdicts cannot be computed again: {error}"
-        return
-    yield from _told(folder / "claims.json", published, again)
-
-
-def check_pooled(figures: Path, ledger: Path) -> Iterator[str]:
-    """Where the verdicts over all published runs do not follow from their scores."""
-    file = figures / pooling.POOLED
-    if not file.is_file():
-        yield f"{file} is missing: `xlt publish` writes it"
-        return
-    try:
-        yield from _told(file, read_json(file), pooling.pooled(figures, load_ledger(ledger)))
-    except (StudyError, KeyError, TypeError, AttributeError) as error:
+        yield from _told(file, read_json(file), pooled(published, ledger))
+    except DAMAGED as error:
         yield f"{file}: cannot be computed again: {error}"
+
+
+def _check_profile(own: Published, ledger: Ledger, ledger_path: Path) -> Iterator[str]:
+    """Runs have the labels that their digests are of, and scores whose means are those that they state.
+
+    Parameters are those of the profile's file; in slices, which have the runs that were finished, what
+    chooses runs may be otherwise. Verdicts, estimates, intervals and p-values follow from the scores.
+    """
+    for digest, run in own.runs.items():
+        if run.labels != run.params.get("labels", run.labels):
+            yield f"{own.folder / RUNS}: run {digest}: its labels are not those of its parameters"
+        for name, mean in run.values.get("means", {}).items():
+            if not abs(run.scores[name].mean(dtype=float) - mean) <= HALF_BITS:
+                yield f"{own.folder}: run {digest}: scores {name}: their mean is not the one told, {mean:g}"
+    file, whole = ledger_path.with_name(f"{own.folder.name}.yaml"), (own.folder / "claims.json").is_file()
+    for name, asked in load(file) if file.is_file() else ():
+        found = getattr(own.params, name)
+        if found != asked and (whole or name not in CHOOSING):
+            yield f"{own.folder / MANIFEST}: parameters: {name} is {found}, in {file} it is {asked}"
+    if not whole:
+        yield from file_problems(own.folder, own.manifest.get("files", {}), MANIFEST)
+        return
+    published = read_json(own.folder / "claims.json")
+    if published["ledger_digest"] == ledger.digest:  # the check of the page tells of another, and of files
+        specs = stage_specs(Runs(own.params), ledger_path, "06_claims")
+        results = [own.runs[spec.digest] for spec in specs if spec.digest in own.runs]
+        again = evaluate(ledger, table(results), own.params)
+        yield from _told(own.folder / "claims.json", published, again)
 
 
 def _told(file: Path, published: Any, again: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """The five reports as data: verdicts against confidences, counts, copies, citations, impossible numbers."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -20,6 +21,7 @@ TRUTH = {  # what a verdict or a source status says of a statement; all others l
     "contradicted by source": False,
     IMPOSSIBLE: False,
 }
+AVERAGES = r"\d+\.\d+"  # in a statement that compares two systems' averages, the better one first
 
 
 def report_checks(ledger: Ledger) -> dict:
@@ -43,17 +45,15 @@ def report_checks(ledger: Ledger) -> dict:
 
 def confidence_rule(claims: Sequence[Claim]) -> dict:
     """Whether one threshold on the confidence explains all the reports' verdicts, and the rows at it."""
-    verified, others = (
-        [c for c in claims if (c.report_verdict == "verified") == said] for said in (True, False)
-    )
-    wrong = {c.id for c in verified if c.report_confidence < THRESHOLD}
-    wrong |= {c.id for c in others if c.report_confidence > THRESHOLD}
+    sides = {word: [c for c in claims if c.report_verdict == word] for word in ("verified", "not verified")}
+    wrong = {c.id for c in sides["verified"] if c.report_confidence < THRESHOLD}
+    wrong |= {c.id for c in sides["not verified"] if c.report_confidence > THRESHOLD}
     return {
         "threshold": THRESHOLD,
         "holds": not wrong,
         "exceptions": [c.id for c in claims if c.id in wrong],
-        "lowest_verified": min((c.report_confidence for c in verified), default=None),
-        "highest_not_verified": max((c.report_confidence for c in others), default=None),
+        "lowest_verified": min((c.report_confidence for c in sides["verified"]), default=None),
+        "highest_not_verified": max((c.report_confidence for c in sides["not verified"]), default=None),
         "highest": max((c.report_confidence for c in claims), default=None),
         "at_threshold": {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD},
     }
@@ -73,18 +73,25 @@ def opposite_verdicts(ledger: Ledger) -> list[dict]:
     return list(pairs_of.values())
 
 
+def _distinct(claims: Sequence[Claim]) -> list[Claim]:
+    """One statement of each fact: copies are not independent."""
+    copies: set[str] = set()
+    for claim in claims:
+        copies |= set(claim.duplicates) if claim.id not in copies else set()
+    return [claim for claim in claims if claim.id not in copies]
+
+
 def duplicates(claims: Sequence[Claim]) -> list[dict]:
     """Each group of statements of the same fact once, with whether words and confidences are the same."""
-    groups, known = [], {c.id: c for c in claims}
-    for claim in claims:
-        if claim.duplicates and not any(claim.id in group["ids"] for group in groups):
-            members = [claim, *(known[o] for o in claim.duplicates)]
-            groups.append({
-                "ids": [c.id for c in members],
-                "same_words": len({c.statement for c in members}) == 1,
-                "confidences": [c.report_confidence for c in members],
-            })  # fmt: skip
-    return groups
+    known = {c.id: c for c in claims}
+    groups = [[c, *(known[o] for o in c.duplicates)] for c in _distinct(claims) if c.duplicates]
+    return [
+        {
+            "ids": [c.id for c in members], "same_words": len({c.statement for c in members}) == 1,
+            "confidences": [c.report_confidence for c in members],
+        }
+        for members in groups
+    ]  # fmt: skip
 
 
 def _header(report: dict, claims: Sequence[Claim]) -> dict:
@@ -102,11 +109,12 @@ def _references(reports: Sequence[dict]) -> dict:
     """How many cited papers bear on the report that cites them, and those that do not."""
     cited = [{"report": r["id"], **reference} for r in reports for reference in r["references"]]
     counts = {level: sum(c["relevant"] == level for c in cited) for level in ("yes", "partly", "weak", "no")}
-    off_topic = [
-        {k: c[k] for k in ("report", "arxiv", "title", "why")} for c in cited if c["relevant"] == "no"
-    ]
-    retrieved = {str(r["id"]): [r["papers_retrieved"], len(r["references"])] for r in reports}
-    return {"cited": len(cited), "relevant": counts, "off_topic": off_topic, "retrieved_and_cited": retrieved}
+    beside = [c for c in cited if c["relevant"] == "no"]
+    return {
+        "cited": len(cited), "relevant": counts,
+        "off_topic": [{k: c[k] for k in ("report", "arxiv", "title", "why")} for c in beside],
+        "retrieved_and_cited": {str(r["id"]): [r["papers_retrieved"], len(r["references"])] for r in reports},
+    }  # fmt: skip
 
 
 def _copied_report(claims: Sequence[Claim]) -> dict:
@@ -114,18 +122,18 @@ def _copied_report(claims: Sequence[Claim]) -> dict:
     pairs = [
         (a, b) for a in claims for b in claims if (a.report, b.report) == (3, 4) and b.id in a.duplicates
     ]
-    same_words = [a.statement == b.statement for a, b in pairs]
-    same_confidence = [a.report_confidence == b.report_confidence for a, b in pairs]
-    changed = [
+    told = [
         {
             "ids": [a.id, b.id], "confidences": [a.report_confidence, b.report_confidence],
             "statements": [a.statement, b.statement],
         }
-        for (a, b), *same in zip(pairs, same_words, same_confidence, strict=True) if not all(same)
+        for a, b in pairs
     ]  # fmt: skip
+    differs = {key: [row for row in told if len(set(row[key])) > 1] for key in ("statements", "confidences")}
     return {
-        "rows": len(pairs), "same_words": sum(same_words), "same_confidence": sum(same_confidence),
-        "changed": changed,
+        "rows": len(pairs), "same_words": len(pairs) - len(differs["statements"]),
+        "same_confidence": len(pairs) - len(differs["confidences"]),
+        "changed": [row for row in told if row in differs["statements"] or row in differs["confidences"]],
     }  # fmt: skip
 
 
@@ -135,19 +143,17 @@ def verdict_table(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
     Agreement counts the statements on which ours is decided, a fact that stands in several of them once, with
     Wilson's 95 % interval; "verified" agrees with what holds, all else with what does not.
     """
-    table: dict[str, dict[str, int]] = {}
+    table: dict[str, Counter] = {}
     for c in claims:
-        row = table.setdefault(c.report_verdict, {})
-        row[ours[c.id]] = row.get(ours[c.id], 0) + 1
+        table.setdefault(c.report_verdict, Counter())[ours[c.id]] += 1
     decided = [c for c in _distinct(claims) if ours[c.id] in TRUTH]
-    agree = sum(TRUTH[ours[c.id]] == (c.report_verdict == "verified") for c in decided)
-    interval = None
+    agree, interval = sum(TRUTH[ours[c.id]] == (c.report_verdict == "verified") for c in decided), None
     if decided:
         ends = stats.binomtest(agree, len(decided)).proportion_ci(0.95, method="wilson")
         interval = [round(float(end), 4) for end in ends]
     undecided = [c.id for c in claims if ours[c.id] not in TRUTH]
     counts = {"decided": len(decided), "agree": agree, "interval": interval, "open": undecided}
-    return {"table": table, **counts}
+    return {"table": {word: dict(row) for word, row in table.items()}, **counts}
 
 
 def calibration(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
@@ -157,9 +163,9 @@ def calibration(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
     Mann-Whitney test; `none` where one side is empty.
     """
     groups: dict[str, list[float]] = {"holds": [], "does not hold": [], "open": []}
+    names = {True: "holds", False: "does not hold", None: "open"}
     for c in _distinct(claims):
-        truth = TRUTH.get(ours[c.id])
-        groups["open" if truth is None else "holds" if truth else "does not hold"].append(c.report_confidence)
+        groups[names[TRUTH.get(ours[c.id])]].append(c.report_confidence)
     right, wrong = groups["holds"], groups["does not hold"]
     result: dict[str, Any] = {
         name: {"n": len(values), "mean_confidence": round(sum(values) / len(values), 4) if values else None}
@@ -169,13 +175,10 @@ def calibration(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
         test = stats.mannwhitneyu(right, wrong, alternative="two-sided")
         result["auc"] = round(float(test.statistic) / (len(right) * len(wrong)), 4)
         result["p"] = round(float(test.pvalue), 6)
-        share = len(right) / (len(right) + len(wrong))
-        mean = sum(right + wrong) / len(right + wrong)
-        result["share_that_holds"], result["mean_confidence"] = round(share, 4), round(mean, 4)
-    few = f"{len(right)} statements hold and {len(wrong)} do not"
-    result["word"] = (
-        f"{few}: too few to say how well the confidence is calibrated, only in which direction it errs."
-    )
+        result["share_that_holds"] = round(len(right) / len(right + wrong), 4)
+        result["mean_confidence"] = round(sum(right + wrong) / len(right + wrong), 4)
+    few = f"{len(right)} statements hold and {len(wrong)} do not: too few to say how well"
+    result["word"] = f"{few} the confidence is calibrated, only in which direction it errs."
     return result
 
 
@@ -185,76 +188,52 @@ def arithmetic(test: Test, ledger: Ledger) -> dict:
     Every number counts as rounded to its last digit. Returns the outcome, the sentence that shows it, and the
     numbers.
     """
-    first, second = (find(ledger, claim_id) for claim_id in test.claims)
-    result = CHECKS[test.check](first, second)
-    return {"check": test.check, "claims": list(test.claims), **result}
+    possible, sentence, numbers = CHECKS[test.check](*(find(ledger, claim_id) for claim_id in test.claims))
+    told = {"outcome": POSSIBLE if possible else IMPOSSIBLE, "sentence": sentence, "numbers": numbers}
+    return {"check": test.check, "claims": list(test.claims), **told}
 
 
-def same_gain(first: Claim, second: Claim) -> dict:
+def same_gain(first: Claim, second: Claim) -> tuple[bool, str, dict]:
     """A stated gain against the difference of two stated averages."""
-    stated = re.search(r"(\d+\.\d+)\s*% improvement on \d+ languages of XNLI", first.statement)
-    if not stated:
-        raise StudyError(
-            f"{first.id}: states no gain on XNLI such as `1.4% improvement on 15 languages of XNLI`"
-        )
-    gain, (system, baseline) = Decimal(stated[1]), _averages(second)
-    off = abs(gain - (system - baseline))
+    (gain,) = _numbers(first, r"(\d+\.\d+)\s*% improvement on \d+ languages of XNLI", 1)
+    system, baseline = _numbers(second, AVERAGES, 2)
     slack = _half_unit(gain) + _half_unit(system) + _half_unit(baseline)
-    outcome = POSSIBLE if off <= slack else IMPOSSIBLE
     sentence = f"{system} - {baseline} = {system - baseline}, against {gain} in {first.id}"
-    return {
-        "outcome": outcome,
-        "sentence": f"{sentence}: rounding explains at most {slack}.",
-        "numbers": {"stated_gain": float(gain), "gain": float(system - baseline), "rounding": float(slack)},
-    }
+    numbers = {"stated_gain": float(gain), "gain": float(system - baseline), "rounding": float(slack)}
+    possible = abs(gain - (system - baseline)) <= slack
+    return possible, f"{sentence}: rounding explains at most {slack}.", numbers
 
 
-def implied_language(first: Claim, second: Claim) -> dict:
+def implied_language(first: Claim, second: Claim) -> tuple[bool, str, dict]:
     """The score of the language left out, from the averages with it (first) and without it (second)."""
-    languages = re.search(r"(\d+) languages", first.statement)
     left_out = re.search(r"without (\w+)", second.statement)
-    if not languages or not left_out:
-        raise StudyError(
-            f"{first.id}, {second.id}: expected `15 languages` in the one and `without English` in the other"
-        )
-    n, numbers, impossible = int(languages[1]), {}, False
-    for system, whole, rest in zip(("SALT", "mBERT"), _averages(first), _averages(second), strict=True):
+    if not left_out:
+        raise StudyError(f"{second.id}: expected `without English`, or another language, in the statement")
+    n, numbers = int(_numbers(first, r"(\d+) languages", 1)[0]), {}
+    averages = (_numbers(claim, AVERAGES, 2) for claim in (first, second))
+    for system, whole, rest in zip(("SALT", "mBERT"), *averages, strict=True):
         implied, slack = n * whole - (n - 1) * rest, n * _half_unit(whole) + (n - 1) * _half_unit(rest)
-        low, high = implied - slack, implied + slack
-        impossible |= low > 100 or high < 0
-        numbers[system] = {"implied": float(implied), "low": float(low), "high": float(high)}
+        ends = {"low": implied - slack, "high": implied + slack}
+        numbers[system] = {"implied": float(implied)} | {name: float(x) for name, x in ends.items()}
     told = [
         f"{v['implied']:g} % for {k} ({v['low']:g} to {v['high']:g} with rounding)"
         for k, v in numbers.items()
     ]
     whole = f"{left_out[1]} would be {n} times {first.id}'s average less {n - 1} times {second.id}'s"
-    outcome = IMPOSSIBLE if impossible else POSSIBLE
-    return {"outcome": outcome, "sentence": f"{whole}: {', '.join(told)}.", "numbers": numbers}
+    possible = all(v["low"] <= 100 and v["high"] >= 0 for v in numbers.values())
+    return possible, f"{whole}: {', '.join(told)}.", numbers
 
 
 CHECKS = {"same_gain": same_gain, "implied_language": implied_language}
 
 
-def _averages(claim: Claim) -> tuple[Decimal, Decimal]:
-    """The two averages that a statement compares: the system's and the baseline's."""
-    found = [Decimal(x) for x in re.findall(r"\d+\.\d+", claim.statement)]
-    if len(found) != 2:
-        raise StudyError(
-            f"{claim.id}: expected two averages with a decimal in the statement, found {len(found)}"
-        )
-    return found[0], found[1]
+def _numbers(claim: Claim, pattern: str, count: int) -> list[Decimal]:
+    """The numbers that a pattern finds in a statement; StudyError unless there are so many."""
+    found = [Decimal(x) for x in re.findall(pattern, claim.statement)]
+    if len(found) != count:
+        raise StudyError(f"{claim.id}: expected {count} numbers as {pattern!r} in it, found {len(found)}")
+    return found
 
 
 def _half_unit(number: Decimal) -> Decimal:
     return Decimal((0, (5,), number.as_tuple().exponent - 1))
-
-
-def _distinct(claims: Sequence[Claim]) -> list[Claim]:
-    """One statement of each fact: copies are not independent."""
-    seen: set[str] = set()
-    kept = []
-    for c in claims:
-        if c.id not in seen:
-            kept.append(c)
-            seen.update(c.duplicates)
-    return kept

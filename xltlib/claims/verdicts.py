@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from xltlib.claims.ledger import Design, Look, Test
-from xltlib.claims.scores import Comparison
+from xltlib.claims.ledger import Test
+from xltlib.claims.scores import Comparison, World
 from xltlib.data.synthetic import chance_score
 from xltlib.significance.tests import CORRECTIONS, Effect, difference, holm, holm_levels
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
+NOT_RUN = "not run"
 MIN_SEEDS = 2  # one run speaks for its examples, not for another run: no verdict
 MOST_SEEDS = 1000  # more are not told
 # what a verdict adds to its word
@@ -32,12 +33,12 @@ class Lines:
     matters: float
 
     @classmethod
-    def of(cls, test: Test, scale: str, design: Design) -> "Lines":
-        """The lines of a test at a scale; for real languages the smallest effect is that of the design."""
+    def of(cls, test: Test, world: World) -> "Lines":
+        """The lines of a test; for real languages the smallest effect is that of the design."""
         matters = test.matters
-        if scale != design.learnt_scale and not test.margin:
+        if not world.simple and not test.margin:
             span = float(np.ptp(list(test.points.values()))) if test.points else 1.0
-            matters = (abs(test.published) / 2 if test.published else design.matters_real) / span
+            matters = (abs(test.published) / 2 if test.published else world.design.matters_real) / span
         return cls(test.type, test.margin, max(matters, test.margin))
 
     def p_values(self, effect: Effect, trained: Effect | None = None) -> tuple[float, float]:
@@ -51,9 +52,8 @@ class Lines:
             return tuple(map(max, self.p_values(effect), self.p_values(trained)))
         if self.kind == "equivalence":
             sides = effect.against(-self.margin), effect.against(self.margin)
-            if abs(effect.estimate) < self.margin:
-                return max(sides) / 2, 1.0
-            return 1.0, sides[int(effect.estimate > 0)]
+            within = abs(effect.estimate) < self.margin
+            return (max(sides) / 2, 1.0) if within else (1.0, sides[int(effect.estimate > 0)])
         holds = effect.against(self.margin) if effect.estimate > self.margin else 1.0
         fails = effect.against(self.matters) if effect.estimate < self.matters else 1.0
         return holds, fails
@@ -88,14 +88,17 @@ class Lines:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The outcome of one test in its family.
+    """The outcome of one test in its family; without `effect` it has not come to its first look.
 
     `effect` is that of all seeds, `trained` that of those in which all systems have learnt, where these are
     fewer; `p_values` those of `Lines`, the larger ones of both. `level` is what Holm leaves the test, `p` the
-    smaller of the two, `p_adjusted` Holm's. `why` says what keeps it from a verdict, if anything does.
+    smaller of the two, `p_adjusted` Holm's, `others` are the p-values of the rest of the family. `why` says
+    what keeps it from a verdict, if anything does.
     """
 
-    outcome: str
+    data: Comparison
+    lines: Lines
+    outcome: str = INCONCLUSIVE
     effect: Effect | None = None
     trained: Effect | None = None
     p_values: tuple[float, float] = (1.0, 1.0)
@@ -104,90 +107,88 @@ class Judgement:
     level: float = 0.0
     p: float = 1.0
     p_adjusted: float = 1.0
+    others: tuple[float, ...] = ()
     look: int = 0
     seeds: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Family:
-    """Tests that are corrected together, with the looks at their data.
+def judge(family: Mapping[str, Comparison], world: World) -> dict[str, Judgement]:
+    """The judgement of every test, corrected together: of the look that decided it, else of the last one.
 
-    `waits`: a look counts only the first seeds of the confirmation, all of them there; and tests without runs
-    count in the correction.
+    In a confirmation a look counts only its first seeds, all of them there, and tests without runs count in
+    the correction. All else is judged at once. A test without runs is not run.
     """
+    waits = world.design.confirms(world.params.profile)
+    looks = world.design.confirmation["looks"] if waits else [{"seeds": 0, "alpha": world.params.alpha}]
+    done: dict[str, Judgement] = {}
+    left = [key for key, data in family.items() if waits or data.scores]
+    for look in looks:
+        seen = {key: _seen(family[key], look["seeds"], world) for key in left}
+        p = [seen[key].p for key in left]
+        for key, adjusted, level in zip(left, holm(p), holm_levels(p, look["alpha"]), strict=True):
+            own = seen[key]
+            if own.effect is None:
+                done.setdefault(key, own)
+                continue
+            outcome, adds = INCONCLUSIVE, ""
+            if not own.why:
+                outcome, adds = own.lines.position(own.effect, level, own.p_values)
+            corrected = {"level": float(level), "p_adjusted": float(adjusted)}
+            done[key] = replace(own, outcome=outcome, adds=adds, **corrected)
+        left = [key for key in left if done[key].outcome == INCONCLUSIVE]
+    ran = {key: own.p for key, own in done.items() if own.data.scores}
+    others = {key: tuple(p for name, p in ran.items() if name != key) for key in ran}
+    return {
+        key: replace(done[key], others=others[key])
+        if data.scores
+        else Judgement(data, Lines.of(data.test, world), NOT_RUN)
+        for key, data in family.items()
+    }
 
-    comparisons: Mapping[str, Comparison]
-    lines: Mapping[str, Lines]
-    looks: Sequence[Look]
-    design: Design
-    scale: str
-    waits: bool = False
-    alpha: float = 0.05  # 1 - level of the intervals that are shown
 
-    def judgements(self) -> dict[str, Judgement]:
-        """The judgement of every test that has runs: of the look that decided it, else of the last one."""
-        done: dict[str, Judgement] = {}
-        left = [k for k, c in self.comparisons.items() if self.waits or c.scores]
-        for look in self.looks:
-            seen = {k: self._seen(self.comparisons[k], self.lines[k], look) for k in left}
-            p = [seen[k].p for k in left]
-            for key, adjusted, level in zip(left, holm(p), holm_levels(p, look.alpha), strict=True):
-                if seen[key].effect is None:
-                    done.setdefault(key, seen[key])
-                    continue
-                outcome, adds = INCONCLUSIVE, ""
-                if not seen[key].why:
-                    outcome, adds = self.lines[key].position(seen[key].effect, level, seen[key].p_values)
-                done[key] = replace(
-                    seen[key], outcome=outcome, adds=adds, level=float(level), p_adjusted=float(adjusted)
-                )
-            left = [k for k in left if done[k].outcome == INCONCLUSIVE]
-        return {k: j for k, j in done.items() if self.comparisons[k].scores}
+def _seen(data: Comparison, first: int, world: World) -> Judgement:
+    """What a look at the `first` seeds of a confirmation, else at all, sees of a test before the correction.
 
-    def _seen(self, data: Comparison, lines: Lines, look: Look) -> Judgement:
-        """What a look sees of one test before the correction; p = 1 where it can have no verdict."""
-        planned = range(self.design.first_seed, self.design.first_seed + look.seeds)
-        seeds = [s for s in data.seeds if s in planned] if self.waits else list(data.seeds)
-        if not seeds or (self.waits and len(seeds) < look.seeds):
-            why = f"{len(seeds)} of the {look.seeds} seeds of the first look are there"
-            return Judgement(INCONCLUSIVE, why=why)
-        effect = data.effect(seeds, self.alpha)
-        learnt = data.learnt(seeds)
-        enough = len(learnt) >= max(MIN_SEEDS, self.design.learnt_share * len(seeds))
-        trained = data.effect(learnt, self.alpha) if enough and learnt != seeds else None
-        why = self._obstacle(data, seeds, learnt if enough else [])
-        p_values = lines.p_values(effect, trained)
-        p = 1.0 if why or effect.seeds < MIN_SEEDS else min(p_values)
-        number = look.seeds if self.waits else 0
-        return Judgement(
-            INCONCLUSIVE, effect, trained, p_values, why=why, p=p, look=number, seeds=tuple(seeds)
-        )
+    p = 1 where it can have no verdict.
+    """
+    lines, start = Lines.of(data.test, world), world.design.confirmation["first_seed"]
+    seeds = [s for s in data.seeds if not first or s in range(start, start + first)]
+    if not seeds or len(seeds) < first:
+        return Judgement(data, lines, why=f"{len(seeds)} of the {first} seeds of the first look are there")
+    alpha, learnt = world.params.alpha, data.learnt(seeds)
+    effect = data.effect(seeds, alpha)
+    enough = len(learnt) >= max(MIN_SEEDS, world.design.learnt["share"] * len(seeds))
+    trained = data.effect(learnt, alpha) if enough and learnt != seeds else None
+    p_values, mixed = lines.p_values(effect, trained), [s for s in data.mixed if s in seeds]
+    if mixed and first:
+        named = ", ".join(map(str, mixed))
+        why = f"no pairs: in seed {named} the systems were trained from different weights of one encoder"
+    elif not enough:
+        counts = [f"{name} in {len(set(seeds) - set(failed))}" for name, failed in data.failed.items()]
+        why = f"the source task was not learnt often enough: of {len(seeds)} seeds {', '.join(counts)}"
+    else:
+        why = _below_floor(data, seeds, world)
+    p = 1.0 if why or effect.seeds < MIN_SEEDS else min(p_values)
+    told = {"why": why, "p": p, "look": first, "seeds": tuple(seeds)}
+    return Judgement(data, lines, effect=effect, trained=trained, p_values=p_values, **told)
 
-    def _obstacle(self, data: Comparison, seeds: Sequence[int], learnt: Sequence[int]) -> str:
-        """What keeps a test from a verdict before any p-value; "" where nothing does."""
-        mixed = [s for s in data.mixed if s in seeds]
-        if mixed and self.waits:
-            named = ", ".join(map(str, mixed))
-            return f"no pairs: in seed {named} the systems were trained from different weights of one encoder"
-        if not learnt:
-            counts = [f"{name} in {len(set(seeds) - set(failed))}" for name, failed in data.failed.items()]
-            return f"the source task was not learnt often enough: of {len(seeds)} seeds {', '.join(counts)}"
-        return self._below_floor(data, seeds)
 
-    def _below_floor(self, data: Comparison, seeds: Sequence[int]) -> str:
-        """Why nothing was learnt that could be compared: no lower bound exceeds what costs no encoder."""
-        if data.floor is not None:
-            floor, systems = data.floor, data.systems(seeds)
-        elif data.sources and self.scale == self.design.learnt_scale:
-            floor, systems = chance_score(data.test.task), data.source_scores(seeds)
-        else:
-            return ""
-        bounds = [difference(x, [np.full_like(s, floor, dtype=float) for s in x]).low for x in systems]
-        if max(bounds) > 0:
-            return ""
-        best = max(float(np.mean([s.mean() for s in x])) for x in systems)
-        told = f"none of the systems ({best:.3f} at best) beats the cheap baselines ({floor:.3f})"
-        return f"{told}: nothing was learnt that could be compared"
+def _below_floor(data: Comparison, seeds: Sequence[int], world: World) -> str:
+    """Why nothing was learnt that could be compared: no lower bound exceeds what costs no encoder."""
+    if data.floor is not None:
+        count = 2 if data.test.settings2 else len(data.test.queries)  # of the first gain
+        systems, floor = data.scores[:count], data.floor
+    elif data.sources and world.simple:
+        systems, floor = ([scores] for scores in data.sources.values()), chance_score(data.test.task)
+    else:
+        return ""
+    systems = data.rows(systems, seeds)
+    bounds = [difference(x, [np.full_like(s, floor, dtype=float) for s in x]).low for x in systems]
+    if max(bounds) > 0:
+        return ""
+    best = max(float(np.mean([s.mean() for s in x])) for x in systems)
+    told = f"none of the systems ({best:.3f} at best) beats the cheap baselines ({floor:.3f})"
+    return f"{told}: nothing was learnt that could be compared"
 
 
 def outcome(estimate: float, p: float, seeds: int, alpha: float) -> str:
@@ -199,43 +200,39 @@ def outcome(estimate: float, p: float, seeds: int, alpha: float) -> str:
 
 def decide(rows: Sequence[dict[str, Any]], alpha: float) -> None:
     """Give each row (`estimate`, `p`, `seeds`) of one family its p-value after Holm and its outcome."""
-    for row, p in zip(rows, holm([row["p"] for row in rows]) if rows else [], strict=True):
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = float(p)
         row["outcome"] = outcome(row["estimate"], p, len(row["seeds"]), alpha)
 
 
-def variants(
-    data: Comparison, lines: Lines, judgement: Judgement, others: Sequence[float], alpha: float
-) -> list[dict[str, Any]]:
+def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
     """The test as planned, and with one choice moved: a setting, seeds, the lines, or the correction.
 
-    `others` are the p-values of the rest of the family. Settings are left out where all arrays share them.
+    Settings are left out where all arrays share them.
     """
-    seeds = judgement.seeds
+    data, lines, seeds = judgement.data, judgement.lines, judgement.seeds
     planned = {"left_out": "", "seeds": len(seeds), "margin": lines.margin, "matters": lines.matters}
-    moved = [{}, *({"left_out": name} for name in (data.settings if data.even else ()))]
+    even = {len(x) for x in data.scores} == {len(data.settings)} and len(data.settings) > 1
+    moved = [{}, *({"left_out": name} for name in (data.settings if even else ()))]
     moved += [{"seeds": first} for first in range(MIN_SEEDS, len(seeds))]
     moved += [{"matters": x} for x in (lines.matters / 2, 2 * lines.matters) if x >= lines.margin]
     moved += [{"margin": x, "matters": max(x, lines.matters)} for x in (lines.margin / 2, 2 * lines.margin)]
     moved += [{"correction": name} for name in CORRECTIONS if name != "holm"]
-    rows, known = [], set()
-    for choice in moved:
-        row = {**planned, "correction": "holm", **choice}
-        if tuple(row.values()) in known:
-            continue
-        known.add(tuple(row.values()))
+    rows = []
+    distinct = {tuple(row.values()): row for row in ({**planned, "correction": "holm", **x} for x in moved)}
+    for row in distinct.values():
         used = seeds[: row["seeds"]]
         effect, learnt = data.effect(used, alpha, row["left_out"]), data.learnt(used)
         enough = MIN_SEEDS <= len(learnt) < len(used)
         trained = data.effect(learnt, alpha, row["left_out"]) if enough else None
-        moved_lines = replace(lines, margin=row["margin"], matters=row["matters"])
-        p_values = moved_lines.p_values(effect, trained)
+        own_lines = replace(lines, margin=row["margin"], matters=row["matters"])
+        p_values = own_lines.p_values(effect, trained)
         p = min(p_values)
-        adjusted = float(CORRECTIONS[row["correction"]]([p, *others])[0])
+        adjusted = float(CORRECTIONS[row["correction"]]([p, *judgement.others])[0])
         level = alpha * p / adjusted if adjusted else alpha
-        moved_outcome = moved_lines.position(effect, level, p_values)[0]
+        own = own_lines.position(effect, level, p_values)[0]
         numbers = {"estimate": effect.estimate, "low": effect.low, "high": effect.high}
-        rows.append(row | numbers | {"outcome": moved_outcome, "same": moved_outcome == judgement.outcome})
+        rows.append(row | numbers | {"outcome": own, "same": own == judgement.outcome})
     return rows
 
 
@@ -247,24 +244,22 @@ def robustness(test: Mapping[str, Any]) -> dict[str, Any] | None:
     inconclusive, or decided. `by` gives (choice, kept, variants) for each choice that was moved. The analysis
     as planned is no variant of itself; None where there is no other.
     """
-    rows = test.get("specifications") or []
-    seeds = max((s.get("seeds") or 0 for s in rows), default=0)
+    rows = test.get("specifications", [])
+    seeds = max((row["seeds"] for row in rows), default=0)
     counted: dict[str, list[bool]] = {}
-    opposite, turned = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(test.get("outcome", "")), 0
     for row in rows:
         moved = {
-            "margin": row.get("margin") != test.get("margin") or row.get("matters") != test.get("matters"),
-            "languages": bool(row.get("left_out")),
-            "seeds": (row.get("seeds") or 0) < seeds,
-            "correction": row.get("correction") != "holm",
+            "margin": any(row.get(name) != test.get(name) for name in ("margin", "matters")),
+            "languages": bool(row["left_out"]),
+            "seeds": row["seeds"] < seeds,
+            "correction": row["correction"] != "holm",
         }
-        same = row.get("outcome") == test.get("outcome")
-        turned += opposite is not None and row.get("outcome") == opposite
         for choice in (name for name, is_moved in moved.items() if is_moved):
-            counted.setdefault(choice, []).append(same)
-    variants = sum(map(len, counted.values()))
-    if not variants:
+            counted.setdefault(choice, []).append(row["outcome"] == test["outcome"])
+    if not counted:
         return None
-    kept = sum(sum(same) for same in counted.values())
+    opposite = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(test["outcome"])
     by = [(choice, sum(same), len(same)) for choice, same in counted.items()]
-    return {"kept": kept, "reversed": turned, "variants": variants, "by": by}
+    kept, count = sum(own[1] for own in by), sum(own[2] for own in by)
+    turned = sum(row["outcome"] == opposite for row in rows)
+    return {"kept": kept, "reversed": turned, "variants": count, "by": by}

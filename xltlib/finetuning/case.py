@@ -115,11 +115,12 @@ class Case:
             return lists
         own = set(lists)
         if self.real:
-            near = {other for others in lists.values() for other in others}
+            listed = {other for near in lists.values() for other in near}
             pieces = words.Pieces(self.tokenizer)
             counts = {x: words.word_counts(ids, pieces) for x, ids in self._documents(self.languages)}
-            own = near - noise.foreign_words(near, counts, self.source)
-        return noise.without_foreign(lists, own)
+            own = listed - noise.foreign_words(listed, counts, self.source)
+        # the released English lists hold foreign words too, for example man -> hombre
+        return {word: [other for other in near if other in own] for word, near in lists.items()}
 
     @cached_property
     def dictionaries(self) -> dict[str, dict[str, list[str]]]:

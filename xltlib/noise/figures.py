@@ -214,8 +214,8 @@ def question_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:
     for number in params.questions:
         try:
             rows += [{"question": number, **e} for e in questions.answer(number, scores, params)["effects"]]
-        except LookupError as error:
-            rows.append({"question": number, "words": f"not run: {error.args[0]}"})
+        except questions.Unanswered as error:
+            rows.append({"question": number, "words": f"not run: {error}"})
     columns = ["question", "words", "estimate", "low", "high", "p", "unit", "seeds", "outcome"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -224,8 +224,11 @@ def _error(unit: _Unit, keyboard: Keyboard, u_kind: float, u_place: float, u_pic
     characters, offsets, places, free = unit
     mix = dict(MIX)
     while mix:
-        kind, u_kind = _kind(mix, u_kind)
-        del mix[kind]
+        target, kinds = u_kind * sum(mix.values()), list(mix)
+        while target >= mix[kinds[0]] and len(kinds) > 1:
+            target -= mix[kinds.pop(0)]
+        kind = kinds[0]
+        u_kind = min(target / mix.pop(kind), 1 - 1e-9)  # what is left is uniform again
         swap = kind == "transpose"
         options = [i for i in places if i + 1 in free] if swap else places
         turn = int(u_place * len(options))
@@ -235,15 +238,6 @@ def _error(unit: _Unit, keyboard: Keyboard, u_kind: float, u_place: float, u_pic
             if new is not None and new != "".join(old):
                 return Edit(offsets[i], offsets[i + 1 + swap], new)
     return None
-
-
-def _kind(mix: Mapping[str, float], u: float) -> tuple[str, float]:
-    """A kind by its share, and what is left of `u`, which is uniform again."""
-    target = u * sum(mix.values())
-    kinds = list(mix)
-    while target >= mix[kinds[0]] and len(kinds) > 1:
-        target -= mix[kinds.pop(0)]
-    return kinds[0], min(target / mix[kinds[0]], 1 - 1e-9)
 
 
 def noisy_span(
@@ -296,31 +290,16 @@ def rs_da_copies(
     return [tuple(" ".join(rs_da(sentence, neighbours, rng)) for sentence in words) for _ in range(copies)]
 
 
-def without_foreign(
-    neighbours: Mapping[str, Sequence[str]], vocabulary: Collection[str]
-) -> dict[str, list[str]]:
-    """The neighbour lists with only the words of `vocabulary` (the source language), compared as written.
-
-    The control for RS-DA: the released English lists hold foreign words too, for example man -> hombre.
-    """
-    return {word: [other for other in near if other in vocabulary] for word, near in neighbours.items()}
-
-
 def foreign_words(words: Iterable[str], counts: Mapping[str, Mapping[str, int]], source: str) -> set[str]:
     """Those of the words that another language's text has more than FOREIGN times as often as the source's.
 
     Shares of all words of a text are compared, with one more occurrence of each word in the source; only
     languages count that are written in the source's letters. The rule was chosen on 200 substitutions that
-    the lists of Robust-XLT make in the English pairs of TaxiNLI (seed 2026; the text is the Bible, NTREX,
-    TICO-19, Multi30K, WMT and EuTrans in six languages) and checked by hand on 200 others (seed 2027): there
-    it caught 4 of 5 foreign words (soleil, vida, mein, ha; not the Dutch hun), and took 3 of 195 English ones
-    for foreign (ca and wo, which are the halves of "ca n't" and "wo n't", and nationwide). In both samples
-    12 of 13, and 4 of 387. "Absent from English text" catches 3 of the first sample's 8 (enfants, primo,
-    supremo; but not mein, mise or ni) and takes 12 of its 192 English words for foreign (yup, riveting).
+    the lists of Robust-XLT make in English pairs of TaxiNLI. Of 200 others, checked by hand, it caught 4 of 5
+    foreign words (not the Dutch hun), and took 3 of 195 English ones for foreign: the halves of "ca n't" and
+    "wo n't", and nationwide. "Absent from English text" caught 3 of the first sample's 8 and took 12 of 192.
 
-    Parameters
-    ----------
-    counts : language -> word in lower case -> how often its text has it.
+    counts : language -> word in lower case -> how often its text has it
     """
     totals = {language: sum(table.values()) for language, table in counts.items()}
     letters = {}
