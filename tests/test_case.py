@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shapes
 import tinydata
 from official import write
-from test_models import small
 from test_tokenization import published
 from tiny import params
 
@@ -22,7 +22,6 @@ from xltlib.finetuning import tasks, words
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.transfer import build_evaluation, build_transfer, typo_settings
 from xltlib.noise.typing import keyboard_for
-from xltlib.pretraining import models
 from xltlib.runs import Runs
 from xltlib.store import load_scores
 
@@ -90,9 +89,7 @@ def start(request, tmp_path_factory):
     directory, rng = tmp_path_factory.mktemp(request.param), np.random.default_rng(0)
     texts = {language: [sentence(language, rng) for _ in range(60)] for language in LANGUAGES}
     tokenizer = published(request.param, [text for side in texts.values() for text in side], 250)
-    config = small("mbert" if request.param == "bert" else "xlmr-base")
-    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    models.from_config(config, 0).save(directory)
+    shapes.reading(tokenizer).save(directory)
     tokenizer.save_pretrained(directory)
     arrays: dict[str, np.ndarray] = {}
     for language, side in texts.items():
@@ -167,6 +164,8 @@ def test_methods_that_need_a_file_are_refused_without_before_any_work(method, na
     runs = Runs(params(**tinydata.PARAMS))
     with pytest.raises(StudyError, match=f"{method} on real languages needs a file: .* parameter {name}"):
         runs.transfer("nli", "none", 0, method)
+    with pytest.raises(StudyError, match="intermediate is of synthetic languages alone"):
+        runs.transfer("nli", "none", 0, "intermediate")
 
 
 def test_a_task_without_examples_is_refused(start, tmp_path):

@@ -135,18 +135,6 @@ def test_links_of_the_kept_pairs_are_made_from_these_alone(runs, store):
     assert runs.links("estimated", 1.0) == runs.links()
 
 
-def test_subword_links_stay_within_their_pairs_and_are_scored_by_words(runs, store):
-    result, pairs = computed([runs.links("subword"), runs.pairs()], store)
-    with np.load(result.file("links.npz")) as links, np.load(pairs.file("pairs.npz")) as sides:
-        read = tokenization.unpack(links, "far")
-        lengths = [np.diff(sides[f"far/{side}/ends"], prepend=0) for side in ("source", "target")]
-    for row, link in enumerate(read):
-        at = link.reshape(-1, 2)
-        assert (at < [lengths[0][row], lengths[1][row]]).all()
-        assert len(np.unique(at[:, 0])) == len(at) == len(np.unique(at[:, 1]))  # intersected
-    assert 0.5 < result.values["quality"]["far"]["precision"] <= 1
-
-
 # Code-switching
 
 

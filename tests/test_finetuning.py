@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import shapes
 import torch
 import torch.nn.functional as F
-from test_models import small
 from test_tokenization import published
 
 from xltlib import StudyError
@@ -52,25 +52,16 @@ def names(language_examples):
 # Models
 
 
-def test_logits_by_task(tokenizer):
+def test_logits_by_task_and_pooling(tokenizer):
     ids = torch.tensor([[CLS, 7, SEP, 8, SEP]] * 2)
     for task, shape in (("nli", (2, 3)), ("paraphrase", (2, 2)), ("qa", (2, 5, 2))):
         assert model_for(tokenizer, task)(ids).shape == shape
-
-
-def test_pooling(tokenizer):
-    ids = torch.tensor([[CLS, 7, SEP, 8, SEP]])
-    model = model_for(tokenizer, "nli")
+    model = model_for(tokenizer, "nli").eval()
     states = model.encoder.states(ids)
     assert torch.equal(model(ids), model.output(states.mean(1)))
+    assert torch.equal(model(ids), model(None, inputs_embeds=model.encoder.embeddings()(ids)))
     model.pooling = "cls"
     assert torch.equal(model(ids), model.output(states[:, 0]))
-
-
-def test_ids_and_their_embeddings_give_the_same(tokenizer):
-    ids = torch.tensor([[CLS, 7, SEP, 8, SEP]])
-    model = model_for(tokenizer, "nli").eval()
-    assert torch.equal(model(ids), model(None, inputs_embeds=model.encoder.embeddings()(ids)))
 
 
 def test_the_losses_by_hand():
@@ -183,15 +174,6 @@ def test_no_perturbation_is_standard_training(tokenizer, examples, monkeypatch, 
     assert [h["loss"] for h in others] == [h["loss"] for h in history]
 
 
-def test_an_adversarial_update_raises_the_loss_that_it_learns_from(tokenizer, examples, monkeypatch):
-    monkeypatch.setattr(methods, "CLEAN_WEIGHT", 0.25)
-    data = encode(tokenizer, "nli", examples["nli"]["src"])
-    _, history = trained(tokenizer, data, adversarial_loss)
-    for row in history:
-        assert row["attacked"] > row["clean"]
-        assert row["loss"] == pytest.approx(0.25 * row["clean"] + 0.75 * row["attacked"], rel=1e-5)
-
-
 def test_mixup_with_itself_is_standard_training(tokenizer, examples):
     data = encode(tokenizer, "nli", examples["nli"]["src"])
     plain, _ = trained(tokenizer, data, standard_loss, frozen=True)
@@ -245,10 +227,9 @@ def real(request):
     tokenizer = published(request.param, [sentence] * 3, 100)
     sides = [[" ".join(rng.choice(words, rng.integers(2, 30))) for _ in range(2)] for _ in range(40)]
     pairs = [PairExample(str(i), a, b, i % 3) for i, (a, b) in enumerate(sides)]
-    config = small("mbert" if request.param == "bert" else "xlmr-base")
-    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    return lambda: TaskModel(models.from_config(config, 0), "nli", 1), encode(tokenizer, "nli", pairs, 48)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    make = lambda: TaskModel(shapes.reading(tokenizer, **still), "nli", 1)  # noqa: E731
+    return make, encode(tokenizer, "nli", pairs, 48)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -4,14 +4,14 @@ import shutil
 
 import hubs
 import pytest
+import shapes
 import torch
+from shapes import SMALL, VOCAB, shape, small
 
 from xltlib import StudyError
 from xltlib.data import hub
 from xltlib.data.tokenization import CLS, SEP
 from xltlib.pretraining import models
-
-VOCAB = 40
 
 
 def encoder(seed=0):
@@ -80,19 +80,6 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path, damage, told):
         models.load(tmp_path)
 
 
-BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-MT5 = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2}
-SMALL = {"mbert": BERT, "xlmr-base": BERT, "mt5-small": MT5}
-
-
-def small(name):
-    """The config of a published model, its sizes cut down."""
-    config = models.config(name)
-    for key, value in {"vocab_size": VOCAB, **SMALL[name]}.items():
-        setattr(config, key, value)
-    return config
-
-
 PARAMETERS = {
     "mbert": 177_974_523, "xlmr-base": 278_295_186, "xlmr-large": 560_142_482,
     "mt5-small": 146_940_608, "mt5-base": 277_040_256, "mt5-large": 564_446_720,  # without their decoders
@@ -102,14 +89,13 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_shapes_of_published_models(name):
     with torch.device("meta"):
-        shape = models.config(name)
-        assert models.parameter_count(models.from_config(shape, 0)) == PARAMETERS[name]
+        assert models.parameter_count(shapes.encoder(shape(name))) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, name):
     before = torch.get_rng_state()
-    model, same = models.from_config(small(name), 1), models.from_config(small(name), 1)
+    model, same = shapes.encoder(small(name), 1), shapes.encoder(small(name), 1)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(model.embeddings().weight, same.embeddings().weight)
     ids = torch.tensor([[CLS, 7, 8, SEP, 9, SEP]])
@@ -134,7 +120,7 @@ def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, nam
 
 @pytest.mark.parametrize(("name", "longest"), [("mbert", 512), ("xlmr-base", 512), ("mt5-small", None)])
 def test_sequences_may_be_as_long_as_the_model_has_positions(name, longest):
-    model = models.from_config(small(name), 0).eval()
+    model = shapes.encoder(small(name)).eval()
     assert model.longest == longest
     if longest:
         with torch.no_grad():
@@ -154,9 +140,7 @@ def test_a_device_that_is_not_there_is_refused_at_once(monkeypatch):
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("name", ["mbert", "xlmr-base"])
 def test_compiled_layers_compute_the_same_and_share_one_compilation(name):
-    shape = small(name)
-    shape.num_hidden_layers = 3
-    plain, fused = models.from_config(shape, 0).eval(), models.from_config(shape, 0).eval()
+    plain, fused = (shapes.encoder(small(name, num_hidden_layers=3)).eval() for _ in range(2))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     assert models.compiled(fused) is fused
@@ -185,7 +169,7 @@ def test_the_encoder_is_taken_out_of_a_whole_mt5(tmp_path):
 
 
 def test_pickled_weights_and_code_of_others_are_refused(tmp_path):
-    model = models.from_config(small("mbert"), 0)
+    model = shapes.encoder(small("mbert"))
     model.save(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.lm.state_dict(), tmp_path / "pytorch_model.bin")
@@ -212,7 +196,7 @@ def test_a_model_is_found_by_name_or_folder(tmp_path, monkeypatch):
     root = tmp_path / "models--google-bert--bert-base-multilingual-cased"
     snapshot = root / "snapshots" / hub.PINNED["google-bert/bert-base-multilingual-cased"]
     made = tmp_path / "made"
-    models.from_config(small("mbert"), 0).save(made)
+    shapes.encoder(small("mbert")).save(made)
     (made / "tokenizer.json").write_text("{}")
     for file in made.iterdir():
         hubs.link_blob(root, snapshot / file.name, file.read_bytes())

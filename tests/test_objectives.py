@@ -13,7 +13,6 @@ from xltlib.pretraining import objectives
 from xltlib.pretraining.encoders import one_to_one, subword_links
 from xltlib.pretraining.objectives import (
     check_exchange,
-    exchange,
     mask_tokens,
     mlm_loss,
     pulling_loss,
@@ -135,27 +134,6 @@ def test_pulling_without_a_link_is_the_drift_alone():
     nothing = torch.zeros(0, 2, requires_grad=True)
     parts = pulling_loss(nothing, nothing, torch.zeros(1, 2, 2), torch.ones(1, 2, 2))
     assert (parts["loss"].item(), parts["pull"].item()) == (1.0, 0.0)
-
-
-def crossed_by_definition(toy):
-    """L_cp word by word, from the whole exchanged sequence."""
-    batch, partner = batch_and_partner()
-    log = torch.log_softmax(toy.logits(exchange(toy.states(batch.inputs), partner)), -1)
-    return np.mean(
-        [
-            -log[row, at, word].item()
-            for row in range(len(batch.inputs))
-            for at, word in zip(batch.positions[row].tolist(), batch.targets[row].tolist(), strict=True)
-        ]
-    )
-
-
-def test_the_crossed_part_predicts_from_the_exchanged_vectors():
-    """The fast form, which gathers the partners of predicted positions, against the definition."""
-    toy = Toy()
-    parts = weam(toy, 0.5)
-    assert parts["crossed"].item() == pytest.approx(crossed_by_definition(toy))
-    assert parts["loss"].item() == pytest.approx(parts["own"].item() + 0.5 * parts["crossed"].item())
 
 
 def test_the_ledgers_check_of_the_exchange_holds_and_can_fail(monkeypatch):

@@ -2,13 +2,13 @@
 
 import hubs
 import pytest
+import shapes
 import tinystudy
 import yaml
 
 from xltlib import StudyError, cli, plan
 from xltlib.data import downloads, hub
 from xltlib.params import Params, load
-from xltlib.pretraining import models
 from xltlib.runs import Runs, closure
 from xltlib.store import write_json
 
@@ -155,6 +155,6 @@ def test_the_published_recipes_are_parameters(root):
     assert params.scale == "paper"
     assert params.seeds >= 5
     assert {each.repo for each in downloads.downloads(params)} <= set(hub.PINNED)
-    shape = models.config("mbert")
+    shape = shapes.shape("mbert")
     assert (params.vocab_size, params.hidden_size) == (shape.vocab_size, shape.hidden_size)
     assert (params.num_layers, params.num_heads) == (shape.num_hidden_layers, shape.num_attention_heads)

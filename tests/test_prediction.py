@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import shapes
 import torch
-from test_models import small
 from test_tokenization import published
 from torch import nn
 
@@ -19,7 +19,6 @@ from xltlib.finetuning.tasks import (
     predict,
     task_loss,
 )
-from xltlib.pretraining import models
 
 SENTENCE = "the cat sat on a mat , and some dogs ran to it from there . who was where ? nobody knew them"
 WORDS = SENTENCE.split()
@@ -53,10 +52,7 @@ def questions():
 
 
 def model_for(tokenizer, task, **options):
-    name = "mbert" if tokenizer.sep_token == "[SEP]" else "xlmr-base"
-    config = small(name)
-    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-    encoder = models.from_config(config, 0)
+    encoder = shapes.reading(tokenizer)
     for weight in encoder.parameters():
         weight.data.mul_(5 if weight.ndim > 1 else 1)  # so that what is read makes a difference
     return TaskModel(encoder, task, seed=1, **options).eval()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import shapes
 import torch
 from test_tokenization import published
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,13 +34,8 @@ def tokenizer(kind):
     return XLMRobertaTokenizer(vocab=[(piece, -1.0) for piece in [*pieces, "<mask>"]])
 
 
-def encoder(kind, words, hidden=16, **changes):
-    config = models.config(KINDS[kind])
-    shape = {"hidden_size": hidden, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 2 * hidden, "vocab_size": words}  # fmt: skip
-    for key, value in (shape | changes).items():
-        setattr(config, key, value)
-    return models.from_config(config, 0)
+def encoder(kind, words):
+    return shapes.encoder(shapes.small(KINDS[kind], vocab_size=words))
 
 
 def coded(made, sentences):

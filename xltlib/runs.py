@@ -219,11 +219,10 @@ class Runs:
         if self.real:
             taken |= self._take(*filter(None, [finetuning.METHODS[method].file]))
             finetuning.check_real(task, method, taken)
-            if method in ("translate_train", "intermediate"):
+            if method == "translate_train":
                 from xltlib.data import task_data  # synthetic languages do without
 
-                first = finetuning.first_task(task) if method == "intermediate" else task
-                task_data.check_translations(taken, first)
+                task_data.check_translations(taken, task)
         if code := finetuning.METHODS[method].source:
             taken["code"] = code
         joint = pretraining.options(objective, objective_options).joint

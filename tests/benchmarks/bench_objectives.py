@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
+    AutoConfig,
     DataCollatorForLanguageModeling,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -35,8 +36,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from xltlib.data import tokenization
+from xltlib.data import hub, tokenization
 from xltlib.pretraining import models
+from xltlib.pretraining.models import ATTENTION
 from xltlib.pretraining.objectives import ParallelText, Recipe, exchange, objective_loss, pulling_loss
 from xltlib.pretraining.training import Optimization, fit, pad
 
@@ -101,13 +103,18 @@ def new_encoder(args) -> Counted:
         if args.shape == "tiny":
             made = models.tiny(args.vocab, args.hidden, args.layers, args.heads, seed=0)
         else:
-            made = models.from_config(mbert(args), seed=0)
+            made = untrained(mbert(args))
     return Counted(made.lm)
+
+
+def untrained(shape: PretrainedConfig) -> models.Encoder:
+    """A new encoder of a shape."""
+    return models.Encoder(models.CLASSES[shape.model_type]._from_config(shape, attn_implementation=ATTENTION))
 
 
 def mbert(args) -> PretrainedConfig:
     """The shape of mBERT, with the sizes that were asked for."""
-    found = models.config("mbert")
+    found = AutoConfig.for_model(**hub.MODELS["mbert"]["shape"])
     found.vocab_size, found.hidden_size, found.num_hidden_layers = args.vocab, args.hidden, args.layers
     found.num_attention_heads, found.intermediate_size = args.heads, 4 * args.hidden
     return found

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments
+from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments, untrained
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from xltlib.finetuning.methods import finetune
@@ -48,7 +48,7 @@ def examples(count: int, args) -> Encoded:
 
 def new_model(args) -> TaskModel:
     with models.device(args.device):
-        return TaskModel(models.from_config(mbert(args), seed=0), "nli", 0, "cls", freeze_embeddings=False)
+        return TaskModel(untrained(mbert(args)), "nli", 0, "cls", freeze_embeddings=False)
 
 
 def seconds(action: Callable[[], object], args) -> float:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xltlib.data.formats import LABELS
-from xltlib.data.tasks import PairExample, SpanExample
+from xltlib.data.tasks import SpanExample
 from xltlib.data.tokenization import (
     OWN,
     PreTrainedTokenizerFast,
@@ -101,25 +101,14 @@ def encode(
     room = None if max_length is None else max_length - around
     if task == "qa":
         return _encode_spans(tokenizer, examples, special, room, training)
-    return _encode_pairs(tokenizer, examples, special, room)
-
-
-def _encode_pairs(
-    tokenizer: PreTrainedTokenizerFast, examples: Sequence[PairExample], special: Specials, room: int | None
-) -> Encoded:
     first, _ = encode_texts(tokenizer, [e.text_a for e in examples])
     second, _ = encode_texts(tokenizer, [e.text_b for e in examples])
     pairs = list(zip(first, second, strict=True))
     if room is not None:
         pairs = [shortened(*pair, room) for pair in pairs]
-    around = len(special.before) + len(special.between)
-    return Encoded(
-        [join(*pair, special=special) for pair in pairs],
-        np.array([e.label for e in examples]),
-        np.array([around + len(a) for a, _ in pairs]),
-        special=special,
-        padded=room is not None,
-    )
+    ids, labels = [join(*pair, special=special) for pair in pairs], np.array([e.label for e in examples])
+    begins = np.array([around - len(special.after) + len(a) for a, _ in pairs])
+    return Encoded(ids, labels, begins, special=special, padded=room is not None)
 
 
 def shortened(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
@@ -143,7 +132,11 @@ def _encode_spans(
     ids, targets, second, characters, owners = [], [], [], [], []
     for number, (question, context) in enumerate(zip(questions, contexts, strict=True)):
         size = len(context) if room is None else min(len(context), room - len(question))
-        answer = _answer_span(examples[number], spans[number])
+        answer = None  # its first and last subword; none also where the tokenizer dropped it
+        if examples[number].answers:
+            at, text = examples[number].answers[0]
+            inside = [i for i, (a, b) in enumerate(spans[number]) if a < at + len(text) and b > at]
+            answer = (inside[0], inside[-1]) if inside else None
         starts = windows(len(context), size)
         if training:  # the window whose ends are farthest from the answer, if one holds it whole
             first, last = answer or (0, -1)
@@ -178,15 +171,6 @@ def windows(length: int, size: int) -> list[int]:
         return [0]
     step = min(STRIDE, max(1, size // 2))
     return [*range(0, length - size, step), length - size]
-
-
-def _answer_span(example: SpanExample, spans: Sequence[Span]) -> tuple[int, int] | None:
-    """First and last subword of the first answer; None where there is none, or the tokenizer dropped it."""
-    if not example.answers:
-        return None
-    start, text = example.answers[0]
-    inside = [i for i, (a, b) in enumerate(spans) if a < start + len(text) and b > start]
-    return (inside[0], inside[-1]) if inside else None
 
 
 # Batches

