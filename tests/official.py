@@ -130,7 +130,7 @@ def place(name: str, split: str, language: str) -> str:
 
 
 PLAIN = (
-    *(("xnli", "dev", "de"), ("taxinli", "train", "en")),
+    *(("xnli", "dev", "de"), ("taxinli", "train", "en"), ("sick", "dev", "en"), ("cad_nli", "test", "en")),
     *(("pawsx", "test", "zh"), ("xquad", "test", "de"), ("mlqa", "dev", "de|en"), ("squad", "train", "de")),
     *(("xcopa", "dev", "zh"), ("pud", "test", "fr")),
 )
@@ -176,9 +176,13 @@ def text(folder: Path, name: str, split: str, language: str, rows: int) -> None:
 def content(name: str, language: str, rows: int) -> str:
     """A file of a task's set in its official format."""
     language = language.partition("|")[0]
+    if name == "sick":
+        cells = (line.split("\t") for line in xnli(language, rows).splitlines())
+        return "".join(f"{i}\t{a}\t{b}\t3.5\t{x.upper()}\n" for i, (a, b, x) in enumerate(cells))
     formats = {"nli": xnli, "paraphrase": pawsx, "choice": xcopa}
     if SETS[name].task in formats:
-        return formats[SETS[name].task](language, rows)
+        header = "sentence1\tsentence2\tgold_label\n" if name == "cad_nli" else ""
+        return header + formats[SETS[name].task](language, rows)
     if SETS[name].task == "qa":
         return json.dumps(squad(language, SETS[name].codes.get(language, "q"), rows))
     return conllu(rows)

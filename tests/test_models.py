@@ -82,6 +82,7 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path, damage, told):
 
 PARAMETERS = {
     "mbert": 177_974_523, "xlmr-base": 278_295_186, "xlmr-large": 560_142_482,
+    "intfloat/multilingual-e5-small": 117_904_565,
     "mt5-small": 146_940_608, "mt5-base": 277_040_256, "mt5-large": 564_446_720,  # without their decoders
 }  # fmt: skip
 
@@ -116,6 +117,19 @@ def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, nam
             again.logits(states)
     else:
         assert again.logits(states).shape == (1, 6, VOCAB)
+
+
+def test_an_encoder_of_sentences_gets_a_plain_head_for_masked_words(tmp_path):
+    whole = models.from_config(small("mbert"), 1).eval()
+    whole.lm.base_model.save_pretrained(tmp_path)
+    whole.save(whole_folder := tmp_path / "whole")
+    model = models.load(tmp_path).eval()
+    assert model.untrained_head
+    assert not models.load(whole_folder).untrained_head
+    with torch.no_grad():
+        states = model.states(torch.tensor([[CLS, 7, 8, SEP]]))
+        scaled = torch.nn.functional.layer_norm(torch.nn.functional.gelu(states), states.shape[-1:])
+        assert torch.allclose(model.logits(states), scaled @ whole.embeddings().weight.T, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "longest"), [("mbert", 512), ("xlmr-base", 512), ("mt5-small", None)])

@@ -124,7 +124,7 @@ class Runs:
         taken |= self._further("batch_tokens", "model", "device", "precision", "compile")
         if self.params.model and (layers := chosen.num_layers or self.params.model_layers):
             taken["model_layers"] = layers
-        if self.params.model == hub.PACKAGED:
+        if self.params.model in hub.HEADLESS:
             seed = 0
         taken |= {"objective": "base", "seed": seed}
         return Spec("encoder", taken, pretraining.OBJECTIVES["none"].version, (self.text(seed),))

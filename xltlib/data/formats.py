@@ -31,11 +31,12 @@ FIELDS = {  # names of columns and keys, in lower case -> ours
     "gold_label": "label",
     "pairid": "pair_id",
 }
-COLUMNS = (  # of files without a header, told apart by their number
+COLUMNS = (  # of files without a header, told apart by their number; five are SICK's
     ("label",),
     ("text_a", "text_b"),
     ("text_a", "text_b", "label"),
     ("id", "text_a", "text_b", "label"),
+    ("id", "text_a", "text_b", "score", "label"),
 )
 # A schema is the types that a value may have, [the schema of all items], or {key: schema}; "?" ends a key
 # that may be absent, and keys beyond those named are free.

