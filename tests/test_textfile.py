@@ -52,6 +52,8 @@ def test_places_without_a_text(tmp_path):
         read_text(tmp_path / "absent")
     with pytest.raises(StudyError, match="empty: the file is empty"):
         read_text(write(tmp_path / "empty", "\n \n"))
+    with pytest.raises(StudyError, match="/dev/zero:1: control character"):  # without end
+        read_text("/dev/zero")
     with pytest.raises(StudyError, match="cannot be read: Is a directory"):
         read_text(tmp_path)
     with pytest.raises(StudyError, match="cannot be read"):

@@ -32,6 +32,8 @@ from xltlib.textfile import read_text
 PAPER_MODELS = ("mbert", "xlmr-base", "xlmr-large", "mt5-small", "mt5-base", "mt5-large")
 PAPER_EXAMPLES = {"train_examples": 392_702, "test_examples": 5_010}  # of MultiNLI and XNLI
 
+LARGEST = 2**20  # characters of a file of parameters
+
 
 # --- settings in general
 
@@ -167,16 +169,34 @@ def _hint(kind: str, value: Any, expected: str) -> str:
 
 
 class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """A safe loader that refuses a key given twice, where the later one would silently win."""
+    """A safe loader that refuses what would silently mean something else.
+
+    That is a key given twice, of which the later would win, a merge (<<), whose values have no line of their
+    own, and 010 or 1:30, which YAML 1.1 takes for octal and for base 60.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = []
         for key, _ in node.value:
-            if key.value in seen:
-                again = f"{_short(key.value)[1:-1]} is given twice"
-                raise yaml.MarkedYAMLError(problem=again, problem_mark=key.start_mark)
+            if key.value in seen or key.value == "<<":
+                problem = (
+                    "<< is not read" if key.value == "<<" else f"{_short(key.value)[1:-1]} is given twice"
+                )
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.append(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> int | float:
+        """A number in the only notation that all readers read alike."""
+        if re.match(r"[-+]?0\d|.*:", node.value):
+            problem = f"{_short(node.value)[1:-1]} is octal or base 60 in YAML: write a decimal number"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+
+
+for _number in ("int", "float"):
+    UniqueLoader.add_constructor(f"tag:yaml.org,2002:{_number}", UniqueLoader.construct_decimal)
 
 
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -188,10 +208,12 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not path.exists():
         beside = ", ".join(sorted(file.name for file in path.parent.glob("*.y*ml")))
         raise StudyError(f"{path}: there is no such file" + (f"; there is {beside}" if beside else ""))
-    text = read_text(path)
+    text, usual = read_text(path), "expected lines such as `seeds: 3`"
+    if len(text) > LARGEST:
+        raise StudyError(f"{path}: {usual}, found {len(text):,} characters: no profile is that large")
     values = read_value(text, str(path))
     if not isinstance(values, dict):
-        raise StudyError(f"{path}: expected lines such as `seeds: 3`, found {_short(values)}")
+        raise StudyError(f"{path}: {usual}, found {_short(values)}")
     keys = [key for key, _ in yaml.compose(text, Loader=UniqueLoader).value]
     places = {key.value: f"{path}, line {key.start_mark.line + 1}" for key in keys}
     return dict(zip(places, values.values(), strict=True)), places

@@ -13,6 +13,7 @@ from typing import Any
 from xltlib import StudyError
 
 GZIP = b"\x1f\x8b"  # how such a file begins
+NUL = "control character U+0000; convert it to UTF-8"
 
 
 def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -32,10 +33,12 @@ def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             stream = BufferedReader(file)
             if name.endswith(".gz") or stream.peek(len(GZIP)).startswith(GZIP):
                 stream = gzip.GzipFile(fileobj=stream)
+            elif b"\0" in (start := stream.peek()) and b"\n" not in start:  # such a line may have no end
+                raise StudyError(f"{name}:1: {NUL}")
             for number, line in enumerate(stream, start=1):
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if "\0" in text:
-                    raise StudyError(f"{name}:{number}: control character U+0000; convert it to UTF-8")
+                    raise StudyError(f"{name}:{number}: {NUL}")
                 yield number, text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     except FileNotFoundError:
         raise StudyError(f"{name}: no such file") from None
