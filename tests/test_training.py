@@ -96,11 +96,24 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, breaks, late):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("left", [0, 100, -10], ids=["nothing", "its beginning", "all but its end"])
-def test_a_damaged_checkpoint_counts_as_none(tmp_path, left):
+DAMAGE = {
+    "nothing left": lambda content: b"",
+    "its beginning": lambda content: content[:100],
+    "all but its end": lambda content: content[:-10],
+    "another bit in the middle": lambda content: flipped(content, len(content) // 2),
+    "another bit in its digest": lambda content: flipped(content, 3),
+}
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
     broken_at(6, tmp_path)
     path = tmp_path / training.CHECKPOINT
-    path.write_bytes(path.read_bytes()[:left])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="the checkpoint is damaged: trained from the start"):
         steps, history, final = resumed(tmp_path)
     assert steps[0] == 0

@@ -1,5 +1,7 @@
 """The one training loop: a visible update, progress, and checkpoints to go on from with the same numbers."""
 
+import hashlib
+import io
 import math
 import time
 import warnings
@@ -7,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -169,22 +170,25 @@ def _add(
 def _save(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, reached: tuple) -> None:
     """Write a checkpoint in place of the last one, as a whole: a kill at any moment leaves one of the two."""
     weights = {name: parameter.detach() for name, parameter in named.items()}
-    begun = path.with_suffix(".part")
-    torch.save({"weights": weights, "optimizer": optimizer.state_dict(), "reached": reached}, begun)
+    content, begun = io.BytesIO(), path.with_suffix(".part")
+    torch.save({"weights": weights, "optimizer": optimizer.state_dict(), "reached": reached}, content)
+    with open(begun, "wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
     begun.replace(path)
 
 
 def _restored(
     path: Path | None, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
 ) -> tuple[int, list, dict[str, float]]:
-    """Step, history and running sums to go on from; a checkpoint that cannot be read is told and is none."""
+    """Step, history and running sums to go on from; a checkpoint in which a bit is wrong is told and is none."""
     if not (path and path.exists()):
         return 0, [], {}
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError):
+    content, size = memoryview(path.read_bytes()), hashlib.sha256().digest_size
+    if hashlib.sha256(content[size:]).digest() != content[:size]:  # torch would read on with other numbers
         warnings.warn(f"{path}: the checkpoint is damaged: trained from the start", stacklevel=3)
         return 0, [], {}
+    state = torch.load(io.BytesIO(content[size:]), map_location="cpu", weights_only=True)
     for name, parameter in named.items():
         parameter.data.copy_(state["weights"][name])
     optimizer.load_state_dict(state["optimizer"])
