@@ -181,7 +181,7 @@ def _save(path: Path, named: dict[str, nn.Parameter], optimizer: torch.optim.Ada
 def _restored(
     path: Path | None, named: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
 ) -> tuple[int, list, dict[str, float]]:
-    """Step, history and running sums to go on from; a checkpoint in which a bit is wrong is told and is none."""
+    """Step, history and running sums to go on from; a checkpoint with a wrong bit is told and is none."""
     if not (path and path.exists()):
         return 0, [], {}
     content, size = memoryview(path.read_bytes()), hashlib.sha256().digest_size
