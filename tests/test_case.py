@@ -164,8 +164,6 @@ def test_methods_that_need_a_file_are_refused_without_before_any_work(method, na
     runs = Runs(params(**tinydata.PARAMS))
     with pytest.raises(StudyError, match=f"{method} on real languages needs a file: .* parameter {name}"):
         runs.transfer("nli", "none", 0, method)
-    with pytest.raises(StudyError, match="intermediate is of synthetic languages alone"):
-        runs.transfer("nli", "none", 0, "intermediate")
 
 
 def test_a_task_without_examples_is_refused(start, tmp_path):

@@ -174,6 +174,18 @@ def test_a_published_encoder_without_a_head(tmp_path, monkeypatch):
     assert not torch.equal(encoder.lm.cls.predictions.transform.dense.weight, torch.eye(tinye5.WIDTH))
 
 
+def test_an_intermediate_task_in_every_language_that_has_it(made, tmp_path):
+    _, runs, _ = made
+    asked = [runs.transfer("nli", "none", 0, "intermediate", "", f"n=12,{x}")
+             for x in ("sampling=balanced", "sampling=random")]  # fmt: skip
+    balanced, random = (r.values["intermediate"] for r in computed(asked, Store(tmp_path)))
+    assert (balanced["en"], balanced["es"]) == (12, 12)
+    assert random["en"] + random["es"] == 24
+    asked = runs.transfer("nli", "none", 0, "intermediate", "", "n=50")
+    with pytest.raises(StudyError, match="paraphrase has 40 training examples in en, not 50"):
+        computed([asked], Store(tmp_path))
+
+
 def test_missing_files_are_all_named_before_any_work(made, tmp_path, monkeypatch):
     downloads.require(made[0])
     monkeypatch.setenv("XLT_DATA", str(tinydata.make(tmp_path)))

@@ -219,10 +219,11 @@ class Runs:
         if self.real:
             taken |= self._take(*filter(None, [finetuning.METHODS[method].file]))
             finetuning.check_real(task, method, taken)
-            if method == "translate_train":
+            if method in ("translate_train", "intermediate"):
                 from xltlib.data import task_data  # synthetic languages do without
 
-                task_data.check_translations(taken, task)
+                first = finetuning.first_task(task) if method == "intermediate" else task
+                task_data.check_translations(taken, first)
         if code := finetuning.METHODS[method].source:
             taken["code"] = code
         joint = pretraining.options(objective, objective_options).joint

@@ -62,7 +62,8 @@ def parts(params: Params) -> list[Part]:
         found += [(name, split, "|".join(sides)) for a, b in both for sides in ((a, b), (b, a))]
     methods = {entry.partition(":")[0] for entry in params.methods}
     # training examples are read in other languages than the source
-    translations = "translate_train" in methods or params.statement_runs or params.control_runs
+    translations = methods & {"translate_train", "intermediate"} or 4 in params.questions
+    translations = translations or params.statement_runs or params.control_runs
     trained = params.languages if translations else (params.source,)
     named = [("pud", "test", params.languages)] * ("tagging" in params.probes)
     for task in params.tasks:

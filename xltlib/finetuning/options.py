@@ -77,9 +77,12 @@ def options(method: str, text: str = "") -> Options:
 
 
 def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
-    """StudyError where a method is of synthetic languages, or the parameters `given` name no file for it."""
-    if method == "intermediate":
-        raise StudyError("the method intermediate is of synthetic languages alone")
+    """StudyError where the parameters that are `given` name no file of what only synthetic languages have."""
     what, file = (task, "dictionaries") if task == "lexicon" else (method, METHODS[method].file)
     if file and not given.get(file):
         raise StudyError(f"{what} on real languages needs a file: name it by the parameter {file}")
+
+
+def first_task(task: str) -> str:
+    """The intermediate task before a task: paraphrase, which has most to do with the others, or nli before it."""
+    return "nli" if task == "paraphrase" else "paraphrase"

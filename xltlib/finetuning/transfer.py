@@ -1,6 +1,7 @@
 """Runs of tasks: fine-tuning, and scores of the fine-tuned model in every language and setting."""
 
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from xltlib import evaluation
-from xltlib.data import synthetic, tasks
+from xltlib import StudyError, evaluation
+from xltlib.data import synthetic, task_data, tasks
 from xltlib.data.formats import LABELS
 from xltlib.data.task_data import language_of
 from xltlib.finetuning import salt, words
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.methods import finetune, standard_loss, steps_for
-from xltlib.finetuning.options import METHODS, TYPO_RATES
+from xltlib.finetuning.options import METHODS, TYPO_RATES, first_task
 from xltlib.finetuning.tasks import load_model, save_model
 from xltlib.noise import typing as noise
 from xltlib.pretraining.models import Encoder
@@ -108,29 +109,49 @@ def _transfer(
 def intermediate_task(
     case: Case, encoder: Encoder, directory: Path, progress: Progress | None, name: str
 ) -> dict[str, int]:
-    """Fine-tune the encoder on another task in all synthetic languages first; the examples that each one had.
+    """Fine-tune the encoder on another task in all languages first; the examples that each one had.
 
-    They are not parallel. Passes and learning rate are those of the task itself, without looks at its
-    development examples; the output layer is left behind.
+    Passes and learning rate are those of the task itself, without looks at its development examples; the
+    output layer is left behind.
     """
-    first = "nli" if case.task == "paraphrase" else "paraphrase"  # which has most to do with the others
-    sizes = {language: synthetic.LANGUAGES[language].text_share for language in case.languages}
-    examples, counts = [], dict.fromkeys(sizes, case.options.n)
-    if case.options.sampling == "random":  # as many in all, by the sizes of the languages' text
-        rng, shares = np.random.default_rng([case.seed, 31]), np.array(list(sizes.values()))
-        drawn = rng.multinomial(sum(counts.values()), shares / shares.sum())
-        counts = dict(zip(sizes, drawn.tolist(), strict=True))
-    for number, (language, count) in enumerate(counts.items(), start=1):
-        if count:
-            alone = synthetic.World((language,), case.world.seed)
-            examples += synthetic.task_examples(alone, first, count, "train", number)[language]
-    data, size = case.encode(examples, training=True, task=first), case.params["batch_size"]
-    steps, place = steps_for(data, size, case.params["finetune_epochs"]), directory / "intermediate"
+    first, size, place = first_task(case.task), case.params["batch_size"], directory / "intermediate"
+    examples, counts = _intermediate_examples(case, first)
+    data = case.encode(examples, training=True, task=first)
+    steps = steps_for(data, size, case.params["finetune_epochs"])
     place.mkdir(exist_ok=True)
     model, opt, name = case.model(encoder, first), case.optimization(steps), f"{first}, then {name}"
     finetune(model, data, opt, size, case.seed, standard_loss, place, progress, name)
     place.rmdir()
     return counts | {"updates": steps}
+
+
+def _intermediate_examples(case: Case, task: str) -> tuple[list, dict[str, int]]:
+    """Training examples of a task, not parallel, and how many of each language there are.
+
+    StudyError where a real language has fewer than its budget.
+    """
+    if case.real:
+        sets = task_data.examples(case.params, task, "train", sys.maxsize, translations=True)
+        known = {name: sets[name] for name in case.languages if name in sets}
+        sizes = {name: case.text.values["languages"][name]["documents"] for name in known}
+    else:
+        sizes = {name: synthetic.LANGUAGES[name].text_share for name in case.languages}
+    examples, counts = [], dict.fromkeys(sizes, case.options.n)
+    if case.options.sampling == "random":  # as many in all, by the sizes of the languages' text
+        rng, shares = np.random.default_rng([case.seed, 31]), np.array(list(sizes.values()))
+        drawn = rng.multinomial(sum(counts.values()), shares / shares.sum())
+        counts = dict(zip(sizes, drawn.tolist(), strict=True))
+    for number, (language, count) in enumerate(counts.items()):
+        if case.real:
+            own = known[language]
+            if count > len(own):
+                raise StudyError(f"{task} has {len(own)} training examples in {language}, not {count}")
+            rows = np.random.default_rng([case.seed, 59, number]).permutation(len(own))[:count]
+            examples += [own[row] for row in rows]
+        elif count:
+            alone = synthetic.World((language,), case.world.seed)
+            examples += synthetic.task_examples(alone, task, count, "train", 1 + number)[language]
+    return examples, counts
 
 
 def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
