@@ -157,7 +157,7 @@ def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
 def test_options_are_read_and_refused():
     assert span_options("noise=typo") == SpanOptions(noise="typo")
     assert span_options() == SpanOptions()
-    with pytest.raises(StudyError, match='"none", "typo", "token"'):
+    with pytest.raises(StudyError, match="'none', 'typo' or 'token'"):
         span_options("noise=tyop")
     with pytest.raises(StudyError, match="there is no option 'nois': did you mean noise?"):
         span_options("nois=typo")

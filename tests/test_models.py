@@ -120,7 +120,7 @@ def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, nam
 
 
 def test_an_encoder_of_sentences_gets_a_plain_head_for_masked_words(tmp_path):
-    whole = models.from_config(small("mbert"), 1).eval()
+    whole = shapes.encoder(small("mbert"), 1).eval()
     whole.lm.base_model.save_pretrained(tmp_path)
     whole.save(whole_folder := tmp_path / "whole")
     model = models.load(tmp_path).eval()
