@@ -10,7 +10,7 @@ from xltlib import StudyError, cli, plan
 from xltlib.data import downloads, hub
 from xltlib.params import Params, load
 from xltlib.runs import Runs, closure
-from xltlib.store import write_json
+from xltlib.store import Store, write_json
 
 PLAIN = {"seeds": 1, "objectives": ["none", "tlm"], "methods": ["standard"], "noise_tasks": []}
 
@@ -93,6 +93,7 @@ def test_the_time_left_follows_the_measured_speed():
         "twice as long as planned: all else is slower too"
     )
     assert plan.time_left(times, {one: 20.0, three: 50.0}, 2) == "about 25 s"
+    assert plan.time_left(times, {one: 20.0, three: 50.0}, 2, later=40.0) == "about 65 s"
     assert plan.time_left({one: None, two: None}, {one: 5.0}, 2) == ""
     assert [plan.duration(x) for x in (0, 88, 91, 6000)] == ["5 s", "90 s", "2 min", "1.7 h"]
 
@@ -158,3 +159,14 @@ def test_the_published_recipes_are_parameters(root):
     shape = shapes.shape("mbert")
     assert (params.vocab_size, params.hidden_size) == (shape.vocab_size, shape.hidden_size)
     assert (params.num_layers, params.num_heads) == (shape.num_hidden_layers, shape.num_attention_heads)
+
+
+def test_notebooks_take_as_long_as_when_the_profile_was_published(tmp_path):
+    runs, params = Runs(Params()), Params()
+    costs = plan.Costs(Store(tmp_path / "runs"), tmp_path, params)
+    assert costs.seconds(runs.notebook("06_claims", {}, "")) is None
+    (tmp_path / params.profile).mkdir()
+    write_json(tmp_path / params.profile / "manifest.json", {"notebook_seconds": {"06_claims": 12.5}})
+    costs = plan.Costs(Store(tmp_path / "runs"), tmp_path, params)
+    assert costs.seconds(runs.notebook("06_claims", {}, "")) == 12.5
+    assert costs.seconds(runs.notebook("05_significance", {}, "")) is None

@@ -48,7 +48,7 @@ def told(monkeypatch) -> list[str]:
         (directory / "figures" / f"{stage}.svg").write_bytes(b"<svg/>")
         return {}
 
-    def compute_all(specs, store, *_):
+    def compute_all(specs, store, *_, **__):
         return [compute(spec, store) for spec in specs]
 
     monkeypatch.setitem(KINDS, "notebook", Kind(execute, "notebook"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from xltlib.params import Params
 from xltlib.runs import closure
-from xltlib.store import RUNS, Spec, Store, read_json
+from xltlib.store import MANIFEST, RUNS, Spec, Store, read_json
 
 FORWARD = 1 / 3  # cost of a forward pass beside a training step, which goes back too
 THROUGHPUT = "throughput.json"  # in figures/: what tests/benchmarks/bench_gpu.py has measured
@@ -41,6 +41,12 @@ class Costs:
         return read_json(path) if path.is_file() else {}
 
     @cached_property
+    def notebooks(self) -> dict[str, float]:
+        """The seconds that each notebook took when the profile was published; empty where it was not."""
+        path = self.figures / self.params.profile / MANIFEST
+        return read_json(path).get("notebook_seconds", {}) if path.is_file() else {}
+
+    @cached_property
     def _rates(self) -> dict[tuple[str, ...], float]:
         """Seconds for a unit of work, by what `_likeness` puts together."""
         rates: dict[tuple[str, ...], list[float]] = {}
@@ -53,6 +59,8 @@ class Costs:
 
     def seconds(self, spec: Spec) -> float | None:
         """None where nothing like it was measured."""
+        if spec.kind == "notebook":
+            return self.notebooks.get(spec.params["stage"])
         records = {each.digest: each.record for each in closure([spec])}
         if _with_inherited(spec.digest, records).get("device") == "cuda":
             speed = self.gpu.get("models", {}).get(self.params.model)
@@ -100,17 +108,20 @@ def _likeness(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [(record["kind"], *words), (record["kind"],)]
 
 
-def outlook(times: Mapping[Spec, float | None], jobs: int) -> str:
+def outlook(times: Mapping[Spec, float | None], jobs: int, later: float = 0.0) -> str:
     """How many runs there are to compute, and how long that takes by their planned seconds."""
-    told = time_left(times, {}, jobs) or "how long they take was never measured"
+    told = time_left(times, {}, jobs, later) or "how long they take was never measured"
     return f"{len(times)} runs to compute with {jobs} processes: {told}"
 
 
-def time_left(times: Mapping[Spec, float | None], ended: Mapping[Spec, float], jobs: int) -> str:
+def time_left(
+    times: Mapping[Spec, float | None], ended: Mapping[Spec, float], jobs: int, later: float = 0.0
+) -> str:
     """How long the runs take that have not ended yet, in words; empty where nothing is known.
 
     times : run -> seconds, as planned; one without them is taken to be like the others
     ended : run -> seconds that it took; they tell the speed of this machine
+    later : seconds, as planned, of what follows these runs
     """
     known = [x for x in times.values() if x is not None]
     if not any(known):
@@ -119,7 +130,7 @@ def time_left(times: Mapping[Spec, float | None], ended: Mapping[Spec, float], j
     planned = {spec: usual if x is None else x for spec, x in times.items()}
     expected = sum(planned[spec] for spec in ended)
     speed = sum(ended.values()) / expected if expected else 1.0
-    return f"about {duration(speed * (sum(planned.values()) - expected) / jobs)}"
+    return f"about {duration(speed * (sum(planned.values()) - expected + later) / jobs)}"
 
 
 def duration(seconds: float) -> str:

@@ -77,12 +77,12 @@ def missing(specs: Sequence[Spec], store: Store) -> list[Spec]:
 
 def compute_all(
     specs: Sequence[Spec], store: Store, jobs: int = 1, tell: Tell = tell_user,
-    planned: Callable[[Spec], float | None] = lambda spec: None,
+    planned: Callable[[Spec], float | None] = lambda spec: None, later: float = 0.0,
 ) -> list[Result]:  # fmt: skip
     """The results of the runs, in their order; what is missing is computed by `jobs` processes.
 
     A run that fails does not stop those that do not build on it; at the end one StudyError names them.
-    `planned` seconds of each run, where they are known, tell how long it takes.
+    `planned` seconds of each run, where they are known, and of what comes `later` tell how long it takes.
     """
     if todo := missing(specs, store):
         turns = _gpus(todo)
@@ -90,13 +90,13 @@ def compute_all(
             store.root.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=store.root).close()
         times = {spec: planned(spec) for spec in todo}
-        tell(outlook(times, jobs))
+        tell(outlook(times, jobs, later))
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
         with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, (os.getpid(), turns)) as executor:
             try:
-                failed = _run(times, executor, store, jobs, tell)
+                failed = _run(times, executor, store, jobs, tell, later)
             except BaseException:  # an interrupt above all: do not wait for what is running
                 workers = list(executor._processes.values())
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -121,8 +121,9 @@ def _gpus(todo: Sequence[Spec]) -> list[str]:
 
 
 def _run(
-    times: dict[Spec, float | None], executor: ProcessPoolExecutor, store: Store, jobs: int, tell: Tell
-) -> dict[Spec, str]:
+    times: dict[Spec, float | None], executor: ProcessPoolExecutor, store: Store, jobs: int, tell: Tell,
+    later: float,
+) -> dict[Spec, str]:  # fmt: skip
     """Work through the runs, of which the planned seconds are given; those that failed, with the reason."""
     order = TopologicalSorter({spec: times.keys() & spec.inputs for spec in times})
     order.prepare()
@@ -147,7 +148,7 @@ def _run(
                 tell(f"failed: {describe(spec)}: {failed[spec]}")
             else:
                 ended[spec] = future.result()
-                left = f"; {told} left" if (told := time_left(times, ended, jobs)) else ""
+                left = f"; {told} left" if (told := time_left(times, ended, jobs, later)) else ""
                 number = f"[{len(ended) + len(failed)}/{len(times)}]"
                 tell(f"{number} {describe(spec)}: {ended[spec]:.0f} s{left}")
     return failed

@@ -204,7 +204,8 @@ def run(
     for stage in asked:  # a wrong parameters cell is told before the work
         notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
     specs = [spec for stage in asked for spec in session.specs(stage)]
-    compute_all(specs, session.store, session.jobs, tell, session.costs.seconds)
+    drawing = sum(session.costs.notebooks.get(stage, 0.0) for stage in asked)
+    compute_all(specs, session.store, session.jobs, tell, session.costs.seconds, later=drawing)
     todo = [notebook(session, stage) for stage in asked]  # now that their runs are there
     executed = compute_all(todo, session.store, session.jobs, tell, session.costs.seconds)
     if only or changed:
