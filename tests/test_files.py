@@ -1,8 +1,5 @@
 """Files: the same bytes for the same content, whole or not there, and nothing else is read as one."""
 
-import io
-import zipfile
-
 import numpy as np
 import pytest
 
@@ -65,22 +62,3 @@ def test_a_damaged_file_of_scores_is_one_clear_error(tmp_path):
     np.savez(path, near=np.array([{}], dtype=object))
     with pytest.raises(StudyError, match="cannot be read as scores"):
         load_scores(path)
-
-
-def test_scores_of_the_older_format_are_read(tmp_path):
-    """Zeros and ones were packed, 8 to a byte, and a member told how many there are."""
-    path = tmp_path / "a.npz"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("lengths.json", '{"x/near": 9}')
-        for name, array in (
-            ("x/near", np.packbits([1, 0, 1, 1, 0, 0, 0, 1, 1])),
-            ("y/far", np.float16([0.5])),
-        ):
-            content = io.BytesIO()
-            np.save(content, array)
-            file.writestr(f"{name}.npy", content.getvalue())
-    found = load_scores(path)
-    assert {name: array.tolist() for name, array in found.items()} == {
-        "x/near": [1, 0, 1, 1, 0, 0, 0, 1, 1],
-        "y/far": [0.5],
-    }

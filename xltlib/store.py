@@ -37,7 +37,6 @@ from xltlib import StudyError
 
 RECORD, SCORES, RUNS, MANIFEST = "result.json", "scores.npz", "runs.json", "manifest.json"
 WEIGHTS = "model.safetensors"  # the file of a trained model
-PACKED = "lengths.json"  # in older score files: how many examples each array of packed bits holds
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -181,17 +180,12 @@ class ScoreFile:
         self.path = path
         with _reading(path, "scores"):
             self._file = np.lib.npyio.NpzFile(path)
-            self._packed = json.loads(self._file[PACKED]) if PACKED in self._file else {}
-        self.names = [name for name in self._file if name != PACKED]
+        self.names = list(self._file)
 
     def read(self, names: Mapping[str, str]) -> dict[str, np.ndarray]:
         """Some scores (N,), float64, under other names: name -> name in the file."""
         with _reading(self.path, "scores"):
-            return {name: self._array(own).astype(np.float64) for name, own in names.items()}
-
-    def _array(self, name: str) -> np.ndarray:
-        array = self._file[name]
-        return np.unpackbits(array, count=self._packed[name]) if name in self._packed else array
+            return {name: self._file[own].astype(np.float64) for name, own in names.items()}
 
 
 def load_scores(path: str | Path) -> dict[str, np.ndarray]:
