@@ -211,18 +211,24 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     text, usual = read_text(path), "expected lines such as `seeds: 3`"
     if len(text) > LARGEST:
         raise StudyError(f"{path}: {usual}, found {len(text):,} characters: no profile is that large")
-    values = read_value(text, str(path))
+    root, values = _parsed(text, str(path))
     if not isinstance(values, dict):
         raise StudyError(f"{path}: {usual}, found {_short(values)}")
-    keys = [key for key, _ in yaml.compose(text, Loader=UniqueLoader).value]
-    places = {key.value: f"{path}, line {key.start_mark.line + 1}" for key in keys}
+    places = {key.value: f"{path}, line {key.start_mark.line + 1}" for key, _ in root.value}
     return dict(zip(places, values.values(), strict=True)), places
 
 
 def read_value(text: str, place: str) -> Any:
     """What a text in YAML holds; StudyError names `place`, and its line, where that cannot be read."""
+    return _parsed(text, place)[1]
+
+
+def _parsed(text: str, place: str) -> tuple[yaml.Node | None, Any]:
+    """The root of a text in YAML, which knows where everything stands, and the value that it means."""
     try:
-        return yaml.load(text, Loader=UniqueLoader)
+        loader = UniqueLoader(text)
+        root = loader.get_single_node()
+        return root, None if root is None else loader.construct_document(root)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""

