@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.data import real_data, tokenization
+from xltlib.data.languages import COVERAGE
 from xltlib.data.tasks import SpanExample
-from xltlib.data.text import COVERAGE, build_links, build_pairs, build_text, kept_pairs
+from xltlib.data.text import build_links, build_pairs, build_text, kept_pairs
 from xltlib.data.words import clean, overlap_key, simple_tokenize
 from xltlib.finetuning.baselines import build_baselines, window
 from xltlib.pretraining import encoders

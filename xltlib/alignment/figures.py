@@ -8,7 +8,7 @@ import pandas as pd
 from xltlib import drawing
 from xltlib.alignment import aligner, links
 from xltlib.claims import scores as score_table
-from xltlib.data.samples import Sample, languages_for
+from xltlib.data.languages import Sample, languages_for
 from xltlib.drawing import Drawn, Session
 from xltlib.params import Params
 from xltlib.significance.resampling import resampling_weights

@@ -9,11 +9,12 @@ the shapes of the two sentences of a pair have the same distribution under every
 alone says nothing about the label.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -72,15 +73,13 @@ def class_word(slot: int, concept: np.ndarray) -> np.ndarray:
     return np.where(concept >= members(slot), concept, members(slot) + own)
 
 
-@dataclass(frozen=True)
-class Clauses:
-    """A batch of n clauses. ``concept``: (n, 7), -1 where a slot is empty; ``synonym``: (n, 7) in {0, 1};
-    ``fronted``: (n,) bool, place before the rest; ``asked``: (n,) slot replaced by a question word, or -1."""
+class Clauses(NamedTuple):
+    """A batch of n clauses."""
 
-    concept: np.ndarray
-    synonym: np.ndarray
-    fronted: np.ndarray
-    asked: np.ndarray
+    concept: np.ndarray  # (n, 7), -1 where a slot is empty
+    synonym: np.ndarray  # (n, 7) in {0, 1}
+    fronted: np.ndarray  # (n,) bool: place before the rest
+    asked: np.ndarray  # (n,) slot replaced by a question word, or -1
 
 
 def clauses(
@@ -120,19 +119,13 @@ class World:
         for slot, given in _GIVEN.items():
             drawn = rng.dirichlet(np.full(members(slot), 0.25), members(given))
             self._preferences[slot] = 0.9 * drawn + 0.1 / members(slot)
-        self._grammars: dict[str, _Grammar] = {}
+        self.grammar = cache(partial(_Grammar, self))  # of a language: its word forms and word order
 
     def stem(self, slot: int, concept: np.ndarray, synonym: np.ndarray) -> np.ndarray:
         """Index of the stem for each concept and synonym; -1 stays -1."""
         of_class = members(slot) * SYNONYMS + concept - members(slot)
         within = np.where(concept < members(slot), concept * SYNONYMS + synonym, of_class)
         return np.where(concept == ABSENT, ABSENT, self._first[SLOT_CATEGORY[slot]] + within)
-
-    def grammar(self, language: str) -> "_Grammar":
-        """The word forms and word order of a language; "src" has them in every world, for cognates."""
-        if language not in self._grammars:
-            self._grammars[language] = _Grammar(self, language)
-        return self._grammars[language]
 
     def render(self, batch: Clauses, language: str) -> list["Sentence"]:
         """The clauses in one language."""
@@ -284,20 +277,17 @@ class _Grammar:
         sentences = []
         columns = (np.stack(stems, 1), agent_class, batch.fronted, batch.asked)
         for row, klass, front, asked in zip(*(column.tolist() for column in columns), strict=True):
-            words, slots, parts = [], [], []
+            words = []
             for slot, kind in self._plans[front]:
-                if (slot == asked and kind != "head") or (slot != asked and row[slot] == ABSENT):
+                if slot == asked and kind == "head":
+                    words.append((self.function["question"][slot], slot, HEAD))
+                elif slot == asked or row[slot] == ABSENT:
                     continue
-                if slot == asked:
-                    word = self.function["question"][slot]
                 elif kind == "head":
-                    word = self.form(slot, row[slot], klass if slot == VERB else 0)
+                    words.append((self.form(slot, row[slot], klass if slot == VERB else 0), slot, HEAD))
                 else:
-                    word = self.function[kind][slot]
-                words.append(word)
-                slots.append(slot)
-                parts.append(HEAD if kind == "head" else FUNCTION)
-            sentences.append(Sentence(tuple(words), tuple(slots), tuple(parts)))
+                    words.append((self.function[kind][slot], slot, FUNCTION))
+            sentences.append(Sentence(*zip(*words, strict=True)))
         return sentences
 
     def lexicon(self) -> list[list[str]]:
@@ -319,11 +309,32 @@ ASKED = (AGENT, PATIENT, PLACE)
 PASSAGE = 3  # clauses of a passage at most
 
 
-def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
+@dataclass(frozen=True)
+class Documents:
+    """n passages of clauses set apart by full stops, and the clause that follows each."""
+
+    passage: list[Clauses]
+    count: np.ndarray  # (n,) clauses of each passage
+    which: np.ndarray  # (n,) number of the one that the clause after them is about
+    second: Clauses
+
+    def render(self, world: World, language: str) -> Iterator[tuple[str, str, tuple[int, str] | None]]:
+        """Each passage, what follows it, and place in the passage and text of the answer if that asks."""
+        parts = [world.render(part, language) for part in self.passage]
+        for i, second in enumerate(world.render(self.second, language)):
+            sentences, answer = [part[i] for part in parts[: self.count[i]]], None
+            texts = [sentence.text for sentence in sentences]
+            if (asked := self.second.asked[i]) != ABSENT:
+                start, word = sentences[self.which[i]].span(asked)
+                answer = start + len(" . ".join([*texts[: self.which[i]], ""])), word
+            yield " . ".join(texts), second.text, answer
+
+
+def documents(world: World, n: int, rng: np.random.Generator) -> Documents:
     """n documents: a passage of one to three clauses, then one of them again, a question about it with its
     answer, or a clause that goes on with its agent."""
     facts = np.stack([world.events(n, rng) for _ in range(PASSAGE)], 1)
-    passage, count, _, base = _passage_about(facts, rng)
+    passage, count, which, base = _passage_about(facts, rng)
     again = base.concept.copy()
     for slot in CORE:
         general = rng.random(n) < 0.2
@@ -337,28 +348,7 @@ def documents(world: World, n: int, rng: np.random.Generator) -> "Documents":
     second = np.choose(kind[:, None], (again, base.concept, onward))
     # no meaning of a test, however told
     second = np.where(in_split(second, "text")[:, None], second, base.concept)
-    return Documents(passage, count, clauses(second, rng, base, asked), base)
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Passages of ``count`` (n,) clauses each, the clause after them, and the one that it is about."""
-
-    passage: list[Clauses]
-    count: np.ndarray
-    second: Clauses
-    about: Clauses
-
-    def render(self, world: World, language: str) -> list[tuple[list[str], list[str]]]:
-        """The words of the passage (clauses set apart by full stops) and of what follows, with an answer."""
-        rendered = [world.render(part, language) for part in self.passage]
-        about, out = world.render(self.about, language), []
-        for i, second in enumerate(world.render(self.second, language)):
-            passage = [w for k in range(self.count[i]) for w in (*rendered[k][i].words, ".")][:-1]
-            slot = int(self.second.asked[i])
-            answer = [about[i].span(slot)[1]] if slot != ABSENT else []
-            out.append((passage, [*second.words, *answer]))
-        return out
+    return Documents(passage, count, which, clauses(second, rng, base, asked))
 
 
 def _passage_about(
@@ -368,9 +358,8 @@ def _passage_about(
     count = rng.integers(1, PASSAGE + 1, len(facts))
     which = rng.integers(0, count)
     passage = [clauses(facts[:, k], rng) for k in range(PASSAGE)]
-    rows, fields = np.arange(len(which)), ("concept", "synonym", "fronted", "asked")
-    about = (np.stack([getattr(part, name) for part in passage])[which, rows] for name in fields)
-    return passage, count, which, Clauses(*about)
+    fields = (np.stack(each)[which, np.arange(len(facts))] for each in zip(*passage, strict=True))
+    return passage, count, which, Clauses(*fields)
 
 
 def _askable(concept: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -467,14 +456,14 @@ def paraphrase(n: int, split: str, rng: np.random.Generator) -> tuple[Clauses, C
     return first, clauses(other, rng, first), labels
 
 
-def qa(n: int, split: str, rng: np.random.Generator) -> tuple[Documents, np.ndarray]:
-    """n passages of one to three clauses with a question about one of them, and the number of that clause.
+def qa(n: int, split: str, rng: np.random.Generator) -> Documents:
+    """n passages of one to three clauses with a question about one of them.
 
     Clauses of a passage share no agent, verb, patient or place. The question names all other slots of its
     clause, partly in other words.
     """
     passage, count, which, about = _passage_about(_passages(n, split, rng), rng)
-    return Documents(passage, count, clauses(about.concept, rng, about, rng.choice(ASKED, n)), about), which
+    return Documents(passage, count, which, clauses(about.concept, rng, about, rng.choice(ASKED, n)))
 
 
 def chance_score(task: str) -> float:
@@ -501,32 +490,18 @@ def _passages(n: int, split: str, rng: np.random.Generator) -> np.ndarray:
 
 def task_examples(world: World, task: str, n: int, split: str, seed: int) -> dict[str, list]:
     """n examples of a task by language, parallel: the i-th example has the same id everywhere."""
-    rng = np.random.default_rng([seed, world.seed, len(task), *split.encode()])
-    if task == "qa":
-        drawn = qa(n, split, rng)
-        return {language: _spans(world, language, *drawn, split) for language in world.languages}
-    if task not in LABELS:
+    if task not in (*LABELS, "qa"):
         raise StudyError(f"unknown task {task!r}; known: {', '.join((*LABELS, 'qa'))}")
-    first, second, labels = (nli if task == "nli" else paraphrase)(n, split, rng)
-    by_language = {}
+    rng = np.random.default_rng([seed, world.seed, len(task), *split.encode()])
+    drawn, by_language = {"nli": nli, "paraphrase": paraphrase, "qa": qa}[task](n, split, rng), {}
     for language in world.languages:
-        sides = world.render(first, language), world.render(second, language), labels.tolist()
-        by_language[language] = [
-            PairExample(f"{split}-{i}", a.text, b.text, label)
-            for i, (a, b, label) in enumerate(zip(*sides, strict=True))
-        ]
+        if task == "qa":
+            rows = enumerate(drawn.render(world, language))
+            own = [SpanExample(f"{split}-{i}", asked, f"{text} .", (x,)) for i, (text, asked, x) in rows]
+        else:
+            *sides, labels = drawn
+            sides = [[sentence.text for sentence in world.render(side, language)] for side in sides]
+            rows = enumerate(zip(*sides, labels.tolist(), strict=True))
+            own = [PairExample(f"{split}-{i}", *row) for i, row in rows]
+        by_language[language] = own
     return by_language
-
-
-def _spans(world: World, language: str, drawn: Documents, which: np.ndarray, split: str) -> list[SpanExample]:
-    """Passages with a question each, whose answer is a word of the clause that it asks about."""
-    rendered = [world.render(part, language) for part in drawn.passage]
-    questions = world.render(drawn.second, language)
-    examples = []
-    for i, (question, k) in enumerate(zip(questions, which.tolist(), strict=True)):
-        sentences = [part[i] for part in rendered[: drawn.count[i]]]
-        before = sum(len(s.text) + len(" . ") for s in sentences[:k])
-        offset, answer = sentences[k].span(int(drawn.second.asked[i]))
-        context = " . ".join(s.text for s in sentences) + " ."
-        examples.append(SpanExample(f"{split}-{i}", question.text, context, ((before + offset, answer),)))
-    return examples

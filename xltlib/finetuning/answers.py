@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from xltlib.data.languages import keyboard_of
 from xltlib.data.tasks import SpanExample
-from xltlib.data.text import keyboard_of, tokenizer_of, world_of
+from xltlib.data.text import tokenizer_of, world_of
 from xltlib.data.tokenization import PAD, SEP, SPECIAL, PreTrainedTokenizerFast, WordEncoder
 from xltlib.finetuning import tasks, transfer
 from xltlib.finetuning.case import Case

@@ -7,7 +7,8 @@ import numpy as np
 
 from xltlib import StudyError, evaluation
 from xltlib.data import real_data, synthetic, task_data, tokenization
-from xltlib.data.text import keyboard_of, tokenizer_of, world_of
+from xltlib.data.languages import keyboard_of
+from xltlib.data.text import tokenizer_of, world_of
 from xltlib.finetuning import words
 from xltlib.finetuning.options import options
 from xltlib.finetuning.tasks import Encoded, TaskModel, encode, predict, scores

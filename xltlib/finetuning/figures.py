@@ -14,7 +14,7 @@ from xltlib.claims.ledger import Ledger, label
 from xltlib.claims.scores import JUDGED_BY, Setting, judged_by, paired, system
 from xltlib.data import task_data
 from xltlib.data.formats import LABELS
-from xltlib.data.samples import languages_for
+from xltlib.data.languages import languages_for
 from xltlib.drawing import Drawn, Session
 from xltlib.finetuning.options import METHODS
 from xltlib.params import Params, to_dict

@@ -9,7 +9,7 @@ import pandas as pd
 from xltlib import drawing
 from xltlib.claims import scores as score_table
 from xltlib.claims.scores import JUDGED_BY, Setting, judged_by, paired
-from xltlib.data.samples import languages_for
+from xltlib.data.languages import languages_for
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder
 from xltlib.drawing import Drawn, Session
 from xltlib.finetuning.figures import named

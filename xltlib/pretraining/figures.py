@@ -11,7 +11,7 @@ from xltlib import drawing, pool
 from xltlib.alignment.links import pool_words
 from xltlib.claims import scores as score_table
 from xltlib.claims.scores import Setting, paired
-from xltlib.data.samples import languages_for
+from xltlib.data.languages import languages_for
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
 from xltlib.data.tokenization import load as load_tokenizer
 from xltlib.drawing import Drawn, Session
