@@ -22,6 +22,7 @@ its high half; a weight is (half - 8) x scale.
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
@@ -43,21 +44,22 @@ BYTES_OF_BLOCK = 2 + BLOCK // 2
 # NFKC has a plain tilde for it, the published table keeps it; the other characters that NFKC alone changes
 # came to Unicode after the table
 WIDE_TILDE, STAND_IN = "\uff5e", "\ue0fe"
-NAMES = {  # of the file's tensors and their parts -> those of transformers
-    "emb.word": "embeddings.word_embeddings.weight",
-    "emb.pos": "embeddings.position_embeddings.weight",
-    "emb.type": "embeddings.token_type_embeddings.weight",
-    "emb.ln": "embeddings.LayerNorm",
-    "q": "attention.self.query",
-    "k": "attention.self.key",
-    "v": "attention.self.value",
-    "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm",
-    "fi": "intermediate.dense",
-    "fo": "output.dense",
-    "oln": "output.LayerNorm",
-    "w": "weight",
-    "b": "bias",
+NAMES = {  # parts of transformers' names of weights -> of the file's, to be replaced in this order
+    "embeddings.word_embeddings.weight": "emb.word",
+    "embeddings.position_embeddings.weight": "emb.pos",
+    "embeddings.token_type_embeddings.weight": "emb.type",
+    "embeddings.LayerNorm": "emb.ln",
+    "encoder.layer.": "l",
+    "attention.self.query": "q",
+    "attention.self.key": "k",
+    "attention.self.value": "v",
+    "attention.output.dense": "ao",
+    "attention.output.LayerNorm": "aln",
+    "intermediate.dense": "fi",
+    "output.dense": "fo",
+    "output.LayerNorm": "oln",
+    "weight": "w",
+    "bias": "b",
 }
 
 
@@ -154,20 +156,22 @@ def encoder(path: Path, **options) -> BertForMaskedLM:
     takes an eighth of the time, and training is short.
     """
     published = read(path)
-    config, state = published.config, {}
-    named = {_transformers_name(name): weights for name, weights in published.weights.items()}
-    segments = NAMES["emb.type"]
-    config.type_vocab_size, named[segments] = 1, named[segments][: config.hidden_size]
+    config, weights = published.config, published.weights
+    config.type_vocab_size, weights["emb.type"] = 1, weights["emb.type"][: config.hidden_size]
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in BertForMaskedLM(config).bert.state_dict().items()}
-    if named.keys() != shapes.keys():
-        raise StudyError(f"{path}: lacking or unknown: {', '.join(sorted(named.keys() ^ shapes.keys())[:3])}")
-    for name, weights in named.items():
-        if weights.size != shapes[name].numel():
-            raise StudyError(f"{path}: {name} has {weights.size:,} weights, expected {tuple(shapes[name])}")
-        state[f"bert.{name}"] = torch.from_numpy(weights).view(shapes[name])
-    options |= {"config": config, "state_dict": state | plain_head(config), "dtype": torch.float32}
+    names = {name: reduce(lambda own, part: own.replace(*part), NAMES.items(), name) for name in shapes}
+    if weights.keys() != set(names.values()):
+        wrong = sorted(weights.keys() ^ set(names.values()))
+        raise StudyError(f"{path}: lacking or unknown: {', '.join(wrong[:3])}")
+    state = plain_head(config)
+    for name, own in names.items():
+        if weights[own].size != shapes[name].numel():
+            expected = f"expected {tuple(shapes[name])}"
+            raise StudyError(f"{path}: {own} has {weights[own].size:,} weights, {expected}")
+        state[f"bert.{name}"] = torch.from_numpy(weights[own]).view(shapes[name])
+    options |= {"config": config, "state_dict": state, "dtype": torch.float32}
     return BertForMaskedLM.from_pretrained(None, **options)
 
 
@@ -181,16 +185,6 @@ def plain_head(config: BertConfig) -> dict[str, torch.Tensor]:
         f"{head}.LayerNorm.bias": torch.zeros(size),
         "cls.predictions.bias": torch.zeros(config.vocab_size),
     }
-
-
-def _transformers_name(name: str) -> str:
-    """`l3.fi.w` -> `encoder.layer.3.intermediate.dense.weight`; of an unknown name the parts as they are."""
-    if name in NAMES:
-        return NAMES[name]
-    whole, _, last = name.rpartition(".")
-    layer, _, part = whole.partition(".")
-    place = NAMES.get(whole) or f"encoder.layer.{layer[1:]}.{NAMES.get(part, part)}"
-    return f"{place}.{NAMES.get(last, last)}"
 
 
 def tokenizer(path: Path) -> XLMRobertaTokenizer:
