@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -51,58 +52,42 @@ def parallel_text(params: Mapping, language: str) -> tuple[dict[str, Pairs], dic
     """The sentence pairs (source, language) of each corpus that has both, in the order of the files.
 
     params: `languages`, `source`, `corpora`, `official_counts`. The sentences are cleaned and in NFKC. A pair
-    is left out if a side is also a sentence of a test set of any of the languages, or if it came before.
-
-    Returns
-    -------
-    pairs, counts
-        Pairs by corpus; numbers of all `pairs` read, of those dropped as `overlap` and as `repeated`, and of
-        those `kept`.
+    is left out if a side is also a sentence of a test set of any of the languages, or if it came before: how
+    many `pairs` were read, dropped as `overlap` and as `repeated`, and `kept`, comes second.
     """
-    both = (params["source"], language)
+    both, pairs, seen = (params["source"], language), {}, set()
     keys, _ = test_keys(tuple(params["languages"]), folder())
     having = [name for name, each in SETS.items() if each.translates(both)]
-    by_corpus, seen = {}, set()
-    counts = dict.fromkeys(("pairs", "overlap", "repeated", "kept"), 0)
-    for name in params["corpora"]:
-        if name not in having:
-            continue
-        pairs = tasks.load_pairs(name, both, folder(), nfkc=True, strict=params["official_counts"])
-        others = [pair for pair in pairs if keys.isdisjoint(map(overlap_key, pair))]
-        by_corpus[name] = [pair for pair in dict.fromkeys(others) if pair not in seen]
-        seen.update(by_corpus[name])
-        counts["pairs"] += len(pairs)
-        counts["overlap"] += len(pairs) - len(others)
-        counts["repeated"] += len(others) - len(by_corpus[name])
-        counts["kept"] += len(by_corpus[name])
+    counts = Counter(pairs=0, overlap=0, repeated=0, kept=0)
+    for name in (name for name in params["corpora"] if name in having):
+        every = tasks.load_pairs(name, both, folder(), nfkc=True, strict=params["official_counts"])
+        others = [pair for pair in every if keys.isdisjoint(map(overlap_key, pair))]
+        own = pairs[name] = [pair for pair in dict.fromkeys(others) if pair not in seen]
+        seen.update(own)
+        counts.update(pairs=len(every), overlap=len(every) - len(others))
+        counts.update(repeated=len(others) - len(own), kept=len(own))
     if not counts["kept"]:
         known = ", ".join(having) or "no corpus"
         raise StudyError(f"corpora = {list(params['corpora'])}: none has {'-'.join(both)}; {known} has it")
-    return by_corpus, counts
+    return pairs, dict(counts)
 
 
 @cache
 def test_keys(languages: tuple[str, ...], folder: Path | None) -> tuple[frozenset[str], tuple[str, ...]]:
-    """What copies of test sentences share (`overlap_key`), and the names of the sets they are from.
-
-    A set counts for the languages that the folder, or the hub, has of it.
-    """
-    sentences = {name: set(_test_sentences(name, languages, folder)) for name in TEST_SETS}
-    aligned = [pair for pair in GOLD if set(pair) <= set(languages) and has_gold(*pair)]
-    sentences["gold alignments"] = {
-        " ".join(side) for pair in aligned for sides in gold_alignments(*pair)[0] for side in sides
+    """What copies of test sentences share (`overlap_key`), and the names of the sets they are from."""
+    keys = {name: {overlap_key(x) for x in _sentences(name, languages, folder)} for name in TEST_SETS}
+    aligned = [gold_alignments(*pair)[0] for pair in GOLD if set(pair) <= set(languages) and has_gold(*pair)]
+    keys["gold alignments"] = {
+        overlap_key(" ".join(side)) for pairs in aligned for sides in pairs for side in sides
     }
-    keys = frozenset(overlap_key(sentence) for own in sentences.values() for sentence in own)
-    return keys - {""}, tuple(name for name, own in sentences.items() if own)
+    return frozenset().union(*keys.values()) - {""}, tuple(name for name, own in keys.items() if own)
 
 
 def task_texts(params: Mapping) -> Iterator[str]:
     """All texts that a task or a method may read: its sets in all languages, and the words of its lists."""
     for name in dict.fromkeys((*params["train_sets"], *params["test_sets"], *TEST_SETS)):
-        yield from _test_sentences(name, params["languages"], folder(), whole=True)
-    tables = []
-    if params["neighbour_lists"]:
-        tables.append(neighbour_lists(params["neighbour_lists"]))
+        yield from _sentences(name, params["languages"], folder(), whole=True)
+    tables = [neighbour_lists(params["neighbour_lists"])] if params["neighbour_lists"] else []
     if params["dictionaries"]:
         targets = [x for x in params["languages"] if x != params["source"]]
         with warnings.catch_warnings():
@@ -113,11 +98,14 @@ def task_texts(params: Mapping) -> Iterator[str]:
             yield from (word, *others)
 
 
-def _test_sentences(
-    name: str, languages: Sequence[str], folder: Path | None, whole: bool = False
+def _sentences(
+    part: str, languages: Sequence[str], folder: Path | None, whole: bool = False
 ) -> Iterator[str]:
-    """Both sides of pairs, questions, and the sentences of passages, or with `whole` the passages."""
-    name, split = name.split("/")
+    """Both sides of pairs, questions, and the sentences of passages, or with `whole` the passages.
+
+    Of a part of a set (`xnli/dev`), in those of the languages that the folder, or the hub, has.
+    """
+    name, split = part.split("/")
     is_text = SETS[name].task == "text"
     for own in SETS[name].counts[split]:
         language = f"{own}|en" if is_text else own
@@ -156,10 +144,10 @@ def gold_alignments(source: str, language: str) -> tuple[WordPairs, links.Gold]:
         pairs, place = list(links.tokenized_pairs(path)), {"index_base": 1}
         path = path.with_suffix(".gold")
     gold = links.read_gold(path, [(len(a), len(b)) for a, b in pairs], **place)
-    if not exchanged:
-        return pairs, gold
-    sure, possible = ([x[:, ::-1] for x in side] for side in gold)
-    return [(b, a) for a, b in pairs], links.Gold(sure, possible)
+    if exchanged:
+        pairs = [(b, a) for a, b in pairs]
+        gold = links.Gold(*([pair[:, ::-1] for pair in side] for side in gold))
+    return pairs, gold
 
 
 def retrieval_pairs(params: Mapping, language: str) -> dict[str, Pairs]:
@@ -201,13 +189,13 @@ def dictionaries(pattern: str, source: str, targets: Sequence[str]) -> dict[str,
             path = tasks.find_file(folder() or Path(), [name], f"a dictionary of {source}-{target}")
         except StudyError:
             continue
-        table = tables[target] = {}
+        table: dict[str, dict[str, None]] = {}  # of a word its translations, each once
         for number, line in enumerate(read_lines(path), start=1):
             pair = line.split("\t") if "\t" in line else line.split()
             if len(pair) != 2:
                 raise StudyError(f"{path}:{number}: expected two words, found {excerpt(line)}")
-            word, translation = pair[0].strip().lower(), pair[1].strip()
-            table[word] = list(dict.fromkeys((*table.get(word, ()), translation)))
+            table.setdefault(pair[0].strip().lower(), {})[pair[1].strip()] = None
+        tables[target] = {word: list(translations) for word, translations in table.items()}
     absent = ", ".join(target for target in targets if target not in tables)
     if not tables:
         raise StudyError(f"dictionaries = {pattern!r}: there is no such file for any of {absent}")

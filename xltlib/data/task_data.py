@@ -18,6 +18,10 @@ def examples(
 ) -> dict[str, list]:
     """At most `count` examples of a task by setting: a language, or "de@mlqa" for a further test set.
 
+    Real examples are in an order shuffled once, so that a smaller count takes some of a larger one's, and the
+    same ids in every language that has them. Languages that a set does not have are left out, and with
+    `official_counts` false also those whose file is absent, which a warning tells.
+
     Parameters
     ----------
     params
@@ -26,42 +30,39 @@ def examples(
     split
         "train": the source's alone where languages are real, or with `translations` those of all languages
         that the set has. "test": of all test sets of the task. "dev": of synthetic languages alone.
-
-    Real examples are in an order shuffled once, so that a smaller count takes some of a larger one's, and the
-    same ids in every language that has them. Languages that a set does not have are left out, and with
-    `official_counts` false also those whose file is absent, which a warning tells.
     """
     if params.get("data", "synthetic") == "synthetic":
         world = World(tuple(params["languages"]), params["world_seed"])
         return synthetic.task_examples(world, task, count, split, 0)
     if split == "dev":
         raise StudyError("finetune_until: real tasks have no development examples to select by; set it to 0")
-    named, by_setting = sets(params, task, "train_sets" if split == "train" else "test_sets"), {}
     if split == "train":
-        own = _first_records(_languages(params, *named[0], [params["source"]]), count)
-        return _with_translations(params, *named[0], own) if translations else own
-    for number, (name, of) in enumerate(named):
-        found = _first_records(_languages(params, name, of, params["languages"]), count)
-        for language, records in found.items():
-            setting = f"{language}@{name}" if number else language
-            if setting in by_setting:
-                raise StudyError(f"test_sets: {setting} would be two sets; name each further set once")
-            by_setting[setting] = records
+        ((name, part), *_), source = sets(params, task, "train_sets"), params["source"]
+        own = _first_records(_languages(params, name, part, [source]), count)
+        return own | (_translations(params, name, part, own[source]) if translations else {})
+    by_setting = {}
+    for number, (name, part) in enumerate(sets(params, task, "test_sets")):
+        records = _first_records(_languages(params, name, part, params["languages"]), count)
+        settings = {f"{language}@{name}" if number else language: x for language, x in records.items()}
+        if shared := settings.keys() & by_setting:
+            raise StudyError(f"test_sets: {min(shared)} would be two sets; name each further set once")
+        by_setting |= settings
     return by_setting
 
 
-def _with_translations(params: Mapping, name: str, split: str, own: Mapping[str, list]) -> dict[str, list]:
-    """The source's examples, and those of the same ids in every language that the set has."""
-    ((source, records),) = own.items()
-    labels = {record.id: getattr(record, "label", None) for record in records}
-    others, by_language = [x for x in params["languages"] if x != source], dict(own)
-    for language, theirs in _languages(params, name, split, others).items():
-        by_language[language] = [record for record in theirs if record.id in labels]
+def _translations(params: Mapping, name: str, split: str, own: Sequence) -> dict[str, list]:
+    """The examples with the ids of the source's in every other language that the set has."""
+    labels = {record.id: getattr(record, "label", None) for record in own}
+    others = [language for language in params["languages"] if language != params["source"]]
+    by_language = _languages(params, name, split, others)
+    for language, records in by_language.items():
+        by_language[language] = [record for record in records if record.id in labels]
         wrong = [x.id for x in by_language[language] if getattr(x, "label", None) != labels[x.id]]
         if wrong:
             raise StudyError(
-                f"{name}/{split}: example {wrong[0]!r} has another label in {language} than in {source}, so "
-                "the two files are no translations of each other: take both from one release"
+                f"{name}/{split}: example {wrong[0]!r} has another label in {language} than in "
+                f"{params['source']}, so the two files are no translations of each other: take both from one "
+                "release"
             )
     return by_language
 
@@ -91,15 +92,15 @@ def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
 
 def _languages(params: Mapping, name: str, split: str, languages: Sequence[str]) -> dict[str, list]:
     """The records of those of the languages that a split of a set has."""
-    by_language, folder = {}, real_data.folder()
+    by_language, folder, strict = {}, real_data.folder(), params["official_counts"]
     for language in in_languages(name, split, languages):
-        if folder and not params["official_counts"]:
-            try:
+        try:
+            if folder and not strict:
                 tasks.file_of(name, split, language, folder)
-            except StudyError as error:
-                warnings.warn(f"{language} is left out of {name}/{split}: {error}", stacklevel=3)
-                continue
-        by_language[language] = tasks.load(name, split, language, folder, strict=params["official_counts"])
+        except StudyError as error:
+            warnings.warn(f"{language} is left out of {name}/{split}: {error}", stacklevel=3)
+        else:
+            by_language[language] = tasks.load(name, split, language, folder, strict=strict)
     if not by_language:
         raise StudyError(f"{name}/{split}: none of the languages {', '.join(languages)} is there")
     return tasks.align(by_language) if SETS[name].task in ALIGNED else by_language
@@ -115,9 +116,5 @@ def in_languages(name: str, split: str, languages: Sequence[str]) -> list[str]:
 def _first_records(by_language: Mapping[str, Sequence], count: int) -> dict[str, list]:
     """The first `count` records of each language in an order of all ids that is shuffled once."""
     ids = sorted({record.id for records in by_language.values() for record in records})
-    shuffled = np.random.default_rng([0, 61]).permutation(len(ids))
-    place = dict(zip(ids, shuffled.tolist(), strict=True))
-    return {
-        language: sorted(records, key=lambda record: place[record.id])[:count]
-        for language, records in by_language.items()
-    }
+    place = dict(zip(ids, np.random.default_rng([0, 61]).permutation(len(ids)).tolist(), strict=True))
+    return {x: sorted(own, key=lambda record: place[record.id])[:count] for x, own in by_language.items()}

@@ -1,7 +1,7 @@
 """Published sets: the table of them in `tasks.yaml`, the records of tasks' examples, and parallel text."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from xltlib.data.words import clean
 from xltlib.textfile import excerpt, read_lines
 
 PLACEHOLDER = "NS"  # PAWS-X: what stands where a translator left a sentence out
+TEXTS = {  # of each task the fields that are texts
+    **dict.fromkeys(LABELS, ("text_a", "text_b")),
+    "choice": ("premise", "choice1", "choice2"), "tagging": (), "qa": ("question", "context"),
+}  # fmt: skip
 
 # Records; `texts` are the sentences of one that no training text may hold
 
@@ -231,15 +235,13 @@ def load(
     name: str, split: str, language: str, folder: Path | None = None, *,
     strict: bool = True, unlabelled: bool = False,
 ) -> list[Record]:  # fmt: skip
-    """The checked records of one split of one language of a set in `SETS`.
+    """The checked records of one split of one language of a set in `SETS`, for example "xnli", "dev", "de".
 
-    PAWS-X rows with a side `NS` are dropped, which a warning tells and which leaves languages with different
-    ids: `align` them.
+    MLQA's context and question languages are written "de|es". PAWS-X rows with a side `NS` are dropped, which
+    a warning tells and which leaves languages with different ids: `align` them.
 
     Parameters
     ----------
-    name, split, language
-        For example `"xnli", "dev", "de"`. MLQA's context and question languages are written `"de|es"`.
     folder
         The folder with the official files (plain or `.gz`); without one, the hub is asked.
     strict
@@ -253,14 +255,14 @@ def load(
         For an unknown set, split or language; a file that is missing, malformed, without gold or with a
         constant label; repeated ids; answers that are not where their offset says.
     """
-    task_set = set_of(name, split, language)
-    task, official, what = task_set.task, task_set.counts[split][language], f"{name} {split} {language}"
+    task_set, what = set_of(name, split, language), f"{name} {split} {language}"
+    task, official = task_set.task, task_set.counts[split][language]
     if folder is None:
-        rows = hub_rows(name, split, language)
+        rows = _hub_rows(name, split, language)
     else:
         path = file_of(name, split, language, folder)
         rows = list(READERS[task](read_lines(path), path, task))
-        rows = rows_of_language(rows, task_set.codes, language)
+    rows = rows_of_language(rows, task_set.codes, language)
     if len(rows) not in (accepted := official if isinstance(official, list) else [official]):
         place = f"first at {rows[0][0]}" if rows else "no row of this language"
         message = f"{what}: {len(rows)} examples ({place}), officially {' or '.join(map(str, accepted))}"
@@ -272,49 +274,43 @@ def load(
         ids = [f"{index}:{key}" for index, key in enumerate(ids)]
     records = [record_of(key, place, row, task) for key, (place, row) in zip(ids, rows, strict=True)]
     check_records(records, [place for place, _ in rows], unlabelled)
-    if task not in LABELS:
-        return records
-    whole = [x for x in records if PLACEHOLDER not in (x.text_a.strip(), x.text_b.strip())]
+    whole = [x for x in records if task not in LABELS or PLACEHOLDER not in map(str.strip, x.texts)]
     if len(whole) < len(records):
         dropped = f"{len(records) - len(whole)} of {len(records)} rows"
         warnings.warn(f"{what}: {dropped} have a side {PLACEHOLDER} (not translated); dropped", stacklevel=2)
     return whole
 
 
-def hub_rows(name: str, split: str, language: str) -> list[Row]:
+def _hub_rows(name: str, split: str, language: str) -> list[Row]:
     """The rows of a set from the hub, at the pinned commit."""
-    task_set, table = SETS[name], hub_table(name, split, language)
+    table, where = hub_table(name, split, language), " ".join(hub_place(name, split, language))
     names = getattr(table.features.get("label"), "names", None)
     rows = []
     for index, row in enumerate(table):
-        place = f"{' '.join(hub_place(name, split, language))} row {index}"
-        fields = dict(zip(renamed(row, task_set.task, place), row.values(), strict=True))
+        place = f"{where} row {index}"
+        fields = dict(zip(renamed(row, SETS[name].task, place), row.values(), strict=True))
         if names and fields["label"] >= 0:
             fields["label"] = names[fields["label"]]
         if isinstance(answers := fields.get("answers"), dict):
             fields["answers"] = list(zip(answers["answer_start"], answers["text"], strict=True))
         rows.append((place, fields))
-    return rows_of_language(rows, task_set.codes, language)
+    return rows
 
 
 def record_of(key: str, place: str, row: dict, task: str) -> Record:
     """The record of a row of a task's set; StudyError where a part of it is missing, empty or wrong."""
-
-    def text(name: str) -> str:
-        value = row.get(name)
+    texts = [row.get(name) for name in TEXTS[task]]
+    for name, value in zip(TEXTS[task], texts, strict=True):
         if not isinstance(value, str) or not value.strip():
             problem = "missing" if value is None else f"{excerpt(value)}, expected a text"
             raise StudyError(f"{place}: {name} is {'empty' if isinstance(value, str) else problem}")
-        return value
-
     if task in LABELS:
-        return PairExample(key, text("text_a"), text("text_b"), label_of(place, row, task))
+        return PairExample(key, *texts, label_of(place, row, task))
     if task == "choice":
-        asked = row.get("question")
+        asked, (premise, *choices) = row.get("question"), texts
         if asked not in ("cause", "effect"):
             raise StudyError(f"{place}: question is {excerpt(asked)}; expected 'cause' or 'effect'")
-        choices = (text("choice1"), text("choice2"))
-        return ChoiceExample(key, text("premise"), asked, choices, label_of(place, row, task))
+        return ChoiceExample(key, premise, asked, tuple(choices), label_of(place, row, task))
     if task == "tagging":
         heads = row["heads"]
         if max(heads) > len(heads) or heads.count(0) != 1:
@@ -322,32 +318,30 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
             raise StudyError(f"{place}: heads {shown}; expected one 0, others to {len(heads)}")
         columns = (tuple(row[name]) for name in ("words", "tags", "heads", "deprels"))
         return TaggedSentence(key, *columns, row.get("text", ""))
-    context, answers = text("context"), tuple((start, answer) for start, answer in row["answers"] if answer)
+    (question, context), answers = texts, tuple((start, text) for start, text in row["answers"] if text)
     for start, answer in answers:
         there = context[start : start + len(answer)]
         if there != answer or start < 0:
             at = f"answer {excerpt(answer)} is not at offset {excerpt(start)}"
             raise StudyError(f"{place}: {at}; there is {excerpt(there)}")
-    return SpanExample(key, text("question"), context, answers)
+    return SpanExample(key, question, context, answers)
 
 
 def check_records(records: list[Record], places: list[str], unlabelled: bool = False) -> None:
     """StudyError for repeated ids and, but for `unlabelled` sets, for records without gold."""
     check_ids([record.id for record in records], places)
-    bare = [
-        place
-        for record, place in zip(records, places, strict=True)
-        if getattr(record, "label", 0) < 0 or not getattr(record, "answers", True)
-    ]
-    if bare and len(bare) < len(records):
-        raise StudyError(f"{bare[0]}: no label or answer, though other rows have one")
-    if bare and not unlabelled:
-        raise StudyError(
-            f"{bare[0]}: no label or answer in any row, as in XTREME's test files; use the original release, "
-            "or put test.labels.tsv (with a column 'label') beside XNLI's files"
-        )
-    if not bare:
-        check_varied([record.label for record in records if hasattr(record, "label")], places)
+    golden = [getattr(x, "label", 0) >= 0 and bool(getattr(x, "answers", True)) for x in records]
+    if not all(golden):
+        first = places[golden.index(False)]
+        if any(golden):
+            raise StudyError(f"{first}: no label or answer, though other rows have one")
+        if not unlabelled:
+            raise StudyError(
+                f"{first}: no label or answer in any row, as in XTREME's test files; use the original "
+                "release, or put test.labels.tsv (with a column 'label') beside XNLI's files"
+            )
+    elif records and hasattr(records[0], "label"):
+        check_varied([record.label for record in records], places)
 
 
 # Parallel text
@@ -368,8 +362,16 @@ def load_pairs(
         path, rows = f"{name} {split} of the hub", _hub_pairs(name, split, sides[0])
     else:
         path, other = (file_of(name, split, side, folder) for side in sides)
-        columns = list(task_set.counts[split])
-        rows = _columns(path, map(columns.index, languages)) if path == other else _lines(path, other)
+        if path == other:
+            columns = list(task_set.counts[split])
+            rows = _columns(path, *(columns.index(language) for language in languages))
+        else:  # line n of one file with line n of the other
+            own, theirs = read_lines(path), read_lines(other)
+            if len(own) != len(theirs):
+                counted = f"{len(theirs)} lines, but {path} has {len(own)}"
+                raise StudyError(f"{other}: {counted}; line n must translate line n")
+            rows = zip(own, theirs, strict=True)
+    rows = list(rows)
     published = min(task_set.counts[split][language] for language in languages)
     if strict and len(rows) != published:
         raise StudyError(
@@ -380,25 +382,14 @@ def load_pairs(
     return list(dict.fromkeys(rows)) if task_set.drop_repeats else rows
 
 
-def _lines(path: Path, other: Path) -> list[tuple[str, str]]:
-    """Line n of one file with line n of the other."""
-    a, b = read_lines(path), read_lines(other)
-    if len(a) != len(b):
-        raise StudyError(f"{other}: {len(b)} lines, but {path} has {len(a)}; line n must translate line n")
-    return list(zip(a, b, strict=True))
-
-
-def _columns(path: Path, columns: Iterable[int]) -> list[tuple[str, str]]:
+def _columns(path: Path, first: int, second: int) -> Iterator[tuple[str, str]]:
     """Two of the columns of a tab-separated file; empty lines are left out."""
-    first, second = columns
-    rows = []
     for number, line in enumerate(read_lines(path), start=1):
         cells = line.split("\t")
         if len(cells) > 1:
-            rows.append((cells[first], cells[second]))
+            yield cells[first], cells[second]
         elif line.strip():
             raise StudyError(f"{path}:{number}: no tab between two sentences")
-    return rows
 
 
 def _hub_pairs(name: str, split: str, language: str) -> list[tuple[str, str]]:
@@ -406,11 +397,8 @@ def _hub_pairs(name: str, split: str, language: str) -> list[tuple[str, str]]:
     rows, (own, other) = hub_table(name, split, language), language.split("|")
     if "translation" in rows.column_names:
         return [(row[own], row[other]) for row in rows["translation"]]
-    pairs = []
-    for row in rows:
-        pair = row["source_sentence"], row["target_sentence"]
-        pairs.append(pair if (row["source_lang"] == "eng") == (own == "en") else pair[::-1])
-    return pairs
+    pairs = [(row["source_lang"] == "eng", row["source_sentence"], row["target_sentence"]) for row in rows]
+    return [(a, b) if from_english == (own == "en") else (b, a) for from_english, a, b in pairs]
 
 
 # Several languages

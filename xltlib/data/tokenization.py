@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -52,20 +52,19 @@ def specials(tokenizer: PreTrainedTokenizerFast) -> Specials:
     One that puts none anywhere, as those of `train`, gets [CLS] a [SEP] b [SEP].
     """
     coded = tokenizer("a", "a", return_special_tokens_mask=True)
-    both = zip(coded["special_tokens_mask"], coded["input_ids"], strict=True)
-    runs = [(special, tuple(token for _, token in run)) for special, run in groupby(both, lambda x: x[0])]
-    if any(special for special, _ in runs):
-        before = runs.pop(0)[1] if runs[0][0] else ()
-        after = runs.pop()[1] if runs[-1][0] else ()
-        around = (before, runs[1][1] if len(runs) == 3 else (), after)
+    ids, special = np.array(coded["input_ids"]), np.array(coded["special_tokens_mask"], bool)
+    if special.any():
+        first, *_, last = np.flatnonzero(~special)
+        middle = special.copy()
+        middle[:first] = middle[last:] = False
+        around = tuple(tuple(part.tolist()) for part in (ids[:first], ids[middle], ids[last + 1 :]))
+    elif None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+        name = type(tokenizer).__name__
+        raise StudyError(f"{name}: it has no token to begin or to end a sequence with")
     else:
-        if None in (tokenizer.cls_token_id, tokenizer.sep_token_id):
-            name = type(tokenizer).__name__
-            raise StudyError(f"{name}: it has no token to begin or to end a sequence with")
         around = ((tokenizer.cls_token_id,), (tokenizer.sep_token_id,), (tokenizer.sep_token_id,))
-    return Specials(
-        tokenizer.pad_token_id, tokenizer.mask_token_id, *around, frozenset(tokenizer.all_special_ids)
-    )
+    known = frozenset(tokenizer.all_special_ids)
+    return Specials(tokenizer.pad_token_id, tokenizer.mask_token_id, *around, known)
 
 
 # words as tokenizers write `words.token_spans`: words found in a text are those that it was trained on as
@@ -83,16 +82,10 @@ def train(
     The same texts give the same tokenizer: the trainer meets characters in the order of a hash map, so all of
     them are handed to it, sorted, as if they were special tokens.
 
-    Parameters
-    ----------
-    alphabet
-        The characters that it knows, as first ones of a word and, after "##", as continuing ones; words with
-        others, of which real text has thousands, are [UNK]. None: all characters of the texts, both ways.
+    alphabet : the characters that it knows, as first ones of a word and, after "##", as others; words
+        with others, of which real text has thousands, are [UNK]. None: all of the texts', both ways.
 
-    Raises
-    ------
-    StudyError
-        Where `vocab_size` does not hold the characters.
+    StudyError where `vocab_size` does not hold the characters.
     """
     texts = [normalize("NFKC", text) for text in texts]
     if alphabet is None:
