@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # several threads on few cores lose, and su
 import numpy as np
 import official
 import pytest
+import tinydata
 import torch
 from simulated import two_systems
 from tiny import params
@@ -59,6 +60,12 @@ def data_dir() -> Path:
 def official_dir(tmp_path_factory) -> Path:
     """A folder with every set and corpus in the publishers' formats, made up, a few examples each."""
     return official.make(tmp_path_factory.mktemp("official"), OFFICIAL_ROWS)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory) -> Path:
+    """The made-up folder of a study in English and Spanish, which no test changes."""
+    return tinydata.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(params=["generated", "published"])

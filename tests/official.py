@@ -126,7 +126,7 @@ def labels(rows: int = 6) -> str:
 
 def place(name: str, split: str, language: str) -> str:
     """The first of the paths at which a set is looked for."""
-    return SETS[name].filled(SETS[name].files[0], SETS[name].split_names.get(split, split), language)
+    return SETS[name].paths(split, language)[0]
 
 
 PLAIN = (

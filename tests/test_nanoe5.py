@@ -84,7 +84,7 @@ WITHOUT = {name: part for name, part in tensors().items() if name != "l0.v.b"}
         (None, lambda path: tiny_file(path, mark=b"E5S2"), "begins with b.E5S2., expected is b.E5S1."),
         (tensors() | {"l0.more.w": (0, 1, plain([1]))}, lambda path: None, "lacking or unknown: l0.more.w"),
         (WITHOUT, lambda path: None, "lacking or unknown: l0.v.b"),
-        (tensors() | {"l0.q.b": (0, 31, plain(np.ones(31)))}, lambda path: None, "l0.q.b has 31 weights, expected"),
+        (tensors() | {"l0.q.b": (0, 31, plain(np.ones(31)))}, lambda path: None, "l0.q.b has 31 weights"),
     ],
     ids=["one byte short", "a fragment", "another mark", "one more", "one less", "one too short"],
 )  # fmt: skip

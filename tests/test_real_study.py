@@ -33,10 +33,10 @@ PROFILE = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tiny_dir, tmp_path_factory):
     """Parameters, runs and results of the stages 02 and 03 on the made-up folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLT_DATA", str(tinydata.make(tmp_path_factory.mktemp("data"))))
+        patch.setenv("XLT_DATA", str(tiny_dir))
         chosen = params(**{**tinydata.PARAMS, **PROFILE})
         runs = Runs(chosen)
         specs = [*runs.stage("02_pretraining"), *runs.stage("03_finetuning")]
@@ -119,31 +119,23 @@ def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
     tinydata.write(folder, "near.json", '{"dog": ["cat", "perro"], "sees": ["hears"]}')
     tinydata.write(folder, "en-es.txt", [f"{a} {b}" for a, b in tinydata.SPANISH.items()])
     named = {"neighbour_lists": "near.json", "dictionaries": "{source}-{target}.txt"}
-    methods = (
-        ("translate_train", ""),
-        ("rs_da", ""),
-        ("rs_da", "neighbours=no_foreign"),
-        ("code_switch", ""),
-    )
-    entries = tuple(f"{method}:{options}".removesuffix(":") for method, options in methods)
-    named |= {"methods": entries, "tasks": ("paraphrase",)}
+    methods = ("translate_train", "rs_da", "rs_da:neighbours=no_foreign", "code_switch")
+    named |= {"methods": methods, "tasks": ("paraphrase",)}
     chosen = params(**{**tinydata.PARAMS, **PROFILE, **named})
     downloads.require(chosen)
     runs, store = Runs(chosen), Store(tmp_path / "runs")
-    asked = [runs.transfer("paraphrase", "none", 0, method, "", options) for method, options in methods]
+    entries = [method.partition(":") for method in methods]
+    asked = [runs.transfer("paraphrase", "none", 0, name, "", options) for name, _, options in entries]
     for result in computed(asked, store):
         assert {"en", "es"} == set(result.scores)
     (lexicon,) = computed([runs.lexicon("none", 0, "threshold=0")], store)
     assert set(lexicon.scores) == {"es"}
     assert lexicon.values["pairs"]["es"]["proposed"] == lexicon.values["pairs"]["es"]["asked"] > 0
     cases = [Case(spec.params, store.result(runs.text()), chosen.languages) for spec in asked]
-    texts = [
-        " ".join(f"{e.text_a} {e.text_b}" for e in METHODS[c.method].load()(c, c.examples("train", 40)))
-        for c in cases
-    ]
-    assert [("perro" in text.split(), "dog" in text.split()) for text in texts] == [
-        (True, True), (True, True), (False, True), (True, True),
-    ]  # fmt: skip
+    examples = [METHODS[c.method].load()(c, c.examples("train", 40)) for c in cases]
+    words = [" ".join(f"{e.text_a} {e.text_b}" for e in own).split() for own in examples]
+    assert ["perro" in own for own in words] == [True, True, False, True]
+    assert all("dog" in own for own in words)
     (folder / "near.json").unlink()
     (folder / "pawsx/x-final/es/dev_2k.tsv").unlink()
     with pytest.raises(StudyError, match=r"2 files are missing(.|\n)*es/dev_2k.tsv(.|\n)*near.json"):

@@ -10,14 +10,9 @@ from xltlib.data.synthetic import World
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tinydata.make(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture
-def real(folder, monkeypatch):
-    monkeypatch.setenv("XLT_DATA", str(folder))
+def real(tiny_dir, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(tiny_dir))
     return tinydata.PARAMS
 
 
@@ -40,7 +35,7 @@ def test_training_examples_are_the_sources_and_a_smaller_count_takes_some_of_the
     assert ids(some) != [str(i) for i in range(7)]
 
 
-def test_translations_of_training_examples_have_their_ids_and_labels(real, folder, tmp_path, monkeypatch):
+def test_translations_of_training_examples_have_their_ids_and_labels(real, tmp_path, monkeypatch):
     found = task_data.examples(real, "paraphrase", "train", 12, translations=True)
     own = {record.id: record for record in found["en"]}
     assert set(found) == {"en", "es"}

@@ -1,5 +1,5 @@
 """What there is to learn from: languages made by a grammar, corpora and test sets of the publishers.
 
-Read `synthetic` first, then `tasks` (the table of published sets, the records of examples) and `text` (from
-text to ids, pairs and links).
+Read `synthetic` first, then `tasks` (the table of published sets, the records of examples), `languages` (one
+interface to both) and `text` (from text to ids, pairs and links).
 """

@@ -63,7 +63,11 @@ class Sample:
 
 
 class Languages:
-    """What both kinds of languages share.
+    """What both kinds of languages share. Each has besides
+
+    - for runs of text a joint `tokenizer`, the `documents` of a language, and its `pairs` with the source;
+    - for notebooks a `sample` of sentence pairs with gold links, `texts`, a `keyboard`, `facts` of each,
+      a `sentence_table` of all, and their order `by_distance`.
 
     params : of a run of text; for samples and tables also `source`, `world_seed`, and what `task_data` reads
     """
@@ -71,6 +75,7 @@ class Languages:
     limit: float = np.inf  # subwords of a sentence
     kept: np.ndarray | None = None  # of a published tokenizer that was cut: the subwords that are left
     tokenizer: PreTrainedTokenizerFast
+    linked: list[str]  # the languages with gold links
 
     def __init__(self, params: Mapping) -> None:
         self.params, self.source = params, params.get("source", "")
@@ -80,6 +85,10 @@ class Languages:
         """Texts in words and subwords."""
         cut = tokenization.cut_texts if self.params.get("model") else tokenization.cut_words
         return cut(self.tokenizer, texts)
+
+    def counts(self) -> dict[str, Any]:
+        """What there is to say of where the text comes from."""
+        return {}
 
     def _rng(self, split: str, draw: int = 0) -> np.random.Generator:
         """The random stream of "train" or "test" sentences, in one of several draws."""
@@ -94,7 +103,7 @@ class Synthetic(Languages):
     def __init__(self, params: Mapping) -> None:
         super().__init__(params)
         self.world = synthetic.World(tuple(params["languages"]), params["world_seed"])
-        self.linked = self.targets  # the languages with gold links
+        self.linked = self.targets
 
     # For runs of text
 
@@ -135,14 +144,9 @@ class Synthetic(Languages):
         self, drawn: synthetic.Clauses, language: str
     ) -> tuple[list[tuple[synthetic.Sentence, synthetic.Sentence]], links.Gold]:
         """Clauses in the source and in a language, and the gold links between their words."""
-        sides = (self.world.render(drawn, name) for name in (self.source, language))
-        pairs = list(zip(*sides, strict=True))
-        gold = zip(*(synthetic.gold_links(a, b) for a, b in pairs), strict=True)
+        pairs = [*zip(*(self.world.render(drawn, name) for name in (self.source, language)), strict=True)]
+        gold = zip(*(synthetic.gold_links(*pair) for pair in pairs), strict=True)
         return pairs, links.Gold(*([np.array(x, np.int32).reshape(-1, 2) for x in kind] for kind in gold))
-
-    def counts(self) -> dict[str, Any]:
-        """What there is to say of where the text comes from."""
-        return {}
 
     # For notebooks
 
@@ -195,11 +199,7 @@ class Published(Languages):
     def __init__(self, params: Mapping) -> None:
         super().__init__(params)
         self._parallel = cache(lambda language: real_data.parallel_text(params, language))
-
-    @cached_property
-    def linked(self) -> list[str]:
-        """The languages with gold links."""
-        return [language for language in self.targets if real_data.has_gold(self.source, language)]
+        self.linked = [language for language in self.targets if real_data.has_gold(self.source, language)]
 
     # For runs of text
 
@@ -240,7 +240,7 @@ class Published(Languages):
 
     def documents(self, language: str) -> list[tuple[Sentence, Sentence]]:
         """Two consecutive sentences of a corpus each; at most as many as the study wants, drawn once."""
-        documents: list[tuple[Sentence, Sentence]] = []
+        documents = []
         for sentences in self._sentences[language]:
             fitting = [s for s in self.cut(sentences) if 0 < len(s.ids) <= self.limit]
             documents += zip(fitting[::2], fitting[1::2], strict=False)

@@ -20,7 +20,6 @@ its high half; a weight is (half - 8) x scale.
 """
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from importlib import metadata
@@ -194,15 +193,12 @@ def tokenizer(path: Path) -> XLMRobertaTokenizer:
     """
     published = read(path)
     made = XLMRobertaTokenizer(vocab=list(zip(published.pieces, published.scores.tolist(), strict=True)))
-    made.backend_tokenizer.normalizer = _normalizer(published.normalisation)
-    return made
-
-
-def _normalizer(table: Mapping[str, str]) -> normalizers.Normalizer:
-    """What the table does: NFKC, but for the characters that the table drops, or has a blank for."""
-    other = {char: text for char, text in table.items() if text != normalize("NFKC", char)}
+    # the table is NFKC, but for characters that it drops, or has a blank for
+    other = {char: new for char, new in published.normalisation.items() if new != normalize("NFKC", char)}
     steps = [normalizers.Replace(WIDE_TILDE, STAND_IN)]
     for text in sorted(set(other.values())):
         named = "".join(f"\\x{{{ord(char):x}}}" for char, new in other.items() if new == text)
         steps.append(normalizers.Replace(Regex(f"[{named}]"), text))
-    return normalizers.Sequence([*steps, normalizers.NFKC(), normalizers.Replace(STAND_IN, WIDE_TILDE)])
+    steps += [normalizers.NFKC(), normalizers.Replace(STAND_IN, WIDE_TILDE)]
+    made.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    return made

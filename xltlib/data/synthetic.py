@@ -203,8 +203,7 @@ class _Grammar:
     def __init__(self, world: World, name: str):
         self.world, self.language = world, LANGUAGES[name]
         self.stems = self._drawn_stems()
-        self.function = self._drawn_function_words()
-        self.form = cache(self._form)
+        self.function, self.suffixes = self._drawn_function_words()
 
     def _fresh(self, rng: np.random.Generator, syllables: int, taken: set[str]) -> str:
         """A random word in the language's letters that is not taken yet."""
@@ -227,23 +226,30 @@ class _Grammar:
         fresh = [self._fresh(rng, 3, taken) for _ in range(count)]
         return [a if same else b for a, b, same in zip(source, fresh, is_cognate, strict=True)]
 
-    def _drawn_function_words(self) -> dict[str, list[str]]:
-        """Short words and suffixes, by slot where a kind has several; words alone may be cognates."""
-        rng = np.random.default_rng([self.world.seed, 4, *self.language.name.encode()])
-        taken: set[str] = set()
+    def _drawn_function_words(self) -> tuple[dict[str, list[str]], list[list[str]]]:
+        """Short words by kind and slot, which may be cognates; suffixes by slot and class of the agent."""
+        own, taken = self.language, set()
+        rng = np.random.default_rng([self.world.seed, 4, *own.name.encode()])
         short = [self._fresh(rng, 1, taken) for _ in range(16)]
         question = [short[4] + short[n] for n in (5, 6, 7, 8)]
         words = [*short[:4], *question]  # article, particle, two adpositions; who, whom, where, a spare one
-        if self.language.name != "src":
+        if own.name != "src":
             both = list(zip(self.world.grammar("src").function["words"], words, strict=True))
-            shared = self.language.cognates
-            words = [a if rng.random() < shared and a not in words else b for a, b in both]
+            words = [a if rng.random() < own.cognates and a not in words else b for a, b in both]
         article, particle, place, time, who, whom, where, _ = words
-        return {
+        function = {
             "words": words, "article": [article] * 7, "particle": [particle] * 7,
             "adposition": [place] * 6 + [time], "question": [who, "", "", whom, "", where, ""],
-            "case": short[9:11], "adverbial": short[11:13], "agreement": (short[13:16] + short[:1]),
         }  # fmt: skip
+        classes = CATEGORIES["entity"][0]
+        suffixes = [[""] * classes for _ in SLOTS]
+        if own.case:
+            suffixes[AGENT], suffixes[PATIENT] = [short[9]] * classes, [short[10]] * classes
+        if own.adposition == "suffix":
+            suffixes[PLACE], suffixes[TIME] = [short[11]] * classes, [short[12]] * classes
+        if own.agreement:
+            suffixes[VERB] = short[13 : 13 + classes]
+        return function, suffixes
 
     @cached_property
     def _plans(self) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
@@ -259,17 +265,6 @@ class _Grammar:
         core = [piece for letter in own.order for piece in phrases[letter]]
         return core + place + time, place + core + time
 
-    def _form(self, slot: int, stem: int, agent_class: int) -> str:
-        """The form of a stem in a slot; `form` keeps those that were asked for."""
-        language, function, word = self.language, self.function, self.stems[stem]
-        if slot == VERB and language.agreement:
-            return word + function["agreement"][agent_class]
-        if slot in (AGENT, PATIENT) and language.case:
-            return word + function["case"][slot == PATIENT]
-        if slot in (PLACE, TIME) and language.adposition == "suffix":
-            return word + function["adverbial"][slot == TIME]
-        return word
-
     def render(self, batch: Clauses) -> list[Sentence]:
         """The clauses as sentences."""
         stems = [self.world.stem(s, batch.concept[:, s], batch.synonym[:, s]) for s in range(7)]
@@ -284,7 +279,7 @@ class _Grammar:
                 elif slot == asked or row[slot] == ABSENT:
                     continue
                 elif kind == "head":
-                    words.append((self.form(slot, row[slot], klass if slot == VERB else 0), slot, HEAD))
+                    words.append((self.stems[row[slot]] + self.suffixes[slot][klass], slot, HEAD))
                 else:
                     words.append((self.function[kind][slot], slot, FUNCTION))
             sentences.append(Sentence(*zip(*words, strict=True)))
@@ -295,9 +290,8 @@ class _Grammar:
         forms: list[dict[str, None]] = [{} for _ in range(self.world.lexemes)]
         for slot, category in enumerate(SLOT_CATEGORY):
             first, classes = self.world._first[category], CATEGORIES[category][0]
-            agents = range(CATEGORIES["entity"][0] if slot == VERB else 1)
             for stem in range(first, first + members(slot) * SYNONYMS + classes):
-                forms[stem] |= dict.fromkeys(self._form(slot, stem, agent) for agent in agents)
+                forms[stem] |= dict.fromkeys(self.stems[stem] + suffix for suffix in self.suffixes[slot])
         return [list(own) for own in forms]
 
 

@@ -9,18 +9,8 @@ from typing import Any
 import yaml
 
 from xltlib import StudyError
-from xltlib.data import hub
-from xltlib.data.formats import (
-    LABELS,
-    READERS,
-    Row,
-    check_ids,
-    check_varied,
-    ids_of,
-    label_of,
-    renamed,
-    rows_of_language,
-)
+from xltlib.data import formats, hub
+from xltlib.data.formats import LABELS, Row, label_of
 from xltlib.data.words import clean
 from xltlib.textfile import excerpt, read_lines
 
@@ -134,6 +124,11 @@ class TaskSet:
         known = self.counts.get(split, ()) if self.task == "text" else ()
         return set(languages) <= set(known) and self.pairs_with in ("", *languages)
 
+    def paths(self, split: str, language: str) -> list[str]:
+        """The `files` of one split of one language, the usual one first."""
+        split = self.split_names.get(split, split)
+        return [self.filled(pattern, split, language) for pattern in self.files]
+
     def filled(self, pattern: str, split: str, language: str) -> str:
         """A pattern with its fields: {split}, {language}, {code} (its name in the set's files), {other}.
 
@@ -196,9 +191,7 @@ def find_file(folder: Path | str, names: Sequence[str], what: str) -> Path:
 def file_of(name: str, split: str, language: str, folder: Path) -> Path:
     """The file below a folder that holds one split of one language; StudyError where it is missing."""
     task_set = set_of(name, split, language)
-    file_split = task_set.split_names.get(split, split)
-    names = [task_set.filled(pattern, file_split, language) for pattern in task_set.files]
-    return find_file(folder, names, f"{name} ({task_set.source})")
+    return find_file(folder, task_set.paths(split, language), f"{name} ({task_set.source})")
 
 
 def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
@@ -214,9 +207,8 @@ def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
 
 def hub_table(name: str, split: str, language: str) -> Any:
     """One split of one language as the hub has it, a `datasets.Dataset`, at the pinned commit."""
-    place, task_set = hub_place(name, split, language), SETS[name]
-    file = task_set.filled(task_set.files[0], task_set.split_names.get(split, split), language)
-    return hub.table(*place, f"Or download {task_set.source}, and pass the folder that holds {file}.")
+    place, file = hub_place(name, split, language), SETS[name].paths(split, language)[0]
+    return hub.table(*place, f"Or download {SETS[name].source}, and pass the folder that holds {file}.")
 
 
 def is_there(name: str, split: str, language: str, folder: Path | None) -> bool:
@@ -261,15 +253,15 @@ def load(
         rows = _hub_rows(name, split, language)
     else:
         path = file_of(name, split, language, folder)
-        rows = list(READERS[task](read_lines(path), path, task))
-    rows = rows_of_language(rows, task_set.codes, language)
+        rows = list(formats.READERS[task](read_lines(path), path, task))
+    rows = formats.rows_of_language(rows, task_set.codes, language)
     if len(rows) not in (accepted := official if isinstance(official, list) else [official]):
         place = f"first at {rows[0][0]}" if rows else "no row of this language"
         message = f"{what}: {len(rows)} examples ({place}), officially {' or '.join(map(str, accepted))}"
         if strict:
             raise StudyError(f"{message}; fetch the official file, or set official_counts: false")
         warnings.warn(message, stacklevel=2)
-    ids = ids_of(rows) or [str(index) for index in range(len(rows))]
+    ids = formats.ids_of(rows) or [str(index) for index in range(len(rows))]
     if split in task_set.repeated_ids and len(set(ids)) < len(ids):
         ids = [f"{index}:{key}" for index, key in enumerate(ids)]
     records = [record_of(key, place, row, task) for key, (place, row) in zip(ids, rows, strict=True)]
@@ -288,7 +280,7 @@ def _hub_rows(name: str, split: str, language: str) -> list[Row]:
     rows = []
     for index, row in enumerate(table):
         place = f"{where} row {index}"
-        fields = dict(zip(renamed(row, SETS[name].task, place), row.values(), strict=True))
+        fields = dict(zip(formats.renamed(row, SETS[name].task, place), row.values(), strict=True))
         if names and fields["label"] >= 0:
             fields["label"] = names[fields["label"]]
         if isinstance(answers := fields.get("answers"), dict):
@@ -329,7 +321,7 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
 
 def check_records(records: list[Record], places: list[str], unlabelled: bool = False) -> None:
     """StudyError for repeated ids and, but for `unlabelled` sets, for records without gold."""
-    check_ids([record.id for record in records], places)
+    formats.check_ids([record.id for record in records], places)
     golden = [getattr(x, "label", 0) >= 0 and bool(getattr(x, "answers", True)) for x in records]
     if not all(golden):
         first = places[golden.index(False)]
@@ -341,7 +333,7 @@ def check_records(records: list[Record], places: list[str], unlabelled: bool = F
                 "release, or put test.labels.tsv (with a column 'label') beside XNLI's files"
             )
     elif records and hasattr(records[0], "label"):
-        check_varied([record.label for record in records], places)
+        formats.check_varied([record.label for record in records], places)
 
 
 # Parallel text
