@@ -7,8 +7,9 @@ from tiny import computed, params
 
 from xltlib import StudyError
 from xltlib.data import tokenization
+from xltlib.data.languages import keyboard_of
 from xltlib.data.tasks import SpanExample
-from xltlib.data.text import keyboard_of, world_of
+from xltlib.data.text import world_of
 from xltlib.data.tokenization import PAD, SEP, SPECIAL, WordEncoder
 from xltlib.finetuning import answers
 from xltlib.finetuning.answers import IGNORED, corrupted, encode, span_mask, text_of

@@ -56,13 +56,8 @@ def repository(model: str) -> str:
 def snapshot(repo: str, patterns: Sequence[str], otherwise: str = "") -> Path:
     """The folder that holds the repository's files of these patterns, at the pinned commit.
 
-    A data set's repository is written `datasets/owner/name`. `otherwise` says, for the error message, what
-    else a reader may do who has no network.
-
-    Raises
-    ------
-    StudyError
-        Where the files are neither in the cache nor within reach.
+    A data set's repository is written `datasets/owner/name`. StudyError where the files are neither in the
+    cache nor within reach; `otherwise` says there what else a reader may do who has no network.
     """
     folder, reason = _repository(repo) / "snapshots" / PINNED[repo], "it is out of reach"
     if not cached(repo, patterns) and online():

@@ -22,14 +22,10 @@ def examples(
     same ids in every language that has them. Languages that a set does not have are left out, and with
     `official_counts` false also those whose file is absent, which a warning tells.
 
-    Parameters
-    ----------
-    params
-        Of a study: `languages`, `world_seed`; for real languages `source`, `train_sets`, `test_sets` and
-        `official_counts`.
-    split
-        "train": the source's alone where languages are real, or with `translations` those of all languages
-        that the set has. "test": of all test sets of the task. "dev": of synthetic languages alone.
+    params : of a study: `languages`, `world_seed`; for real languages `source`, `train_sets`, `test_sets` and
+        `official_counts`
+    split : "train": the source's alone where languages are real, or with `translations` those of all that
+        the set has; "test": of all test sets of the task; "dev": of synthetic languages alone
     """
     if params.get("data", "synthetic") == "synthetic":
         world = World(tuple(params["languages"]), params["world_seed"])

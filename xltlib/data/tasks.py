@@ -232,20 +232,12 @@ def load(
     MLQA's context and question languages are written "de|es". PAWS-X rows with a side `NS` are dropped, which
     a warning tells and which leaves languages with different ids: `align` them.
 
-    Parameters
-    ----------
-    folder
-        The folder with the official files (plain or `.gz`); without one, the hub is asked.
-    strict
-        A number of examples that is not the official one is an error; otherwise a warning.
-    unlabelled
-        Accept files without gold: labels are then -1, answers empty.
+    folder : with the official files (plain or `.gz`); without one, the hub is asked
+    strict : a number of examples that is not the official one is an error; otherwise a warning
+    unlabelled : accept files without gold: labels are then -1, answers empty
 
-    Raises
-    ------
-    StudyError
-        For an unknown set, split or language; a file that is missing, malformed, without gold or with a
-        constant label; repeated ids; answers that are not where their offset says.
+    StudyError for an unknown set, split or language; a file that is missing, malformed, without gold or with
+    a constant label; repeated ids; answers that are not where their offset says.
     """
     task_set, what = set_of(name, split, language), f"{name} {split} {language}"
     task, official = task_set.task, task_set.counts[split][language]
