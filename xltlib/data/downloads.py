@@ -45,7 +45,7 @@ def downloads(params: Params) -> list[Download]:
         own = [part for part in wanted if part[0] == name]
         splits = ", ".join(dict.fromkeys(split for _, split, _ in own))
         places = [tasks.hub_place(*part) for part in own]
-        repo, patterns = places[0][0], tuple(dict.fromkeys(hub.usual_files(*place[1:]) for place in places))
+        repo, patterns = places[0][0], tuple(dict.fromkeys(pattern for _, pattern in places))
         size = hub.MEGABYTES.get(repo, 0) * len(patterns)
         needed.append(Download(f"{name} ({splits})", repo, patterns, size, tasks.SETS[name].licence))
     return needed

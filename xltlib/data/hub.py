@@ -78,9 +78,8 @@ def snapshot(repo: str, patterns: Sequence[str], otherwise: str = "") -> Path:
     )
 
 
-def table(repo: str, config: str, split: str, otherwise: str = "") -> Any:
-    """One split of one configuration of a data set, as `datasets.Dataset`; only parquet files are read."""
-    pattern = usual_files(config, split)
+def table(repo: str, pattern: str, otherwise: str = "") -> Any:
+    """The parquet files of a data set whose names fit a pattern, as one `datasets.Dataset`."""
     files = sorted(map(str, snapshot(repo, [pattern], otherwise).glob(pattern)))
     import datasets
 
@@ -91,11 +90,6 @@ def table(repo: str, config: str, split: str, otherwise: str = "") -> Any:
         raise StudyError(
             f"{files[0]}: cannot be read ({error}); a truncated download? remove it, and fetch it again"
         ) from error
-
-
-def usual_files(config: str, split: str) -> str:
-    """The pattern by which data sets that were converted to parquet name the files of a configuration."""
-    return f"{config}/{split}*"
 
 
 def cached(repo: str, patterns: Sequence[str]) -> bool:

@@ -21,7 +21,6 @@ its high half; a weight is (half - 8) x scale.
 
 import struct
 from dataclasses import dataclass
-from functools import reduce
 from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
@@ -156,20 +155,25 @@ def encoder(path: Path, **options) -> BertForMaskedLM:
     """
     published = read(path)
     config, weights = published.config, published.weights
-    config.type_vocab_size, weights["emb.type"] = 1, weights["emb.type"][: config.hidden_size]
+    config.type_vocab_size = 1
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in BertForMaskedLM(config).bert.state_dict().items()}
-    names = {name: reduce(lambda own, part: own.replace(*part), NAMES.items(), name) for name in shapes}
-    if weights.keys() != set(names.values()):
-        wrong = sorted(weights.keys() ^ set(names.values()))
+        wanted = BertForMaskedLM(config).bert.state_dict()
+    names = {}  # the file's -> transformers'
+    for name in wanted:
+        own = name
+        for part, short in NAMES.items():
+            own = own.replace(part, short)
+        names[own] = name
+    if wrong := sorted(weights.keys() ^ names.keys()):
         raise StudyError(f"{path}: lacking or unknown: {', '.join(wrong[:3])}")
+    weights["emb.type"] = weights["emb.type"][: config.hidden_size]
     state = plain_head(config)
-    for name, own in names.items():
-        if weights[own].size != shapes[name].numel():
-            expected = f"expected {tuple(shapes[name])}"
-            raise StudyError(f"{path}: {own} has {weights[own].size:,} weights, {expected}")
-        state[f"bert.{name}"] = torch.from_numpy(weights[own]).view(shapes[name])
+    for own, name in names.items():
+        shape = wanted[name].shape
+        if weights[own].size != shape.numel():
+            raise StudyError(f"{path}: {own} has {weights[own].size:,} weights, expected {tuple(shape)}")
+        state[f"bert.{name}"] = torch.from_numpy(weights[own]).view(shape)
     options |= {"config": config, "state_dict": state, "dtype": torch.float32}
     return BertForMaskedLM.from_pretrained(None, **options)
 

@@ -98,7 +98,7 @@ class TaskSet:
 
     `counts` gives, per split and language, the official number of examples (two where the sources differ), or
     of lines. `files` are patterns below the data folder, the first that exists is read; `hub` is a
-    repository, its configuration and split. Both have the fields of `filled`.
+    repository and the pattern of its parquet files. Both have the fields of `filled`.
     """
 
     task: str  # nli, paraphrase, qa, choice, tagging; text
@@ -194,15 +194,14 @@ def file_of(name: str, split: str, language: str, folder: Path) -> Path:
     return find_file(folder, task_set.paths(split, language), f"{name} ({task_set.source})")
 
 
-def hub_place(name: str, split: str, language: str) -> tuple[str, str, str]:
-    """The repository, configuration and split in which the hub has one split of one language."""
+def hub_place(name: str, split: str, language: str) -> tuple[str, str]:
+    """The hub's repository that has one split of one language, and the pattern of its files' names."""
     task_set = set_of(name, split, language)
     if not task_set.hub or language not in (task_set.hub_languages or [language]):
         what = f"{name} in {language!r}" if task_set.hub else name
         raise StudyError(f"{what} is not read from the hub; download {task_set.source} and pass its folder")
-    hub_split = "validation" if split == "dev" else split
-    repo, config, hub_split = task_set.filled(task_set.hub, hub_split, language).split()
-    return f"datasets/{repo}", config, hub_split
+    repo, pattern = task_set.filled(task_set.hub, "validation" if split == "dev" else split, language).split()
+    return f"datasets/{repo}", pattern
 
 
 def hub_table(name: str, split: str, language: str) -> Any:
