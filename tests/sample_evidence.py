@@ -23,32 +23,19 @@ TESTED = ("supported", "contradicted", "inconclusive")
 def sample_claim(i: int, scale: str = "mechanism") -> dict:
     """The i-th of a series of claims that goes through all verdicts, with strings that could break a page."""
     verdict = VERDICTS[i % len(VERDICTS)]
-    fact = {"fact": "a <fact>", "mark": "read in source", "where": "p. 3 & 4"}
+    name, fact = f"S{i % 5}-{i // 5 + 1}", {"fact": "a <fact>", "mark": "read in source", "where": "p. 3 & 4"}
+    status = ("confirmed", "not found")[i % 2]
     claim = {
-        "id": f"S{i % 5}-{i // 5 + 1}",
-        "report": i % 5,
-        "statement": f"Statement {i}. {NASTY[i % len(NASTY)]}",
-        "report_verdict": ("verified", "not verified")[i % 2],
-        "report_confidence": 0.01 * i,
-        "kind": "numeric result",
-        "method": ("TLM", "WEAM", "SALT")[i % 3],
+        "id": name, "report": i % 5, "statement": f"Statement {i}. {NASTY[i % len(NASTY)]}",
+        "report_verdict": ("verified", "not verified")[i % 2], "report_confidence": 0.01 * i,
+        "kind": "numeric result", "method": ("TLM", "WEAM", "SALT")[i % 3],
         "tasks": (["nli", "qa"], [], ["paraphrase"])[i % 3],
-        "duplicates": ["S1-1"] if i % 7 == 3 else [],
-        "contradicts": ["S0-1"] if i % 7 == 5 else [],
-        "parts": [],
-        "part_of": [],
-        "related": [],
-        "limits": "",
-        "code": ["xltlib/finetuning/<salt>.py: augment"],
-        "command": f"xlt claim S{i % 5}-{i // 5 + 1} params/<quick>.yaml",
-        "truncated": i % 9 == 0,
-        "verdict": verdict,
-        "scale": scale,
+        "duplicates": ["S1-1"] if i % 7 == 3 else [], "contradicts": ["S0-1"] if i % 7 == 5 else [],
+        "parts": [], "part_of": [], "related": [], "limits": "", "tests": [],
+        "code": ["xltlib/finetuning/<salt>.py: augment"], "truncated": i % 9 == 0,
+        "command": f"xlt claim {name} params/<quick>.yaml", "verdict": verdict, "scale": scale,
         "reason": "because <it> is",
-        "tests": [],
-        "source": {
-            "status": ("confirmed", "not found")[i % 2], "facts": [fact], "searched": "the <abstract>",
-        },
+        "source": {"status": status, "facts": [fact], "searched": "the <abstract>"},
     }  # fmt: skip
     if verdict in TESTED:
         claim |= {"tests": [sample_test(i, verdict)], "limits": "two <cores>"}
@@ -69,30 +56,19 @@ def sample_test(i: int, outcome: str) -> dict:
         "power_at_margin": 0.71, "note": "a <note>", "second_opinions": opinions,
         "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": 0.01},
     }  # fmt: skip
-    variant = {"correction": "holm", "left_out": "", "seeds": 3, "outcome": outcome, **bounds}
+    variant = {
+        "correction": "holm", "left_out": "", "seeds": 3, "outcome": outcome, "margin": 0.02,
+        "estimate": middle, **bounds,
+    }  # fmt: skip
+    changes = ({}, {"margin": 0.0}, {"seeds": 2, "outcome": "not <sure>"}, {"left_out": "far"})
     return {
-        "type": ("superiority", "equivalence")[i % 2],
-        "role": "decides",
-        "task": "nli",
-        "words": "A beats B by more than <m>.",
-        "formula": "mean(a - b) > m, $a$ & <b>",
-        "margin": 0.02,
-        "unit": "accuracy",
-        "reason": "2 % & fixed before",
-        "published": 0.04,
-        "a": {"objective": "tlm"},
-        "b": {"objective": "none"},
-        "settings": ["near", "far"],
-        "outcome": outcome,
-        "effect": effect,
-        "runs": [f"{i % 3:016d}", "unknown<run>"],
-        "specifications": [
-            {**variant, "margin": 0.02, "estimate": middle},
-            {**variant, "margin": 0.0, "estimate": middle},
-            {**variant, "margin": 0.02, "seeds": 2, "estimate": middle, "outcome": "not <sure>"},
-            {**variant, "margin": 0.02, "left_out": "far", "estimate": middle},
-        ],
-    }
+        "type": ("superiority", "equivalence")[i % 2], "role": "decides", "task": "nli",
+        "words": "A beats B by more than <m>.", "formula": "mean(a - b) > m, $a$ & <b>",
+        "margin": 0.02, "unit": "accuracy", "reason": "2 % & fixed before", "published": 0.04,
+        "a": {"objective": "tlm"}, "b": {"objective": "none"}, "settings": ["near", "far"],
+        "outcome": outcome, "effect": effect, "runs": [f"{i % 3:016d}", "unknown<run>"],
+        "specifications": [variant | change for change in changes],
+    }  # fmt: skip
 
 
 def write_ledger(folder, root) -> Path:
@@ -113,9 +89,7 @@ def write_profile(folder, claims: list[dict], ledger, scale: str = "mechanism") 
     answered = {
         "report": 0, "question": "Does <noise> help?", "status": "answered", "figure": "noise",
         "sentence": "Open: gain of <noise>: +0.010.", "effect": effect,
-        "effects": [effect, {**effect, "words": "of the others"}],
-        "limits": "one <size>",
-        "scale": scale,
+        "effects": [effect, {**effect, "words": "of the others"}], "limits": "one <size>", "scale": scale,
     }  # fmt: skip
     asked = {"report": 1, "question": "And <size>?", "status": "not run", "reason": "it needs <runs>"}
     labels = {"objective": "tlm", "task": "nli", "seed": 0}
@@ -125,24 +99,18 @@ def write_profile(folder, claims: list[dict], ledger, scale: str = "mechanism") 
     }  # fmt: skip
     files = {
         "claims.json": {
-            "profile": folder.name,
-            "scale": scale,
-            "alpha": 0.05,
-            "claims": claims,
+            "profile": folder.name, "scale": scale, "alpha": 0.05, "claims": claims,
             "ledger_digest": load_ledger(ledger).digest,
-            "counts": dict(Counter(c["verdict"] for c in claims)),
-            "questions": [answered, asked],
+            "counts": dict(Counter(c["verdict"] for c in claims)), "questions": [answered, asked],
             "reports": {"truncated": [{"id": "S0-1", "report": 0}]},
         },
         "runs.json": {f"{i:016d}": run for i in range(3)},
         "transfer.json": {
-            "title": "Transfer_falls *with* <it>",
-            "caption": "A & B",
-            "alt": "falling <it>",
+            "title": "Transfer_falls *with* <it>", "caption": "A & B", "alt": "falling <it>",
             "claims": ["S0-1"],
         },
         "noise.json": {"title": "Noise", "caption": "Loss by <noise>", "alt": "loss", "claims": []},
-    }
+    }  # fmt: skip
     for name, content in files.items():
         write_json(folder / name, content)
     save_scores(folder / "scores.npz", {})

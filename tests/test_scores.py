@@ -112,7 +112,8 @@ def test_intervals_are_those_of_the_crossed_model():
     values = {s: {x: rng.random(50) < 0.6 for x in ("near", "far")} for s in range(4)}
     table = scores.table([run(s, v) for s, v in values.items()])
     by_language = scores.intervals(table, ["language"], 0.05)
-    assert scores.means(table, ["language"])["mean"].tolist() == pytest.approx(by_language["mean"].tolist())
+    means = table.groupby("language", sort=False)["mean"].mean()
+    assert by_language["mean"].tolist() == pytest.approx(means.tolist())
     assert by_language["language"].tolist() == ["near", "far"]  # as they come
     row = by_language.set_index("language").loc["near"]
     stacked = np.stack([v["near"] for v in values.values()]).astype(float)

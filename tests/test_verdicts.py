@@ -7,11 +7,11 @@ import pytest
 from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
+from xltlib.claims import verdicts
 from xltlib.claims.campaign import campaigns
 from xltlib.claims.ledger import Design
 from xltlib.claims.ledger import Test as LedgerTest
 from xltlib.claims.scores import Comparison, World
-from xltlib.claims.verdicts import BELOW, OUTSIDE, REVERSED, SMALL, TOO_SMALL, Lines, judge, variants
 from xltlib.params import Params
 from xltlib.significance.tests import CORRECTIONS, difference, holm, holm_levels
 
@@ -51,32 +51,36 @@ def effect_of(gains, noise=0.01):
     return difference(by_seed(0.4 + gains + luck), by_seed(np.full(12, 0.4)))
 
 
+def reading(effect, margin=0.0, matters=0.02, level=0.01, kind="superiority"):
+    """What an effect says of a test at a level."""
+    test = LedgerTest(kind, margin=margin, matters=matters)
+    return verdicts.position(test, effect, level, verdicts.p_values(test, effect))
+
+
 @pytest.mark.parametrize(
-    ("gain", "noise", "position"),
+    ("gain", "noise", "expected"),
     [
         (0.1, 0.01, ("supported", "")),
-        (0.01, 0.001, ("supported", SMALL)),
-        (0.0, 0.001, ("contradicted", TOO_SMALL)),
-        (-0.1, 0.01, ("contradicted", REVERSED)),
+        (0.01, 0.001, ("supported", verdicts.SMALL)),
+        (0.0, 0.001, ("contradicted", verdicts.TOO_SMALL)),
+        (-0.1, 0.01, ("contradicted", verdicts.REVERSED)),
         (0.015, 0.03, ("inconclusive", "")),
     ],
 )
-def test_a_gain_lies_above_the_margin_or_below_what_matters(gain, noise, position):
-    assert Lines("superiority", 0.0, 0.02).position(effect_of(gain, noise), 0.01) == position
+def test_a_gain_lies_above_the_margin_or_below_what_matters(gain, noise, expected):
+    assert reading(effect_of(gain, noise)) == expected
 
 
 def test_the_margin_is_what_matters_where_the_statement_has_one():
-    lines = Lines("superiority", 0.02, 0.02)
-    assert lines.position(effect_of(0.01, 0.001), 0.01) == ("contradicted", BELOW)
-    assert lines.position(effect_of(0.05, 0.001), 0.01) == ("supported", "")
-    assert lines.position(effect_of(0.02, 0.001), 0.01) == ("inconclusive", "")
+    gains = {0.01: ("contradicted", verdicts.BELOW), 0.05: ("supported", ""), 0.02: ("inconclusive", "")}
+    assert {gain: reading(effect_of(gain, 0.001), margin=0.02) for gain in gains} == gains
 
 
 def test_equivalence_is_shown_within_and_refuted_outside_the_margin():
-    lines = Lines("equivalence", 0.02, 0.02)
-    assert lines.position(effect_of(0.005, 0.002), 0.01) == ("supported", "")
-    assert lines.position(effect_of(-0.1, 0.01), 0.01) == ("contradicted", OUTSIDE)
-    assert lines.position(effect_of(0.0, 0.05), 0.01) == ("inconclusive", "")
+    same = {"margin": 0.02, "kind": "equivalence"}
+    assert reading(effect_of(0.005, 0.002), **same) == ("supported", "")
+    assert reading(effect_of(-0.1, 0.01), **same) == ("contradicted", verdicts.OUTSIDE)
+    assert reading(effect_of(0.0, 0.05), **same) == ("inconclusive", "")
 
 
 def test_a_verdict_needs_sign_flips_too():
@@ -84,27 +88,26 @@ def test_a_verdict_needs_sign_flips_too():
     few = difference(by_seed(np.array([0.5, 0.501, 0.499, 0.5])), by_seed(np.full(4, 0.4)))
     assert few.p < 1e-5
     assert few.against(0.0) == 2 / 2**4
-    assert Lines("superiority", 0.0, 0.02).position(few, 0.05) == ("inconclusive", "")
+    assert reading(few, level=0.05) == ("inconclusive", "")
     assert alike.against(0.0) == max(alike.p, 2 / 2**12)
 
 
 def test_the_seeds_that_would_decide():
-    lines = Lines("superiority", 0.0, 0.02)
-    assert 12 < lines.seeds_needed(effect_of(0.02, 0.03), 0.01) < 60
-    assert lines.seeds_needed(effect_of(0.1, 0.001), 0.001) == 11  # what sign flips need for 0.001
-    assert lines.seeds_needed(effect_of(0.01, 0.19), 0.0001) is None
+    test = LedgerTest("superiority", matters=0.02)
+    assert 12 < verdicts.seeds_needed(test, effect_of(0.02, 0.03), 0.01) < 60
+    assert verdicts.seeds_needed(test, effect_of(0.1, 0.001), 0.001) == 11  # what sign flips need for 0.001
+    assert verdicts.seeds_needed(test, effect_of(0.01, 0.19), 0.0001) is None
 
 
 def test_smallest_effects_for_real_languages_are_those_of_the_design():
-    def matters(scale, **more):
-        return Lines.of(LedgerTest("superiority", matters=0.02, **more), world_of(scale=scale)).matters
+    def matters(scale, kind="superiority", **more):
+        return verdicts.scaled(LedgerTest(kind, matters=0.02, **more), world_of(scale=scale)).matters
 
     assert matters("mechanism") == 0.02
     assert matters("paper") == 0.01
     assert matters("paper", published=0.041) == 0.0205
     assert matters("paper", margin=0.02) == 0.02
-    trend = LedgerTest("trend", matters=0.02, points={"a": 0, "b": 1, "c": 4})
-    assert Lines.of(trend, world_of(scale="reduced")).matters == 0.0025
+    assert matters("reduced", "trend", points={"a": 0, "b": 1, "c": 4}) == 0.0025
 
 
 def data_of(gains, first=0, source=0.99, failing=(), **more):
@@ -119,7 +122,7 @@ def data_of(gains, first=0, source=0.99, failing=(), **more):
 
 
 def judged(data, profile="full"):
-    return judge(data, world_of(profile))
+    return verdicts.judge(data, world_of(profile))
 
 
 def test_a_verdict_needs_all_seeds_and_those_that_have_learnt(rng):
@@ -173,7 +176,7 @@ def test_variants_move_one_choice_at_a_time(rng):
     test = LedgerTest("superiority", margin=0.02, matters=0.02)
     data = Comparison(test, tuple(range(12)), scores, ("near", "mid", "far"), ("a",))
     judgement = replace(judged({"a": data})["a"], others=(0.001, 0.9))
-    rows = variants(judgement, 0.05)
+    rows = verdicts.variants(judgement, 0.05)
     assert rows[0]["estimate"] == judgement.effect.estimate
     planned = {"left_out": "", "seeds": 12, "margin": 0.02, "correction": "holm"}
     moved = [[name for name, value in planned.items() if row[name] != value] for row in rows]

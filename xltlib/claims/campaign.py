@@ -1,6 +1,6 @@
 """Simulated confirmations: what the rules of params/design.yaml decide where the truth is known."""
 
-from collections import Counter
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -22,16 +22,9 @@ WORLDS = {  # share of the first system's trainings that fail, by how much, and 
 
 
 def campaigns(
-    design: Design,
-    spread: float,
-    gain: float,
-    rng: np.random.Generator,
-    tests: int = 21,
-    repeats: int = 20,
-    failing: float = 0.0,
-    depth: float = 0.0,
-    both: bool = False,
-) -> dict[str, float]:
+    design: Design, spread: float, gain: float, rng: np.random.Generator, tests: int = 21, repeats: int = 20,
+    failing: float = 0.0, depth: float = 0.0, both: bool = False,
+) -> dict[str, float]:  # fmt: skip
     """How often a family of tests gets verdicts, in simulated confirmations judged by the study's own rules.
 
     Parameters
@@ -48,10 +41,10 @@ def campaigns(
     """
     first, last = design.confirmation["first_seed"], design.confirmation["looks"][-1]["seeds"]
     world = World(Params(profile=design.confirmation["profile"]), design, {}, ())
-    seeds, names = np.arange(first, first + last), ("first", "second")
+    seeds, names = tuple(range(first, first + last)), ("first", "second")
     beside, test = 0.0 if both else failing * depth, Test("superiority", task="nli", matters=MATTERS)
-    counts: Counter[str] = Counter()
-    for _ in range(repeats):
+    rows = []
+    for repeat in range(repeats):
         family = {}
         for number in range(tests):
             fails = rng.random((2, last)) < [[failing], [failing if both else 0.0]]
@@ -59,26 +52,21 @@ def campaigns(
             own = np.clip(gain + luck - depth * (fails[0].astype(float) - fails[1]), -0.5, 0.5)
             sources = np.tile(np.where(fails, FAILED, LEARNT)[..., None], EXAMPLES)
             family[str(number)] = Comparison(
-                test,
-                tuple(seeds.tolist()),
-                tuple([0.5 + part[:, None]] for part in (own, 0 * own)),
-                settings=("targets",),
+                test, seeds, tuple([0.5 + part[:, None]] for part in (own, 0 * own)), settings=("targets",),
                 sources=dict(zip(names, sources, strict=True)),
-                failed={name: tuple(seeds[x].tolist()) for name, x in zip(names, fails, strict=True)},
-            )
-        decided = [j for j in judge(family, world).values() if j.outcome in (SUPPORTED, CONTRADICTED)]
-        outcomes = Counter(j.outcome for j in decided)
-        counts += outcomes + Counter(seeds=sum(j.look for j in decided))
-        for truth, mean in (("false", gain + beside), ("false_all", gain)):
-            wrong = (mean <= 0 and outcomes[SUPPORTED]) or (mean >= MATTERS and outcomes[CONTRADICTED])
-            counts[truth] += bool(wrong)
-    shares = {name: counts[name] / repeats for name in ("false", "false_all")}
-    shares |= {name: counts[name] / (repeats * tests) for name in (SUPPORTED, CONTRADICTED)}
-    decided = counts[SUPPORTED] + counts[CONTRADICTED]
+                failed={name: tuple(compress(seeds, x)) for name, x in zip(names, fails, strict=True)},
+            )  # fmt: skip
+        rows += [(repeat, j.outcome, j.look) for j in judge(family, world).values()]
+    judged = pd.DataFrame(rows, columns=["campaign", "outcome", "seeds"])
+    supported, contradicted = judged["outcome"] == SUPPORTED, judged["outcome"] == CONTRADICTED
+    shares, decided = {}, supported | contradicted
+    for name, mean in (("false", gain + beside), ("false_all", gain)):
+        wrong = supported if mean <= 0 else contradicted & (mean >= MATTERS)
+        shares[name] = wrong.groupby(judged["campaign"]).any().mean()
     return shares | {
-        "decided": decided / (repeats * tests),
-        "seeds": counts["seeds"] / decided if decided else np.nan,
-    }
+        SUPPORTED: supported.mean(), CONTRADICTED: contradicted.mean(), "decided": decided.mean(),
+        "seeds": judged["seeds"][decided].mean(),
+    }  # fmt: skip
 
 
 def table(design: Design, spread: float) -> pd.DataFrame:

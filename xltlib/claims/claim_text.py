@@ -38,10 +38,8 @@ def evidence_sentence(test: Mapping) -> str:
     if not effect:
         why = test.get("reason_not_run") or test.get("obstacle")
         return f"{test['outcome'].capitalize()}: {why}." if why else f"{test['outcome'].capitalize()}."
-    text = (
-        f"{effect['estimate']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}] against {test['margin']:g}"
-        f", p = {effect['p_holm']:.2g} after Holm, {effect['seeds']} seeds"
-    )
+    text = f"{_interval(effect)} against {test['margin']:g}, p = {effect['p_holm']:.2g} after Holm"
+    text += f", {effect['seeds']} seeds"
     if test.get("obstacle"):
         return f"{text}; {test['obstacle']}."
     if test.get("adds"):
@@ -51,6 +49,10 @@ def evidence_sentence(test: Mapping) -> str:
         needed = effect.get("seeds_needed")
         text += f", {needed} seeds would decide an effect like this one" if needed else ""
     return text + "."
+
+
+def _interval(effect: Mapping) -> str:
+    return f"{effect['estimate']:+.3f} [{effect['low']:+.3f}, {effect['high']:+.3f}]"
 
 
 def shown_verdict(claim: Mapping[str, Any]) -> str:
@@ -86,11 +88,8 @@ def _evidence(test: Mapping[str, Any]) -> list[str]:
     """A test's effect with all that is known of it: other intervals, failed trainings, a new seed."""
     effect = test.get("effect")
     if not effect:
-        return (
-            [evidence_sentence(test)]
-            if test["outcome"] == NOT_RUN
-            else [*filter(None, [test.get("sentence")])]
-        )
+        text = evidence_sentence(test) if test["outcome"] == NOT_RUN else test.get("sentence")
+        return [text] if text else []
     lines = [
         f"{evidence_sentence(test)} Margin: {test['reason']}",
         f"at the level that the correction leaves ({effect['level']:.2g}): [{effect['low_holm']:+.3f},"
@@ -98,10 +97,7 @@ def _evidence(test: Mapping[str, Any]) -> list[str]:
         f" {effect['power_at_margin']:.2f}",
     ]
     if own := effect.get("trained"):
-        lines.append(
-            f"over the {own['seeds']} seeds in which all systems have learnt: {own['estimate']:+.3f}"
-            f" [{own['low']:+.3f}, {own['high']:+.3f}]"
-        )
+        lines.append(f"over the {own['seeds']} seeds in which all systems have learnt: {_interval(own)}")
     if failed := [f"{name} in {len(seeds)}" for name, seeds in test.get("failed", {}).items()]:
         lines.append(f"has not learnt the task in the source: {', '.join(failed)} seeds")
     if "new_low" in effect:

@@ -11,7 +11,16 @@ from xltlib.claims.claim_text import reason
 from xltlib.claims.ledger import Claim, Ledger, Test, find
 from xltlib.claims.reports import CHECKS, arithmetic, calibration, report_checks, verdict_table
 from xltlib.claims.scores import World, compare, ten_digits
-from xltlib.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Judgement, judge, variants
+from xltlib.claims.verdicts import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    NOT_RUN,
+    SUPPORTED,
+    Judgement,
+    judge,
+    seeds_needed,
+    variants,
+)
 from xltlib.finetuning.options import METHODS
 from xltlib.noise import questions
 from xltlib.params import Params
@@ -27,9 +36,7 @@ DOCUMENT = {
     "contradicted": "contradicted by source",
     "not found": "not found",
 }
-COUNTED = (
-    SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN, *DOCUMENT.values(), "possible", "impossible"
-)  # fmt: skip
+# all verdicts; of several tests that decide together, the first of these that one has
 FIRST = (CONTRADICTED, "impossible", NOT_RUN, INCONCLUSIVE, SUPPORTED, *DOCUMENT.values(), "possible")
 FAMILIES = {"decides": "deciding_tests", "second": "second_tests", "other": "other_tests"}  # role -> its key
 
@@ -45,7 +52,7 @@ def evaluate(ledger: Ledger, scores: pd.DataFrame, params: Params) -> dict:
     for role, tests in families.items():
         for key, own in tests.items():
             entry = results[key] = _outcome(own, params.alpha)
-            if own.effect and own.data.test.type in ("superiority", "equivalence"):
+            if own.effect and own.test.type in ("superiority", "equivalence"):
                 both = own.data.rows(own.data.scores, own.seeds)
                 told = second_opinions(*both, np.random.default_rng(0), alpha=params.alpha)
                 entry["effect"]["second_opinions"] = ten_digits(told)
@@ -53,28 +60,23 @@ def evaluate(ledger: Ledger, scores: pd.DataFrame, params: Params) -> dict:
                 entry["specifications"] = ten_digits(variants(own, params.alpha))
     claims = [_claim(claim, results, ledger, params) for claim in ledger.claims]
     verdicts = {c["id"]: c["verdict"] for c in claims}
-    checks = report_checks(ledger)
-    checks["their_verdict_and_ours"] = verdict_table(ledger.claims, verdicts)
-    checks["calibration_by_our_verdict"] = calibration(ledger.claims, verdicts)
     confirms = design.confirms(params.profile)
     sizes = {
         FAMILIES[role]: sum(confirms or own.outcome != NOT_RUN for own in tests.values())
         for role, tests in families.items()
     }
-    looks = design.confirmation["looks"] if confirms else []
     return {
-        "profile": params.profile,
-        "scale": params.scale,
-        "confirmatory": confirms,
-        "ledger_digest": ledger.digest,
-        "rules_digest": design.digest,
-        "alpha": params.alpha,
-        "correction": {"method": "Holm", **sizes, "looks": looks},
-        "counts": {name: list(verdicts.values()).count(name) for name in COUNTED},
+        "profile": params.profile, "scale": params.scale, "confirmatory": confirms,
+        "ledger_digest": ledger.digest, "rules_digest": design.digest, "alpha": params.alpha,
+        "correction": {"method": "Holm", **sizes, "looks": design.confirmation["looks"] if confirms else []},
+        "counts": {name: list(verdicts.values()).count(name) for name in FIRST},
         "claims": claims,
         "questions": [_question(report, scores, params) for report in ledger.reports],
-        "reports": checks,
-    }
+        "reports": report_checks(ledger) | {
+            "their_verdict_and_ours": verdict_table(ledger.claims, verdicts),
+            "calibration_by_our_verdict": calibration(ledger.claims, verdicts),
+        },
+    }  # fmt: skip
 
 
 def evaluate_claims(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_id: str = "") -> list[dict]:
@@ -83,10 +85,14 @@ def evaluate_claims(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_
     For one statement no more is computed of others than the p-values of the families that correct its tests.
     """
     claims = [find(ledger, claim_id)] if claim_id else ledger.claims
-    own = {test.key for claim in claims for test in claim.tests if test.measured}
-    families = judged(ledger, scores, params, own)
-    tests = {key: test for members in families.values() for key, test in members.items() if key in own}
-    results = {key: _outcome(test, params.alpha) for key, test in tests.items()}
+    keys = {test.key for claim in claims for test in claim.tests if test.measured}
+    families = judged(ledger, scores, params, keys)
+    results = {
+        key: _outcome(own, params.alpha)
+        for tests in families.values()
+        for key, own in tests.items()
+        if key in keys
+    }
     return [_claim(claim, results, ledger, params) for claim in claims]
 
 
@@ -111,13 +117,13 @@ def _question(report: Mapping[str, Any], scores: pd.DataFrame, params: Params) -
     """What a report asks and none of its statements answers, with the answer where there are runs for it."""
     number = report["id"]
     told = {"id": f"Q{number}", "report": number, "question": report["question"], "scale": params.scale}
-    if number not in params.questions:
-        why = f"this profile has no runs for it; it needs {report['question_needs']}"
-        return told | {"status": NOT_RUN, "reason": why}
-    try:
-        return told | questions.answer(number, scores, params)
-    except questions.Unanswered as error:
-        return told | {"status": NOT_RUN, "reason": str(error)}
+    why = f"this profile has no runs for it; it needs {report['question_needs']}"
+    if number in params.questions:
+        try:
+            return told | questions.answer(number, scores, params)
+        except questions.Unanswered as error:
+            why = str(error)
+    return told | {"status": NOT_RUN, "reason": why}
 
 
 def _outcome(own: Judgement, alpha: float) -> dict[str, Any]:
@@ -128,20 +134,19 @@ def _outcome(own: Judgement, alpha: float) -> dict[str, Any]:
         return {"outcome": NOT_RUN, "effect": None, "runs": [], **lacking}
     failed = {name: list(seeds) for name, seeds in data.failed.items() if seeds}
     more = {"adds": own.adds, "obstacle": own.why, "failed": failed, "mixed_seeds": list(data.mixed)}
-    effect = _effect(own, alpha) if own.effect else None
     return {
-        "outcome": own.outcome, "effect": effect, "runs": list(data.digests),
-        "matters": ten_digits(own.lines.matters), **{k: v for k, v in more.items() if v},
+        "outcome": own.outcome, "effect": _effect(own, alpha) if own.effect else None,
+        "runs": list(data.digests), "matters": ten_digits(own.test.matters),
+        **{name: value for name, value in more.items() if value},
     }  # fmt: skip
 
 
 def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
     """The numbers of a judgement: the effect, what is known of it, and what this study could have seen."""
-    test, lines, effect, level = own.data.test, own.lines, own.effect, own.level or alpha
-    kind = "equivalence" if test.type == "equivalence" else "superiority"
-    beyond, interest, sides = lines.margin, max(lines.matters - lines.margin, 0.0), 1
-    if kind == "equivalence":  # two one-sided tests: the 1 - 2 alpha interval
-        beyond, interest, sides = 0.0, lines.margin, 2
+    test, effect, level = own.test, own.effect, own.level or alpha
+    kind, beyond, interest, sides = "superiority", test.margin, test.matters - test.margin, 1
+    if test.type == "equivalence":  # two one-sided tests: the 1 - 2 alpha interval
+        kind, beyond, interest, sides = "equivalence", 0.0, test.margin, 2
     sizes = (effect.components, effect.seeds, effect.examples)
     names = ("first gain", "second gain") if test.type == "interaction" else own.data.settings
     corrected, uncorrected = effect.interval(sides * level), effect.interval(sides * alpha)
@@ -162,55 +167,48 @@ def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
     if own.look:
         numbers["look"] = own.look
     if own.outcome == INCONCLUSIVE and not own.why:
-        numbers["seeds_needed"] = lines.seeds_needed(effect, level)
+        numbers["seeds_needed"] = seeds_needed(test, effect, level)
     return ten_digits(numbers)
 
 
-def _claim(claim: Claim, told: Mapping[str, dict], ledger: Ledger, params: Params) -> dict[str, Any]:
-    """A statement's entry; `told` has those of measured tests by their keys."""
-    tests = [_test(test, claim, told, ledger, World.of(ledger, params)) for test in claim.tests]
-    deciding = [t for t in tests if t["role"] == "decides"]
-    verdict = combined([t["outcome"] for t in deciding])
-    second = [t["outcome"] for t in tests if t["role"] == "second"]
-    facts = claim.source["facts"]
-    source = claim.source | {
+def _claim(claim: Claim, results: Mapping[str, dict], ledger: Ledger, params: Params) -> dict[str, Any]:
+    """A statement's entry; `results` has what is known of measured tests by their keys."""
+    world, source, facts = World.of(ledger, params), claim.source, claim.source["facts"]
+    tests = [_test(test, source, results, ledger, world) for test in claim.tests]
+    deciding = [test for test in tests if test["role"] == "decides"]
+    second = [test["outcome"] for test in tests if test["role"] == "second"]
+    verdict = combined([test["outcome"] for test in deciding])
+    told = {
         "fact": " ".join(f"{f['fact']} ({f['mark']})" for f in facts),
-        "where": "; ".join(dict.fromkeys(f["where"] for f in facts)) or claim.source["searched"],
+        "where": "; ".join(dict.fromkeys(f["where"] for f in facts)) or source["searched"],
     }
     return plain(vars(claim) | {
         "part_of": [c.id for c in ledger.claims if claim.id in c.parts],
-        "source": source, "tests": tests, "verdict": verdict, "scale": params.scale,
+        "source": source | told, "tests": tests, "verdict": verdict, "scale": params.scale,
         "second_verdict": combined(second) if second else "",
         "confirmatory": ledger.design.confirms(params.profile),
-        "reason": reason(verdict, deciding, claim.source),
+        "reason": reason(verdict, deciding, source),
         "code": list(dict.fromkeys(line for test in claim.tests for line in functions(test))),
         "command": f"xlt claim {claim.id} params/{params.profile}.yaml",
     })  # fmt: skip
 
 
-def _test(test: Test, claim: Claim, told: Mapping[str, dict], ledger: Ledger, world: World) -> dict[str, Any]:
+def _test(test: Test, source: Mapping, results: Mapping[str, dict], ledger: Ledger, world: World) -> dict:
     """A test's entry: what it compares or calls, and what came out."""
-    entry = {"type": test.type, "role": test.role, "words": test.words, "formula": test.formula}
-    if test.test_of:
-        entry["test_of"] = test.test_of
+    entry = {name: getattr(test, name) for name in ("type", "role", "words", "formula")} | test.given
     if test.type == "arithmetic":
         return entry | arithmetic(test, ledger)
     if test.type == "implementation":
-        holds = resolve_name(test.callable)()
-        return entry | {"callable": test.callable, "outcome": SUPPORTED if holds else CONTRADICTED}
+        return entry | {"outcome": SUPPORTED if resolve_name(test.callable)() else CONTRADICTED}
     if test.type == "document":
         words = test.words or "The statement is compared with what the source says."
-        return entry | {"words": words, "outcome": DOCUMENT[claim.source["status"]]}
-    always = ("task", "metric", "margin", "unit", "matters", "reason")
-    optional = ("level", "published", "over", "points", "direction", "matters_reason", "since")
-    entry |= {k: getattr(test, k) for k in always}
-    entry |= {k: getattr(test, k) for k in optional if getattr(test, k) not in (None, "", {})}
-    entry |= {k: dict(getattr(test, k)) for k in ("a", "b", "a2", "b2") if getattr(test, k) or k in "ab"}
-    entry |= {"share": test.share} if test.share != 1 else {}
+        return entry | {"words": words, "outcome": DOCUMENT[source["status"]]}
+    always = ("task", "metric", "margin", "unit", "matters", "reason", "a", "b", "settings", "settings2")
+    entry |= {name: getattr(test, name) for name in always}
     for name in ("settings", "settings2"):
-        if words := getattr(test, name):
+        if words := entry.pop(name):
             entry[name] = [str(setting) for setting in world.settings(words)]
-    return entry | told[test.key]
+    return entry | results[test.key]
 
 
 def functions(test: Test) -> list[str]:

@@ -5,7 +5,7 @@ design may differ in seeds and runs, and are judged together. Confirmatory runs 
 they speak alone, from their first look on.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from xltlib import StudyError
 from xltlib.claims.evaluate import evaluate, evaluate_claims
 from xltlib.claims.ledger import Ledger, find, load_ledger
-from xltlib.claims.scores import DEFAULTS, LABELS, World, canonical, table
+from xltlib.claims.scores import World, canonical, table
 from xltlib.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED
 from xltlib.noise import questions
 from xltlib.params import Params, load
@@ -59,19 +59,16 @@ def claim_runs(
     `deciding`: of those tests alone that make the verdict.
     """
     world = World.of(ledger, runs.params)
-    wanted: dict[tuple, list] = {}  # labels -> the settings asked for, and whether a verdict rests on them
+    wanted: dict[tuple, list] = {}  # labels -> the settings asked for, with the roles of the tests that ask
     for test in find(ledger, claim_id).tests:
         for query, settings in world.queries(test) if test.measured and not world.skips(test) else ():
-            plain = DEFAULTS | canonical(query, world.defaults)
-            labels = {name: plain.get(name, "") for name in LABELS if name != "seed"}
-            asked = wanted.setdefault(tuple(labels.items()), [set(), False])
-            asked[0] |= set(map(str, settings))
-            asked[1] |= test.role == "decides"
+            labels = tuple(canonical(query, world.defaults).items())
+            wanted.setdefault(labels, []).extend((str(setting), test.role) for setting in settings)
     specs, absent = [], []
-    for labels, (settings, decides) in wanted.items():
-        if deciding and not decides:
+    for labels, asked in wanted.items():
+        if deciding and all(role != "decides" for _, role in asked):
             continue
-        made = runs.for_labels(dict(labels), settings)
+        made = runs.for_labels(dict(labels), {setting for setting, _ in asked})
         specs += made
         absent += [] if made else [" ".join(value for _, value in labels if value)]
     return list(dict.fromkeys(specs)), absent
@@ -109,19 +106,18 @@ class Published:
         return cls(folder, manifest, params, read_published(folder))
 
     @cached_property
-    def versions(self) -> dict[tuple, str]:
-        """The versions of the code that its runs were computed by, of each kind, objective and method."""
-        versions = {}
+    def design(self) -> dict[Any, Any]:
+        """All that changes runs: parameters, and by kind, objective and method the version of the code."""
+        design = {name: x for name, x in vars(self.params).items() if name not in CHOOSING}
         for run in self.runs.values():
             labels = run.params.get("labels", run.params)
-            versions[run.kind, labels.get("objective"), labels.get("method")] = str(run.record["version"])
-        return versions
+            design[run.kind, labels.get("objective"), labels.get("method")] = str(run.record["version"])
+        return design
 
     def fits(self, other: "Published") -> bool:
-        """Whether both have one design: all parameters that change runs, and one version of all code."""
-        both = [{k: x for k, x in vars(own.params).items() if k not in CHOOSING} for own in (self, other)]
-        versions = other.versions
-        return both[0] == both[1] and all(versions.get(k, v) == v for k, v in self.versions.items())
+        """Whether both have one design, as far as both have runs of the same kind."""
+        shared = self.design.keys() & other.design.keys()
+        return all(self.design[name] == other.design[name] for name in shared)
 
 
 def read_all(figures: Path) -> list[Published]:
@@ -131,18 +127,19 @@ def read_all(figures: Path) -> list[Published]:
 
 def bodies(published: Iterable[Published], ledger: Ledger) -> list[list[Published]]:
     """The profiles that are judged together, those with most runs first; confirmatory ones apart."""
-    found, design = [], ledger.design
+    found: list[list[Published]] = []
+
+    def confirms(own: Published) -> bool:
+        return ledger.design.confirms(own.params.profile)
+
     for own in sorted(published, key=lambda own: -len(own.runs)):
         started = own.manifest.get("rules", {}).get("digest", "none")
-        if younger := design.younger_rules(own.params.profile, started):
+        if younger := ledger.design.younger_rules(own.params.profile, started):
             raise StudyError(f"{own.folder}: {younger}: undo the change")
-        confirms = design.confirms(own.params.profile)
-        for body in found:
-            if design.confirms(body[0].params.profile) == confirms and all(map(own.fits, body)):
-                body.append(own)
-                break
-        else:
-            found.append([own])
+        fitting = (body for body in found if all(own.fits(x) and confirms(x) == confirms(own) for x in body))
+        if (body := next(fitting, None)) is None:
+            found.append(body := [])
+        body.append(own)
     return found
 
 
@@ -170,25 +167,17 @@ def pooled(published: Iterable[Published], ledger: Ledger) -> dict[str, Any]:
 
 def _speaking(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Which of the entries of a statement and scale speaks: see `pooled`."""
-
-    def measured(entry: Mapping[str, Any]) -> list[Mapping]:
-        return [test for test in entry["tests"] if test["role"] == "decides" and "effect" in test]
-
-    def has_looked(entry: Mapping[str, Any]) -> bool:
-        settled = entry["verdict"] in (SUPPORTED, CONTRADICTED)
-        return settled or all(test["effect"] for test in measured(entry))
-
-    def weight(entry: Mapping[str, Any]) -> tuple[bool, bool, int]:
-        seeds = max((test["effect"]["seeds"] for test in measured(entry) if test["effect"]), default=0)
-        tested = seeds > 0 and entry["verdict"] != NOT_RUN
-        return entry["confirmatory"] and seeds > 0 and has_looked(entry), tested, seeds
-
-    speaks = max(entries, key=weight)
+    ranks, under_way = [], ""
     for entry in entries:
-        waits = [test["obstacle"] for test in measured(entry) if test.get("obstacle")]
-        if entry["confirmatory"] and not has_looked(entry) and waits:
-            speaks["under_way"] = waits[0]  # such as: 1 of the 12 seeds of the first look are there
-    return speaks
+        tests = [test for test in entry["tests"] if test["role"] == "decides" and "effect" in test]
+        seeds = max((test["effect"]["seeds"] for test in tests if test["effect"]), default=0)
+        looked = entry["verdict"] in (SUPPORTED, CONTRADICTED) or all(test["effect"] for test in tests)
+        tested = seeds > 0 and entry["verdict"] != NOT_RUN
+        ranks.append((entry["confirmatory"] and seeds > 0 and looked, tested, seeds))
+        if entry["confirmatory"] and not looked:  # such as: 1 of the 12 seeds of the first look are there
+            under_way = next((test["obstacle"] for test in tests if test.get("obstacle")), under_way)
+    speaks = entries[ranks.index(max(ranks))]
+    return speaks | {"under_way": under_way} if under_way else speaks
 
 
 # The check

@@ -52,7 +52,6 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Score = Annotated[float, Field(ge=0, le=1)]  # two points are 0.02
 Where = Literal[("", *SETTINGS)] | ZeroOrMore[str]  # one word, or a list of languages
 TASKS = ("nli", "paraphrase", "qa", "retrieval", "alignment", "lexicon")
-Mark = Literal[MARKS]
 Role = Literal["decides", "second", "control", "ablation"]
 
 
@@ -72,22 +71,22 @@ Query = _keys(
 Source = _keys(
     status=Literal["confirmed", "contradicted", "not found"],
     searched=list[str],
-    facts=NotRequired[list[_keys(fact=str, mark=Mark, where=str)]],
+    facts=NotRequired[list[_keys(fact=str, mark=Literal[MARKS], where=str)]],
 )
 # a paper that a report cites, and whether it bears on its subject
-Relevant = Literal["yes", "partly", "weak", "no"]
-Paper = _keys(arxiv=str, title=str, relevant=Relevant, why=str, mark=Mark)
+Paper = _keys(
+    arxiv=str, title=str, relevant=Literal["yes", "partly", "weak", "no"], why=str, mark=Literal[MARKS]
+)
 Report = _keys(
     id=int, file=str, title=str, date=Any, examines=str, question=str, question_needs=str,
     papers_retrieved=int, claims_extracted=int, claims_verified=int, quality_score=float,
     abstract_truncated=bool, references=list[Paper],
 )  # fmt: skip
-Statements = list[dict[str, Any]]  # looked into one by one
-File = _keys(searched=dict[str, str], defaults=NotRequired[dict], matters=Score, claims=Statements)
+# statements are looked into one by one
+File = _keys(searched=dict[str, str], defaults=NotRequired[dict], matters=Score, claims=list[dict[str, Any]])
 # the test of another statement, "S0-2" or by its name "S0-2/zero_shot", with a task and a role of its own
 Reference = _keys(test_of=str, task=NotRequired[str], role=NotRequired[Role])
-Look = _keys(seeds=int, alpha=Annotated[float, Field(gt=0, lt=0.5)])
-Looks = Annotated[list[Look], MinLen(1)]
+Looks = Annotated[list[_keys(seeds=int, alpha=Annotated[float, Field(gt=0, lt=0.5)])], MinLen(1)]
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -145,9 +144,13 @@ class Test:
     @property
     def key(self) -> str:
         """What makes two tests one and the same: all of it but how it is told and where it stands."""
-        told = (*TOLD, "role", "test_of", "since")
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in told}
-        return json.dumps(own, sort_keys=True)
+        told = {*TOLD, "role", "test_of", "since"}
+        return json.dumps(_adapter(Test).dump_python(self, exclude=told), sort_keys=True)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Whatever is not as by default, without the name that other statements call it by."""
+        return _adapter(Test).dump_python(self, exclude={"name"}, exclude_defaults=True)
 
     @property
     def measured(self) -> bool:
@@ -158,7 +161,7 @@ class Test:
     def formula(self) -> str:
         """The test in plain notation, derived from its queries."""
         where, other = (x if isinstance(x, str) else ", ".join(x) for x in (self.settings, self.settings2))
-        task = f"{self.task}{', F1' if self.metric else ''}"
+        task = f"{self.task}, F1" if self.metric else self.task
         a, b, a2, b2 = map(label, (self.a, self.b, self.a2, self.b2))
         match self.type:
             case "arithmetic":
@@ -174,14 +177,12 @@ class Test:
                 gain = f"mean({a} - {b} | {where}) - {share}mean({a2} - {b2} | {other})"
                 return f"{gain} > {self.margin:g}  [{task}]"
             case "trend":
-                options = [o.partition("=") for text in self.points for o in text.split(",") if o]
+                options = [o.partition("=") for text in self.points for o in text.split(",")]
                 levels = [f"{x:g}" for x in self.points.values()]
                 # the option that is varied; the others are the same at all points
-                name = next(
-                    (o[0] for o in options if o[2] in levels), options[0][0] if options else self.over
-                )
+                varied = next((name for name, _, level in options if level in levels), options[0][0])
                 sign = "" if self.direction == "up" else "-"
-                slope = f"{sign}slope of mean({a}) over {name} in ({', '.join(levels)})"
+                slope = f"{sign}slope of mean({a}) over {varied} in ({', '.join(levels)})"
                 return f"{slope} > {self.margin:g}  [{task}; {where}]"
         rival = f"mean({b})" if self.level is None else f"{self.level:g}"
         return f"mean({a}) - {rival} > {self.margin:g}  [{task}; {where}]"
@@ -285,12 +286,12 @@ def find(ledger: Ledger, claim_id: str) -> Claim:
 
 def label(query: Mapping[str, Any]) -> str:
     """A query, or the labels of a run, in a few words: `weam(lambda=0.25) + salt`."""
-    objective, method = (
-        f"{query.get(name) or default}({query[f'{name}_options']})"
-        if query.get(f"{name}_options")
-        else f"{query.get(name) or default}"
-        for name, default in (("objective", "none"), ("method", "standard"))
-    )
+
+    def part(name: str, default: str) -> str:
+        options = query.get(f"{name}_options")
+        return (query.get(name) or default) + (f"({options})" if options else "")
+
+    objective, method = part("objective", "none"), part("method", "standard")
     return objective if method == "standard" else f"{objective} + {method}"
 
 
@@ -334,17 +335,16 @@ def load_ledger(path: str | Path = LEDGER) -> Ledger:
 
 def _claim(name: str, entries: Mapping[str, dict], ledger: Mapping[str, Any], place: str) -> Claim:
     """A statement with its tests, references replaced by what they refer to, and its source check."""
-    entry = entries[name]
+    entry, known = entries[name], ledger["searched"]
     resolved = _resolved(name, entries, (), place)
     tests = tuple(test for where, raw in resolved for test in _tests(raw, ledger["matters"], where))
     source = entry.get("source")
-    if isinstance(source, str):
+    if isinstance(source, str):  # the check of another statement
         source = entries.get(source, {}).get("source")
         if not isinstance(source, dict):
             hint = _nearest(entry["source"], entries)
             raise StudyError(f"{place}: source: {entry['source']!r} has no source check of its own{hint}")
     source = {"facts": [], **_checked(Source, source, f"{place}: source")}
-    known = ledger["searched"]
     if unknown := [other for other in source["searched"] if other not in known]:
         raise StudyError(f"{place}: source: searched: {unknown[0]!r}, expected {' or '.join(known)}")
     source["searched"] = "; ".join(known[other] for other in source["searched"])

@@ -45,18 +45,22 @@ def report_checks(ledger: Ledger) -> dict:
 
 def confidence_rule(claims: Sequence[Claim]) -> dict:
     """Whether one threshold on the confidence explains all the reports' verdicts, and the rows at it."""
-    sides = {word: [c for c in claims if c.report_verdict == word] for word in ("verified", "not verified")}
-    wrong = {c.id for c in sides["verified"] if c.report_confidence < THRESHOLD}
-    wrong |= {c.id for c in sides["not verified"] if c.report_confidence > THRESHOLD}
-    return {
-        "threshold": THRESHOLD,
-        "holds": not wrong,
-        "exceptions": [c.id for c in claims if c.id in wrong],
-        "lowest_verified": min((c.report_confidence for c in sides["verified"]), default=None),
-        "highest_not_verified": max((c.report_confidence for c in sides["not verified"]), default=None),
-        "highest": max((c.report_confidence for c in claims), default=None),
-        "at_threshold": {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD},
+    confidences = {
+        word: [c.report_confidence for c in claims if c.report_verdict == word]
+        for word in ("verified", "not verified")
     }
+    at_threshold = {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD}
+    exceptions = [
+        c.id
+        for c in claims
+        if c.id not in at_threshold and (c.report_confidence > THRESHOLD) != (c.report_verdict == "verified")
+    ]
+    return {
+        "threshold": THRESHOLD, "holds": not exceptions, "exceptions": exceptions,
+        "lowest_verified": min(confidences["verified"], default=None),
+        "highest_not_verified": max(confidences["not verified"], default=None),
+        "highest": max((c.report_confidence for c in claims), default=None), "at_threshold": at_threshold,
+    }  # fmt: skip
 
 
 def opposite_verdicts(ledger: Ledger) -> list[dict]:
@@ -108,32 +112,29 @@ def _header(report: dict, claims: Sequence[Claim]) -> dict:
 def _references(reports: Sequence[dict]) -> dict:
     """How many cited papers bear on the report that cites them, and those that do not."""
     cited = [{"report": r["id"], **reference} for r in reports for reference in r["references"]]
-    counts = {level: sum(c["relevant"] == level for c in cited) for level in ("yes", "partly", "weak", "no")}
-    beside = [c for c in cited if c["relevant"] == "no"]
+    levels = [c["relevant"] for c in cited]
     return {
-        "cited": len(cited), "relevant": counts,
-        "off_topic": [{k: c[k] for k in ("report", "arxiv", "title", "why")} for c in beside],
+        "cited": len(cited), "relevant": {x: levels.count(x) for x in ("yes", "partly", "weak", "no")},
+        "off_topic": [
+            {k: c[k] for k in ("report", "arxiv", "title", "why")} for c in cited if c["relevant"] == "no"
+        ],
         "retrieved_and_cited": {str(r["id"]): [r["papers_retrieved"], len(r["references"])] for r in reports},
     }  # fmt: skip
 
 
 def _copied_report(claims: Sequence[Claim]) -> dict:
     """Reports 3 and 4 row by row: the same sentences, and where words or confidences differ."""
-    pairs = [
-        (a, b) for a in claims for b in claims if (a.report, b.report) == (3, 4) and b.id in a.duplicates
-    ]
-    told = [
+    rows = [
         {
             "ids": [a.id, b.id], "confidences": [a.report_confidence, b.report_confidence],
             "statements": [a.statement, b.statement],
         }
-        for a, b in pairs
+        for a in claims for b in claims if (a.report, b.report) == (3, 4) and b.id in a.duplicates
     ]  # fmt: skip
-    differs = {key: [row for row in told if len(set(row[key])) > 1] for key in ("statements", "confidences")}
+    words, numbers = ([len(set(row[key])) == 1 for row in rows] for key in ("statements", "confidences"))
     return {
-        "rows": len(pairs), "same_words": len(pairs) - len(differs["statements"]),
-        "same_confidence": len(pairs) - len(differs["confidences"]),
-        "changed": [row for row in told if row in differs["statements"] or row in differs["confidences"]],
+        "rows": len(rows), "same_words": sum(words), "same_confidence": sum(numbers),
+        "changed": [row for row, *same in zip(rows, words, numbers, strict=True) if not all(same)],
     }  # fmt: skip
 
 
@@ -151,32 +152,30 @@ def verdict_table(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
     if decided:
         ends = stats.binomtest(agree, len(decided)).proportion_ci(0.95, method="wilson")
         interval = [round(float(end), 4) for end in ends]
-    undecided = [c.id for c in claims if ours[c.id] not in TRUTH]
-    counts = {"decided": len(decided), "agree": agree, "interval": interval, "open": undecided}
-    return {"table": {word: dict(row) for word, row in table.items()}, **counts}
+    return {
+        "table": {word: dict(row) for word, row in table.items()}, "decided": len(decided), "agree": agree,
+        "interval": interval, "open": [c.id for c in claims if ours[c.id] not in TRUTH],
+    }  # fmt: skip
 
 
 def calibration(claims: Sequence[Claim], ours: Mapping[str, str]) -> dict:
     """The reports' mean confidence in statements that hold, that do not, and that are open (facts once).
 
     `auc` is the chance that a statement that holds got the higher confidence of two, with the p-value of the
-    Mann-Whitney test; `none` where one side is empty.
+    Mann-Whitney test; both are absent where one side is empty.
     """
-    groups: dict[str, list[float]] = {"holds": [], "does not hold": [], "open": []}
-    names = {True: "holds", False: "does not hold", None: "open"}
-    for c in _distinct(claims):
-        groups[names[TRUTH.get(ours[c.id])]].append(c.report_confidence)
-    right, wrong = groups["holds"], groups["does not hold"]
+    truths = [(TRUTH.get(ours[c.id]), c.report_confidence) for c in _distinct(claims)]
+    right, wrong, undecided = ([x for truth, x in truths if truth is own] for own in (True, False, None))
     result: dict[str, Any] = {
         name: {"n": len(values), "mean_confidence": round(sum(values) / len(values), 4) if values else None}
-        for name, values in groups.items()
+        for name, values in (("holds", right), ("does not hold", wrong), ("open", undecided))
     }
     if right and wrong:
-        test = stats.mannwhitneyu(right, wrong, alternative="two-sided")
+        test, both = stats.mannwhitneyu(right, wrong, alternative="two-sided"), right + wrong
         result["auc"] = round(float(test.statistic) / (len(right) * len(wrong)), 4)
         result["p"] = round(float(test.pvalue), 6)
-        result["share_that_holds"] = round(len(right) / len(right + wrong), 4)
-        result["mean_confidence"] = round(sum(right + wrong) / len(right + wrong), 4)
+        result["share_that_holds"] = round(len(right) / len(both), 4)
+        result["mean_confidence"] = round(sum(both) / len(both), 4)
     few = f"{len(right)} statements hold and {len(wrong)} do not: too few to say how well"
     result["word"] = f"{few} the confidence is calibrated, only in which direction it errs."
     return result
@@ -189,7 +188,8 @@ def arithmetic(test: Test, ledger: Ledger) -> dict:
     numbers.
     """
     possible, sentence, numbers = CHECKS[test.check](*(find(ledger, claim_id) for claim_id in test.claims))
-    told = {"outcome": POSSIBLE if possible else IMPOSSIBLE, "sentence": sentence, "numbers": numbers}
+    outcome = POSSIBLE if possible else IMPOSSIBLE
+    told = {"outcome": outcome, "sentence": sentence, "numbers": numbers}
     return {"check": test.check, "claims": list(test.claims), **told}
 
 
@@ -209,16 +209,13 @@ def implied_language(first: Claim, second: Claim) -> tuple[bool, str, dict]:
     left_out = re.search(r"without (\w+)", second.statement)
     if not left_out:
         raise StudyError(f"{second.id}: expected `without English`, or another language, in the statement")
-    n, numbers = int(_numbers(first, r"(\d+) languages", 1)[0]), {}
+    n, numbers, told = int(_numbers(first, r"(\d+) languages", 1)[0]), {}, []
     averages = (_numbers(claim, AVERAGES, 2) for claim in (first, second))
     for system, whole, rest in zip(("SALT", "mBERT"), *averages, strict=True):
         implied, slack = n * whole - (n - 1) * rest, n * _half_unit(whole) + (n - 1) * _half_unit(rest)
-        ends = {"low": implied - slack, "high": implied + slack}
-        numbers[system] = {"implied": float(implied)} | {name: float(x) for name, x in ends.items()}
-    told = [
-        f"{v['implied']:g} % for {k} ({v['low']:g} to {v['high']:g} with rounding)"
-        for k, v in numbers.items()
-    ]
+        low, high = float(implied - slack), float(implied + slack)
+        numbers[system] = {"implied": float(implied), "low": low, "high": high}
+        told.append(f"{float(implied):g} % for {system} ({low:g} to {high:g} with rounding)")
     whole = f"{left_out[1]} would be {n} times {first.id}'s average less {n - 1} times {second.id}'s"
     possible = all(v["low"] <= 100 and v["high"] >= 0 for v in numbers.values())
     return possible, f"{whole}: {', '.join(told)}.", numbers

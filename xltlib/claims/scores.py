@@ -18,6 +18,7 @@ apart where it enters the table, and nothing else does.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
@@ -118,7 +119,7 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
 def baselines(results: Iterable[Result]) -> pd.DataFrame:
     """What costs no encoder: a row for each baseline and setting, with its name and score."""
     rows = [
-        {"task": task, **read_setting(setting, task)._asdict(), "baseline": name, "score": score}
+        (task, *read_setting(setting, task), name, score)
         for r in results
         for task, by_name in r.values.get("baselines", {}).items()
         for name, by_setting in by_name.items()
@@ -131,11 +132,6 @@ def clean(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of plain settings: one language, the first test set, no noise, judged as the task is."""
     plain = (scores[["second_language", "test_set", "noise"]] == "").all(axis=1)
     return scores[plain & (scores["metric"] == scores["task"].map(judged_by))]
-
-
-def means(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The mean score of each group, by any columns: of the runs and settings in it, each counting once."""
-    return scores.groupby(list(by), sort=False, dropna=False)["mean"].mean().reset_index()
 
 
 def intervals(scores: pd.DataFrame, by: Sequence[str], alpha: float) -> pd.DataFrame:
@@ -177,17 +173,18 @@ def rows_of(
         if name.endswith("_options"):
             plain = {text: plain_options(text, defaults or {}) for text in set(own)}
             own = np.array([plain[text] for text in own], dtype=object)
-        kept = kept[own == asked.get(name, DEFAULTS.get(name, ""))]
+        kept = kept[own == asked[name]]
     return scores.iloc[kept]
 
 
-def canonical(labels: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, str]:
-    """Labels without the seed and without whatever is a default, their options in one order."""
-    plain = {k: plain_options(v, defaults) if k.endswith("_options") else v for k, v in labels.items()}
-    return {k: v for k, v in plain.items() if k != "seed" and v not in ("", None, DEFAULTS.get(k))}
+def canonical(query: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, str]:
+    """All labels that a query means but the seed: the default where it has none, options in one order."""
+    labels = {name: query.get(name) or DEFAULTS.get(name, "") for name in LABELS if name != "seed"}
+    options = ("objective_options", "method_options")
+    return labels | {name: plain_options(labels[name], defaults) for name in options}
 
 
-def plain_options(text: str | None, defaults: Mapping[str, Any]) -> str:
+def plain_options(text: str, defaults: Mapping[str, Any]) -> str:
     """Options without the defaults among them, sorted: one text for the same options."""
 
     def is_default(option: str) -> bool:
@@ -197,7 +194,7 @@ def plain_options(text: str | None, defaults: Mapping[str, Any]) -> str:
             return value == str(default).lower()
         return default is not None and float(value) == default  # 1 and 1.0 are the same
 
-    return ",".join(sorted(o for o in (text or "").split(",") if o and not is_default(o)))
+    return ",".join(sorted(o for o in text.split(",") if o and not is_default(o)))
 
 
 @dataclass(frozen=True)
@@ -221,12 +218,9 @@ class Selection:
 
 
 def paired(
-    scores: pd.DataFrame,
-    query: Mapping[str, str],
-    settings: Iterable[Setting],
-    defaults: Mapping[str, Any] | None = None,
-    nested: bool = False,
-) -> Selection:
+    scores: pd.DataFrame, query: Mapping[str, str], settings: Iterable[Setting],
+    defaults: Mapping[str, Any] | None = None, nested: bool = False,
+) -> Selection:  # fmt: skip
     """The runs that a query means as arrays (R, N) for each setting, seeds and examples in one order.
 
     `nested`: each seed has examples of its own. Where runs, settings or examples are missing, `missing` says
@@ -254,11 +248,10 @@ def paired(
             if len(cells[s, seed][0]) != len(cells[s, seeds[0]][0]):
                 other = f"{name}, seed {seed}: other examples of {s} than in seed {seeds[0]}"
                 return Selection(name, missing=other)
-    stacked = [np.stack([cells[setting, seed][0] for seed in seeds]) for setting in asked]
-    if nested:
-        arrays = map(Nested.of, stacked)
-    else:
-        arrays = (_clustered(x, cells[s, seeds[0]][1]) for x, s in zip(stacked, asked, strict=True))
+    arrays = []
+    for s in asked:
+        array, clusters = np.stack([cells[s, seed][0] for seed in seeds]), cells[s, seeds[0]][1]
+        arrays.append(Nested.of(array) if nested else _clustered(array, clusters))
     return Selection(name, tuple(seeds), tuple(digests[seed] for seed in seeds), tuple(arrays))
 
 
@@ -305,21 +298,19 @@ class World:
         """
         if self.params.data != "real":
             return self
-        plain = (scores[["second_language", "test_set", "noise"]] == "").all(axis=1)
-        names = set(scores[plain & (scores["task"] == task)]["language"])
+        names = set(clean(scores[scores["task"] == task])["language"])
         languages = tuple(x for x in self.languages if x in names)
         return replace(self, languages=languages) if self.params.source in languages else self
 
-    def settings(self, words: str | Sequence[str], metric: str = "") -> tuple[Setting, ...]:
+    def settings(self, words: str | tuple[str, ...], metric: str = "") -> tuple[Setting, ...]:
         """The settings that `source`, `targets`, `all`, `pairs` or a list of languages mean."""
-        source = self.params.source
         if words == "pairs":
-            names = permutations(self.params.pair_languages or self.languages, 2)
-        else:
-            targets = [x for x in self.languages if x != source]
-            meaning = {"source": [source], "targets": targets, "all": self.languages}
-            names = ((x,) for x in (meaning[words] if isinstance(words, str) else words))
-        return tuple(Setting(*name, metric=metric) for name in names)
+            pairs = permutations(self.params.pair_languages or self.languages, 2)
+            return tuple(Setting(*pair, metric=metric) for pair in pairs)
+        source = self.params.source
+        targets = [x for x in self.languages if x != source]
+        named = {"source": [source], "targets": targets, "all": self.languages}
+        return tuple(Setting(x, metric=metric) for x in named.get(words, words))
 
     def queries(self, test: Test) -> list[tuple[dict[str, str], tuple[Setting, ...]]]:
         """The systems that a test compares, each with its settings."""
@@ -359,6 +350,17 @@ class Comparison:
         """The same arrays for some of the seeds, in the order given."""
         rows = [self.seeds.index(seed) for seed in seeds]
         return [[array[rows] for array in arrays] for arrays in scores]
+
+    def effects(
+        self, seeds: Sequence[int], alpha: float, least: float, without: str = ""
+    ) -> tuple[Effect, Effect | None]:
+        """The effect over some of the seeds, and that over those of them in which all systems have learnt.
+
+        The latter where these are fewer, and `least` of them or more.
+        """
+        learnt = self.learnt(seeds)
+        trained = self.effect(learnt, alpha, without) if least <= len(learnt) < len(seeds) else None
+        return self.effect(seeds, alpha, without), trained
 
     def effect(self, seeds: Sequence[int], alpha: float, without: str = "") -> Effect:
         """The effect over some of the seeds, tested against the margin; `without` one setting."""
@@ -406,16 +408,15 @@ def compare(test: Test, scores: pd.DataFrame, world: World) -> Comparison:
     comparison = Comparison(test, tuple(seeds), tuple(systems), names, digests, mixed=_mixed(runs))
     if test.task not in TRAINED:
         return comparison
-    sources, needed = {}, world.design.learnt["source_score"].get(test.task, 0.0)
+    sources, failed = {}, {}
     for query, _ in asked:
         own = runs_of(query, world.settings("source", test.metric))
         if set(seeds) <= set(own.seeds):
             sources[label(query)] = own.only(seeds).scores[0]
-    failed = {
-        name: tuple(s for s, mean in zip(seeds, own.mean(1), strict=True) if mean < needed)
-        for name, own in sources.items()
-        if world.simple
-    }
+    if world.simple:
+        needed = world.design.learnt["source_score"].get(test.task, 0.0)
+        for name, own in sources.items():
+            failed[name] = tuple(s for s, mean in zip(seeds, own.mean(1), strict=True) if mean < needed)
     known = {str(Setting(*where)): floor for *where, floor in runs[[*SETTING, "floor"]].to_numpy()}
     floor = float(np.mean([known[name] for name in names]))
     return replace(comparison, sources=sources, failed=failed, floor=None if np.isnan(floor) else floor)
@@ -423,8 +424,7 @@ def compare(test: Test, scores: pd.DataFrame, world: World) -> Comparison:
 
 def _mixed(runs: pd.DataFrame) -> tuple[int, ...]:
     """The seeds whose runs were trained from different weights under one digest, on two processors."""
-    weights: dict[tuple[int, str], set[str]] = {}
-    for seed, own in zip(runs["seed"], runs["weights"], strict=True):
-        for run, digest in own.items():
-            weights.setdefault((seed, run), set()).add(digest)
-    return tuple(sorted({seed for (seed, _), digests in weights.items() if len(digests) > 1}))
+    both = zip(runs["seed"], runs["weights"], strict=True)
+    known = {(seed, run, digest) for seed, own in both for run, digest in own.items()}
+    counts = Counter((seed, run) for seed, run, _ in known)
+    return tuple(sorted({seed for (seed, _), count in counts.items() if count > 1}))

@@ -199,8 +199,8 @@ def _budgets(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
         for n in questions.BUDGETS
         for row in _curves(own, params, "nli", ["language"], {kind: questions.budget(n, kind)})
     ]
-    plain = score_table.means(score_table.rows_of(own, {"task": "nli"}), ["language"])
-    marks = [{"panel": r.language, "name": "no intermediate task", "y": r.mean} for r in plain.itertuples()]
+    plain = score_table.rows_of(own, {"task": "nli"}).groupby("language", sort=False)["mean"].mean()
+    marks = [{"panel": name, "name": "no intermediate task", "y": mean} for name, mean in plain.items()]
     return {
         "rows": sorted(rows, key=lambda row: params.targets.index(row["panel"])),
         "marks": [*marks, *_chance(dict.fromkeys(params.targets, "nli"))],

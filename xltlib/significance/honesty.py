@@ -23,17 +23,9 @@ GROUPED = {"sd_seed": 0.03, "sd_item": 0.5, "base": 0.7, "examples": 500, "setti
 
 
 def simulate(
-    seeds: int,
-    examples: int,
-    settings: int,
-    mu: float,
-    sd_seed: float,
-    sd_item: float,
-    base: float,
-    rng: np.random.Generator,
-    repeats: int = 1,
-    group: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
+    seeds: int, examples: int, settings: int, mu: float, sd_seed: float, sd_item: float, base: float,
+    rng: np.random.Generator, repeats: int = 1, group: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Scores a and b, bool (repeats, R, K, N), from a latent crossed model: E[b] = base, E[a] = base + mu.
 
     A system is right where a latent normal exceeds a threshold: the item's difficulty (variance 1, shared by
@@ -93,26 +85,21 @@ def coverage(
     for gains, off, variances in _studies(repeats, rng, world):
         alone = variances._replace(from_items=np.zeros(len(gains)), noise=np.zeros(len(gains)))
         over_items = gains.mean(1).std(1, ddof=1) / np.sqrt(examples)
-        halves = {
-            "crossed": half_width(variances, seeds, alpha),
-            "seeds_only": half_width(alone, seeds, alpha),
-            "examples_only": stats.t.isf(alpha / 2, examples - 1) * over_items,
-        }
-        hits.update({name: int((np.abs(off) <= half).sum()) for name, half in halves.items()})
+        for name, half in (
+            ("crossed", half_width(variances, seeds, alpha)),
+            ("seeds_only", half_width(alone, seeds, alpha)),
+            ("examples_only", stats.t.isf(alpha / 2, examples - 1) * over_items),
+        ):
+            hits[name] += int((np.abs(off) <= half).sum())
         low, high = np.quantile(bootstrap_means(gains, *shares), [alpha / 2, 1 - alpha / 2], axis=1)
         hits["bootstrap"] += int(((low <= mu) & (mu <= high)).sum())
     return {"seeds": seeds, **_rates(hits, repeats, alpha)}
 
 
 def error_rates(
-    rng: np.random.Generator,
-    gains: Sequence[float] = (0.0,),
-    repeats: int = 2000,
-    equivalence_margin: float = 0.02,
-    alpha: float = 0.05,
-    clustered: bool = False,
-    **world: float,
-) -> list[dict[str, float]]:
+    rng: np.random.Generator, gains: Sequence[float] = (0.0,), repeats: int = 2000,
+    equivalence_margin: float = 0.02, alpha: float = 0.05, clustered: bool = False, **world: float,
+) -> list[dict[str, float]]:  # fmt: skip
     """How often each verdict falls for one statement tested alone, a row for each of the true `gains`.
 
     `world` are the arguments of `simulate`; its studies are moved from their own `mu` to each gain. With
@@ -121,30 +108,25 @@ def error_rates(
     within +-`equivalence_margin` by the 1 - 2 alpha interval; false where |gain| is not below that margin.
     covered: the 1 - alpha interval holds the truth.
     """
-    hits: list[Counter[str]] = [Counter() for _ in gains]
+    seeds, hits = world["seeds"], [Counter() for _ in gains]
     for _, off, variances in _studies(repeats, rng, world, clustered):
-        wide, narrow = (half_width(variances, world["seeds"], level) for level in (alpha, 2 * alpha))
+        wide, narrow = (half_width(variances, seeds, level) for level in (alpha, 2 * alpha))
         for gain, counted in zip(gains, hits, strict=True):
             estimate = off + gain
-            outcomes = {
-                "supported": estimate - wide > 0,
-                "contradicted": estimate + wide < 0,
-                "equivalent": np.abs(estimate) + narrow < equivalence_margin,
-                "covered": np.abs(off) <= wide,
-            }
-            counted.update({name: int(found.sum()) for name, found in outcomes.items()})
-    told = zip(gains, hits, strict=True)
-    return [{"seeds": world["seeds"], "gain": gain, **_rates(n, repeats, alpha)} for gain, n in told]
+            counted["supported"] += int((estimate - wide > 0).sum())
+            counted["contradicted"] += int((estimate + wide < 0).sum())
+            counted["equivalent"] += int((np.abs(estimate) + narrow < equivalence_margin).sum())
+            counted["covered"] += int((np.abs(off) <= wide).sum())
+    return [
+        {"seeds": seeds, "gain": gain, **_rates(counted, repeats, alpha)}
+        for gain, counted in zip(gains, hits, strict=True)
+    ]
 
 
 def power_at(
-    distance: float,
-    components: Components,
-    seeds: int,
-    examples: int,
-    alpha: float = 0.05,
+    distance: float, components: Components, seeds: int, examples: int, alpha: float = 0.05,
     kind: str = "superiority",
-) -> float:
+) -> float:  # fmt: skip
     """Chance of `supported`, exact under the crossed model with normal effects of known `components`.
 
     superiority (also interaction, trend): the true effect lies `distance` beyond the margin. equivalence: the
@@ -161,13 +143,9 @@ def power_at(
 
 
 def smallest_detectable(
-    components: Components,
-    seeds: int,
-    examples: int,
-    alpha: float = 0.05,
-    power: float = 0.8,
+    components: Components, seeds: int, examples: int, alpha: float = 0.05, power: float = 0.8,
     kind: str = "superiority",
-) -> float:
+) -> float:  # fmt: skip
     """The distance from the margin (equivalence: the margin) at which `power_at` reaches `power`."""
     level = 2 * alpha if kind == "equivalence" else alpha
     se, half = _possible_widths(components, seeds, examples, level)
@@ -187,9 +165,8 @@ def _possible_widths(
         return 0.0, np.array([1 - alpha ** (1 / examples)])
     if seeds == 1:  # one seed cannot show what seeds add: what varies is taken for the items'
         items = np.array([from_items + noise])
-        return float(np.sqrt(items[0])), half_width(
-            Variances(0 * items, items, 0 * items, df_items), 1, alpha
-        )
+        variances = Variances(0 * items, items, 0 * items, df_items)
+        return float(np.sqrt(items[0])), half_width(variances, 1, alpha)
     chances = (np.arange(512) + 0.5) / 512
     estimates = from_seeds * stats.chi2.ppf(chances, seeds - 1) / (seeds - 1)
     variances = Variances(estimates, np.full(512, from_items), np.full(512, noise), df_items)

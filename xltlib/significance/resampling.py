@@ -7,6 +7,7 @@ on them.
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from xltlib import StudyError
@@ -106,23 +107,32 @@ def violation_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def compare_files(path_a: Path, path_b: Path) -> dict:
-    """All metrics of both files, as {"a", "b", "task", "languages", "metrics": {...}}."""
-    a, b = read_scores(path_a), read_scores(path_b)
-    if a["task"] != b["task"]:
-        raise StudyError(
-            f"A scores task {excerpt(a['task'])}, B {excerpt(b['task'])}: two on one task expected"
-        )
-    names = [name for name in a["metrics"] if name in b["metrics"]]
+    """All metrics of both files, as {"a", "b", "task", "languages", "metrics": {...}}.
+
+    Examples are paired by their ids, in the order of A; StudyError where both do not score the same ones.
+    """
+    (told_a, a), (told_b, b) = read_scores(path_a), read_scores(path_b)
+    if told_a["task"] != told_b["task"]:
+        tasks = f"A scores task {excerpt(told_a['task'])}, B {excerpt(told_b['task'])}"
+        raise StudyError(f"{tasks}: two on one task expected")
+    names = [name for name in a if name in b]
     if not names:
-        found = f"A has {', '.join(a['metrics'])}; B has {', '.join(b['metrics'])}"
-        raise StudyError(f"no metric of both: {found}")
-    rows = {name: compare(*pair(a["metrics"][name], b["metrics"][name])) for name in names}
-    languages = [a["language"], b["language"]]
-    return {"a": str(path_a), "b": str(path_b), "task": a["task"], "languages": languages, "metrics": rows}
+        raise StudyError(f"no metric of both: A has {', '.join(a)}; B has {', '.join(b)}")
+    for name, own, other in (("A", a, b), ("B", b, a)):
+        if len(ids := own.index.difference(other.index, sort=False)):
+            raise StudyError(
+                f"A ({len(a)} examples) and B ({len(b)}) do not score the same ones: {len(ids)} only in "
+                f"{name}, such as {excerpt(ids[0])}; score both on one set"
+            )
+    rows = {name: compare(a[name].to_numpy(), b[name][a.index].to_numpy()) for name in names}
+    languages = [told_a["language"], told_b["language"]]
+    return {
+        "a": str(path_a), "b": str(path_b), "task": told_a["task"], "languages": languages, "metrics": rows,
+    }  # fmt: skip
 
 
-def read_scores(path: Path) -> dict:
-    """A score file as {"task", "language", "metrics": {metric: {id: score}}}, scores checked to be in [0, 1].
+def read_scores(path: Path) -> tuple[dict, pd.DataFrame]:
+    """What a score file says of itself ("task", "language"), and its scores in [0, 1]: ids x metrics.
 
     The file has {"task", "language", "metric", "scores": {id: number}}, or with several metrics
     {"scores": {id: {metric: number}}}.
@@ -131,31 +141,20 @@ def read_scores(path: Path) -> dict:
     scores = record.get("scores") if isinstance(record, dict) else None
     if not isinstance(scores, dict) or not scores:
         raise StudyError(f'{path}: no "scores", expected the file that `xlt score --per-example` writes')
-    metrics: dict[str, dict[str, float]] = {}
-    for example, value in scores.items():
-        named = value if isinstance(value, dict) else {str(record.get("metric") or "score"): value}
-        for metric, number in named.items():
+    only = str(record.get("metric") or "score")
+    rows = [value if isinstance(value, dict) else {only: value} for value in scores.values()]
+    for example, row in zip(scores, rows, strict=True):
+        for metric, number in row.items():
             if not isinstance(number, int | float) or not 0 <= number <= 1:  # NaN is not either
                 place = f"{path}: {excerpt(metric)} of example {excerpt(example)}"
                 wanted = "expected a number in [0, 1] (divide percentages by 100)"
                 raise StudyError(f"{place}: {excerpt(number)}, {wanted}")
-            metrics.setdefault(metric, {})[example] = float(number)
-    for metric, column in metrics.items():
-        if missing := [example for example in scores if example not in column]:
-            raise StudyError(f"{path}: {metric} is missing in {len(missing)} of {len(scores)} examples, "
-                             f"such as {excerpt(missing[0])}")  # fmt: skip
-    return {"task": record.get("task"), "language": record.get("language"), "metrics": metrics}
-
-
-def pair(a: dict[str, float], b: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N,) of the examples of a and b in a's order; StudyError unless their ids agree."""
-    for name, ids in (("A", [i for i in a if i not in b]), ("B", [i for i in b if i not in a])):
-        if ids:
-            raise StudyError(
-                f"A ({len(a)} examples) and B ({len(b)}) do not score the same ones: {len(ids)} only in "
-                f"{name}, such as {excerpt(ids[0])}; score both on one set"
-            )
-    return np.array(list(a.values())), np.array([b[i] for i in a])
+    table = pd.DataFrame(rows, index=list(scores), dtype=float)
+    for metric, absent in table.isna().items():
+        if absent.any():
+            where = f"{absent.sum()} of {len(scores)} examples, such as {excerpt(absent.idxmax())}"
+            raise StudyError(f"{path}: {metric} is missing in {where}")
+    return {"task": record.get("task"), "language": record.get("language")}, table
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> dict:

@@ -7,7 +7,6 @@ setting means, so one crossed random-effects model serves them all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,10 +27,15 @@ PRIOR_SD = 0.05  # of the true effect around 0: two thirds of all effects are ta
 # Scores whose examples are not independent
 
 
-class Clustered(np.ndarray):
-    """Scores (R, N) that know which examples belong together: `clusters` (N,) holds whole numbers from 0."""
+class _Dependent(np.ndarray):
+    """Scores (R, N) that keep what is known of their examples, whatever is computed with them."""
 
-    clusters: np.ndarray | None
+    def __array_finalize__(self, other: np.ndarray | None) -> None:
+        vars(self).update(getattr(other, "__dict__", {}))
+
+
+class Clustered(_Dependent):
+    """Scores (R, N) that know which examples belong together: `clusters` (N,) holds whole numbers from 0."""
 
     @classmethod
     def of(cls, scores: np.ndarray, clusters: Sequence[int]) -> "Clustered":
@@ -40,18 +44,13 @@ class Clustered(np.ndarray):
         clustered.clusters = np.asarray(clusters, dtype=np.int64)
         return clustered
 
-    def __array_finalize__(self, other: np.ndarray | None) -> None:
-        self.clusters = getattr(other, "clusters", None)
 
-
-class Nested(np.ndarray):
+class Nested(_Dependent):
     """Scores (R, N), or their means (R, 1), of seeds that have examples of their own: column i is no item.
 
     Items are then nested in seeds, not crossed with them, and the seeds' means hold all there is to know:
     their spread is that of worlds, trainings and examples together. `examples` is their number for each seed.
     """
-
-    examples: int
 
     @classmethod
     def of(cls, scores: np.ndarray) -> "Nested":
@@ -60,13 +59,10 @@ class Nested(np.ndarray):
         nested.examples = nested.shape[-1]
         return nested
 
-    def __array_finalize__(self, other: np.ndarray | None) -> None:
-        self.examples = getattr(other, "examples", 0)
-
 
 def examples_of(scores: np.ndarray) -> int:
     """How many examples a seed has in these scores (R, N), whose N may be the one mean of nested ones."""
-    return scores.examples if isinstance(scores, Nested) else scores.shape[1]
+    return getattr(scores, "examples", scores.shape[1])
 
 
 def by_cluster(scores: np.ndarray) -> np.ndarray:
@@ -243,64 +239,32 @@ def half_width(variances: Variances, seeds: int, alpha: float) -> np.ndarray:
     return np.maximum(larger * (1 + ratio**q) ** (1 / q), t_items * np.sqrt(from_items + noise) / 2)
 
 
-@dataclass(frozen=True, eq=False)
 class Effect:
     """A weighted mean of settings with its two-sided 1 - `alpha` interval and p-value of H0: it is `null`.
 
-    `groups` are the sums of `by_items`, `span` is the largest value that the effect can take. `per_setting`
-    (K,) are means over seeds. `examples` counts items once where settings share them, and clusters of items
-    in place of items where these come in such.
+    Made of K arrays (R, N_k) of scores, or of differences of scores, times their weights (K,). `groups` are
+    the sums of `by_items`, `span` is the largest value that the effect can take. `per_setting` are means over
+    seeds. `examples` counts items once where settings share them, and clusters of items in place of items
+    where these come in such. `variances` are nothing where all that varies is rounding (`constant`).
     """
 
-    groups: list[np.ndarray] = field(repr=False)
-    span: float
-    per_setting: tuple[float, ...]
-    settings: int
-    null: float
-    alpha: float
-
-    @classmethod
-    def of(
-        cls,
-        arrays: list[np.ndarray],
-        weights: Sequence[float],
-        per_setting: Sequence[float],
-        null: float,
-        alpha: float,
-        settings: int = 0,
-    ) -> "Effect":
-        """The sum of K arrays (R, N_k) of scores, or of differences of scores, times their weights (K,)."""
-        span, values = float(np.abs(weights).sum()), tuple(float(x) for x in per_setting)
-        return cls(by_items(arrays, weights), span, values, settings or len(values), float(null), alpha)
-
-    @property
-    def seeds(self) -> int:
-        return len(self.groups[0])
-
-    @property
-    def examples(self) -> int:
-        return sum(examples_of(group) for group in self.groups)
-
-    @cached_property
-    def estimate(self) -> float:
-        return float(sum(group.mean() for group in self.groups))
-
-    @cached_property
-    def per_seed(self) -> tuple[float, ...]:
-        return tuple(sum(group.mean(1) for group in self.groups).tolist())
-
-    @property
-    def sd_seeds(self) -> float:
-        """The standard deviation of `per_seed` (R,)."""
-        return float(np.std(self.per_seed, ddof=1)) if self.seeds > 1 else 0.0
-
-    @cached_property
-    def variances(self) -> Variances:
-        """What the variance of the mean is made of; nothing where all that varies is rounding."""
-        variances = crossed_variances(self.groups)
-        if variances.from_seeds + variances.from_items + variances.noise > ROUNDING**2:
-            return variances
-        return Variances(np.zeros(()), np.zeros(()), np.zeros(()), variances.df_items)
+    def __init__(
+        self, arrays: list[np.ndarray], weights: Sequence[float], per_setting: Sequence[float],
+        null: float, alpha: float, settings: int = 0,
+    ) -> None:  # fmt: skip
+        self.groups, self.span = by_items(arrays, weights), float(np.abs(weights).sum())
+        self.null, self.alpha = float(null), alpha
+        self.per_setting = tuple(float(x) for x in per_setting)
+        self.settings, self.seeds = settings or len(self.per_setting), len(self.groups[0])
+        self.examples = sum(examples_of(group) for group in self.groups)
+        self.estimate = float(sum(group.mean() for group in self.groups))
+        self.per_seed: tuple[float, ...] = tuple(sum(group.mean(1) for group in self.groups).tolist())
+        self.sd_seeds = float(np.std(self.per_seed, ddof=1)) if self.seeds > 1 else 0.0
+        self.variances = crossed_variances(self.groups)
+        self.constant = bool(sum(self.variances[:3]) <= ROUNDING**2)
+        if self.constant:
+            self.variances = Variances(*np.zeros(3), self.variances.df_items)
+        self.low, self.high = self.interval(alpha)
 
     @property
     def components(self) -> Components:
@@ -310,10 +274,6 @@ class Effect:
             item=float(np.sqrt(from_items * self.examples)),
             noise=float(np.sqrt(noise * self.seeds * self.examples)),
         )
-
-    @property
-    def constant(self) -> bool:
-        return not any(self.variances[:3])
 
     def half(self, alpha: float) -> float:
         """Half-width; for constant differences, what an unseen share 1 - alpha**(1/N) of items could move."""
@@ -326,14 +286,6 @@ class Effect:
         """The two-sided interval at a level; where nothing varies, within what the effect can be."""
         half, most = self.half(alpha), self.span if self.constant else np.inf
         return max(self.estimate - half, -most), min(self.estimate + half, most)
-
-    @property
-    def low(self) -> float:
-        return self.interval(self.alpha)[0]
-
-    @property
-    def high(self) -> float:
-        return self.interval(self.alpha)[1]
 
     @cached_property
     def p(self) -> float:
@@ -349,10 +301,8 @@ class Effect:
             return float(2 * special.stdtr(self.seeds - 1, -distance / np.sqrt(from_seeds)))
         if self.half(LEAST_P) <= distance:
             return LEAST_P
-        root = optimize.brentq(
-            lambda log: self.half(np.exp(log)) - distance, np.log(LEAST_P), 0.0, xtol=1e-13
-        )
-        return float(min(np.exp(root), 1.0))
+        log_p = optimize.brentq(lambda x: self.half(np.exp(x)) - distance, np.log(LEAST_P), 0.0, xtol=1e-13)
+        return float(min(np.exp(log_p), 1.0))
 
     def against(self, null: float) -> float:
         """The larger of two two-sided p-values of H0: effect = `null`: the interval's and the sign flips'."""
@@ -384,18 +334,13 @@ def difference(a: Scores, b: Scores, margin: float = 0.0, alpha: float = 0.05) -
     could change.
     """
     gains = paired(a, b)
-    return Effect.of(gains, [1 / len(gains)] * len(gains), [gain.mean() for gain in gains], margin, alpha)
+    return Effect(gains, [1 / len(gains)] * len(gains), [gain.mean() for gain in gains], margin, alpha)
 
 
 def interaction(
-    a1: Scores,
-    b1: Scores,
-    a2: Scores,
-    b2: Scores,
-    margin: float = 0.0,
-    alpha: float = 0.05,
+    a1: Scores, b1: Scores, a2: Scores, b2: Scores, margin: float = 0.0, alpha: float = 0.05,
     share: float = 1.0,
-) -> Effect:
+) -> Effect:  # fmt: skip
     """Gain in 1 minus a share of gain in 2, (a1 - b1) - share (a2 - b2); H0: it is `margin`.
 
     The larger gain should come first. Paired on seeds. Items of the two are paired where their number is the
@@ -404,7 +349,7 @@ def interaction(
     first, second = paired(a1, b1), paired(a2, b2)
     weights = [1 / len(first)] * len(first) + [-share / len(second)] * len(second)
     gains = [float(np.mean([gain.mean() for gain in side])) for side in (first, second)]
-    return Effect.of(first + second, weights, gains, margin, alpha, len(first) + len(second))
+    return Effect(first + second, weights, gains, margin, alpha, len(first) + len(second))
 
 
 def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alpha: float = 0.05) -> Effect:
@@ -418,7 +363,7 @@ def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alp
     settings = len(levels[0])
     per_setting = slope @ np.array([[setting.mean() for setting in level] for level in levels])
     arrays = [setting for level in levels for setting in level]
-    return Effect.of(arrays, np.repeat(slope, settings) / settings, per_setting, margin, alpha)
+    return Effect(arrays, np.repeat(slope, settings) / settings, per_setting, margin, alpha)
 
 
 # Corrections
