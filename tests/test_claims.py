@@ -42,11 +42,12 @@ def settings(world, *words):
 
 
 def test_settings_mean_languages_of_the_profile(real):
-    assert settings(World.of(real, PARAMS), "targets") == ["near", "far"]
-    assert settings(World.of(real, PARAMS), "all", "f1") == ["src#f1", "near#f1", "far#f1"]
-    assert len(settings(World.of(real, PARAMS), "pairs")) == 6
-    assert settings(World.of(real, PARAMS), ("far",)) == ["far"]
-    assert World.of(real, PARAMS).defaults["mask_rate"] == 0.25
+    world = World.of(real, PARAMS)
+    assert settings(world, "targets") == ["near", "far"]
+    assert settings(world, "all", "f1") == ["src#f1", "near#f1", "far#f1"]
+    assert len(settings(world, "pairs")) == 6
+    assert settings(world, ("far",)) == ["far"]
+    assert world.defaults["mask_rate"] == 0.25
 
 
 def test_settings_mean_the_languages_of_a_real_set(real):

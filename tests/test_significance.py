@@ -34,19 +34,20 @@ def test_variances_of_a_hand_worked_layout():
     assert parts.df_items == 2
 
 
-def test_without_item_noise_it_is_the_paired_t_test(rng):
-    a, b = rng.random(7), rng.random(7)
-    effect, reference = difference(by_seed(a), by_seed(b)), stats.ttest_rel(a, b)
+@pytest.mark.parametrize(
+    ("shape", "items", "note"),
+    [((7, 1, 1), 5, ""), ((5, 1, 1), 1, "one example"), ((1, 1, 50), 1, "one seed")],
+)
+def test_where_seeds_or_items_alone_vary_it_is_the_paired_t_test(shape, items, note, rng):
+    a, b = np.repeat(rng.random((2, *shape)), items, axis=-1)
+    effect, units = difference(a, b), (a - b)[..., ::items].ravel()
+    reference = stats.ttest_1samp(units, 0)
     interval = reference.confidence_interval()
-    assert flat(effect)[:4] == pytest.approx([(a - b).mean(), interval.low, interval.high, reference.pvalue])
-    assert effect.components == pytest.approx((np.std(a - b, ddof=1), 0, 0), abs=1e-9)
-
-
-def test_one_seed_is_the_paired_t_test_over_items(rng):
-    a, b = rng.random(50), rng.random(50)
-    effect, reference = difference(a[None, None], b[None, None]), stats.ttest_rel(a, b)
-    assert flat(effect)[1:4] == pytest.approx([*reference.confidence_interval(), reference.pvalue])
-    assert "one seed" in effect.note
+    assert flat(effect) == pytest.approx([units.mean(), *interval, reference.pvalue])
+    assert note in effect.note
+    assert (effect.note == "") == (note == "")
+    if len(a) > 1:
+        assert effect.components == pytest.approx((np.std(units, ddof=1), 0, 0), abs=1e-9)
 
 
 def test_interval_excludes_the_null_exactly_where_p_is_below_alpha(scores):
@@ -103,13 +104,6 @@ def test_constant_differences_are_defined_and_noted(shape, gap):
     # with gap 0 an unseen share of 1 - 0.05**(1/N) may differ by 1 at most
     assert effect.high == pytest.approx(1 - 0.05 ** (1 / shape[2])) or gap > 0
     assert (effect.p == 1) if gap == 0 else (0 < effect.p <= 0.8 ** shape[2])
-
-
-def test_one_item_leaves_the_seeds(rng):
-    a = rng.random((5, 1, 1))
-    effect = difference(a, np.zeros_like(a))
-    assert effect.p == pytest.approx(stats.ttest_1samp(a.ravel(), 0).pvalue)
-    assert "one example" in effect.note
 
 
 def test_two_equal_seeds_are_not_knowledge(rng):

@@ -1,5 +1,6 @@
 """The content of claims.json: the ledger's tests on the scores of runs, or why there are none."""
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any
@@ -86,13 +87,8 @@ def evaluate_claims(ledger: Ledger, scores: pd.DataFrame, params: Params, claim_
     """
     claims = [find(ledger, claim_id)] if claim_id else ledger.claims
     keys = {test.key for claim in claims for test in claim.tests if test.measured}
-    families = judged(ledger, scores, params, keys)
-    results = {
-        key: _outcome(own, params.alpha)
-        for tests in families.values()
-        for key, own in tests.items()
-        if key in keys
-    }
+    tests = ChainMap(*judged(ledger, scores, params, keys).values())
+    results = {key: _outcome(tests[key], params.alpha) for key in keys}
     return [_claim(claim, results, ledger, params) for claim in claims]
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from xltlib import StudyError
 from xltlib.params import table as text_table
-from xltlib.significance.tests import ROUNDING, Scores, by_items, by_setting, difference, paired, sign_flips
+from xltlib.significance.tests import ROUNDING, Scores, by_setting, difference, sign_flips
 from xltlib.textfile import excerpt, parse_json, read_text
 
 BLOCK = 500  # resamples drawn at once: 20 MB of weights for 5,000 examples
@@ -63,16 +63,14 @@ def hierarchical_bootstrap(
     items. With few seeds the interval is too narrow (R = 2 resamples have one distinct seed half of the
     time): see `tests.difference`, which decides verdicts, and `honesty.coverage`, which measures both.
     """
-    gains = paired(a, b)
-    groups = by_items(gains, [1 / len(gains)] * len(gains))
-    means = []
+    effect, means = difference(a, b), []
     for start in range(0, resamples, BLOCK):
         count = min(BLOCK, resamples - start)
-        seeds = resampling_weights(len(groups[0]), count, rng)
-        parts = (bootstrap_means(g, seeds, resampling_weights(g.shape[1], count, rng)) for g in groups)
-        means.append(sum(parts))
+        seeds = resampling_weights(effect.seeds, count, rng)
+        groups = ((group, resampling_weights(group.shape[1], count, rng)) for group in effect.groups)
+        means.append(sum(bootstrap_means(group, seeds, items) for group, items in groups))
     low, high = np.quantile(np.concatenate(means), [alpha / 2, 1 - alpha / 2])
-    return float(sum(group.mean() for group in groups)), float(low), float(high)
+    return effect.estimate, float(low), float(high)
 
 
 def aso(
