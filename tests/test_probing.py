@@ -76,6 +76,11 @@ def test_a_source_without_tags_is_refused(inputs):
         probing.pud(PARAMS | {"source": "sw", "languages": ["en", "sw"]})
 
 
+def test_a_language_whose_file_is_absent_is_left_out(inputs):
+    with pytest.warns(UserWarning, match="ja is left out of pud/test: .*ja_pud-ud-test.conllu"):
+        assert list(probing.pud(PARAMS | {"languages": ["en", "ja", "es"]})) == ["en", "es"]
+
+
 @pytest.mark.parametrize(("language", "text"), [("en", "dog sees zzz ."), ("zh", "dogseeszzz.")])
 def test_words_are_the_means_of_their_subwords(inputs, language, text):
     """Words of Chinese stand without blanks."""

@@ -10,7 +10,7 @@ from xltlib.data import real_data, synthetic, tasks
 from xltlib.data.synthetic import World
 from xltlib.data.tasks import SETS
 
-ALIGNED = ("nli", "paraphrase")  # tasks whose test sets have the same examples in every language
+ALIGNED = ("nli", "paraphrase", "tagging")  # tasks whose test sets have the same examples in every language
 
 
 def examples(
@@ -34,11 +34,11 @@ def examples(
         raise StudyError("finetune_until: real tasks have no development examples to select by; set it to 0")
     if split == "train":
         ((name, part), *_), source = sets(params, task, "train_sets"), params["source"]
-        own = _first_records(_languages(params, name, part, [source]), count)
+        own = _first_records(records_of(params, name, part, [source]), count)
         return own | (_translations(params, name, part, own[source]) if translations else {})
     by_setting = {}
     for number, (name, part) in enumerate(sets(params, task, "test_sets")):
-        records = _first_records(_languages(params, name, part, params["languages"]), count)
+        records = _first_records(records_of(params, name, part, params["languages"]), count)
         settings = {f"{language}@{name}" if number else language: x for language, x in records.items()}
         if shared := settings.keys() & by_setting:
             raise StudyError(f"test_sets: {min(shared)} would be two sets; name each further set once")
@@ -50,7 +50,7 @@ def _translations(params: Mapping, name: str, split: str, own: Sequence) -> dict
     """The examples with the ids of the source's in every other language that the set has."""
     labels = {record.id: getattr(record, "label", None) for record in own}
     others = [language for language in params["languages"] if language != params["source"]]
-    by_language = _languages(params, name, split, others)
+    by_language = records_of(params, name, split, others)
     for language, records in by_language.items():
         by_language[language] = [record for record in records if record.id in labels]
         wrong = [x.id for x in by_language[language] if getattr(x, "label", None) != labels[x.id]]
@@ -86,8 +86,11 @@ def sets(params: Mapping, task: str, key: str) -> list[tuple[str, str]]:
     return own
 
 
-def _languages(params: Mapping, name: str, split: str, languages: Sequence[str]) -> dict[str, list]:
-    """The records of those of the languages that a split of a set has."""
+def records_of(params: Mapping, name: str, split: str, languages: Sequence[str]) -> dict[str, list]:
+    """The records of those of the languages that a split of a set has.
+
+    With `official_counts` false languages whose file is absent are left out, which a warning tells.
+    """
     by_language, folder, strict = {}, real_data.folder(), params["official_counts"]
     for language in in_languages(name, split, languages):
         try:

@@ -1,6 +1,5 @@
 """Runs that probe an encoder before any task: retrieval of translations, word links, and tags."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 
 from xltlib import StudyError, evaluation
 from xltlib.alignment import links
-from xltlib.data import real_data, synthetic, tasks, tokenization
+from xltlib.data import real_data, synthetic, task_data, tokenization
 from xltlib.data.tasks import TaggedSentence
 from xltlib.data.text import tokenizer_of, world_of
 from xltlib.data.words import clean
@@ -158,15 +157,10 @@ def _error_rate(both: Iterable[Sequence[np.ndarray]], sure: links.Links, possibl
 
 def pud(params: Mapping) -> dict[str, list[TaggedSentence]]:
     """PUD's 1,000 sentences of the study's languages that it has, the same in each."""
-    strict, sentences = params["official_counts"], {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("default" if strict else "ignore")
-        for language in params["languages"]:
-            if language in tasks.SETS["pud"].languages:
-                sentences[language] = tasks.load("pud", "test", language, real_data.folder(), strict=strict)
+    sentences = task_data.records_of(params, "pud", "test", params["languages"])
     if params["source"] not in sentences:
         raise StudyError(f"PUD has no {params['source']!r}: tags are learnt from the source language")
-    return tasks.align(sentences)
+    return sentences
 
 
 def documents(params: Mapping) -> list[str]:
