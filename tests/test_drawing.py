@@ -139,8 +139,7 @@ def test_rows_are_gathered_and_put_in_an_order():
     assert drawing.in_order(rows, series=["a", "b"]).values.tolist() == [["a", 1], ["b", 2], ["b", 1]]
     ordered = drawing.in_order(rows, x=[1, 2], series=["b", "a"])
     assert ordered.values.tolist() == [["b", 1], ["a", 1], ["b", 2]]
-    point = {"panel": "p", "series": "a", "x": 1}
-    points = drawing.gathered([point | {"seeds": 2}, point | {"x": 0, "seeds": 3}, point | {"seeds": 1}])
+    points = drawing.gathered([("p", "a", 1, 2), ("p", "a", 0, 3), ("p", "a", 1, 1)])
     assert points["seeds"].tolist() == [[2, 1], [3]]
     assert drawing.gathered([]).empty
 

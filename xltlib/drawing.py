@@ -7,6 +7,7 @@ drawing, a tidy table (`rows`), and how to draw it. Letters of a figure are as l
 import base64
 import html
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ from xltlib.params import Params
 from xltlib.store import read_json, write_bytes, write_json
 
 Data = Mapping[str, Any]
+Table = pd.DataFrame | Sequence[Data]
 
 # What each figure says and how it is drawn, by its name; captions are filled in by `save`
 FIGURES = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text(encoding="utf-8"))
@@ -96,9 +98,7 @@ class Drawn:
         return f"{self.data['title']}. {self.data['caption']} ({self.path.name})"
 
 
-def save(
-    session: Session, name: str, rows: pd.DataFrame | Sequence, told: Data | None = None, **data: Any
-) -> Drawn:
+def save(session: Session, name: str, rows: Table, told: Data | None = None, **data: Any) -> Drawn:
     """Draw a figure of figures.yaml into the session's folder; without rows there is none, which it says.
 
     Parameters
@@ -108,14 +108,14 @@ def save(
         `bars` and `bands`, the sentences on what stands behind dots and intervals
     data : what its drawing asks for, beyond what stands in figures.yaml or in its place
     """
-    p, behind = session.params, {}
-    seeds = counted(p.seeds, "seed")
+    p, seeds = session.params, counted(session.params.seeds, "seed")
+    words = {"p": p, "seeds": seeds, "level": f"{1 - p.alpha:.0%}"}
     for kind in ("bars", "bands"):
-        width = f"{1 - p.alpha:.0%} intervals over seeds and {p.test_examples} examples a language"
-        behind[kind] = f"Dots: {seeds}; {kind}: {width}."
+        behind = f"; {kind}: {words['level']} intervals over seeds and"
         if p.seeds <= FEW_SEEDS:
-            behind[kind] = f"Dots: {seeds}, too few for an interval; {p.test_examples} examples a language."
-    words = {"p": p, "seeds": seeds, "level": f"{1 - p.alpha:.0%}"} | behind | (told or {})
+            behind = ", too few for an interval;"
+        words[kind] = f"Dots: {seeds}{behind} {p.test_examples} examples a language."
+    words |= told or {}
     about = {k: v.format_map(words) if isinstance(v, str) else v for k, v in FIGURES[name].items()}
     if not len(rows):
         return Drawn(None, about | data | {"rows": []})
@@ -127,7 +127,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def write(path: Path, rows: pd.DataFrame | Sequence, **data: Any) -> Drawn:
+def write(path: Path, rows: Table, **data: Any) -> Drawn:
     """Write `<path>.json`, then draw from that file alone to `<path>.svg` and `<path>.png`.
 
     Parameters
@@ -137,18 +137,19 @@ def write(path: Path, rows: pd.DataFrame | Sequence, **data: Any) -> Drawn:
     data : `draw`, the name of the drawing; `title`, `caption` (it names the sample size), `alt` and `claims`
         (ids); then what the drawing asks for; `key=True` marks the figure of a study's first screen
     """
-    table = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path.with_suffix(".json"), _rounded(data | {"rows": table}))
+    write_json(path.with_suffix(".json"), _plain(data | {"rows": rows}))
     return redraw(path.with_suffix(".json"))
 
 
-def _rounded(value: Any) -> Any:
-    """Numbers of numpy and pandas as plain ones, in six digits; None for what is no number."""
+def _plain(value: Any) -> Any:
+    """Tables as lists of their rows; numbers of numpy in six digits; None for what is no number."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
     if isinstance(value, dict):
-        return {str(k): _rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_rounded(v) for v in value]
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray | pd.Series):
+        return [_plain(v) for v in value]
     if isinstance(value, float | np.floating):
         return round(float(value), 6) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
@@ -156,10 +157,9 @@ def _rounded(value: Any) -> Any:
 
 def redraw(path: Path) -> Drawn:
     """A figure drawn anew from its data file."""
-    data = read_json(path)
+    data, svg, dots, png = read_json(path), io.BytesIO(), io.BytesIO(), io.BytesIO()
     with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
         figure = DRAWINGS[data["draw"]](data)
-        svg, dots, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(dots, format="png", metadata={"Software": None}, dpi=DPI)
         plt.close(figure)
@@ -171,8 +171,8 @@ def redraw(path: Path) -> Drawn:
     return Drawn(path.with_suffix(".png"), data)
 
 
-def gathered(rows: Iterable[Data], point: Sequence[str] = ("panel", "series", "x")) -> pd.DataFrame:
-    """Rows of `facets` from rows of one number each: the `seeds` of the same point together, as a list."""
+def gathered(rows: Iterable[tuple], point: Sequence[str] = ("panel", "series", "x")) -> pd.DataFrame:
+    """Rows of `facets` from tuples of a point and a number: all numbers of a point are its `seeds`."""
     table = pd.DataFrame(rows, columns=[*point, "seeds"])
     return table.groupby(list(point), sort=False)["seeds"].agg(list).reset_index()
 
@@ -198,55 +198,63 @@ def facets(data: Data) -> Figure:
     ticks : {text: x}; log_x; limits [low, high] of y; x_label, y_label, or dicts of them by panel;
         columns (3), height (2.6, inches); bands {panel: [low, high]}; looks {series: number}
     """
-    rows, marks = pd.DataFrame(data["rows"]), data.get("marks", [])
-    series, panels = (list(dict.fromkeys(rows[name])) for name in ("series", "panel"))
-    grid, height = "row" in rows, data.get("height", 2.6)
-    columns = len(panels) if grid else min(data.get("columns", 3), len(panels))
-    if categories := data.get("categories"):  # side by side, and the series of each beside each other
-        step = 0.8 / len(series)
-        beside = {name: step * (k - (len(series) - 1) / 2) for k, name in enumerate(series)}
-        rows["x"] = rows["x"].map(categories.index) + rows["series"].map(beside)
-        columns = 1 if rows.groupby("panel")["x"].nunique().max() > CROWDED else columns
-    over_seeds = rows["seeds"].map(lambda values: float(np.mean(values)) if values else np.nan)
-    rows["mean"] = rows["mean"].astype(float).fillna(over_seeds) if "mean" in rows else over_seeds
+    rows, series = _tidy(data)
+    marks = pd.DataFrame(data.get("marks", []), columns=["row", "panel", "name", "x", "y"])
     numbers = {name: data.get("looks", {}).get(name, k) for k, name in enumerate(series)}
     looks = {
         kind: {name: known[k % len(known)] for name, k in numbers.items()}
         for kind, known in (("palette", COLOURS), ("markers", MARKERS), ("dashes", DASHES))
     }
-    names = list(dict.fromkeys(mark["name"] for mark in marks))
-    looks["marks"] = {name: MARKS[k % len(MARKS)] for k, name in enumerate(names)}
+    looks["marks"] = dict(zip(marks["name"].unique(), itertools.cycle(MARKS), strict=False))
+    marks = in_order(marks.dropna(subset="y"), name=looks["marks"])
+    panels, grid, height = rows["panel"].unique().tolist(), "row" in rows, data.get("height", 2.6)
+    columns = len(panels) if grid else min(data.get("columns", 3), len(panels))
+    if data.get("categories") and rows.groupby("panel")["x"].nunique().max() > CROWDED:
+        columns = 1
     plots = sns.FacetGrid(
         rows, col="panel", col_order=panels, height=height, aspect=WIDTH / columns / height, sharex=False,
         sharey=data.get("share_y", False), **({"row": "row"} if grid else {"col_wrap": columns}),
     )  # fmt: skip
     plots.figure.set_layout_engine("constrained")
     plots.set_titles("" if grid else "{col_name}")
-    left = None
+    place = ["row", "panel"] if grid else "panel"
+    own, marked = (dict(list(table.groupby(place))) for table in (rows, marks))
+    before = None
     for key, ax in plots.axes_dict.items():
         row, panel = key if grid else ("", key)
-        own = rows[(rows["panel"] == panel) & ((rows["row"] == row) if grid else True)]
-        marked = [m for m in marks if m["panel"] == panel and m.get("row", "") == row]
-        _panel(ax, own, marked, data, looks)
-        ax.set_title(panel if not grid or row == rows["row"].iloc[0] else "")
-        x_label, label = (_of(data.get(name, ""), panel) for name in ("x_label", "y_label"))
+        _panel(ax, own.get(key, rows.head(0)), marked.get(key, marks.head(0)), data, looks)
+        x_label, label = (
+            words if isinstance(words, str) else words.get(panel, "")
+            for words in (data.get("x_label", ""), data.get("y_label", ""))
+        )
+        if grid:
+            ax.set_title(panel if row == rows["row"].iloc[0] else "")
+            label = row if panel == panels[0] else ""
         ax.set_xlabel(textwrap.fill(x_label, int(10 * WIDTH / columns)))
-        label = label if not grid else row if panel == panels[0] else ""
         ax.set_ylabel(textwrap.fill(label, int(8 * height)))  # one longer than the axes would shrink them
-        if label != left:  # also inside of a row whose panels share their ticks
+        if label != before:  # also inside of a row whose panels share their ticks
             ax.yaxis.label.set_visible(True)
-        left = label
+        before = label
     _legend(plots.figure, plots.axes.flat)
     return plots.figure
 
 
-def _of(label: str | Data, panel: str) -> str:
-    """The label of a panel: the one of all, or its own."""
-    return label if isinstance(label, str) else label.get(panel, "")
+def _tidy(data: Data) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of `facets` with all their columns, categories as numbers; and the names of the series."""
+    rows = pd.DataFrame(data["rows"])
+    series, numbers = rows["series"].unique().tolist(), ("mean", "low", "high")
+    over_seeds = rows["seeds"].map(lambda values: np.mean(values) if values else np.nan)
+    rows = rows.assign(**{name: rows.get(name, np.nan) for name in numbers})
+    rows = rows.astype(dict.fromkeys(numbers, float)).fillna({"mean": over_seeds})
+    if categories := data.get("categories"):  # side by side, and the series of each beside each other
+        step = 0.8 / len(series)
+        beside = {name: step * (k - (len(series) - 1) / 2) for k, name in enumerate(series)}
+        rows["x"] = rows["x"].map(categories.index) + rows["series"].map(beside)
+    return rows, series
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, looks: dict) -> None:
-    """One panel of `facets`, whose means are known and whose categories have become numbers."""
+def _panel(ax: Axes, rows: pd.DataFrame, marks: pd.DataFrame, data: Data, looks: dict) -> None:
+    """One panel of `facets`: what means are compared with, then seeds, intervals, and the means."""
     lines, categories = data.get("lines", False), data.get("categories", [])
     if rows.empty:
         ax.text(0.5, 0.5, data["empty"], ha="center", va="center", color=GREY, transform=ax.transAxes)
@@ -254,41 +262,36 @@ def _panel(ax: Axes, rows: pd.DataFrame, marks: Sequence[Data], data: Data, look
         return
     if band := data.get("bands", {}).get(rows["panel"].iloc[0]):
         ax.axhspan(*band, color="#eeeeee", zorder=0)
-    order = list(looks["marks"])
-    for mark in sorted((m for m in marks if m["y"] is not None), key=lambda m: order.index(m["name"])):
-        style = {"linestyle": looks["marks"][mark["name"]], "linewidth": 1.5, "label": mark["name"]}
-        style |= {"color": GREY, "zorder": 1}
-        if mark.get("x") is None:
-            ax.axhline(mark["y"], **style)
+    for mark in marks.itertuples():
+        style = {"linestyle": looks["marks"][mark.name], "color": GREY, "linewidth": 1.5, "zorder": 1}
+        if pd.isna(mark.x):
+            ax.axhline(mark.y, label=mark.name, **style)
         else:  # over its category
-            at = categories.index(mark["x"])
-            ax.hlines(mark["y"], at - 0.42, at + 0.42, **style)
+            at = categories.index(mark.x)
+            ax.hlines(mark.y, at - 0.42, at + 0.42, label=mark.name, **style)
     count = rows["seeds"].map(len)
     means, seeds = rows.dropna(subset="mean"), rows[count > 1].explode("seeds").astype({"seeds": float})
     dense = lines and means.groupby("series").size().max() > DENSE
-    hue = {"hue": "series", "palette": looks["palette"], "ax": ax}
+    hue = {"x": "x", "hue": "series", "palette": looks["palette"], "ax": ax}
     if dense and len(seeds):
         seeds = seeds.assign(seed=seeds.groupby(["series", "x"]).cumcount())
         pale = {"units": "seed", "estimator": None, "alpha": 0.4, "linewidth": 0.7, "legend": False}
-        sns.lineplot(seeds, x="x", y="seeds", **pale, **hue)
+        sns.lineplot(seeds, y="seeds", **pale, **hue)
     elif len(seeds):
-        sns.scatterplot(seeds, x="x", y="seeds", s=14, alpha=0.5, linewidth=0, legend=False, **hue)
-    # the intervals of two seeds would fill the panel
-    sure = means[~count[means.index].between(1, FEW_SEEDS)] if "low" in means else means.head(0)
+        sns.scatterplot(seeds, y="seeds", s=14, alpha=0.5, linewidth=0, legend=False, **hue)
+    sure = means[~count[means.index].between(1, FEW_SEEDS)].dropna(subset=["low", "high"])
     for name, own in sure.groupby("series", sort=False):
-        colour, own = looks["palette"][name], own.dropna(subset=["low", "high"]).sort_values("x")
-        low, high = own["low"].astype(float), own["high"].astype(float)
-        if lines and len(own):
-            ax.fill_between(own["x"], low, high, color=colour, alpha=0.13, linewidth=0)
-        elif len(own):
-            ax.vlines(own["x"], low, high, color=colour, linewidth=1.6, zorder=3)
-    shape = {"style": "series", "markers": not dense and looks["markers"]}
+        own, colour = own.sort_values("x"), looks["palette"][name]
+        if lines:
+            ax.fill_between(own["x"], own["low"], own["high"], color=colour, alpha=0.13, linewidth=0)
+        else:
+            ax.vlines(own["x"], own["low"], own["high"], color=colour, linewidth=1.6, zorder=3)
+    shape = {"y": "mean", "style": "series", "markers": not dense and looks["markers"]}
     if lines:
-        shape |= {"dashes": looks["dashes"], "errorbar": None}
-        shape |= {"linewidth": 1.5, "markersize": 5, "markeredgewidth": 0}
-        sns.lineplot(means, x="x", y="mean", **hue, **shape)
+        shape |= {"dashes": looks["dashes"], "errorbar": None, "markersize": 5, "markeredgewidth": 0}
+        sns.lineplot(means, linewidth=1.5, **hue, **shape)
     else:
-        sns.scatterplot(means, x="x", y="mean", s=36, linewidth=0, zorder=4, **hue, **shape)
+        sns.scatterplot(means, s=36, linewidth=0, zorder=4, **hue, **shape)
     if data.get("log_x"):
         ax.set_xscale("log")
     if ticks := {name: k for k, name in enumerate(categories)} or data.get("ticks"):
