@@ -1,11 +1,11 @@
 """The reviewer's page: generated from all published evidence, and checked against it afterwards."""
 
+import html
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import pandas as pd
 import yaml
 
 from xltlib import StudyError
@@ -33,7 +34,6 @@ ANSWERS = {  # what a verdict says of its statement
     "could not be tested": ("not run",),
 }
 ANSWER_OF = {verdict: answer for answer, verdicts in ANSWERS.items() for verdict in verdicts}
-GREEK = {"alpha": "α", "beta": "β", "epsilon": "ε", "lambda": "λ"}
 EXTRA = ("sphinx", "myst_nb", "sphinx_book_theme")
 STAMP = "site.json"  # digests of the page's own files; written last
 OUTSIDE = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[\"'](?:https?:)?//[^>]*>")
@@ -42,30 +42,16 @@ OUTSIDE = re.compile(r"<(?:script|img|iframe|link|source)\b[^>]*\b(?:src|href)=[
 # Evidence
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """What a profile has published: verdicts, manifest, runs, and the data of its figures by their names."""
 
+    name: str
+    scale: str
     folder: Path
     claims: dict[str, Any]
     manifest: dict[str, Any]
     runs: dict[str, dict[str, Any]]
     figures: dict[str, dict[str, Any]]
-
-    @classmethod
-    def read(cls, folder: Path) -> "Profile":
-        """The profile in a folder of published evidence."""
-        named = (CLAIMS, MANIFEST, RUNS)
-        figures = {x.stem: read_json(x) for x in sorted(folder.glob("*.json")) if x.name not in named}
-        return cls(folder, *(read_json(folder / name) for name in named), figures)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def scale(self) -> str:
-        return self.claims["scale"]
 
 
 @dataclass(frozen=True)
@@ -73,41 +59,29 @@ class Statement:
     """A statement with what runs say of it: its entries of claims.json and evidence.json.
 
     `pooled` has by scale the entry that speaks for it; `entries` the same ones by the profiles whose runs
-    they rest on, each followed by those of single profiles.
+    they rest on, each followed by those of single profiles; `claim` is the first of them, for what all have
+    in common. `verdicts` are those of each scale, "not run" where nothing is published, and none where no run
+    decides; `by_source` is what its source, or arithmetic, says of it.
     """
 
+    id: str
+    claim: dict[str, Any]
     pooled: dict[str, dict[str, Any]]
     entries: dict[str, dict[str, Any]]
 
-    @property
-    def claim(self) -> dict[str, Any]:
-        """The entry that is shown for what all have in common: text, source, tests."""
-        return next(iter(self.entries.values()))
-
-    @property
-    def id(self) -> str:
-        return self.claim["id"]
-
-    @property
-    def by_runs(self) -> bool:
-        """Whether runs decide it, at whatever scale."""
-        return any(entry["verdict"] in (*TESTED, NOT_RUN) for entry in self.entries.values())
-
-    @property
+    @cached_property
     def verdicts(self) -> dict[str, str]:
-        """The verdict at each scale, "not run" where nothing is published; none where no run decides."""
-        scales = SCALES if self.by_runs else ()
-        return {s: self.pooled[s]["verdict"] if s in self.pooled else NOT_RUN for s in scales}
+        by_runs = any(entry["verdict"] in (*TESTED, NOT_RUN) for entry in self.entries.values())
+        return {s: self.pooled.get(s, {"verdict": NOT_RUN})["verdict"] for s in SCALES if by_runs}
 
-    @property
+    @cached_property
     def by_source(self) -> str:
-        """What its source, or arithmetic, says of it."""
-        if self.claim["verdict"] in ("possible", "impossible"):
-            return self.claim["verdict"]
-        status = self.claim["source"]["status"]
+        verdict, status = self.claim["verdict"], self.claim["source"]["status"]
+        if verdict in ("possible", "impossible"):
+            return verdict
         return status if status == "not found" else f"{status} by source"
 
-    @property
+    @cached_property
     def effects(self) -> list[dict[str, Any]]:
         """Rows of a forest: each measured test over all runs of a scale, then in each profile."""
         rows = []
@@ -137,7 +111,11 @@ class Evidence:
     @classmethod
     def read(cls, figures: Path, ledger_path: Path) -> "Evidence":
         """All that is published below a folder; StudyError where that is nothing, or cannot be read."""
-        profiles = [Profile.read(path.parent) for path in figures.glob(f"[!.]*/{CLAIMS}")]
+        profiles, named = [], (CLAIMS, MANIFEST, RUNS)
+        for folder in (path.parent for path in figures.glob(f"[!.]*/{CLAIMS}")):
+            claims, manifest, runs = (read_json(folder / name) for name in named)
+            drawn = {x.stem: read_json(x) for x in sorted(folder.glob("*.json")) if x.name not in named}
+            profiles.append(Profile(folder.name, claims["scale"], folder, claims, manifest, runs, drawn))
         if not profiles:
             nothing = "no profile has published evidence there: run the study first (xlt run)"
             raise StudyError(f"{figures}: {nothing}")
@@ -154,10 +132,31 @@ class Evidence:
             own = [p for p in self.profiles if p.scale == scale]
             for body, entry in [*bodies, *((p.name, e) for p in own for e in p.claims["claims"])]:
                 entries[entry["id"]].setdefault(body, entry)
-        return [
-            Statement({scale: known[i] for scale, known in self.pooled.items() if i in known}, own)
-            for i, own in entries.items()
-        ]
+        pooled = {i: {scale: own[i] for scale, own in self.pooled.items() if i in own} for i in entries}
+        return [Statement(i, next(iter(own.values())), pooled[i], own) for i, own in entries.items()]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """What can be filtered by, a row for each statement: a word or a list; verdicts as answers."""
+        rows = {}
+        for s in self.statements:
+            about = {"report": str(s.claim["report"]), "method": s.claim["method"]}
+            about |= {"task": s.claim["tasks"] or ["none"], "report says": s.claim["report_verdict"]}
+            verdicts = {"source": s.by_source} | s.verdicts
+            answers = {name: ANSWER_OF[verdict] for name, verdict in verdicts.items()}
+            rows[s.id] = about | dict.fromkeys(SCALES, "no runs") | answers
+        columns = ["report", "method", "task", "report says", "source", *SCALES]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """The sentences of the first screen, with the numbers of the first of the `rows` of their forests."""
+        effects, found = {s.id: s.effects for s in self.statements}, []
+        for finding in yaml.safe_load((TEMPLATES / "findings.yaml").read_text(encoding="utf-8")):
+            rows = [row for row in effects.get(finding["statement"], []) if row["test"] == finding["test"]]
+            if rows:
+                found.append(finding | rows[0] | {"rows": rows})
+        return found
 
     @property
     def under_way(self) -> str:
@@ -175,8 +174,7 @@ class Evidence:
         """The profile that answers the open questions with the most seeds, over all of them."""
 
         def seeds(profile: Profile) -> int:
-            answered = (q for q in profile.claims["questions"] if q["status"] == "answered")
-            return sum(q["effect"]["seeds"] for q in answered)
+            return sum(q["effect"]["seeds"] for q in profile.claims["questions"] if "effect" in q)
 
         return max(self.profiles, key=seeds)
 
@@ -186,48 +184,6 @@ class Evidence:
         own = {f"{p.name}/{x.name}": x for p in self.profiles for x in p.folder.iterdir() if x.is_file()}
         beside = (self.ledger_path, self.ledger_path.with_name("reports.yaml"), self.figures / POOLED)
         return own | {path.name: path for path in beside}
-
-
-def headline(statements: Sequence[Statement]) -> dict[str, dict[str, list[str]]]:
-    """The first screen: by scale, and by source, the statements under each answer."""
-    columns = {scale: {s.id: s.verdicts[scale] for s in statements if s.by_runs} for scale in SCALES}
-    columns["source"] = {s.id: s.by_source for s in statements}
-    return {
-        name: {answer: [i for i, v in verdicts.items() if ANSWER_OF[v] == answer] for answer in ANSWERS}
-        for name, verdicts in columns.items()
-    }
-
-
-def findings(statements: Sequence[Statement]) -> list[dict[str, Any]]:
-    """The sentences of the first screen with their numbers: those of the first of their forest's `rows`."""
-    effects, found = {s.id: s.effects for s in statements}, []
-    for finding in yaml.safe_load((TEMPLATES / "findings.yaml").read_text(encoding="utf-8")):
-        rows = [row for row in effects.get(finding["statement"], []) if row["test"] == finding["test"]]
-        if rows:
-            found.append(finding | rows[0] | {"rows": rows})
-    return found
-
-
-def facet_values(statement: Statement) -> dict[str, list[str]]:
-    """What a statement shows under each filter of the table."""
-    claim, verdicts = statement.claim, statement.verdicts
-    return {
-        "report": [str(claim["report"])],
-        "method": [claim["method"]],
-        "task": claim["tasks"] or ["none"],
-        "report says": [claim["report_verdict"]],
-        "source": [ANSWER_OF[statement.by_source]],
-        **{scale: [ANSWER_OF[verdicts[scale]] if verdicts else "no runs"] for scale in SCALES},
-    }
-
-
-def facets(statements: Sequence[Statement]) -> dict[str, dict[str, int]]:
-    """Every filter with its values and how many statements each one keeps."""
-    counts: dict[str, Counter] = {}
-    for statement in statements:
-        for name, values in facet_values(statement).items():
-            counts.setdefault(name, Counter()).update(values)
-    return {name: dict(sorted(counted.items())) for name, counted in counts.items()}
 
 
 # Words
@@ -254,11 +210,6 @@ def interval(effect: Mapping[str, Any], points: bool = False) -> str:
     return f"{number(estimate, True)} [{number(low, True)}, {number(high, True)}]"
 
 
-def slug(text: str) -> str:
-    """Words as the name of a class or of a part of an address."""
-    return text.replace(" ", "-")
-
-
 def words(key: str) -> str:
     """A key of the data as words ("peak_memory_mb" becomes "Peak memory mb")."""
     text = key.replace("_", " ")
@@ -267,7 +218,7 @@ def words(key: str) -> str:
 
 def typeset(text: str) -> str:
     """A text in which a formula of one Greek letter, as $\\lambda$, is that letter, and -1 has a minus."""
-    text = re.sub(r"\$\\(alpha|beta|epsilon|lambda)\$", lambda m: GREEK[m[1]], text)
+    text = re.sub(r"\$\\(alpha|beta|epsilon|lambda)\$", lambda m: html.unescape(f"&{m[1]};"), text)
     return re.sub(r"(?<!\S)([\[(]?)-(?=[.\d])", r"\1−", text)
 
 
@@ -302,12 +253,6 @@ def run_summary(run: Mapping[str, Any]) -> str:
     return ", ".join([kind, *(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in simple[:6])])
 
 
-FILTERS = {
-    "num": number, "p": p_value, "interval": interval, "slug": slug, "typeset": typeset,
-    "words": words, "records": records, "columns": columns, "robustness": robustness,
-}  # fmt: skip
-
-
 # Pages
 
 
@@ -321,23 +266,21 @@ class Page(NamedTuple):
 def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
     """Every generated page by its name, `figures-quick` below `figures`; the same for the same evidence."""
     render, reports, profiles = _renderer(evidence, notebooks), {}, {}
-
-    def plain(**titles: str) -> dict[str, Page]:
-        return {name: Page(title, [("", render(name))]) for name, title in titles.items()}
-
     for report in evidence.ledger.reports:
         own = [s for s in evidence.statements if s.claim["report"] == report["id"]]
         sections = [("", render("report", report=report, own=own))]
         sections += [(s.id, render("statement", s=s)) for s in own]
         reports[f"report-{report['id']}"] = Page(short_title(report["title"]), sections)
     for p in evidence.profiles:
-        drawn = [
-            (data["title"], render("figure", profile=p, name=x, data=data)) for x, data in p.figures.items()
-        ]
+        drawn = [(data["title"], render("figure", p=p, name=x, data=data)) for x, data in p.figures.items()]
         runs = [run | {"digest": digest, "summary": run_summary(run)} for digest, run in p.runs.items()]
         runs.sort(key=lambda run: (run["summary"], run["digest"]))
         profiles[f"figures-{p.name}"] = Page(f"Figures: {p.name}", drawn)
         profiles[f"runs-{p.name}"] = Page(f"Runs: {p.name}", [("", render("runs", profile=p, runs=runs))])
+
+    def plain(**titles: str) -> dict[str, Page]:
+        return {name: Page(title, [("", render(name))]) for name, title in titles.items()}
+
     return (
         plain(index="What holds", statements="All statements")
         | reports
@@ -351,25 +294,20 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
 
 def _renderer(evidence: Evidence, notebooks: Sequence[str]) -> Callable[..., str]:
     """A function (template, values) -> HTML in which everything that comes from data is escaped."""
-    loader, statements = jinja2.FileSystemLoader(TEMPLATES), evidence.statements
+    loader, statements, table = jinja2.FileSystemLoader(TEMPLATES), evidence.statements, evidence.table
     env = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    env.filters.update(FILTERS)
+    env.filters.update(
+        num=number, p=p_value, interval=interval, typeset=typeset, words=words, records=records,
+        columns=columns, robustness=robustness, slug=lambda text: text.replace(" ", "-"),
+    )  # fmt: skip
     env.globals.update(
         evidence=evidence, statements=statements, notebooks=notebooks, scales=SCALES, answers=ANSWERS,
-        answer_of=ANSWER_OF, headline=headline(statements), findings=findings(statements),
-        facets=facets(statements), facet_values=facet_values, short_title=short_title,
+        answer_of=ANSWER_OF, table=table, short_title=short_title,
+        filters={name: table[name].explode().value_counts().sort_index().to_dict() for name in table},
         report_of={s.id: s.claim["report"] for s in statements},
         profile_of={digest: p.name for p in evidence.profiles[::-1] for digest in p.runs},
     )  # fmt: skip
     return lambda name, /, **values: env.get_template(f"{name}.html").render(values).strip() + "\n"
-
-
-def require() -> None:
-    """StudyError, with the command that brings it, where a package of the `page` extra is absent."""
-    for name in EXTRA:
-        if find_spec(name) is None:
-            command = "install the extra, pip install 'xltlib[page]'"
-            raise StudyError(f"the page needs {name}: {command}")
 
 
 # The site
@@ -390,7 +328,9 @@ def build(figures: Path, notebooks: Path, out: Path, ledger_path: Path) -> Path:
     StudyError
         If evidence is missing or unreadable, `out` holds something else, or Sphinx is absent or fails.
     """
-    require()
+    for name in EXTRA:
+        if find_spec(name) is None:
+            raise StudyError(f"the page needs {name}: install the extra, pip install 'xltlib[page]'")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / STAMP).is_file())):
         raise StudyError(f"{out} is not a page made by this command: remove it")
     evidence = Evidence.read(figures, ledger_path)
@@ -430,7 +370,7 @@ def _write_sources(evidence: Evidence, executed: Sequence[Path], source: Path) -
     for name, file in evidence.files.items():
         (source / "extra/data" / name).parent.mkdir(exist_ok=True)
         shutil.copy(file, source / "extra/data" / name)
-    _draw_effects(evidence.statements, source / "extra/data/effects")
+    _draw_effects(evidence, source / "extra/data/effects")
     site = pages(evidence, [notebook.stem for notebook in executed])
     below = {name: [other for other in site if other.startswith(f"{name}-")] for name in site}
     below["runs_index"] = [f"runs-{profile.name}" for profile in evidence.profiles]
@@ -455,22 +395,21 @@ def _heading(text: str, rule: str) -> str:
     return f"{text}\n{rule * max(4, 2 * len(text))}\n"
 
 
-def _draw_effects(statements: Sequence[Statement], folder: Path) -> None:
+def _draw_effects(evidence: Evidence, folder: Path) -> None:
     """A forest of each statement's tests, and one of each finding."""
     from xltlib import drawing  # seaborn takes a while, and `xlt check` does without
 
     about = {"draw": "forest", "caption": "", "alt": "", "claims": []}
-    for s in statements:
+    for s in evidence.statements:
         if rows := s.effects:
             rows = [row | {"label": f"{row['test']} {row['task']}: {row['body']}"} for row in rows]
             words = {"title": s.id, "x_label": "effect in the unit of the test"}
             drawing.write(folder / s.id, rows, **words, **about)
-    for finding in findings(statements):
+    for finding in evidence.findings:
         rows = [row | {"label": f"{row['body']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
         words = {"title": finding["says"], "x_label": f"difference in {finding['unit']}"}
-        name = f"finding-{finding['statement']}"
         # as wide as a telephone, so that its letters stay as they are
-        drawing.write(folder / name, rows, width=4.4, **words, **about)
+        drawing.write(folder / f"finding-{finding['statement']}", rows, width=4.4, **words, **about)
 
 
 # The check
