@@ -97,18 +97,12 @@ def test_baselines_of_synthetic_languages_are_near_chance(session):
 @pytest.mark.parametrize("seeds", [(), (0,), (0, 1)])
 def test_missing_objectives_and_seeds_are_left_out(seeds, session):
     own = table([row for seed in seeds for row in run(seed, 0.6)])
-    assert set(finetuning.accuracy(session, own, NO_BASELINES).rows.get("series", ())) == (
-        {"none"} if seeds else set()
-    )
-    for drawn in (
-        finetuning.gains(session, own),
-        significance.pairwise(session, own),
-        significance.smallest_effects(session, own, "tlm", "none"),
-        finetuning.methods(session, own),
-        noise.drops(session, own),
-    ):
-        assert drawn.rows.empty
-        assert drawn.path is None
+    shown = finetuning.accuracy(session, own, NO_BASELINES).rows.get("series", ())
+    assert set(shown) == ({"none"} if seeds else set())
+    for draw in (finetuning.gains, finetuning.methods, significance.pairwise, noise.drops):
+        assert draw(session, own).rows.empty
+        assert draw(session, own).path is None
+    assert significance.smallest_effects(session, own, "tlm", "none").path is None
     finetuning.gap(session, own)
     assert finetuning.translate_train_table(own, PARAMS).empty
 
@@ -118,9 +112,8 @@ def test_gains_are_paired_corrected_and_judged(session):
     assert list(rows["label"]) == ["nli: tlm − none", "qa: tlm − none"]
     assert (rows["estimate"] > 0.1).all()
     assert (rows["p_holm"] >= rows["p"]).all()
-    assert list(rows["outcome"]) == [
-        "supported" if p <= PARAMS.alpha else "inconclusive" for p in rows["p_holm"]
-    ]
+    outcomes = ["supported" if p <= PARAMS.alpha else "inconclusive" for p in rows["p_holm"]]
+    assert list(rows["outcome"]) == outcomes
 
 
 def test_second_opinions_stand_beside_each_difference(session):
@@ -136,14 +129,8 @@ def test_gaps_are_source_minus_target_by_distance(session):
     own["mean"] = own["mean"].where(own["language"] != "far", 0.0)
     drawn = finetuning.gap(session, own)
     rows = drawn.rows.set_index(["panel", "series", "x"])["seeds"]
-    none = own[
-        (own["task"] == "nli")
-        & (own["objective"] == "none")
-        & (own["rate"] == 0)
-        & (own["method"] == "standard")
-    ]
-    source = none[none["language"] == "src"]["mean"]
-    assert rows["nli", "none", 1] == pytest.approx(source.tolist(), abs=1e-6)
+    clean = finetuning.standard(own, PARAMS).groupby(["task", "objective", "language"])["mean"].agg(list)
+    assert rows["nli", "none", 1] == pytest.approx(clean["nli", "none", "src"], abs=1e-6)
     ticks = drawn.data["ticks"]
     assert [text.split("\n")[0] for text in sorted(ticks, key=ticks.get)] == ["near", "far"]
 

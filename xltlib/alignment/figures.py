@@ -41,35 +41,31 @@ def quality_table(linked: Result) -> pd.DataFrame:
 
 
 def symmetrisation(session: Session, tests: Sequence[Sample]) -> Drawn:
-    """AER of each direction and of each way of combining both, by language."""
+    """AER of each direction and of each way of combining both, by language.
+
+    With the 95% percentile interval of a bootstrap of sentence pairs.
+    """
     rows = []
     for test in tests:
         train = languages_for(session.params).sample(test.language, TRAIN, "train").pairs
         for name, linked in _by_name(test, train, links.HEURISTICS).items():
+            counts = links.matches(linked, test.gold.sure, test.gold.possible)
+            shares = resampling_weights(len(counts), 1000, np.random.default_rng(0))
+            hits_sure, hits, found, sure = np.vstack([counts.sum(0), shares @ counts]).T
+            errors = 1 - (hits_sure + hits) / (found + sure)  # of all pairs, then of the resamples
+            low, high = np.quantile(errors[1:], [0.025, 0.975])
             where = {"panel": "", "series": name, "x": test.language, "seeds": []}
-            rows.append(where | _error(linked, test.gold))
-    return drawing.save(
-        session, "alignment_symmetrisation", rows, {"sizes": _sizes(tests), "train": TRAIN},
-        categories=[t.language for t in tests],
-    )  # fmt: skip
+            rows.append(where | {"mean": errors[0], "low": low, "high": high})
+    told, where = {"sizes": _sizes(tests), "train": TRAIN}, [test.language for test in tests]
+    return drawing.save(session, "alignment_symmetrisation", rows, told, categories=where)
 
 
 def _by_name(test: Sample, train: aligner.Pairs, heuristics: Sequence[str]) -> dict[str, links.Links]:
     """Links of words by models of other pairs: both directions, and what heuristics make of them."""
     forward, backward = (m.align(test.pairs) for m in aligner.train_both(train))
-    both = {name: links.symmetrize(forward, backward, name) for name in heuristics}
-    named = {"forward": forward, "backward": backward} | both
+    named = {"forward": forward, "backward": backward}
+    named |= {name: links.symmetrize(forward, backward, name) for name in heuristics}
     return {name: test.of_words(linked) for name, linked in named.items()}
-
-
-def _error(linked: links.Links, gold: links.Gold, resamples: int = 1000) -> dict[str, float]:
-    """AER with the 95% percentile interval of a bootstrap of sentence pairs."""
-    counts = links.matches(linked, gold.sure, gold.possible)
-    shares = resampling_weights(len(counts), resamples, np.random.default_rng(0))
-    sums = np.vstack([counts.sum(0), shares @ counts])
-    error = 1 - (sums[:, 0] + sums[:, 1]) / (sums[:, 2] + sums[:, 3])
-    low, high = np.quantile(error[1:], [0.025, 0.975])
-    return {"mean": error[0], "low": low, "high": high}
 
 
 def _sizes(tests: Sequence[Sample]) -> str:
@@ -88,12 +84,9 @@ def by_size(session: Session, tests: Sequence[Sample], sizes: Sequence[int]) -> 
         for size in sizes:
             for text in draws:
                 linked = _by_name(test, text[:size], ["intersect"])["intersect"]
-                error = links.aer(linked, *test.gold).aer
-                rows.append({"panel": "", "series": test.language, "x": size, "seeds": error})
-    return drawing.save(
-        session, "alignment_size", drawing.gathered(rows), {"sizes": _sizes(tests), "draws": DRAWS},
-        ticks={f"{size:,}": size for size in sizes},
-    )  # fmt: skip
+                rows.append(("", test.language, size, links.aer(linked, *test.gold).aer))
+    told, ticks = {"sizes": _sizes(tests), "draws": DRAWS}, {f"{size:,}": size for size in sizes}
+    return drawing.save(session, "alignment_size", drawing.gathered(rows), told, ticks=ticks)
 
 
 def by_corruption(session: Session, tests: Sequence[Sample], shares: Sequence[float]) -> Drawn:
@@ -101,17 +94,14 @@ def by_corruption(session: Session, tests: Sequence[Sample], shares: Sequence[fl
     rows, worst = [], []
     for test in tests:
         gold, rng = test.gold, np.random.default_rng(0)
-        for _ in range(DRAWS):
-            for share in shares:
-                moved = links.corrupt_links(gold.sure, test.lengths, share, rng)
-                where = {"panel": "", "series": test.language, "x": share}
-                rows.append(where | {"seeds": links.aer(moved, *gold).aer})
+        for share in [share for _ in range(DRAWS) for share in shares]:
+            moved = links.corrupt_links(gold.sure, test.lengths, share, rng)
+            rows.append(("", test.language, share, links.aer(moved, *gold).aer))
         by_chance = links.random_links(test.lengths, [len(s) for s in gold.sure], rng)
         worst.append(links.aer(by_chance, *gold).aer)
-    return drawing.save(
-        session, "alignment_corruption", drawing.gathered(rows), {"sizes": _sizes(tests), "draws": DRAWS},
-        marks=[{"panel": "", "name": "random links (mean)", "x": None, "y": np.mean(worst)}],
-    )  # fmt: skip
+    told = {"sizes": _sizes(tests), "draws": DRAWS}
+    marks = [{"panel": "", "name": "random links (mean)", "x": None, "y": np.mean(worst)}]
+    return drawing.save(session, "alignment_corruption", drawing.gathered(rows), told, marks=marks)
 
 
 def pair(session: Session, test: Sample) -> Drawn:

@@ -23,16 +23,16 @@ def claim_table(evidence: Mapping) -> pd.DataFrame:
     """
     rows = []
     for claim in evidence["claims"]:
+        summary, full = (html.escape(x) for x in (f"{claim['id']} {claim['statement']}", render_text(claim)))
+        details = full.replace("\n    ", " ").replace("\n", "<br>")  # the table breaks lines itself
+        wide = '<details style="min-width: 24em; text-align: left">'
         cells = {
             "verdict": shown_verdict(claim), "report says": claim["report_verdict"],
             "confidence": claim["report_confidence"], "source says": claim["source"]["status"],
             "report": claim["report"], "method": claim["method"], "tasks": ", ".join(claim["tasks"]),
         }  # fmt: skip
         text = {k: html.escape(v) if isinstance(v, str) else v for k, v in cells.items()}
-        summary, full = (html.escape(x) for x in (f"{claim['id']} {claim['statement']}", render_text(claim)))
-        details = full.replace("\n    ", " ").replace("\n", "<br>")  # the table breaks lines itself
-        wide = '<details style="min-width: 24em; text-align: left">'
-        rows.append({"statement": f"{wide}<summary>{summary}</summary>{details}</details>", **text})
+        rows.append({"statement": f"{wide}<summary>{summary}</summary>{details}</details>"} | text)
     return pd.DataFrame(rows)
 
 
@@ -89,14 +89,9 @@ def report_table(evidence: Mapping) -> pd.DataFrame:
 def confidence(session: Session, evidence: Mapping, by: str = "report") -> Drawn:
     """The reports' confidences by `report`, or by our `verdict`, with the threshold of their verdicts."""
     name, words = {"report": ("confidence", "report {}"), "verdict": ("confidence_verdict", "{}")}[by]
-    rows = [
-        {
-            "id": c["id"], "category": words.format(c[by]), "value": c["report_confidence"],
-            "kind": f"report says {c['report_verdict']}",
-        }
-        for c in evidence["claims"]
-    ]  # fmt: skip
-    return drawing.save(
-        session, name, rows, {"count": len(rows)}, categories=sorted({row["category"] for row in rows}),
-        threshold=evidence["reports"]["confidence_rule"]["threshold"],
-    )  # fmt: skip
+    names = {"id": "id", by: "category", "report_confidence": "value", "report_verdict": "kind"}
+    rows = pd.DataFrame(evidence["claims"], columns=list(names)).rename(columns=names)
+    rows["category"], rows["kind"] = rows["category"].map(words.format), "report says " + rows["kind"]
+    threshold, categories = evidence["reports"]["confidence_rule"]["threshold"], sorted({*rows["category"]})
+    told = {"count": len(rows)}
+    return drawing.save(session, name, rows, told, categories=categories, threshold=threshold)

@@ -48,23 +48,22 @@ def baselines(params: Params, results: Sequence[Result]) -> pd.DataFrame:
     """
     if params.data == "real":
         return score_table.baselines(results)
-    rows = []
+    rows, chance, alone = [], "chance (qa: a random word)", "second sentence alone (n-grams)"
     for task in params.tasks:
         test = task_data.examples(to_dict(params), task, "test", params.test_examples)
+        own = test[params.source]
         if task in LABELS:
             train = task_data.examples(to_dict(params), task, "train", params.train_examples)[params.source]
-            labels, gold = [e.label for e in train], np.array([e.label for e in test[params.source]])
-            texts = [e.text_b for name in params.languages for e in test[name]]
-            guesses = evaluation.ngram_predictions([e.text_b for e in train], labels, texts)
-            alone = (guesses.reshape(len(params.languages), -1) == gold).mean(1)
-            chance = evaluation.majority_accuracy(labels, gold)
+            labels, texts = [e.label for e in train], [e.text_b for x in params.languages for e in test[x]]
+            guesses = iter(evaluation.ngram_predictions([e.text_b for e in train], labels, texts))
+            score = {chance: evaluation.majority_accuracy(labels, [e.label for e in own])}
         else:
-            chance = np.mean([1 / len(e.context.replace(" .", "").split()) for e in test[params.source]])
-        for k, language in enumerate(params.languages):
-            where = {"task": task, **Setting(language, metric=judged_by(task))._asdict()}
-            rows.append(where | {"baseline": "chance (qa: a random word)", "score": chance})
+            score = {chance: np.mean([1 / len(e.context.replace(" .", "").split()) for e in own])}
+        for language in params.languages:
             if task in LABELS:
-                rows.append(where | {"baseline": "second sentence alone (n-grams)", "score": alone[k]})
+                score[alone] = np.mean([next(guesses) == e.label for e in own])
+            where = {"task": task, **Setting(language, metric=judged_by(task))._asdict()}
+            rows += [where | {"baseline": name, "score": y} for name, y in score.items()]
     return pd.DataFrame(rows)
 
 
@@ -82,16 +81,12 @@ def standard(scores: pd.DataFrame, params: Params) -> pd.DataFrame:
 
 def accuracy(session: Session, scores: pd.DataFrame, cheap: pd.DataFrame) -> Drawn:
     """Zero-shot scores by task, language and objective, beside what costs no encoder."""
-    params, own = session.params, standard(scores, session.params)
+    params, own, sources = session.params, standard(scores, session.params), []
     rows = score_table.intervals(own, ["panel", "objective", "language"], params.alpha)
-    rows = rows.rename(columns={"objective": "series", "language": "x"})
     panels = own.drop_duplicates("panel")[["panel", "task", "test_set"]]
-    cheap = cheap[cheap["metric"] == cheap["task"].map(judged_by)].merge(panels, on=["task", "test_set"])
-    marks = [
-        {"panel": row.panel, "name": row.baseline, "x": row.language, "y": row.score}
-        for row in cheap.itertuples()
-    ]
-    sources = []
+    marks = cheap[cheap["metric"] == cheap["task"].map(judged_by)].merge(panels, on=["task", "test_set"])
+    marks = marks.rename(columns={"baseline": "name", "language": "x", "score": "y"})
+    marks = marks[["panel", "name", "x", "y"]].to_dict("records")
     for row in panels.itertuples() if params.data == "real" else ():
         test_set = row.test_set or task_data.sets(to_dict(params), row.task, "test_sets")[0][0]
         if known := MBERT.get(test_set):
@@ -102,7 +97,8 @@ def accuracy(session: Session, scores: pd.DataFrame, cheap: pd.DataFrame) -> Dra
                 marks.append(where | {"y": by_language[x] / 100})
     published = f"mBERT's scores are of {'; '.join(sources)}. " if sources else ""
     return drawing.save(
-        session, "accuracy", rows, {"published": published, "languages": ", ".join(params.languages)},
+        session, "accuracy", rows.rename(columns={"objective": "series", "language": "x"}),
+        {"published": published, "languages": ", ".join(params.languages)},
         marks=marks, categories=list(params.languages),
         y_label={r.panel: "F1" if r.task in JUDGED_BY else "accuracy" for r in panels.itertuples()},
     )  # fmt: skip
@@ -110,36 +106,36 @@ def accuracy(session: Session, scores: pd.DataFrame, cheap: pd.DataFrame) -> Dra
 
 def gap(session: Session, scores: pd.DataFrame) -> Drawn:
     """Source score minus target score, by distance, for every seed."""
-    params, languages, rows = session.params, languages_for(session.params), []
-    own, run = standard(scores, params), ["task", "objective", "seed"]
-    own = own[own["test_set"] == ""].pivot_table("mean", run, "language", sort=False).dropna()
-    for (task, objective), by_seed in own.groupby(run[:2], sort=False):
-        for k, (language, _) in enumerate(languages.by_distance()):
-            lost = (by_seed[params.source] - by_seed[language]).tolist()
-            rows.append({"panel": task, "series": objective, "x": k, "seeds": lost})
+    params, languages = session.params, languages_for(session.params)
+    own, run, order = standard(scores, params), ["task", "objective"], dict(languages.by_distance())
+    own = own[own["test_set"] == ""].pivot_table("mean", [*run, "seed"], "language", sort=False).dropna()
+    rows = [
+        {"panel": task, "series": objective, "x": k, "seeds": by_seed[params.source] - by_seed[language]}
+        for (task, objective), by_seed in own.groupby(run, sort=False)
+        for k, language in enumerate(order)
+    ]
     return drawing.save(
         session, "gap", rows, x_label=languages.distance_label,
-        ticks={words: k for k, (_, words) in enumerate(languages.by_distance())},
+        ticks={words: k for k, words in enumerate(order.values())},
         marks=[{"panel": task, "name": "no loss", "y": 0.0} for task in params.tasks],
     )  # fmt: skip
 
 
 def recall(session: Session, results: Sequence[Result], task: str = "nli") -> Drawn:
     """Recall of each gold class by language, for each objective."""
-    params, wanted = session.params, {"task": task, "objective_options": "", "method": "standard"}
-    rows = [
-        {"panel": run.labels["objective"], "series": name, "x": language, "seeds": share}
+    params, names = session.params, LABELS[task]
+    wanted = {"task": task, "objective_options": "", "method": "standard"}
+    rows = drawing.gathered(
+        (run.labels["objective"], name, language, share)
         for run in results
         if run.kind == "transfer" and wanted.items() <= run.labels.items()
         for language, shares in run.values["recall"].items()
-        for name, share in zip(LABELS[task], shares, strict=True)
-    ]
-    order = {"panel": params.objectives, "series": LABELS[task], "x": params.languages}
-    chance = [{"panel": o, "name": "chance", "y": 1 / len(LABELS[task])} for o in params.objectives]
-    return drawing.save(
-        session, "recall", drawing.in_order(drawing.gathered(rows), **order), {"task": task}, marks=chance,
-        categories=list(params.languages),
-    )  # fmt: skip
+        for name, share in zip(names, shares, strict=True)
+    )
+    rows = drawing.in_order(rows, panel=params.objectives, series=names, x=params.languages)
+    marks = [{"panel": panel, "name": "chance", "y": 1 / len(names)} for panel in params.objectives]
+    where = list(params.languages)
+    return drawing.save(session, "recall", rows, {"task": task}, marks=marks, categories=where)
 
 
 def translate_train_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -210,13 +206,10 @@ def sweeps(session: Session, scores: pd.DataFrame, ledger: Ledger, defaults: dic
     defaults : options that mean the same as leaving them out, as the ledger has them
     """
     params, rows, claims, x_labels = session.params, [], {}, {}
-    trends = [
-        (claim, test)
-        for claim in ledger.claims
-        for test in claim.tests
-        if test.type == "trend" and not test.test_of and test.task in params.tasks
-    ]
+    trends = [(claim, test) for claim in ledger.claims for test in claim.tests if test.type == "trend"]
     for claim, test in trends:
+        if test.test_of or test.task not in params.tasks:
+            continue
         varied, _, others = next(iter(test.points)).partition(",")
         option, series = varied.partition("=")[0], ", ".join(filter(None, (label(test.a), others)))
         panel, levels = f"{test.task}: {option}", []
@@ -226,9 +219,9 @@ def sweeps(session: Session, scores: pd.DataFrame, ledger: Ledger, defaults: dic
             if not own.missing:
                 score = [np.mean(own.scores, axis=0)]  # one array (R, N): the mean over languages
                 effect = difference(score, [np.zeros_like(score[0])], alpha=params.alpha)
-                bounds = {"low": max(effect.low, 0), "high": min(effect.high, 1)}
-                level = {"panel": panel, "series": series, "x": x, "mean": effect.estimate}
-                levels.append(level | bounds | {"seeds": list(effect.per_seed)})
+                bounds = {"low": max(effect.low, 0), "high": min(effect.high, 1), "mean": effect.estimate}
+                where = {"panel": panel, "series": series, "x": x}
+                levels.append(where | bounds | {"seeds": effect.per_seed})
         if len(levels) == len(test.points):
             claims[claim.id] = None
             x_labels[panel] = X_NAMES.get(option, option)

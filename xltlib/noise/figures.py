@@ -1,6 +1,7 @@
 """What notebook 04 shows: typing errors in words and subwords, what they take away, and the questions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 
 from xltlib import drawing
 from xltlib.claims import scores as score_table
-from xltlib.claims.scores import JUDGED_BY, Setting, judged_by, paired
+from xltlib.claims.scores import JUDGED_BY, judged_by
 from xltlib.data.languages import languages_for
 from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder
 from xltlib.drawing import Drawn, Session
@@ -54,9 +55,8 @@ def tokens(
                 now = " ".join(noise.typo_many(texts, rate, keyboard, rng)).split()
                 pieces = np.array([len(encode([word])[0]) for word in now])
                 changed = np.mean([a != b for a, b in zip(clean, now, strict=True)])
-                values = (changed, pieces.mean(), (pieces == 1).mean())
-                where = {"series": language, "x": rate}
-                rows += [where | {"panel": p, "seeds": v} for p, v in zip(COUNTS, values, strict=True)]
+                counts = zip(COUNTS, (changed, pieces.mean(), (pieces == 1).mean()), strict=True)
+                rows += [(panel, language, rate, value) for panel, value in counts]
     table = drawing.in_order(drawing.gathered(rows), panel=COUNTS)
     return drawing.save(session, "noise_tokens", table, {"count": count, "draws": DRAWS})
 
@@ -75,17 +75,32 @@ def _systems(params: Params) -> dict[str, dict[str, str]]:
     return systems
 
 
-def _curves(
-    scores: pd.DataFrame, params: Params, task: str, by: Sequence[str], systems: Mapping[str, Mapping]
-) -> list[dict[str, Any]]:
-    """Means of systems, each a query, on a task by some columns: rows of `facets` still without places."""
-    return [
-        row | {"series": name}
-        for name, query in systems.items()
-        for row in score_table.intervals(
-            score_table.rows_of(scores, {"task": task, **query}), by, params.alpha
-        ).to_dict("records")
+def transfer(session: Session, scores: pd.DataFrame) -> Drawn:
+    """Scores under typing errors by language, for every objective and method that was scored so."""
+    params = session.params
+    tables = [
+        score_table.rows_of(scores, {"task": task, **query}).assign(series=name)
+        for task in params.noise_tasks
+        for name, query in _systems(params).items()
     ]
+    own = pd.concat([scores.head(0), *tables])
+    return drawing.save(session, "noise", **_by_rate(own, params, params.noise_tasks, _systems(params)))
+
+
+def _by_rate(
+    scores: pd.DataFrame, params: Params, tasks: Sequence[str], names: Iterable[str]
+) -> dict[str, Any]:
+    """How `facets` draws the `series` of these names under typing errors, by task and language."""
+    panels = {f"{task}, {language}": task for task in tasks for language in params.languages}
+    own = scores[(scores["second_language"] == "") & (scores["test_set"] == "")]
+    own = own[own["metric"] == own["task"].map(judged_by)]
+    rows = score_table.intervals(own, ["task", "language", "series", "rate"], params.alpha)
+    rows["panel"] = rows.pop("task") + ", " + rows.pop("language")
+    return {
+        "rows": drawing.in_order(rows.rename(columns={"rate": "x"}), panel=panels, series=names),
+        "marks": _chance(panels),
+        "y_label": {panel: "F1" if task in JUDGED_BY else "accuracy" for panel, task in panels.items()},
+    }
 
 
 def _chance(panels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -94,50 +109,20 @@ def _chance(panels: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"panel": panel, "name": "chance", "y": y} for panel, y in chances.items() if y]
 
 
-def _by_rate(
-    scores: pd.DataFrame, params: Params, tasks: Sequence[str], systems: Mapping[str, Mapping]
-) -> dict[str, Any]:
-    """How `facets` draws every system under typing errors, a panel for each task and language."""
-    panels = {f"{task}, {language}": task for task in tasks for language in params.languages}
-    own = scores[(scores["second_language"] == "") & (scores["test_set"] == "")]
-    own = own[own["metric"] == own["task"].map(judged_by)]
-    rows = [
-        row | {"panel": f"{task}, {row.pop('language')}", "x": row.pop("rate")}
-        for task in tasks
-        for row in _curves(own, params, task, ["language", "rate"], systems)
-    ]
-    return {
-        "rows": sorted(rows, key=lambda row: list(panels).index(row["panel"])),
-        "marks": _chance(panels),
-        "y_label": {panel: "F1" if task in JUDGED_BY else "accuracy" for panel, task in panels.items()},
-    }
-
-
-def transfer(session: Session, scores: pd.DataFrame) -> Drawn:
-    """Scores under typing errors by language, for every objective and method that was scored so."""
-    params = session.params
-    return drawing.save(session, "noise", **_by_rate(scores, params, params.noise_tasks, _systems(params)))
-
-
 def drops(session: Session, scores: pd.DataFrame, rate: float = TYPO_RATES[-1]) -> Drawn:
     """Whether typing errors take less from a system than from the base encoder fine-tuned as usual."""
     params, rows, base = session.params, [], {"objective": "none"}
     for task in params.noise_tasks:
         for name, query in _systems(params).items():
-            both = [
-                paired(scores, {"task": task, **own}, [typed(t, at) for t in params.targets])
-                for own in (base, query)
-                for at in (0.0, rate)
-            ]
-            if query != base and not any(x.missing for x in both):
-                effect = interaction(*(list(x.scores) for x in both), alpha=params.alpha)
-                rows.append(effect_row(f"{task}: {name}", effect))
+            with suppress(questions.Unanswered):  # a system that was not scored so
+                levels = [
+                    questions.arrays(scores, params.targets, task, at, **own)
+                    for own in (base, query)
+                    for at in (0.0, rate)
+                ]
+                if query != base:
+                    rows.append(effect_row(f"{task}: {name}", interaction(*levels, alpha=params.alpha)))
     return decided_forest(session, "noise_drops", rows, rate=rate)
-
-
-def typed(language: str, rate: float) -> Setting:
-    """A language with typing errors at a rate, which may be 0."""
-    return Setting(language, noise="typo", rate=rate) if rate else Setting(language)
 
 
 # The five questions
@@ -151,61 +136,57 @@ def question(session: Session, scores: pd.DataFrame, number: int) -> Drawn:
 
 
 def _span_noise(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
-    systems = {
-        name: {"objective": "span_corruption", "objective_options": option}
-        for option, name in questions.NOISE_NAMES.items()
-    }
-    return _by_rate(scores, params, ["qa"], systems)
+    names = questions.NOISE_NAMES
+    own = scores.assign(series=scores["objective_options"].map(names))
+    return _by_rate(own, params, ["qa"], names.values())
 
 
 def _mixed(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     own, tasks = score_table.clean(scores), ("nli", "paraphrase")
-    systems = {name: {"objective": objective} for objective, name in questions.MIXED_NAMES.items()}
-    rows = [
-        row | {"panel": task, "x": row.pop("language")}
-        for task in tasks
-        for row in _curves(own, params, task, ["language"], systems)
-    ]
-    marks = _chance({task: task for task in tasks})
+    rows = score_table.intervals(own, ["task", "objective", "language"], params.alpha)
+    rows = drawing.in_order(rows, task=tasks, objective=questions.MIXED_NAMES)
+    rows["objective"] = rows["objective"].map(questions.MIXED_NAMES)
+    rows = rows.rename(columns={"task": "panel", "objective": "series", "language": "x"})
+    marks = _chance(dict(zip(tasks, tasks, strict=True)))
     return {"rows": rows, "marks": marks, "categories": list(params.languages)}
 
 
 def _sizes(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
-    systems = {
-        f"{questions.weights(size, params):,} weights": {"objective_options": size}
-        for size in questions.sizes(params)
-    }
-    return _by_rate(scores, params, [t for t in ("nli", "qa") if t in params.tasks], systems)
+    names = {x: f"{questions.weights(x, params):,} weights" for x in questions.sizes(params)}
+    own = scores.assign(series=scores["objective_options"].map(names))
+    return _by_rate(own, params, [t for t in ("nli", "qa") if t in params.tasks], names.values())
 
 
 def _links(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     own = score_table.clean(scores[scores["language"].isin(questions.low_resource(params))])
-    rows = []
-    for kind, (word, subword) in questions.LEVELS.items():
-        for objective, name in ((word, "word links"), (subword, "subword links")):
-            for share, options in questions.SHARE_OPTIONS.items():
-                systems = {name: {"objective": objective, "objective_options": options}}
-                curve = _curves(own, params, "nli", ["objective"], systems)
-                rows += [row | {"panel": f"{kind} ({word})", "x": share} for row in curve]
-    marks = _chance({row["panel"]: "nli" for row in rows})
+    levels, kinds = questions.LEVELS.items(), ("word links", "subword links")
+    panels = {objective: f"{level} ({both[0]})" for level, both in levels for objective in both}
+    series = {name: kind for _, both in levels for name, kind in zip(both, kinds, strict=True)}
+    shares = {options: share for share, options in questions.SHARE_OPTIONS.items()}
+    rows = score_table.intervals(own, ["objective", "objective_options"], params.alpha)
+    rows = drawing.in_order(rows, objective=series, objective_options=shares)
+    rows["panel"], rows["series"] = rows["objective"].map(panels), rows["objective"].map(series)
+    rows["x"] = rows.pop("objective_options").map(shares)
+    marks = _chance(dict.fromkeys(rows["panel"], "nli"))
     return {"rows": rows, "marks": marks, "ticks": {f"{x:g}": x for x in questions.SHARES}}
 
 
 def _budgets(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     own = score_table.clean(scores[scores["language"].isin(params.targets)])
-    rows = [
-        row | {"panel": row.pop("language"), "x": n}
-        for kind in ("balanced", "random")
-        for n in questions.BUDGETS
-        for row in _curves(own, params, "nli", ["language"], {kind: questions.budget(n, kind)})
-    ]
     plain = score_table.rows_of(own, {"task": "nli"}).groupby("language", sort=False)["mean"].mean()
     marks = [{"panel": name, "name": "no intermediate task", "y": mean} for name, mean in plain.items()]
-    return {
-        "rows": sorted(rows, key=lambda row: params.targets.index(row["panel"])),
-        "marks": [*marks, *_chance(dict.fromkeys(params.targets, "nli"))],
-        "ticks": {str(n): n for n in questions.BUDGETS},
+    marks += _chance(dict.fromkeys(params.targets, "nli"))
+    places = {
+        questions.budget(n, kind)["method_options"]: (kind, n)
+        for kind in ("balanced", "random")
+        for n in questions.BUDGETS
     }
+    own = own[own["method_options"].isin(places)]
+    rows = score_table.intervals(own, ["method_options", "language"], params.alpha)
+    rows = drawing.in_order(rows, language=params.targets, method_options=places)
+    chosen = rows.pop("method_options").map(places)
+    rows = rows.assign(series=chosen.str[0], x=chosen.str[1]).rename(columns={"language": "panel"})
+    return {"rows": rows, "marks": marks, "ticks": {str(n): n for n in questions.BUDGETS}}
 
 
 def question_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:

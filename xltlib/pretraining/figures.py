@@ -51,13 +51,9 @@ def loss(session: Session, encoders: Sequence[Result]) -> Drawn:
         objective, history = run.params["objective"], run.values["history"]
         whole = "base: MLM on documents" if objective == "base" else "objectives"
         parts = dict.fromkeys(name for h in history for name in h if name not in ("step", "loss"))
-        named = [(whole, objective, "loss"), *((f"parts of {objective}", part, part) for part in parts)]
-        rows += [
-            {"panel": panel, "series": series, "x": h["step"], "seeds": h[key]}
-            for panel, series, key in named
-            for h in history
-            if key in h  # updates on documents have no parts
-        ]
+        places = {"loss": (whole, objective)} | {part: (f"parts of {objective}", part) for part in parts}
+        for key, place in places.items():  # updates on documents have no parts
+            rows += [(*place, h["step"], h[key]) for h in history if key in h]
     return drawing.save(session, "loss", drawing.gathered(rows), looks=LOOKS)
 
 
@@ -66,30 +62,28 @@ def loss(session: Session, encoders: Sequence[Result]) -> Drawn:
 
 def layers(session: Session, probes: Sequence[Result], linked: Result, baselines: pd.DataFrame) -> Drawn:
     """Retrieval and AER by layer; `linked`: the aligner's links, whose AER is the mark to reach."""
-    params, quality = session.params, linked.values["quality"]
+    params, quality, marks = session.params, linked.values["quality"], []
     count = len(next(iter(probes[0].scores.values()), ()))
     rows = _by_layer(probes, params, _objectives(params))
-    cheap = baselines[baselines["task"] == "retrieval"]
     names = {"multi30k": MEASURES["captions"], "": MEASURES["sentences"]}
-    marks = []
-    for row, panel in dict.fromkeys(zip(rows["row"], rows["panel"], strict=True)):
-        known = cheap[(cheap["language"] == panel) & (cheap["test_set"].map(names.get) == row)]
-        beside = dict(zip(known["baseline"], known["score"], strict=True))
+    cheap = baselines[baselines["task"] == "retrieval"]
+    cheap = cheap.assign(row=cheap["test_set"].map(names)).groupby(["row", "language"])
+    cheap = {place: dict(zip(own["baseline"], own["score"], strict=True)) for place, own in cheap}
+    for row, panel in rows[["row", "panel"]].drop_duplicates().itertuples(index=False):
+        beside = cheap.get((row, panel), {})
         if row == MEASURES["sentences"] and count:
             beside = {"chance": 1 / count} | beside
         if row == MEASURES["aer"] and panel in quality:
             beside = {"statistical aligner": quality[panel]["aer"]}
         marks += [{"row": row, "panel": panel, "name": name, "y": y} for name, y in beside.items()]
-    return drawing.save(
-        session, "layers", rows, {"count": count}, marks=marks, looks=LOOKS,
-        ticks={str(n): n for n in range(params.num_layers + 1)},
-    )  # fmt: skip
+    ticks = {str(n): n for n in range(params.num_layers + 1)}
+    return drawing.save(session, "layers", rows, {"count": count}, marks=marks, looks=LOOKS, ticks=ticks)
 
 
 def _by_layer(probes: Sequence[Result], params: Params, objectives: Sequence[str]) -> pd.DataFrame:
     """What probes have measured: rows of `facets`, by measure, target language, objective and layer."""
     rows = [
-        {"row": MEASURES[key], "panel": language, "series": probe.labels["objective"], "x": x, "seeds": value}
+        (MEASURES[key], language, probe.labels["objective"], x, value)
         for probe in probes
         for language, own in probe.values["by_layer"].items()
         for key, values in own.items()
@@ -112,18 +106,20 @@ def probe_table(probes: Sequence[Result], params: Params, *own: str) -> pd.DataF
 
 def tagging(session: Session, scores: pd.DataFrame, baselines: pd.DataFrame) -> Drawn:
     """Tags and dependency labels read off the last layer, by language and objective, beside baselines."""
-    params, names = session.params, {"tags": "tags", "deprel": "dependency labels"}
-    own = scores[scores["task"] == "tagging"]
-    own = score_table.intervals(own, ["metric", "objective", "language"], params.alpha)
-    cheap = baselines[baselines["task"] == "tagging"]
-    marks = [
-        {"panel": names[row.metric], "name": row.baseline, "x": row.language, "y": row.score}
-        for row in cheap.itertuples()
-    ]
-    own = own.assign(panel=own["metric"].map(names)).rename(columns={"objective": "series", "language": "x"})
-    own = drawing.in_order(own, panel=names.values(), series=_objectives(params), x=params.languages)
-    where = list(params.languages)
-    return drawing.save(session, "tagging", own, marks=marks, looks=LOOKS, categories=where)
+    params, panels = session.params, {"tags": "tags", "deprel": "dependency labels"}
+    names = {"objective": "series", "language": "x", "baseline": "name", "score": "y"}
+    own = score_table.intervals(
+        scores[scores["task"] == "tagging"], ["metric", "objective", "language"], params.alpha
+    )
+    own, marks = (
+        table.assign(panel=table["metric"].map(panels)).rename(columns=names)
+        for table in (own, baselines[baselines["task"] == "tagging"])
+    )
+    order = {"panel": panels.values(), "series": _objectives(params), "x": params.languages}
+    return drawing.save(
+        session, "tagging", drawing.in_order(own, **order), marks=marks[["panel", "name", "x", "y"]],
+        looks=LOOKS, categories=list(params.languages),
+    )  # fmt: skip
 
 
 def probe_gains(scores: pd.DataFrame, params: Params, over: str = "mlm") -> pd.DataFrame:
@@ -174,18 +170,14 @@ def word_map(session: Session, language: str) -> Drawn:
     named = [{"language": x, "word": word} for x, side in sides.items() for word in side]
     for objective, run in encoders.items():
         encoder, encode = models.load(run.file("config.json").parent), WordEncoder(tokenizer(session))
-        plane = _plane(np.concatenate([_vectors(encoder, encode, side) for side in sides.values()]))
-        places = zip(named, plane.tolist(), strict=True)
+        vectors = []  # of the last layer, (words, H) of each side
+        for ids, owners in map(encode, sides.values()):
+            with torch.inference_mode():
+                states = encoder.states(torch.from_numpy(join(ids))[None])[0].numpy()
+            vectors.append(pool_words(states[1:-1], np.array(owners)))
+        places = zip(named, _plane(np.concatenate(vectors)).tolist(), strict=True)
         rows += [name | {"panel": objective, "x": x, "y": y} for name, (x, y) in places]
     return drawing.save(session, "word_map", rows, languages=list(sides), links=pair.gold.sure[row].tolist())
-
-
-def _vectors(encoder: models.Encoder, encode: WordEncoder, words: Sequence[str]) -> np.ndarray:
-    """Last-layer vectors (W, H) of one sentence's words."""
-    ids, owners = encode(words)
-    with torch.inference_mode():
-        states = encoder.states(torch.from_numpy(join(ids))[None])[0].numpy()
-    return pool_words(states[1:-1], np.array(owners))
 
 
 def _plane(vectors: np.ndarray) -> np.ndarray:
