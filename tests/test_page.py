@@ -74,6 +74,15 @@ def test_findings_have_the_numbers_of_the_evidence(pages):
     assert shown[0].text.strip().startswith("holds")
 
 
+def test_the_first_screen_says_what_the_confirmation_has_decided(pages, claims):
+    judged = {json.dumps(test["effect"]): test["outcome"] for c in claims for test in c["tests"]}
+    decided = [outcome for outcome in judged.values() if outcome != "inconclusive"]
+    text = " ".join(pages["index.html"].text.split())
+    assert "looked at with 12 seeds (the looks are at 12, 24, 36" in text
+    assert f"{len(decided)} of its {len(judged)} hypotheses are decided" in text
+    assert text.count("A beats B by more than <m>. +") == decided.count("supported")
+
+
 def test_every_statement_has_a_row_and_an_anchor(pages, claims):
     rows = pages["statements.html"].select("tr[data-claim]")
     assert [row["data-claim"] for row in rows] == [c["id"] for c in claims]

@@ -1,6 +1,7 @@
 """The reviewer's page: generated from all published evidence, and checked against it afterwards."""
 
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -163,6 +164,19 @@ class Evidence:
         """What the confirmation waits for; empty where nothing waits."""
         entries = (entry for known in self.pooled.values() for entry in known.values())
         return next((entry["under_way"] for entry in entries if "under_way" in entry), "")
+
+    @property
+    def hypotheses(self) -> list[dict[str, Any]]:
+        """The tests that the confirmation has judged, with a statement that each decides.
+
+        A hypothesis that several statements share is told once: it has one effect.
+        """
+        distinct: dict[str, dict] = {}
+        for entry in (entry for known in self.pooled.values() for entry in known.values()):
+            for test in entry["tests"] if entry.get("confirmatory") else ():
+                if test["role"] == "decides" and test.get("effect"):
+                    distinct.setdefault(json.dumps(test["effect"]), test | {"statement": entry["id"]})
+        return list(distinct.values())
 
     @property
     def outdated(self) -> list[str]:
