@@ -57,8 +57,8 @@ class Question:
     asks: str
     tasks: tuple[str, ...]
     variants: Callable[[Params], list[dict[str, str]]]
-    effects: Callable[[Scores, Params], Effects]
     limits: str
+    effects: Callable[[Scores, Params], Effects]
     languages: Callable[[Params], tuple[str, ...]] = attrgetter("targets")
     typed: bool = False
 
@@ -80,6 +80,16 @@ class Question:
 
 
 QUESTIONS: dict[int, Question] = {}  # by the report that asks it
+
+
+def question(number: int, asks: str, **properties: Any) -> Callable:
+    """The entry of a question, written above the function that yields its effects."""
+
+    def enter(effects: Callable[[Scores, Params], Effects]) -> Callable:
+        QUESTIONS[number] = Question(asks, effects=effects, **properties)
+        return effects
+
+    return enter
 
 
 def answer(number: int, scores: pd.DataFrame, params: Params) -> dict[str, Any]:
@@ -128,11 +138,12 @@ def arrays(
     return list(own.scores)
 
 
-def _pooled(levels: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    """The arrays of all levels, as if they were settings of one system."""
-    return [array for level in levels for array in level]
-
-
+@question(
+    0, "does noise in pre-training make an encoder-decoder robust?", tasks=("qa",),
+    variants=lambda _: [{"objective": "span_corruption", "objective_options": n} for n in NOISE_NAMES],
+    limits="One tiny encoder-decoder and one rate of noise, of the very kind that the noisy tests have. "
+    "What typing errors take was asked when the gains were known.",
+)  # fmt: skip
 def _noise(of: Scores, params: Params) -> Effects:
     names = {noise: name for noise, name in NOISE_NAMES.items() if noise}
     f1 = {
@@ -150,16 +161,11 @@ def _noise(of: Scores, params: Params) -> Effects:
         yield words, "F1", interaction(*gains, alpha=params.alpha)
 
 
-QUESTIONS[0] = Question(
-    "does noise in pre-training make an encoder-decoder robust?",
-    ("qa",),
-    lambda params: [{"objective": "span_corruption", "objective_options": noise} for noise in NOISE_NAMES],
-    _noise,
-    "One tiny encoder-decoder and one rate of noise, of the very kind that the noisy tests have. "
-    "What typing errors take was asked when the gains were known.",
-)
-
-
+@question(
+    1, "does mixed-language pre-training help classification?", tasks=("nli", "paraphrase"),
+    variants=lambda _: [{"objective": name} for name in MIXED_NAMES],
+    limits="One switch rate, a perfect lexicon of stems, and languages that share a grammar.",
+)  # fmt: skip
 def _mixing(of: Scores, params: Params) -> Effects:
     rivals = {"mlm": "unmixed text of the same size", "none": "no further pre-training"}
     for task in (t for t in ("nli", "paraphrase") if t in params.tasks):
@@ -167,15 +173,6 @@ def _mixing(of: Scores, params: Params) -> Effects:
             both = of(task, objective="mixed"), of(task, objective=rival)
             words = f"gain of mixed-language pre-training over {name}, zero-shot {task}"
             yield words, "accuracy", difference(*both, alpha=params.alpha)
-
-
-QUESTIONS[1] = Question(
-    "does mixed-language pre-training help classification?",
-    ("nli", "paraphrase"),
-    lambda params: [{"objective": name} for name in MIXED_NAMES],
-    _mixing,
-    "One switch rate, a perfect lexicon of stems, and languages that share a grammar.",
-)
 
 
 def sizes(params: Params) -> tuple[str, ...]:
@@ -204,6 +201,13 @@ def relative_drop(of: Scores, task: str, size: str, rate: float) -> np.ndarray:
     return (clean - noisy) / np.maximum(clean - CHANCE[task], 0.01)
 
 
+@question(
+    2, "do larger encoders lose less to typing errors?", tasks=("nli", "qa"),
+    variants=lambda params: [{"objective_options": size} for size in sizes(params)],
+    limits="Tiny encoders, the largest with forty times the weights, and one learning rate for all. The "
+    "smallest are at chance in distant languages: nearly all that they lose they lose in the near one.",
+    typed=True,
+)  # fmt: skip
 def _size(of: Scores, params: Params) -> Effects:
     rate, sized = TYPO_RATES[-1], sizes(params)
     x = np.log10([weights(size, params) for size in sized])
@@ -220,17 +224,6 @@ def _size(of: Scores, params: Params) -> Effects:
         yield words, "points from 0 to 1", interaction(*ends, alpha=params.alpha)
 
 
-QUESTIONS[2] = Question(
-    "do larger encoders lose less to typing errors?",
-    ("nli", "qa"),
-    lambda params: [{"objective_options": size} for size in sizes(params)],
-    _size,
-    "Tiny encoders, the largest with forty times the weights, and one learning rate for all. The "
-    "smallest are at chance in distant languages: nearly all that they lose they lose in the near one.",
-    typed=True,
-)
-
-
 def low_resource(params: Params) -> tuple[str, ...]:
     """The languages with less text than the others; of real ones all targets, made poor by the shares."""
     if params.data == "real":
@@ -238,6 +231,17 @@ def low_resource(params: Params) -> tuple[str, ...]:
     return tuple(t for t in params.targets if LANGUAGES[t].text_share < 1) or params.targets[-1:]
 
 
+@question(
+    3, "do subword-level alignment tasks help an under-resourced language?", tasks=("nli",),
+    variants=lambda _: [
+        {"objective": objective, "objective_options": option}
+        for pair in LEVELS.values()
+        for objective in pair
+        for option in SHARE_OPTIONS.values()
+    ],
+    limits="One under-resourced language; only its parallel text varies.",
+    languages=low_resource,
+)  # fmt: skip
 def _subwords(of: Scores, params: Params) -> Effects:
     for kind, (word, subword) in LEVELS.items():
         by_share = [
@@ -253,19 +257,9 @@ def _subwords(of: Scores, params: Params) -> Effects:
         yield words, "accuracy", interaction(*ends, alpha=params.alpha)
 
 
-QUESTIONS[3] = Question(
-    "do subword-level alignment tasks help an under-resourced language?",
-    ("nli",),
-    lambda params: [
-        {"objective": objective, "objective_options": option}
-        for pair in LEVELS.values()
-        for objective in pair
-        for option in SHARE_OPTIONS.values()
-    ],
-    _subwords,
-    "One under-resourced language; only its parallel text varies.",
-    languages=low_resource,
-)
+def _pooled(levels: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    """The arrays of all levels, as if they were settings of one system."""
+    return [array for level in levels for array in level]
 
 
 def budget(n: int, sampling: str) -> dict[str, str]:
@@ -273,6 +267,11 @@ def budget(n: int, sampling: str) -> dict[str, str]:
     return {"method": "intermediate", "method_options": f"n={n},sampling={sampling}"}
 
 
+@question(
+    4, "how do intermediate examples per language change transfer?", tasks=("nli",),
+    variants=lambda _: [{}, *(budget(n, kind) for n in BUDGETS for kind in ("balanced", "random"))],
+    limits="One intermediate task; translations are perfect in the synthetic languages.",
+)  # fmt: skip
 def _budget(of: Scores, params: Params) -> Effects:
     balanced, drawn = ([of("nli", **budget(n, kind)) for n in BUDGETS] for kind in ("balanced", "random"))
     slope = trend(balanced, np.log2(BUDGETS).tolist(), alpha=params.alpha)
@@ -281,12 +280,3 @@ def _budget(of: Scores, params: Params) -> Effects:
     yield "balanced minus random sampling of the same total, all budgets", "accuracy", gain
     gain = difference(balanced[-1], of("nli"), alpha=params.alpha)
     yield "largest balanced budget minus none", "accuracy", gain
-
-
-QUESTIONS[4] = Question(
-    "how do intermediate examples per language change transfer?",
-    ("nli",),
-    lambda params: [{}, *(budget(n, kind) for n in BUDGETS for kind in ("balanced", "random"))],
-    _budget,
-    "One intermediate task; translations are perfect in the synthetic languages.",
-)
