@@ -50,12 +50,9 @@ def movable(ids, special=OWN):
     return Batch(ids, None, None, None, {}, special).movable
 
 
-def test_special_tokens_and_padding_are_not_moved():
+def test_special_tokens_of_the_tokenizer_and_padding_are_not_moved():
     assert movable(IDS).int().tolist() == MOVED
     assert not movable(torch.tensor([PAD, UNK, CLS, SEP, MASK])).any()
-
-
-def test_special_tokens_are_those_of_the_tokenizer():
     special = Specials(1, 250, (0,), (2, 2), (2,), frozenset((0, 1, 2, 3, 250)))
     ids = torch.tensor([[0, 4, 5, 2, 2, 6, 2, 1], [0, 250, 3, 2, 2, 7, 8, 2]])
     assert movable(ids, special).int().tolist() == [[0, 1, 1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 0]]

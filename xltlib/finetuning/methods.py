@@ -19,7 +19,7 @@ from xltlib.data.tokenization import OWN, Specials
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.tasks import Encoded, TaskModel, batches, inputs, task_loss
 from xltlib.finetuning.words import mistranslations
-from xltlib.noise.typing import code_switch, rs_da_copies
+from xltlib.noise.typing import code_switch, with_neighbours
 from xltlib.pretraining.models import device_of, to_device
 from xltlib.pretraining.training import Optimization, Progress, fit
 
@@ -28,9 +28,7 @@ from xltlib.pretraining.training import Optimization, Progress, fit
 EPSILON = 0.01  # radius of the ball of the worst one; of 0.003, 0.01, 0.02 (which cost 26 points) and 0.05
 SIZE = 0.3  # root mean square length of the random one; of 0.1, 0.3 and 1 (44 points)
 STEPS, STEP_SIZE = 2, 0.75  # projected gradient steps, and their length in radii: two reach the border
-CLEAN_WEIGHT = (
-    0.5  # weight of the loss without the worst perturbation; on the other alone, training collapses
-)
+CLEAN_WEIGHT = 0.5  # of the loss without the worst perturbation; on the other alone, training collapses
 
 # Copies of RS-DA. perturb.py of Robust-XLT: 10 for PAWS-X, 3 for XNLI; it has no question answering: as few
 COPIES = {"paraphrase": 10, "nli": 3, "qa": 3}
@@ -42,17 +40,14 @@ Lexica = Mapping[str, Mapping[str, Sequence[str]]]  # language -> word -> its tr
 
 
 class Batch(NamedTuple):
-    """Examples of one update: ids (B, T), what is to be predicted, their rows (B,), and a generator.
+    """Examples of one update."""
 
-    `extra` is what a `TaskModel` takes beside ids; `special` are the tokens that no method moves.
-    """
-
-    ids: Tensor
-    targets: Tensor
-    rows: np.ndarray
+    ids: Tensor  # (B, T)
+    targets: Tensor  # what is to be predicted
+    rows: np.ndarray  # (B,) numbers of the examples
     rng: np.random.Generator
-    extra: Mapping[str, Any] = {}
-    special: Specials = OWN
+    extra: Mapping[str, Any] = {}  # what a `TaskModel` takes beside ids
+    special: Specials = OWN  # tokens that no method moves
 
     @property
     def movable(self) -> Tensor:
@@ -73,16 +68,12 @@ def finetune(
     batch_loss: BatchLoss = standard_loss, directory: Path | None = None, progress: Progress | None = None,
     name: str = "fine-tuning", look: Callable[[], float] | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Train on all examples again and again for `opt.steps` updates, or until `look` says so; the history.
-
-    Batches come to where the model is.
-    """
+    """Train on all examples again and again for `opt.steps` updates, or until `look` says so; the history."""
     device, targets = device_of(model), torch.from_numpy(data.targets)
     per_pass = steps_for(data, batch_size, 1)
 
     @lru_cache(maxsize=1)
-    def order(number: int) -> list[np.ndarray]:
-        """The batches of one pass: an order of its own that is found from its number alone."""
+    def order(number: int) -> list[np.ndarray]:  # of the batches of a pass, from its number alone
         return batches(data, batch_size, np.random.default_rng([seed, 5, number]))
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -132,31 +123,26 @@ def pgd(
     STEPS projected gradient steps (Madry et al. 2018) from 0, where the loss is the clean one: along the
     gradient of each token, and back into its ball.
 
-    Parameters
-    ----------
-    loss : of input embeddings (B, T, H). The backward pass of the first step also leaves the gradient of
-        CLEAN_WEIGHT x clean loss in the weights, which costs less than a pass of its own.
-    moved : (B, T) positions that may move.
+    loss : of input embeddings (B, T, H); moved : (B, T) positions that may move
     """
-    delta, where, clean = torch.zeros_like(embeds), moved.unsqueeze(-1), None
-    for _ in range(STEPS):
-        delta.requires_grad_(True)
-        if clean is None:
-            value = loss(embeds + delta)
-            (CLEAN_WEIGHT * value).backward()
-            gradient, clean = delta.grad, value.detach()
-        else:
+
+    def length(vectors: Tensor) -> Tensor:
+        return vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+    delta, where = torch.zeros_like(embeds, requires_grad=True), moved.unsqueeze(-1)
+    clean = loss(embeds + delta)
+    # the gradient of this part stays in the weights, too, which costs less than a pass of its own
+    (CLEAN_WEIGHT * clean).backward()
+    gradient = delta.grad
+    for step in range(STEPS):
+        if step:
+            delta.requires_grad_(True)
             (gradient,) = torch.autograd.grad(loss(embeds.detach() + delta), delta)
         with torch.no_grad():
             gradient = gradient * where
-            delta = delta + STEP_SIZE * radius * gradient / _lengths(gradient)
-            delta = delta * (radius / _lengths(delta)).clamp(max=1) * where
-    return delta.detach(), clean
-
-
-def _lengths(vectors: Tensor) -> Tensor:
-    """The length of each vector (..., H): (..., 1), never 0."""
-    return vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            delta = delta + STEP_SIZE * radius * gradient / length(gradient)
+            delta = delta * (radius / length(delta)).clamp(max=1) * where
+    return delta.detach(), clean.detach()
 
 
 def typical_norm(embeds: Tensor, moved: Tensor) -> Tensor:
@@ -188,16 +174,13 @@ def translate_train(case: Case, train: Mapping[str, Sequence]) -> list:
     tables, own = [{e.id: e for e in theirs} for theirs in train.values()], train[case.source]
     drawn = np.random.default_rng([case.seed, 13]).integers(len(tables), size=len(own))
     translated = [tables[at].get(example.id, example) for example, at in zip(own, drawn, strict=True)]
-    if case.options.translations == "perfect":
-        return translated
-    rng, languages = np.random.default_rng([case.seed, 61]), list(train)
-    errors = {name: {"": mistranslations(case.world, name)} for name in case.targets}
-    return [
-        switched(example, errors[languages[at]], MISTRANSLATED, rng, lower=False)
-        if languages[at] in errors
-        else example
-        for example, at in zip(translated, drawn, strict=True)
-    ]
+    if case.options.translations == "noisy":
+        rng, languages = np.random.default_rng([case.seed, 61]), list(train)
+        errors = {name: {"": mistranslations(case.world, name)} for name in case.targets}
+        for row, language in enumerate(languages[at] for at in drawn):
+            if lexica := errors.get(language):
+                translated[row] = switched(translated[row], lexica, MISTRANSLATED, rng, lower=False)
+    return translated
 
 
 def rs_da(case: Case, train: Mapping[str, Sequence]) -> list:
@@ -205,11 +188,11 @@ def rs_da(case: Case, train: Mapping[str, Sequence]) -> list:
 
     The i-th variants of its two texts make up the i-th copy; all texts are drawn independently.
     """
-    rng, copies = np.random.default_rng([case.seed, 19]), COPIES[case.task]
+    rng = np.random.default_rng([case.seed, 19])
     return [
-        with_texts(example, texts)
+        with_texts(example, [with_neighbours(text, case.neighbours, rng) for text in _texts(example)])
         for example in train[case.source]
-        for texts in rs_da_copies(_texts(example), copies, case.neighbours, rng)
+        for _ in range(COPIES[case.task])
     ]
 
 
@@ -224,15 +207,13 @@ def switched(
 ) -> Example:
     """The example with a share of its words translated: `noise.code_switch` of either text."""
     words = (text.split(" ") for text in _texts(example))
-    return with_texts(
-        example, [" ".join(code_switch(w, lexica, rng, cross=share, lower=lower)) for w in words]
-    )
+    mixed = (code_switch(own, lexica, rng, cross=share, lower=lower) for own in words)
+    return with_texts(example, [" ".join(own) for own in mixed])
 
 
 def _texts(example: Example) -> tuple[str, str]:
-    if isinstance(example, PairExample):
-        return example.text_a, example.text_b
-    return example.question, example.context
+    pair = isinstance(example, PairExample)
+    return (example.text_a, example.text_b) if pair else (example.question, example.context)
 
 
 def with_texts(example: Example, texts: Sequence[str]) -> Example:
@@ -244,20 +225,17 @@ def with_texts(example: Example, texts: Sequence[str]) -> Example:
     first, second = texts
     if isinstance(example, PairExample):
         return replace(example, text_a=first, text_b=second)
-    answers = tuple(_moved_answer(example, second, start, text) for start, text in example.answers)
-    return replace(example, question=first, context=second, answers=answers)
-
-
-def _moved_answer(example: SpanExample, context: str, start: int, text: str) -> tuple[int, str]:
-    old, new = example.context.split(" "), context.split(" ")
+    old, new = example.context.split(" "), second.split(" ")
     if len(old) != len(new):
         raise StudyError(f"example {example.id}: {len(new)} words in place of {len(old)}")
-    ends = np.cumsum([len(word) + 1 for word in old]) - 1  # where each word ends
-    first, last = np.searchsorted(ends, start, "right"), np.searchsorted(ends, start + len(text))
-    begin, end = (sum(len(word) + 1 for word in new[:i]) for i in (first, last + 1))
-    if old[first] == new[first]:
-        begin += start - (int(ends[first]) - len(old[first]))
-    end -= 1
-    if old[last] == new[last]:
-        end -= int(ends[last]) - (start + len(text))
-    return int(begin), context[begin:end]
+    ends, new_ends = (np.cumsum([len(word) + 1 for word in words]) - 1 for words in (old, new))
+    answers = []
+    for start, text in example.answers:
+        a, b = np.searchsorted(ends, start, "right"), np.searchsorted(ends, start + len(text))  # its words
+        begin, end = int(new_ends[a]) - len(new[a]), int(new_ends[b])
+        if old[a] == new[a]:
+            begin += start - (int(ends[a]) - len(old[a]))
+        if old[b] == new[b]:
+            end -= int(ends[b]) - (start + len(text))
+        answers.append((begin, second[begin:end]))
+    return replace(example, question=first, context=second, answers=tuple(answers))

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -36,20 +35,15 @@ Span = tuple[int, int]  # characters (start, end) of a text, end not included
 
 # Keyboards
 
+Keyboard = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]  # letter -> keys beside it, and across
 
-@dataclass(frozen=True, eq=False)
-class Keyboard:
-    """The keys next to each letter, in its own row (`beside`) and in the next rows (`across`)."""
 
-    beside: Mapping[str, tuple[str, ...]]
-    across: Mapping[str, tuple[str, ...]]
-
-    def near(self, letter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The letters beside and across; of a capital capitals, none for a letter without a key."""
-        lower, sides = letter.lower(), (self.beside, self.across)
-        if letter in self.beside or lower not in self.beside:
-            return tuple(side.get(letter, ()) for side in sides)
-        return tuple(tuple(key.upper() for key in side[lower] if len(key.upper()) == 1) for side in sides)
+def near(letter: str, keyboard: Keyboard) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The keys next to a letter, in its row and in the next rows; of a capital capitals."""
+    lower = letter.lower()
+    if letter in keyboard or lower not in keyboard:
+        return keyboard.get(letter, ((), ()))
+    return tuple(tuple(key.upper() for key in side if len(key.upper()) == 1) for side in keyboard[lower])
 
 
 @cache
@@ -75,14 +69,15 @@ def layout(alphabet: Iterable[str], rng: np.random.Generator) -> Keyboard:
 
 def _from_layers(layers: Sequence[Sequence[Sequence[str]]]) -> Keyboard:
     """Neighbours are one key away in the row, or less than one key width to the side in the next row."""
-    beside, across = {}, {}
+    keyboard = {}
     for rows in layers:
         places = ((y, STAGGER[y] + i, key) for y, row in enumerate(rows) for i, key in enumerate(row))
         keys = [(y, x, key) for y, x, key in places if key != "_"]
         for row, x, key in keys:
-            beside[key] = tuple(other for y, at, other in keys if y == row and abs(x - at) == 1)
-            across[key] = tuple(other for y, at, other in keys if abs(y - row) == 1 and abs(x - at) < 1)
-    return Keyboard(beside, across)
+            beside = tuple(other for y, at, other in keys if y == row and abs(x - at) == 1)
+            across = tuple(other for y, at, other in keys if abs(y - row) == 1 and abs(x - at) < 1)
+            keyboard[key] = beside, across
+    return keyboard
 
 
 def mistyped(kind: str, character: str, keyboard: Keyboard, u: float) -> str | None:
@@ -93,17 +88,16 @@ def mistyped(kind: str, character: str, keyboard: Keyboard, u: float) -> str | N
     """
     if kind == "delete":
         return ""
-    near = keyboard.near(character[0])
-    if not any(near):
-        near = keyboard.near(unicodedata.normalize("NFD", character)[0])
+    beside, across = near(character[0], keyboard)
+    if not (beside or across):
+        beside, across = near(unicodedata.normalize("NFD", character)[0], keyboard)
     if kind == "insert":  # the letter once more, or as often a neighbour
-        if u >= 0.5 or not any(near):
+        if u >= 0.5 or not (beside or across):
             return character + character[0]
         u = 2 * u
-    if not any(near):
-        return None
-    beside, across = near
     keys = beside or across
+    if not keys:
+        return None
     if beside and across:  # what is left of u after the choice of a row is uniform again
         own = u < SAME_ROW
         keys, u = (beside, u / SAME_ROW) if own else (across, (u - SAME_ROW) / (1 - SAME_ROW))
@@ -113,85 +107,67 @@ def mistyped(kind: str, character: str, keyboard: Keyboard, u: float) -> str | N
 
 # Typing errors
 
-
-class Edit(NamedTuple):
-    """`text[start:end]` becomes `new`; characters count from 0."""
-
-    start: int
-    end: int
-    new: str
+Edit = tuple[int, int, str]  # characters from start to end of a text, the last not included, become another
 
 
 class _Unit(NamedTuple):
-    """What may get one error: characters of its word, their offsets, places of the error, what may swap."""
+    """What may get one error: a word, or a letter of a script without spaces."""
 
-    characters: list[str]
-    offsets: list[int]
-    places: list[int]
-    free: list[int]
+    characters: list[str]  # of the whole word, each a letter with its marks
+    offsets: list[int]  # where each begins in the text
+    places: list[int]  # characters that the error may hit
+    free: list[int]  # characters that may swap
 
 
-def typo_many(
-    texts: Sequence[str], rate: float, keyboard: Keyboard | str, rng: np.random.Generator
-) -> list[str]:
+def typo_many(texts: Sequence[str], rate: float, keyboard: Keyboard, rng: np.random.Generator) -> list[str]:
     """Texts with a person's typing errors.
 
-    Parameters
-    ----------
+    A letter goes with its marks; digits and punctuation are never edited, and white space stays. An error
+    always changes the word: a kind that cannot (equal letters swapped, no neighbouring key) gives way to
+    another. A Han character has no neighbours on a keyboard: it is deleted, doubled or swapped with the next.
+
     rate : share from 0 to 1 of the words of two letters and more that get one error; in scripts written
         without spaces, of the letters. The first letter of a word stays, as people rarely miss it. 0 draws
-        nothing.
-    keyboard : a Keyboard or the code of a language.
-
-    Notes
-    -----
-    A letter goes with its marks; digits and punctuation are never edited. An error always changes the word: a
-    kind that cannot (equal letters swapped, no neighbouring key) gives way to another. A Han character has no
-    neighbours on a keyboard: it is deleted, doubled or swapped with the next. White space stays. Raises
-    StudyError for an unknown language, and for a rate that is not a share.
+        nothing. StudyError where it is no share.
     """
-    edits, _ = typo_edits(texts, rate, keyboard, rng)
+    edits = typo_edits(texts, rate, keyboard, rng)
     return [apply_edits(text, own) for text, own in zip(texts, edits, strict=True)]
 
 
 def typo_edits(
-    texts: Sequence[str],
-    rate: float,
-    keyboard: Keyboard | str,
-    rng: np.random.Generator,
+    texts: Sequence[str], rate: float, keyboard: Keyboard, rng: np.random.Generator,
     skip: Sequence[Sequence[Span]] | None = None,
-) -> tuple[list[list[Edit]], int]:
-    """The errors of `typo_many` for each text, sorted by place, and the number of eligible units in all.
+) -> list[list[Edit]]:  # fmt: skip
+    """The errors of `typo_many` for each text, sorted by place.
 
     `skip`: for each text the spans that stay as they are, and with them every word that touches one. Four
-    numbers are drawn for each eligible unit, chosen or not. So from one generator state a word edited at a
-    lower rate is edited in the same way at a higher one, and noise levels can be compared in pairs.
+    numbers are drawn for each word or letter that may have an error. So from one generator state a word
+    edited at a lower rate is edited in the same way at a higher one, and noise levels can be compared in
+    pairs.
     """
     if not 0 <= rate <= 1:  # NaN neither
         raise StudyError(f"typing errors: expected a rate from 0 to 1, found {rate!r}")
-    keyboard = keyboard_for(keyboard) if isinstance(keyboard, str) else keyboard
-    units, owners = [], []
-    for number, text in enumerate(texts):
-        units += _units(text, skip[number] if skip else ())
-        owners += [number] * (len(units) - len(owners))
+    units = [(i, unit) for i, text in enumerate(texts) for unit in _units(text, skip[i] if skip else ())]
     draws = rng.random((len(units) if rate > 0 else 0, 4), dtype=np.float32)
     edits: list[list[Edit]] = [[] for _ in texts]
     hits = np.flatnonzero(draws[:, 0] < rate).tolist()
     for at, following in zip(hits, [*hits[1:], -1], strict=False):
-        unit = units[at]
-        if following == at + 1 and units[following].characters is unit.characters:
+        owner, unit = units[at]
+        if following == at + 1 and units[following][1].characters is unit.characters:
             # the next letter of a script without spaces has an error of its own, and is not swapped
             unit = unit._replace(free=unit.places)
         if edit := _error(unit, keyboard, *draws[at, 1:].tolist()):
-            edits[owners[at]].append(edit)
-    return edits, len(units)
+            edits[owner].append(edit)
+    return edits
 
 
 def apply_edits(text: str, edits: Sequence[Edit]) -> str:
     """The text with the edits made; they are sorted by place and do not overlap."""
-    ends = [0, *(edit.end for edit in edits)]
-    pieces = (text[done : edit.start] + edit.new for done, edit in zip(ends, edits, strict=False))
-    return "".join(pieces) + text[ends[-1] :]
+    parts, done = [], 0
+    for start, end, new in edits:
+        parts += [text[done:start], new]
+        done = end
+    return "".join([*parts, text[done:]])
 
 
 def _units(text: str, skip: Sequence[Span]) -> Iterator[_Unit]:
@@ -236,58 +212,39 @@ def _error(unit: _Unit, keyboard: Keyboard, u_kind: float, u_place: float, u_pic
             old = characters[i : i + 1 + swap]
             new = "".join(old[::-1]) if swap else mistyped(kind, old[0], keyboard, u_pick)
             if new is not None and new != "".join(old):
-                return Edit(offsets[i], offsets[i + 1 + swap], new)
+                return offsets[i], offsets[i + 1 + swap], new
     return None
 
 
 def noisy_span(
-    context: str,
-    answers: Sequence[tuple[int, str]],
-    rate: float,
-    keyboard: Keyboard | str,
+    context: str, answers: Sequence[tuple[int, str]], rate: float, keyboard: Keyboard,
     rng: np.random.Generator,
-) -> tuple[str, tuple[tuple[int, str], ...]]:
+) -> tuple[str, tuple[tuple[int, str], ...]]:  # fmt: skip
     """Typing errors in a context, and its answers `(start, text)` at their new offsets.
 
     Words that touch an answer stay as they are. `context[start:start + len(text)] == text`, in what enters
     and in what returns.
     """
     spans = [(start, start + len(text)) for start, text in answers]
-    ((edits,), _) = typo_edits([context], rate, keyboard, rng, skip=[spans])
-    grown = [sum(len(e.new) - (e.end - e.start) for e in edits if e.end <= start) for start, _ in answers]
-    moved = ((start + more, text) for (start, text), more in zip(answers, grown, strict=True))
-    return apply_edits(context, edits), tuple(moved)
+    (edits,) = typo_edits([context], rate, keyboard, rng, skip=[spans])
+    moved = [start + sum(len(new) - (b - a) for a, b, new in edits if b <= start) for start, _ in answers]
+    return apply_edits(context, edits), tuple(zip(moved, (text for _, text in answers), strict=True))
 
 
 # Substitution
 
 
-def rs_da(
-    words: Sequence[str], neighbours: Mapping[str, Sequence[str]], rng: np.random.Generator
-) -> list[str]:
+def with_neighbours(text: str, neighbours: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:
     """Randomised smoothing by data augmentation: each word a uniform draw from itself and its neighbours.
 
-    A word with k neighbours stays with chance 1 / (1 + k); look-up is exact, so case and punctuation count.
-    Source: perturb.py as released with Robust-XLT (arXiv 2104.08645).
+    Words are what stands between single spaces; look-up is exact, so case and punctuation count. Source:
+    perturb.py as released with Robust-XLT (arXiv 2104.08645).
     """
-    draws, out = rng.random(len(words)).tolist(), list(words)
-    for i, word in enumerate(words):
-        near = neighbours.get(word)
-        if near:
-            pick = int(draws[i] * (1 + len(near)))
-            out[i] = near[pick - 1] if pick else word
-    return out
-
-
-def rs_da_copies(
-    pair: Sequence[str], copies: int, neighbours: Mapping[str, Sequence[str]], rng: np.random.Generator
-) -> list[tuple[str, ...]]:
-    """Perturbed copies of an example's sentences, each sentence and copy on its own, without the original.
-
-    Words are what stands between single spaces. The released recipe makes 10 copies for PAWS-X, 3 for XNLI.
-    """
-    words = [sentence.split(" ") for sentence in pair]
-    return [tuple(" ".join(rs_da(sentence, neighbours, rng)) for sentence in words) for _ in range(copies)]
+    words = text.split(" ")
+    for i, u in enumerate(rng.random(len(words)).tolist()):
+        choices = words[i], *neighbours.get(words[i], ())
+        words[i] = choices[int(u * len(choices))]
+    return " ".join(words)
 
 
 def foreign_words(words: Iterable[str], counts: Mapping[str, Mapping[str, int]], source: str) -> set[str]:
@@ -318,24 +275,17 @@ def foreign_words(words: Iterable[str], counts: Mapping[str, Mapping[str, int]],
 
 
 def code_switch(
-    words: Sequence[str],
-    lexicon: Mapping[str, Mapping[str, Sequence[str]]],
-    rng: np.random.Generator,
-    *,
-    cross: float,
-    ratio: float = 1.0,
-    lower: bool = True,
-) -> list[str]:
-    """Dictionary code-switching as CoSDA-ML (Qin et al., IJCAI 2020).
+    words: Sequence[str], lexicon: Mapping[str, Mapping[str, Sequence[str]]], rng: np.random.Generator, *,
+    cross: float, lower: bool = True,
+) -> list[str]:  # fmt: skip
+    """Dictionary code-switching as CoSDA-ML (Qin et al., IJCAI 2020), in which all sentences take part.
 
-    With chance `ratio` the sentence takes part. Then each word is, with chance `cross`, translated into a
-    language drawn uniformly from `lexicon` ({language: {word: translations}}), by a translation drawn
-    uniformly; a word without an entry in that language stays. `lower` puts all words in lower case first, as
-    released.
+    Each word is, with chance `cross`, translated into a language drawn uniformly from `lexicon` ({language:
+    {word: translations}}), by a translation drawn uniformly; a word without an entry in that language stays.
+    `lower` puts all words in lower case first, as released.
     """
     out = [word.lower() for word in words] if lower else list(words)
-    if rng.random() >= ratio:
-        return out
+    rng.random()  # as released, a draw says whether the sentence takes part
     tables, draws = list(lexicon.values()), rng.random((len(out), 3))
     for i in np.flatnonzero(draws[:, 0] < cross).tolist():
         translations = tables[int(draws[i, 1] * len(tables))].get(out[i])
