@@ -35,7 +35,7 @@ class Dictionary(nn.Module):
         return states @ self.table
 
 
-class Cut:
+class Cut(Pieces):
     """Subwords of a toy vocabulary: from 30 on they continue a word, 29 is a full stop."""
 
     special = OWN

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from unicodedata import category
 
 import numpy as np
@@ -17,9 +17,6 @@ from xltlib.data.formats import Row
 from xltlib.data.tasks import SETS, SpanExample, TaskSet
 from xltlib.data.words import simple_tokenize
 from xltlib.textfile import excerpt, parse_json, read_lines
-
-if TYPE_CHECKING:  # scipy takes half a second to import, and scoring does without
-    from scipy.sparse import csr_matrix
 
 OFFICIAL_STYLE = {"mlqa": "mlqa", "xquad": "squad", "tydiqa": "squad"}  # XTREME, evaluate.py
 
@@ -55,43 +52,34 @@ def normalize_answer(text: str, language: str = "en", style: str = "squad") -> s
     return " ".join(text.split())
 
 
-def exact_match(prediction: str, answers: Sequence[str], language: str = "en", style: str = "squad") -> float:
-    """1 if the prediction is one of the answers after normalisation, else 0."""
-    predicted = normalize_answer(prediction, language, style)
-    return float(any(predicted == normalize_answer(answer, language, style) for answer in answers))
+def answer_scores(
+    prediction: str, answers: Sequence[str], language: str = "en", style: str = "squad"
+) -> tuple[float, float]:
+    """Exact match with any answer after normalisation (0 or 1), and the best word overlap F1 (0 to 1).
 
-
-def f1(prediction: str, answers: Sequence[str], language: str = "en", style: str = "squad") -> float:
-    """The best word overlap F1 (0 to 1) with any answer; two empty texts score 0, as officially."""
-    predicted = normalize_answer(prediction, language, style).split()
-    best = 0.0
+    Two empty texts match, and have an F1 of 0, as officially.
+    """
+    predicted, exact, best = normalize_answer(prediction, language, style), 0.0, 0.0
     for answer in answers:
-        gold = normalize_answer(answer, language, style).split()
-        common = (Counter(predicted) & Counter(gold)).total()
+        gold = normalize_answer(answer, language, style)
+        exact = max(exact, float(predicted == gold))
+        common = (Counter(predicted.split()) & Counter(gold.split())).total()
         if common:
-            precision, recall = common / len(predicted), common / len(gold)
+            precision, recall = common / len(predicted.split()), common / len(gold.split())
             best = max(best, 2 * precision * recall / (precision + recall))
-    return best
+    return exact, best
 
 
 def qa_scores(
-    examples: Sequence[SpanExample],
-    predictions: Mapping[str, str],
-    language: str = "en",
-    style: str = "squad",
-    what: str = "predictions",
+    examples: Sequence[SpanExample], texts: Sequence[str], language: str = "en", style: str = "squad"
 ) -> dict[str, np.ndarray]:
-    """`exact_match` and `f1`, each (N,) in the order of `examples`, of predictions by id.
-
-    `what` names the predictions in errors: of ids without one, and of ids that no example has.
-    """
-    _check_ids(predictions, [example.id for example in examples], what)
-    scores = {"exact_match": np.zeros(len(examples)), "f1": np.zeros(len(examples))}
-    for index, example in enumerate(examples):
-        answers, prediction = [text for _, text in example.answers], predictions[example.id]
-        scores["exact_match"][index] = exact_match(prediction, answers, language, style)
-        scores["f1"][index] = f1(prediction, answers, language, style)
-    return scores
+    """`exact_match` and `f1`, each (N,), of the texts that answer the examples, in their order."""
+    rows = [
+        answer_scores(text, [answer for _, answer in example.answers], language, style)
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    exact, f1 = np.array(rows).T
+    return {"exact_match": exact, "f1": f1}
 
 
 def recall_by_class(gold: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
@@ -123,7 +111,7 @@ PENALTY = 3e-4  # L2 on the weights, against the mean loss: the held-out best fo
 
 def majority_accuracy(train_labels: Sequence[int], test_labels: Sequence[int]) -> float:
     """The accuracy on the test labels of always answering the commonest training label."""
-    majority = Counter(train_labels).most_common(1)[0][0]
+    ((majority, _),) = Counter(train_labels).most_common(1)
     return float(np.mean(np.asarray(test_labels) == majority))
 
 
@@ -143,12 +131,12 @@ def ngram_predictions(
     return classes[(_vectors(test_texts, vocabulary) @ weights).argmax(axis=1)]
 
 
-def softmax_regression(inputs: "np.ndarray | csr_matrix", targets: np.ndarray, penalty: float) -> np.ndarray:
-    """The weights (V, C) of multinomial logistic regression on inputs (N, V) and targets (N,) from 0.
+def softmax_regression(inputs: Any, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """The weights (V, C) of multinomial logistic regression on inputs (N, V), maybe sparse, and targets (N,).
 
     The mean loss plus `penalty` / 2 times the sum of squares is minimised by L-BFGS.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # takes half a second, and scoring does without
 
     classes = int(targets.max()) + 1
     one_hot = np.eye(classes)[targets]  # (N, C)
@@ -177,8 +165,8 @@ def _ngrams(text: str) -> Iterator[str]:
         yield from (edged[i : i + 3] + "_" for i in range(len(edged) - 2))
 
 
-def _vectors(texts: Sequence[str], vocabulary: dict[str, int]) -> "csr_matrix":
-    """Unit count vectors, (N, V + 1); the last column is 1 for every text."""
+def _vectors(texts: Sequence[str], vocabulary: dict[str, int]) -> Any:
+    """Unit count vectors, a sparse matrix (N, V + 1); the last column is 1 for every text."""
     from scipy.sparse import csr_matrix
 
     rows, columns, values = [], [], []
@@ -221,9 +209,9 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
             row["answers"] = tuple((start, text) for start, text in row["answers"] if text)
         examples = [SpanExample(**row) for _, row in rows]
         tasks.check_records(examples, [place for place, _ in rows])
-        answers = _predicted_answers(predictions, task_set, language)
-        metrics = qa_scores(examples, answers, language, OFFICIAL_STYLE[name], str(predictions))
         ids = [example.id for example in examples]
+        answers = _in_order(ids, _read_answers(predictions, task_set, language), predictions)
+        metrics = qa_scores(examples, answers, language, OFFICIAL_STYLE[name])
         scores = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
     else:
         ids, labels, places = _read_labels(gold, task_set, language, beside=True)
@@ -231,9 +219,7 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
         ids = ids or [str(index) for index in range(len(labels))]
         own, predicted, _ = _read_labels(predictions, task_set, language)
         if own:
-            by_id = dict(zip(own, predicted, strict=True))
-            _check_ids(by_id, ids, str(predictions))
-            predicted = [by_id[key] for key in ids]
+            predicted = _in_order(ids, dict(zip(own, predicted, strict=True)), predictions)
         elif len(predicted) != len(ids):
             expected = "one label a line in gold order expected, or ids"
             raise StudyError(f"{predictions}: {len(predicted)} labels for {len(ids)} gold labels; {expected}")
@@ -244,13 +230,25 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
     return {"task": name, "language": language, "examples": len(by_id), **percent, "scores": by_id}
 
 
-def _predicted_answers(path: Path, task_set: TaskSet, language: str) -> dict[str, str]:
+def _in_order(ids: Sequence[str], predictions: Mapping[str, Any], path: Path) -> list[Any]:
+    """The predictions by id in the order of the gold ids; StudyError where the two do not agree."""
+    missing = [key for key in ids if key not in predictions]
+    unknown = sorted(predictions.keys() - set(ids))
+    if missing:
+        first = excerpt(missing[0])
+        raise StudyError(f"{path}: {len(missing)} of {len(ids)} ids have no prediction, first {first}")
+    if unknown:
+        raise StudyError(f"{path}: {len(unknown)} ids are not in the gold file, first {excerpt(unknown[0])}")
+    return [predictions[key] for key in ids]
+
+
+def _read_answers(path: Path, task_set: TaskSet, language: str) -> dict[str, str]:
     answers = parse_json("\n".join(read_lines(path)), str(path))
     formats.check(answers, {}, f"{path}:1")
-    rows = [(f"{path}: the answer to {excerpt(key)}", {"id": key, "text": x}) for key, x in answers.items()]
-    for place, row in rows:
-        formats.check(row["text"], str, place)
-    return {row["id"]: row["text"] for _, row in formats.rows_of_language(rows, task_set.codes, language)}
+    for key, text in answers.items():
+        formats.check(text, str, f"{path}: the answer to {excerpt(key)}")
+    rows = formats.rows_of_language([("", {"id": key}) for key in answers], task_set.codes, language)
+    return {row["id"]: answers[row["id"]] for _, row in rows}
 
 
 def _read_labels(
@@ -284,13 +282,3 @@ def _of_language(rows: list[Row], path: Path, task_set: TaskSet, language: str) 
         others = f"; it has {excerpt(', '.join(named))}" if named else ""
         raise StudyError(f"{path}: no row of the language {language}{others}")
     return own
-
-
-def _check_ids(predictions: Mapping, keys: Sequence[str], what: str) -> None:
-    missing = [key for key in keys if key not in predictions]
-    unknown = sorted(set(predictions) - set(keys))
-    if missing:
-        first = excerpt(missing[0])
-        raise StudyError(f"{what}: {len(missing)} of {len(keys)} ids have no prediction, first {first}")
-    if unknown:
-        raise StudyError(f"{what}: {len(unknown)} ids are not in the gold file, first {excerpt(unknown[0])}")

@@ -19,17 +19,19 @@ from xltlib.data.languages import keyboard_of
 from xltlib.data.tasks import SpanExample
 from xltlib.data.text import tokenizer_of, world_of
 from xltlib.data.tokenization import PAD, SEP, SPECIAL, PreTrainedTokenizerFast, WordEncoder
-from xltlib.finetuning import tasks, transfer
+from xltlib.evaluation import qa_scores
+from xltlib.finetuning import tasks
 from xltlib.finetuning.case import Case
-from xltlib.finetuning.methods import Batch, finetune, steps_for
-from xltlib.finetuning.tasks import Encoded
+from xltlib.finetuning.methods import finetune, steps_for
+from xltlib.finetuning.tasks import Encoded, named
+from xltlib.finetuning.transfer import saved, typo_settings
 from xltlib.noise import typing as noise
 from xltlib.pretraining import models
 from xltlib.pretraining.encoders import document_pools
 from xltlib.pretraining.objectives import Loss, Recipe, tokens_read
 from xltlib.pretraining.options import SHAPE, SpanOptions
 from xltlib.pretraining.training import Optimization, Pool, Progress, fit, stacked
-from xltlib.store import Result, Spec, save_scores
+from xltlib.store import Result, Spec
 
 SENTINELS = 32  # as many masked spans a document may have (T5 has 100, for documents of 512 subwords)
 LONGEST_TARGET = 128  # subwords and sentinels
@@ -78,10 +80,11 @@ class EncoderDecoder(nn.Module):
             embedded, states, later, memory_key_padding_mask=hidden, tgt_is_causal=True
         )
 
-    def forward(self, source: Tensor, mask: Tensor | None, target: Tensor) -> Tensor:
+    def forward(self, source: Tensor, target: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scores (B, U, V) of each token of the targets (B, U), given a source (B, S) and those before it."""
         before = F.pad(target[:, :-1].clamp(min=PAD), (1, 0), value=PAD)
-        return self.encoder.logits(self.decode(self.encoder.states(source, mask), mask, before))
+        states = self.encoder.states(source, attention_mask)
+        return self.encoder.logits(self.decode(states, attention_mask, before))
 
     def save(self, directory: Path) -> None:
         """Write the encoder, and the decoder beside it (safetensors); `models.load` reads the encoder."""
@@ -90,10 +93,7 @@ class EncoderDecoder(nn.Module):
 
 
 def tiny(words: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> EncoderDecoder:
-    """A new encoder-decoder for a tokenizer of so many subwords.
-
-    The seed fixes its weights; the global generator is left as it was.
-    """
+    """A new encoder-decoder for so many subwords; the seed alone fixes its weights."""
     encoder = models.tiny(words + 1 + SENTINELS, hidden_size, num_layers, num_heads, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -108,10 +108,10 @@ def load(directory: Path) -> EncoderDecoder:
 
 
 def target_loss(
-    model: EncoderDecoder, source: Tensor, mask: Tensor | None, target: Tensor
+    model: EncoderDecoder, source: Tensor, target: Tensor, attention_mask: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Mean cross-entropy of the targets (B, U), but where they are IGNORED."""
-    scores = model(source, mask, target)
+    scores = model(source, target, attention_mask)
     return {"loss": F.cross_entropy(scores.flatten(0, 1), target.flatten(), ignore_index=IGNORED)}
 
 
@@ -159,11 +159,11 @@ class Typist:
     ) -> list[np.ndarray]:
         """The sources with an error in a share `rate` of their words; special ids stay as they are."""
         parts = [self._words(source) for source in sources]
-        words = [(row, at) for row, own in enumerate(parts) for at, (word, _) in enumerate(own) if word]
+        words = [(own, at) for own in parts for at, (word, _) in enumerate(own) if word]
         hit = [words[i] for i in np.flatnonzero(rng.random(len(words)) < rate)]
-        typed = noise.typo_many([parts[row][at][0] for row, at in hit], 1.0, keyboard, rng)
-        for (row, at), word in zip(hit, typed, strict=True):
-            parts[row][at] = word, self._encode([word])[0]
+        typed = noise.typo_many([own[at][0] for own, at in hit], 1.0, keyboard, rng)
+        for (own, at), word in zip(hit, typed, strict=True):
+            own[at] = word, self._encode([word])[0]
         return [np.array([i for _, ids in own for i in ids]) for own in parts]
 
     def _words(self, source: np.ndarray) -> list[tuple[str, list[int]]]:
@@ -171,12 +171,10 @@ class Typist:
         words: list[tuple[str, list[int]]] = []
         for i in source.tolist():
             piece = self._pieces[i] if len(SPECIAL) <= i < len(self._pieces) else ""
-            if not piece.startswith("##"):
-                words.append((piece, [i]))
-            elif words and words[-1][0]:
+            if piece.startswith("##") and words and words[-1][0]:
                 words[-1] = words[-1][0] + piece[2:], [*words[-1][1], i]
             else:
-                words.append(("", [i]))
+                words.append(("" if piece.startswith("##") else piece, [i]))
         return words
 
 
@@ -206,9 +204,10 @@ def span_loss(
         elif options.noise == "token":
             noisy = noise.corrupt_ids(np.concatenate(sources), NOISY, other, special, end)
             sources = np.split(noisy, np.cumsum([len(source) for source in sources])[:-1])
-        tensors = (*stacked(sources), torch.from_numpy(np.stack(targets)))
-        source, mask, target = (x if x is None else x.to(device) for x in tensors)
-        return recipe.counted(target_loss(model, source, mask, target), whole.size)
+        source, mask = stacked(sources)
+        tensors = source, torch.from_numpy(np.stack(targets)), mask
+        given = (x if x is None else x.to(device) for x in tensors)
+        return recipe.counted(target_loss(model, *given), whole.size)
 
     return loss
 
@@ -241,7 +240,7 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
     Answers are scored on clean text and under typing errors in questions and passages, at every rate.
     """
     params, (text, start) = spec.params, inputs
-    case = Case(params, text, params["languages"])
+    case = Case(params, text)
     model = load(start.file("config.json").parent).to(case.device)
     if params["freeze_embeddings"]:
         model.encoder.embeddings().requires_grad_(False)
@@ -249,22 +248,19 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
     data = encode(case.tokenizer, train, model.end)
     steps = steps_for(data, params["batch_size"], params["finetune_epochs"])
     name = f"answers by {case.method} from {case.labels['objective']}, seed {case.seed}"
-    opt, size = case.optimization(steps), params["batch_size"]
-
-    def loss(model: EncoderDecoder, batch: Batch) -> dict[str, Tensor]:
-        return target_loss(model, batch.ids, batch.extra.get("attention_mask"), batch.targets)
-
-    history = finetune(model, data, opt, size, case.seed, loss, directory, progress, name)
+    history = finetune(
+        model, data, case.optimization(steps), params["batch_size"], case.seed,
+        lambda model, batch: target_loss(model, batch.ids, batch.targets, **batch.extra),
+        directory, progress, name,
+    )  # fmt: skip
     longest = min(data.targets.shape[1] - 1, LONGEST)
     test, scores = case.examples("test", params["test_examples"]), {}
-    noisy = transfer.typo_settings("qa", test, *case.keyboards(test))
+    noisy = typo_settings("qa", test, *case.keyboards(test))
     for setting, examples in [*test.items(), *noisy]:
-        sources = encode(case.tokenizer, examples, model.end).ids
-        texts = [text_of(ids, case.tokenizer) for ids in write(model, sources, longest)]
-        scores |= transfer.named(setting, tasks.text_scores(examples, texts))
-    save_scores(directory / "scores.npz", scores)
-    values = {"labels": case.labels, "means": transfer.means(scores)}
-    return values | {"updates": steps, "history": history}
+        written = write(model, encode(case.tokenizer, examples, model.end), longest)
+        texts = [text_of(ids, case.tokenizer) for ids in written]
+        scores |= named(setting, qa_scores(examples, texts))
+    return {"labels": case.labels, **saved(scores, directory), "updates": steps, "history": history}
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[SpanExample], end: int) -> Encoded:
@@ -283,7 +279,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[SpanExample], 
 
 @torch.inference_mode()
 def write(
-    model: EncoderDecoder, sources: Sequence[np.ndarray], longest: int = LONGEST, batch_size: int = 250
+    model: EncoderDecoder, data: Encoded, longest: int = LONGEST, batch_size: int = 250
 ) -> list[np.ndarray]:
     """What the model writes for each source's first sentinel, greedily: ids up to `end`, at most `longest`.
 
@@ -291,11 +287,12 @@ def write(
     in one language slips into it elsewhere (the "accidental translation" of mT5, arXiv 2010.11934).
     """
     model.eval()
-    out: list[np.ndarray] = [np.empty(0, int)] * len(sources)
+    out: list[np.ndarray] = [np.empty(0, int)] * len(data.ids)
     device, end = models.device_of(model), model.end
-    order = np.argsort([len(source) for source in sources], kind="stable")
+    order = np.argsort(data.lengths, kind="stable")
     for rows in np.split(order, range(batch_size, len(order), batch_size)):
-        source, mask = (x if x is None else x.to(device) for x in stacked([sources[row] for row in rows]))
+        source, extra = tasks.inputs(data, rows, device)
+        mask = extra.get("attention_mask")
         states = model.encoder.states(source, mask)
         other = torch.ones(len(rows), model.encoder.vocab_size, dtype=torch.bool, device=device)
         other = other.scatter(1, source, False)

@@ -35,18 +35,18 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
     """
     params, (_, pairs, linked) = spec.params, inputs
     translate = {x: _translator(pairs, linked, x) for x in pairs.values["pairs"]}
-    translate[params["source"]] = lowered
     scores, clusters = {}, {}
     for task in params["tasks"]:
         train = task_data.examples(params, task, "train", params["train_examples"])[params["source"]]
         test = task_data.examples(params, task, "test", params["test_examples"])
         clusters[task] = _clusters(test, params["source"], task in task_data.ALIGNED)
-        if task == "nli":
-            scores[task] = _majority(train, test) | _hypothesis_only(train, test, translate)
-        elif task == "paraphrase":
-            scores[task] = _majority(train, test) | _word_overlap(train, test)
-        else:
+        if task == "qa":
             scores[task] = _near_words(train, test, task_data.sets(params, task, "test_sets")[0][0])
+        else:
+            gold, labels = {x: [e.label for e in own] for x, own in test.items()}, [e.label for e in train]
+            majority = {x: evaluation.majority_accuracy(labels, own) for x, own in gold.items()}
+            own = _hypothesis_only(train, test, translate) if task == "nli" else _word_overlap(train, test)
+            scores[task] = {"majority": majority} | own
     if retrieval := _retrieval(params, translate, pairs):
         scores["retrieval"] = retrieval
     if "tagging" in params["probes"]:
@@ -92,13 +92,6 @@ def _words(text: str) -> list[str]:
 # Tasks: each from training examples of the source and test examples by setting
 
 
-def _majority(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]]) -> Scores:
-    """The commonest label."""
-    labels = [e.label for e in train]
-    majority = {x: evaluation.majority_accuracy(labels, [e.label for e in own]) for x, own in test.items()}
-    return {"majority": majority}
-
-
 def _hypothesis_only(
     train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]], translate: Translators
 ) -> Scores:
@@ -110,22 +103,22 @@ def _hypothesis_only(
         for e in own
     ]
     predicted = iter(evaluation.ngram_predictions(texts, [e.label for e in train], tested))
-    alone = {x: np.mean([next(predicted) == e.label for e in own]) for x, own in test.items()}
-    return {"hypothesis only": alone}
+    return {"hypothesis only": {x: np.mean([next(predicted) == e.label for e in y]) for x, y in test.items()}}
 
 
 def _word_overlap(train: Sequence[PairExample], test: Mapping[str, Sequence[PairExample]]) -> Scores:
     """A threshold, the best for the training examples, on the share of words that are in both sentences."""
 
-    def shared(example: PairExample) -> float:
-        a, b = set(_words(example.text_a)), set(_words(example.text_b))
-        return len(a & b) / max(len(a | b), 1)
+    def shared(examples: Sequence[PairExample]) -> np.ndarray:
+        sides = [(set(_words(e.text_a)), set(_words(e.text_b))) for e in examples]
+        return np.array([len(a & b) / max(len(a | b), 1) for a, b in sides])
 
-    shares, labels = np.array([shared(e) for e in train]), np.array([e.label for e in train])
-    tried = [*np.unique(shares), np.inf]
-    best = tried[int(np.argmax([np.mean((shares >= one) == labels) for one in tried]))]
-    overlap = {x: np.mean([(shared(e) >= best) == e.label for e in own]) for x, own in test.items()}
-    return {"word overlap": overlap}
+    def right(shares: np.ndarray, threshold: float, examples: Sequence[PairExample]) -> float:
+        return np.mean((shares >= threshold) == [e.label for e in examples])
+
+    shares = shared(train)
+    best = max([*np.unique(shares), np.inf], key=lambda threshold: right(shares, threshold, train))
+    return {"word overlap": {x: right(shared(own), best, own) for x, own in test.items()}}
 
 
 def _near_words(
@@ -137,8 +130,7 @@ def _near_words(
     for setting, examples in test.items():
         language, _, name = setting.partition("@")
         style = evaluation.OFFICIAL_STYLE.get(name or first_set, "squad")
-        answers = {e.id: window(e, length) for e in examples}
-        metrics = evaluation.qa_scores(examples, answers, language, style)
+        metrics = evaluation.qa_scores(examples, [window(e, length) for e in examples], language, style)
         scores |= {setting: metrics["exact_match"].mean(), f"{setting}#f1": metrics["f1"].mean()}
     return {"words near the question's": scores}
 
@@ -168,21 +160,17 @@ def window(example: SpanExample, length: int) -> str:
 
 def _retrieval(params: Mapping, translate: Translators, pairs: Result) -> Scores:
     """Accuracy of finding the source's sentence by its translated words, or by character trigrams."""
-    scores: Scores = {}
+    lexicon, trigrams = {}, {}
     for language in pairs.values["pairs"]:
         weigh = [lowered(words) for words in read_sentences(pairs, language, "source")]
         for setting, sentences in real_data.retrieval_pairs(params, language).items():
             own, other = ([_words(text) for text in side] for side in zip(*sentences, strict=True))
-            translated = _nearest([translate[language](words) for words in own], other, weigh)
-            scores.setdefault("EM lexicon", {})[language + setting] = translated
-            grams = [[_trigrams(f" {' '.join(words)} ") for words in side] for side in (own, other)]
-            by_grams = _nearest(*grams, grams[0] + grams[1])
-            scores.setdefault("character trigrams", {})[language + setting] = by_grams
-    return scores
-
-
-def _trigrams(text: str) -> list[str]:
-    return [text[i : i + 3] for i in range(len(text) - 2)]
+            translated = [translate[language](words) for words in own]
+            lexicon[language + setting] = _nearest(translated, other, weigh)
+            texts = ([f" {' '.join(words)} " for words in side] for side in (own, other))
+            grams = [[[x[i : i + 3] for i in range(len(x) - 2)] for x in side] for side in texts]
+            trigrams[language + setting] = _nearest(*grams, grams[0] + grams[1])
+    return {"EM lexicon": lexicon, "character trigrams": trigrams} if lexicon else {}
 
 
 def _nearest(
@@ -218,7 +206,7 @@ def _tagging(params: Mapping, translate: Translators) -> Scores:
     words = [word for own in test.values() for s in own for word in s.words]
     for name in ("", "#deprel"):
         tags = [tag for s in train for tag in probing.tag_sets(s)[name]]
-        common = Counter(tags).most_common(1)[0][0]
+        ((common, _),) = Counter(tags).most_common(1)
         shape = iter(evaluation.ngram_predictions(known, tags, words))
         votes: dict[str, Counter[str]] = {}  # of each word, and of the parts that our text has it in
         for word, tag in zip(known, tags, strict=True):
@@ -242,7 +230,7 @@ def _tag(
     translate: Callable[[Sequence[str]], list[str]], word: str, votes: Mapping[str, Counter[str]], common: str
 ) -> str:
     """The commonest tag of a word's translation; of a word in parts, of all their translations together."""
-    whole = translate([word])[0]
+    (whole,) = translate([word])
     parts = [whole] if whole in votes else translate(_words(word))
     counts = sum((votes[part] for part in parts if part in votes), Counter())
     return counts.most_common(1)[0][0] if counts else common

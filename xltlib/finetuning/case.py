@@ -1,17 +1,20 @@
 """A task, a method and the languages of a run: what fine-tuning and predictions need of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
-from xltlib import StudyError, evaluation
+from xltlib import StudyError
 from xltlib.data import real_data, synthetic, task_data, tokenization
 from xltlib.data.languages import keyboard_of
+from xltlib.data.tasks import SETS
 from xltlib.data.text import tokenizer_of, world_of
+from xltlib.evaluation import OFFICIAL_STYLE
 from xltlib.finetuning import words
 from xltlib.finetuning.options import options
-from xltlib.finetuning.tasks import Encoded, TaskModel, encode, predict, scores
+from xltlib.finetuning.tasks import Encoded, TaskModel, encode, named, predict, scores
 from xltlib.noise import typing as noise
 from xltlib.pretraining import models
 from xltlib.pretraining.encoders import gold_lexicon
@@ -24,15 +27,19 @@ class Case:
     """A task, a method with its options, the languages, and their examples as a model reads them.
 
     text : the run of the languages' text, whose parameters hold too
+    languages, task : those of the run, where no others are named
     """
 
-    def __init__(self, params: Mapping, text: Result, languages: Sequence[str]) -> None:
+    def __init__(self, params: Mapping, text: Result, languages: Sequence[str] = (), task: str = "") -> None:
         self.params, self.text, self.labels = {**text.params, **params}, text, params["labels"]
-        self.task, self.method, self.seed = (self.labels[name] for name in ("task", "method", "seed"))
+        self.method, self.seed = self.labels["method"], self.labels["seed"]
         self.options = options(self.method, self.labels["method_options"])
-        self.source, self.languages = params["source"], languages
-        self.targets = [language for language in languages if language != self.source]
+        self.task, self.source = task or self.labels["task"], params["source"]
+        self.languages = languages or params["languages"]
+        self.targets = [language for language in self.languages if language != self.source]
         self.real = self.params.get("data", "synthetic") == "real"
+        self.limit_name = "question_length" if self.task == "qa" else "max_length"
+        self.limit = self.params[self.limit_name] if self.real else None  # subwords of a sequence
         self.device = models.device(self.params.get("device", "cpu"))
         self.precision = self.params.get("precision", "float32")
         self.tokenizer = tokenizer_of(text)
@@ -42,38 +49,37 @@ class Case:
         """The synthetic world."""
         return world_of(self.text)
 
-    def examples(self, split: str, count: int, task: str = "") -> dict[str, list]:
+    def examples(self, split: str, count: int) -> dict[str, list]:
         """At most `count` examples of a split by setting, a language or "de@mlqa".
 
         StudyError where none of the case's languages has any. Of real training examples there are the
         source's alone, and for translate_train their translations.
         """
         translations = self.method == "translate_train"
-        examples = task_data.examples(self.params, task or self.task, split, count, translations)
+        examples = task_data.examples(self.params, self.task, split, count, translations)
         if self.real:
             examples = {x: own for x, own in examples.items() if task_data.language_of(x) in self.languages}
         if not examples:
             raise StudyError(f"{self.task} has no {split} examples in {', '.join(self.languages)}")
         return examples
 
-    def encode(self, examples: Sequence, training: bool = False, task: str = "") -> Encoded:
+    def encode(self, examples: Sequence, training: bool = False) -> Encoded:
         """The examples as a model reads them; where languages are real, no longer than the study allows."""
-        task = task or self.task
-        limit = self.params[_limit_of(task)] if self.real else None
-        return encode(self.tokenizer, task, examples, limit, training)
+        return encode(self.tokenizer, self.task, examples, self.limit, training)
 
     def scored(self, model: TaskModel, examples: Sequence, setting: str) -> tuple[dict, Encoded, np.ndarray]:
-        """Scores by metric, the examples as the model reads them, and what it predicts.
+        """Scores by setting and metric, the examples as the model reads them, and what it predicts.
 
         The answers of real questions are compared as the script of their set does.
         """
         coded, language, style = self.encode(examples), "en", "squad"
         predicted = predict(model, coded, precision=self.precision)
         if self.real and self.task == "qa":
-            language, _, name = setting.partition("@")
-            name = name or task_data.sets(self.params, "qa", "test_sets")[0][0]
-            style = evaluation.OFFICIAL_STYLE.get(name, "squad")
-        return scores(self.task, coded, predicted, examples, language, style), coded, predicted
+            language, _, further = setting.partition("@")
+            first_set, _ = task_data.sets(self.params, "qa", "test_sets")[0]
+            style = OFFICIAL_STYLE.get(further if further in SETS else first_set, "squad")
+        metrics = scores(self.task, coded, predicted, examples, language, style)
+        return named(setting, metrics), coded, predicted
 
     # Models
 
@@ -82,17 +88,15 @@ class Case:
         encoder = models.load(encoder_run.file("config.json").parent).to(self.device)
         if self.params.get("compile"):
             models.compiled(encoder)
-        limit = self.params[_limit_of(self.task)] if self.real else 0
-        if encoder.longest and limit > encoder.longest:
-            raise StudyError(
-                f"{_limit_of(self.task)} {limit}: the encoder reads at most {encoder.longest} subwords"
-            )
+        if encoder.longest and self.limit and self.limit > encoder.longest:
+            longest = f"the encoder reads at most {encoder.longest} subwords"
+            raise StudyError(f"{self.limit_name} {self.limit}: {longest}")
         return encoder
 
-    def model(self, encoder: Encoder, task: str) -> TaskModel:
+    def model(self, encoder: Encoder) -> TaskModel:
         """The encoder with a new output layer."""
         pooling, freeze = self.params["pooling"], self.params["freeze_embeddings"]
-        return TaskModel(encoder, task, self.seed, pooling, freeze).to(self.device)
+        return TaskModel(encoder, self.task, self.seed, pooling, freeze).to(self.device)
 
     def optimization(self, steps: int, until: float = 0.0) -> Optimization:
         """How weights are updated."""
@@ -118,7 +122,10 @@ class Case:
         if self.real:
             listed = {other for near in lists.values() for other in near}
             pieces = words.Pieces(self.tokenizer)
-            counts = {x: words.word_counts(ids, pieces) for x, ids in self._documents(self.languages)}
+            counts = {
+                language: Counter(pieces.words(ids, words.find_words(ids, pieces)))
+                for language, ids in self._documents(self.languages)
+            }
             own = listed - noise.foreign_words(listed, counts, self.source)
         # the released English lists hold foreign words too, for example man -> hombre
         return {word: [other for other in near if other in own] for word, near in lists.items()}
@@ -146,8 +153,3 @@ class Case:
         if self.real:
             return {name: noise.keyboard_for(name) for name in languages}, 0
         return {name: keyboard_of(self.world, name) for name in languages}, self.world.seed
-
-
-def _limit_of(task: str) -> str:
-    """The parameter that says how long a sequence of real text may be."""
-    return "question_length" if task == "qa" else "max_length"

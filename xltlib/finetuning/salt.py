@@ -112,7 +112,8 @@ def augment(
     switched: dict[int, np.ndarray] = {}
     for number, target in enumerate(targets):
         mine = np.flatnonzero(language[places.sequence] == number)
-        good = passing(places.where(mine), _allowed(words, target, options), options.threshold)
+        allowed = words[target] if options.restrict else union([*words.values()])
+        good = passing(places.where(mine), allowed, options.threshold)
         switched |= {int(mine[i]): word for i, word in good.items()}
     twins, counts = [s.copy() for s in sequences], [0, 0]
     draws = rng.random(len(places.begin))
@@ -124,11 +125,6 @@ def augment(
         counts[kind] += 1
     shares = [round(count / max(1, len(everything.begin)), 4) for count in counts]
     return twins, {"synonyms": shares[0], "switched": shares[1]}
-
-
-def _allowed(words: Mapping[str, Vocabulary], language: str, options: Options) -> Vocabulary:
-    """What may be proposed for a target language: the words of its text, or of all text."""
-    return words[language] if options.restrict else union(words.values())
 
 
 # Online: mixed embeddings
@@ -187,11 +183,11 @@ def lexicon_scores(
     """
     scores, counts = {}, {}
     everything = find_words(sequences, pieces)
-    spelt = [pieces.word(sequences[i][b : b + k]).lower() for i, b, k in zip(*everything, strict=True)]
+    spelt = list(pieces.words(sequences, everything))
     for language, table in truth.items():
         asked = np.flatnonzero([word in table for word in spelt])
         places, own = everything.where(asked), [spelt[row] for row in asked]
-        allowed = _allowed(words, language, options)
+        allowed = words[language] if options.restrict else union([*words.values()])
         good = substitutions(encoder, sequences, places, allowed, options.threshold, precision=precision)
         pairs = [(own[i], pieces.word(new).lower()) for i, new in good.items()]
         right = np.array([translation in table[word] for word, translation in pairs], dtype=float)

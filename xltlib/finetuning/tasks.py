@@ -3,7 +3,7 @@
 Shapes: B batch, T tokens, H hidden, C classes, R rows, N examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +12,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from xltlib.data.formats import LABELS
 from xltlib.data.tasks import SpanExample
-from xltlib.data.tokenization import (
-    OWN,
-    PreTrainedTokenizerFast,
-    Span,
-    Specials,
-    encode_texts,
-    join,
-    specials,
-)
+from xltlib.data.tokenization import OWN, Span, Specials, encode_texts, join, specials
 from xltlib.evaluation import qa_scores
 from xltlib.pretraining import models
 from xltlib.pretraining.models import Encoder, device_of, to_device
@@ -41,25 +34,16 @@ OUTPUT = "output.safetensors"
 
 @dataclass(frozen=True)
 class Encoded:
-    """Sequences of ids (T,), one row each: `[CLS] first [SEP] second [SEP]`, or as the tokenizer has it.
+    """Sequences of ids (T,), one row each; a passage too long for one row has several, its windows."""
 
-    A passage that is too long for one row has several, its windows.
-
-    targets: (R,) labels, or (R, 2) first and last subword of the answer, -1 where it is not whole in the row.
-    second: (R,) index of the first subword of the second segment, which is the passage in QA. spans: for QA
-    the characters (start, end) of each of the row's passage subwords. examples: (R,) the example of each row,
-    in order; None: one row each. padded: whether sequences of different lengths may share a batch. left_out:
-    training examples without a row, because no window holds the answer whole.
-    """
-
-    ids: list[np.ndarray]
-    targets: np.ndarray
-    second: np.ndarray | None = None
-    spans: list[Sequence[Span]] | None = None
+    ids: list[np.ndarray]  # [CLS] first [SEP] second [SEP], or as the tokenizer has it
+    targets: np.ndarray  # (R,) labels; or (R, 2) first and last subword of the answer, -1: not whole here
+    second: np.ndarray | None = None  # (R,) first subword of the second segment, which is the passage in QA
+    spans: list[Sequence[Span]] | None = None  # QA: characters (start, end) of the passage's subwords
     special: Specials = OWN
-    examples: np.ndarray | None = None
-    padded: bool = False
-    left_out: int = 0
+    examples: np.ndarray | None = None  # (R,) the example of each row, in order; None: one row each
+    padded: bool = False  # whether sequences of different lengths may share a batch
+    left_out: int = 0  # training examples without a row, because no window holds the answer whole
 
     @property
     def lengths(self) -> list[int]:
@@ -83,12 +67,9 @@ class Encoded:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast,
-    task: str,
-    examples: Sequence,
-    max_length: int | None = None,
+    tokenizer: PreTrainedTokenizerFast, task: str, examples: Sequence, max_length: int | None = None,
     training: bool = False,
-) -> Encoded:
+) -> Encoded:  # fmt: skip
     """Every example with the tokenizer's special tokens, in at most `max_length` subwords (None: no limit).
 
     Of a longer pair the longer side is shortened from its end, until it fits. A question has at most QUESTION
@@ -133,8 +114,7 @@ def _encode_spans(
     for number, (question, context) in enumerate(zip(questions, contexts, strict=True)):
         size = len(context) if room is None else min(len(context), room - len(question))
         answer = None  # its first and last subword; none also where the tokenizer dropped it
-        if examples[number].answers:
-            at, text = examples[number].answers[0]
+        for at, text in examples[number].answers[:1]:
             inside = [i for i, (a, b) in enumerate(spans[number]) if a < at + len(text) and b > at]
             answer = (inside[0], inside[-1]) if inside else None
         starts = windows(len(context), size)
@@ -150,15 +130,11 @@ def _encode_spans(
             second.append(begin)
             characters.append(spans[number][start : start + size])
             owners.append(number)
+    targets = np.array(targets, dtype=np.int64).reshape(-1, 2)
+    second, owners = (np.array(column, dtype=np.int64) for column in (second, owners))
+    left_out = len(examples) - len(ids) if training else 0
     return Encoded(
-        ids,
-        np.array(targets, dtype=np.int64).reshape(-1, 2),
-        np.array(second, dtype=np.int64),
-        characters,
-        special,
-        np.array(owners, dtype=np.int64),
-        padded=room is not None,
-        left_out=len(examples) - len(ids) if training else 0,
+        ids, targets, second, characters, special, owners, padded=room is not None, left_out=left_out
     )
 
 
@@ -258,9 +234,8 @@ def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.float()
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets)
-    return (
-        F.cross_entropy(logits[..., 0], targets[:, 0]) + F.cross_entropy(logits[..., 1], targets[:, 1])
-    ) / 2
+    first, last = (F.cross_entropy(logits[..., k], targets[:, k]) for k in (0, 1))
+    return (first + last) / 2
 
 
 def save_model(model: TaskModel, directory: Path) -> None:
@@ -325,20 +300,13 @@ def scores(
     task: str, data: Encoded, predicted: np.ndarray, examples: Sequence, language: str = "en",
     style: str = "squad",
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Per-example scores (N,) by metric: {"": 0/1 accuracy}; for QA {"": exact match, "f1": F1}.
-
-    `language` and `style` say how answers are compared, see `evaluation.normalize_answer`.
-    """
+    """Per-example scores (N,) by metric: `accuracy` (0/1), or what `evaluation.qa_scores` says."""
     if task != "qa":
-        return {"": (predicted == data.targets).astype(float)}
+        return {"accuracy": (predicted == data.targets).astype(float)}
     texts = [e.context[start:end] for e, (start, end) in zip(examples, predicted, strict=True)]
-    return text_scores(examples, texts, language, style)
+    return qa_scores(examples, texts, language, style)
 
 
-def text_scores(
-    examples: Sequence[SpanExample], texts: Sequence[str], language: str = "en", style: str = "squad"
-) -> dict[str, np.ndarray]:
-    """Per-example scores (N,) of answers: {"": exact match, "f1": F1}."""
-    answers = {e.id: text for e, text in zip(examples, texts, strict=True)}
-    metrics = qa_scores(examples, answers, language, style)
-    return {"": metrics["exact_match"], "f1": metrics["f1"]}
+def named(setting: str, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores by setting and metric: "de" for accuracy or exact match, "de#f1" for F1."""
+    return {setting + "#f1" * (metric == "f1"): values for metric, values in metrics.items()}

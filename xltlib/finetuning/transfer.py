@@ -37,24 +37,23 @@ def build_transfer(spec: Spec, inputs: list[Result], directory: Path, progress: 
     With an encoder for each target language, each is fine-tuned and scores its own; the source gets the mean.
     """
     text, *encoders = inputs
-    source, languages = spec.params["source"], spec.params["languages"]
     if len(encoders) == 1:
-        values, scores = _transfer(Case(spec.params, text, languages), encoders[0], directory, progress)
+        values, scores = _transfer(Case(spec.params, text), encoders[0], directory, progress)
     else:
-        targets, parts = [language for language in languages if language != source], []
+        source, parts, scores = spec.params["source"], [], {}
+        targets = (language for language in spec.params["languages"] if language != source)
         for language, encoder in zip(targets, encoders, strict=True):
             place = directory / language
             place.mkdir(exist_ok=True)
             parts.append(_transfer(Case(spec.params, text, [source, language]), encoder, place, progress))
             shutil.rmtree(place)
-        values, first = parts[0]
-        scores = {name: own for _, part in parts for name, own in part.items()}
-        for name in (name for name in first if language_of(name) == source):
+            scores |= parts[-1][1]
+        for name in (name for name in parts[0][1] if language_of(name) == source):
             scores[name] = np.mean([part[name] for _, part in parts], axis=0)
+        values = parts[0][0]
         recall = [own["recall"].items() for own, _ in parts]
         values["recall"] = {x: row for own in recall for x, row in own if language_of(x) != source}
-    save_scores(directory / "scores.npz", scores)
-    return values | {"means": means(scores)}
+    return {**values, **saved(scores, directory)}
 
 
 def _transfer(
@@ -81,13 +80,13 @@ def _transfer(
             np.random.default_rng([case.seed, 29]), data.second, case.precision,
         )  # fmt: skip
         loss = partial(loss, options=case.options, seed=case.seed, twins=twins)
-    model, until = case.model(encoder, case.task), params.get("finetune_until", 0.0)
+    model, until = case.model(encoder), params.get("finetune_until", 0.0)
     development = case.examples("dev", DEVELOPMENT_EXAMPLES)[case.source] if until else []
 
     def look() -> float:
         """The mean score (accuracy; F1 in qa) on development examples of the source."""
-        metrics, *_ = case.scored(model, development, case.source)
-        return float(metrics["f1" if case.task == "qa" else ""].mean())
+        scores, *_ = case.scored(model, development, case.source)
+        return float(scores[case.source + "#f1" * (case.task == "qa")].mean())
 
     opt = case.optimization(steps, until)
     history = finetune(model, data, opt, size, case.seed, loss, directory, progress, name, look)
@@ -97,7 +96,7 @@ def _transfer(
     test, scores, recall = case.examples("test", params["test_examples"]), {}, {}
     for setting in (x for language in case.languages for x in test if language_of(x) == language):
         metrics, coded, predicted = case.scored(model, test[setting], setting)
-        scores |= named(setting, metrics)
+        scores |= metrics
         if case.task != "qa":
             shares = evaluation.recall_by_class(coded.targets, predicted, len(LABELS[case.task]))
             recall[setting] = [round(float(x), 4) for x in shares]
@@ -111,27 +110,13 @@ def intermediate_task(
 ) -> dict[str, int]:
     """Fine-tune the encoder on another task in all languages first; the examples that each one had.
 
-    Passes and learning rate are those of the task itself, without looks at its development examples; the
-    output layer is left behind.
+    Training examples are not parallel. Passes and learning rate are those of the task itself, without looks
+    at its development examples; the output layer is left behind. StudyError where a real language has fewer
+    examples than its budget.
     """
-    first, size, place = first_task(case.task), case.params["batch_size"], directory / "intermediate"
-    examples, counts = _intermediate_examples(case, first)
-    data = case.encode(examples, training=True, task=first)
-    steps = steps_for(data, size, case.params["finetune_epochs"])
-    place.mkdir(exist_ok=True)
-    model, opt, name = case.model(encoder, first), case.optimization(steps), f"{first}, then {name}"
-    finetune(model, data, opt, size, case.seed, standard_loss, place, progress, name)
-    place.rmdir()
-    return counts | {"updates": steps}
-
-
-def _intermediate_examples(case: Case, task: str) -> tuple[list, dict[str, int]]:
-    """Training examples of a task, not parallel, and how many of each language there are.
-
-    StudyError where a real language has fewer than its budget.
-    """
+    first = Case(case.params, case.text, case.languages, first_task(case.task))
     if case.real:
-        sets = task_data.examples(case.params, task, "train", sys.maxsize, translations=True)
+        sets = task_data.examples(case.params, first.task, "train", sys.maxsize, translations=True)
         known = {name: sets[name] for name in case.languages if name in sets}
         sizes = {name: case.text.values["languages"][name]["documents"] for name in known}
     else:
@@ -145,13 +130,20 @@ def _intermediate_examples(case: Case, task: str) -> tuple[list, dict[str, int]]
         if case.real:
             own = known[language]
             if count > len(own):
-                raise StudyError(f"{task} has {len(own)} training examples in {language}, not {count}")
+                raise StudyError(f"{first.task} has {len(own)} training examples in {language}, not {count}")
             rows = np.random.default_rng([case.seed, 59, number]).permutation(len(own))[:count]
             examples += [own[row] for row in rows]
         elif count:
             alone = synthetic.World((language,), case.world.seed)
-            examples += synthetic.task_examples(alone, task, count, "train", 1 + number)[language]
-    return examples, counts
+            examples += synthetic.task_examples(alone, first.task, count, "train", 1 + number)[language]
+    data, size = first.encode(examples, training=True), case.params["batch_size"]
+    steps = steps_for(data, size, case.params["finetune_epochs"])
+    model, opt, name = first.model(encoder), case.optimization(steps), f"{first.task}, then {name}"
+    place = directory / "intermediate"  # for checkpoints of its own
+    place.mkdir(exist_ok=True)
+    finetune(model, data, opt, size, case.seed, standard_loss, place, progress, name)
+    place.rmdir()
+    return counts | {"updates": steps}
 
 
 def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
@@ -160,9 +152,9 @@ def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: P
     The true lexicon says so, or for real languages the dictionaries, in the languages that have one.
     """
     text, encoder_run = inputs
-    case = Case(spec.params, text, spec.params["languages"])
+    case = Case(spec.params, text, task="nli")
     count = min(LEXICON_EXAMPLES, spec.params["train_examples"])
-    data = case.encode(case.examples("train", count, "nli")[case.source], task="nli")
+    data = case.encode(case.examples("train", count)[case.source])
     if case.real:
         truth = {
             language: {word: [x.lower() for x in translations] for word, translations in table.items()}
@@ -170,18 +162,15 @@ def build_lexicon(spec: Spec, inputs: list[Result], directory: Path, progress: P
         }
     else:
         truth = words.translations(case.world, case.source, case.targets)
-    encoder = case.encoder(encoder_run)
-    scores, counts = salt.lexicon_scores(
-        encoder, data.ids, *case.vocabularies(), truth, case.options, case.precision
-    )
-    save_scores(directory / "scores.npz", scores)
-    return {"labels": case.labels, "means": means(scores), "pairs": counts}
+    given = *case.vocabularies(), truth, case.options, case.precision
+    scores, counts = salt.lexicon_scores(case.encoder(encoder_run), data.ids, *given)
+    return {"labels": case.labels, **saved(scores, directory), "pairs": counts}
 
 
 def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress: Progress | None) -> dict:
     """Score a fine-tuned model in settings beyond the plain languages: in pairs of them, or under noise."""
     transfer, text = inputs
-    case = Case(transfer.params, text, transfer.params["languages"])
+    case = Case(transfer.params, text)
     model = load_model(transfer.file("config.json").parent, case.task, transfer.params["pooling"])
     model = model.to(case.device)
     test = case.examples("test", spec.params["test_examples"])
@@ -191,11 +180,10 @@ def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress
         settings = [(f"{a}|{b}", tasks.cross(plain[a], plain[b])) for a, b in permutations(of_pairs, 2)]
     else:
         settings = typo_settings(case.task, plain, *case.keyboards(plain))
-    scores = {}
+    scores: Scores = {}
     for setting, examples in settings:
-        scores |= named(setting, case.scored(model, examples, language_of(setting))[0])
-    save_scores(directory / "scores.npz", scores)
-    return {"labels": case.labels, "means": means(scores)}
+        scores |= case.scored(model, examples, setting)[0]
+    return {"labels": case.labels, **saved(scores, directory)}
 
 
 def typo_settings(
@@ -210,24 +198,18 @@ def typo_settings(
             given = rate, keyboards[language], np.random.default_rng([seed, 46, number])
             if task == "qa":
                 questions = noise.typo_many([e.question for e in examples], *given)
-                contexts = [noise.noisy_span(e.context, e.answers, *given) for e in examples]
-                changed = [
-                    replace(e, question=question, context=context, answers=answers)
-                    for e, question, (context, answers) in zip(examples, questions, contexts, strict=True)
-                ]
+                contexts = (noise.noisy_span(e.context, e.answers, *given) for e in examples)
+                noisy = zip(examples, questions, contexts, strict=True)
+                changed = [replace(e, question=q, context=c, answers=a) for e, q, (c, a) in noisy]
             else:
                 first = noise.typo_many([e.text_a for e in examples], *given)
                 second = noise.typo_many([e.text_b for e in examples], *given)
-                both = zip(examples, first, second, strict=True)
-                changed = [replace(e, text_a=a, text_b=b) for e, a, b in both]
+                noisy = zip(examples, first, second, strict=True)
+                changed = [replace(e, text_a=a, text_b=b) for e, a, b in noisy]
             yield f"{language}@typo{rate:g}", changed
 
 
-def named(setting: str, metrics: Mapping[str, np.ndarray]) -> Scores:
-    """The metrics of a setting by its name and theirs."""
-    return {f"{setting}#{metric}" if metric else setting: values for metric, values in metrics.items()}
-
-
-def means(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each setting's scores."""
-    return {name: round(float(values.mean()), 6) for name, values in scores.items()}
+def saved(scores: Scores, directory: Path) -> dict[str, dict[str, float]]:
+    """What a run tells of its scores, their means, once they are written."""
+    save_scores(directory / "scores.npz", scores)
+    return {"means": {name: round(float(values.mean()), 6) for name, values in scores.items()}}

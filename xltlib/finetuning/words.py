@@ -5,8 +5,7 @@ Shapes: N sequences, P places, T tokens, C words of a vocabulary.
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +51,11 @@ class Pieces:
         """The word of these subwords."""
         return "".join(self.text[i] for i in ids)
 
+    def words(self, sequences: Sequence[np.ndarray], places: "Places") -> Iterator[str]:
+        """The words at some places of sequences, in lower case."""
+        for i, begin, k in zip(*places, strict=True):
+            yield self.word(sequences[i][begin : begin + k]).lower()
+
 
 def _in_word(char: str) -> bool:
     """Letters, the marks that make up words with them, and joiners."""
@@ -81,12 +85,6 @@ def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
     return words.where(pieces.inside[flat[first]])
 
 
-def word_counts(documents: Sequence[np.ndarray], pieces: Pieces) -> Counter[str]:
-    """How often a language's text has each of its words, in lower case."""
-    places = zip(*find_words(documents, pieces), strict=True)
-    return Counter(pieces.word(documents[i][begin : begin + k]).lower() for i, begin, k in places)
-
-
 def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> Vocabulary:
     """The distinct words of a language's text, by their number of subwords."""
     places, flat = find_words(documents, pieces), np.concatenate(documents)
@@ -98,13 +96,11 @@ def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> Vocabulary:
     }
 
 
-def union(vocabularies: Iterable[Vocabulary]) -> Vocabulary:
+def union(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
     """The words of all: what is proposed when the restriction to one language is lifted."""
-    by_length: dict[int, list[np.ndarray]] = {}
-    for words in vocabularies:
-        for length, rows in words.items():
-            by_length.setdefault(length, []).append(rows)
-    return {length: np.unique(np.concatenate(rows), axis=0) for length, rows in by_length.items()}
+    lengths = sorted(set().union(*vocabularies))
+    rows = {k: [words[k] for words in vocabularies if k in words] for k in lengths}
+    return {k: np.unique(np.concatenate(own), axis=0) for k, own in rows.items()}
 
 
 # Words of the synthetic languages
@@ -123,11 +119,8 @@ def concepts(world: World, language: str) -> list[list[str]]:
 
 def translations(world: World, source: str, languages: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """{language: {source word: all words of its concept}}: what counts as a right translation."""
-    own, out = concepts(world, source), {}
-    for language in languages:
-        pairs = zip(own, concepts(world, language), strict=True)
-        out[language] = {word: others for words, others in pairs for word in words}
-    return out
+    parallel = {name: zip(concepts(world, source), concepts(world, name), strict=True) for name in languages}
+    return {name: {word: b for a, b in pairs for word in a} for name, pairs in parallel.items()}
 
 
 def mistranslations(world: World, language: str) -> dict[str, list[str]]:
