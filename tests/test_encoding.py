@@ -312,6 +312,11 @@ def test_inputs(told):
 # Models and predictions
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def whole_words(request):
+    return published(request.param, [SENTENCE] * 3, 120)
+
+
 @pytest.fixture(scope="module")
 def pairs():
     """60 pairs of very different lengths; the label is whether the two begin with the same word."""
@@ -320,8 +325,8 @@ def pairs():
     return [PairExample(str(i), a, b, int(a.split()[0] == b.split()[0])) for i, (a, b) in enumerate(sides)]
 
 
-def model_for(theirs, task, **options):
-    encoder = shapes.reading(theirs)
+def model_for(whole_words, task, **options):
+    encoder = shapes.reading(whole_words)
     for weight in encoder.parameters():
         weight.data.mul_(5 if weight.ndim > 1 else 1)  # so that what is read makes a difference
     return TaskModel(encoder, task, seed=1, **options).eval()
@@ -381,9 +386,9 @@ def test_the_best_answer_of_all_windows():
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_padding_changes_no_logits_of_pairs(theirs, pairs, pooling, monkeypatch):
-    model, found = model_for(theirs, "nli", pooling=pooling), []
-    data = encode(theirs, "nli", pairs, 128)
+def test_padding_changes_no_logits_of_pairs(whole_words, pairs, pooling, monkeypatch):
+    model, found = model_for(whole_words, "nli", pooling=pooling), []
+    data = encode(whole_words, "nli", pairs, 128)
     forward = model.forward
     for coded in (replace(data, padded=False), data):
         logits, masks = {}, []
@@ -405,9 +410,9 @@ def test_padding_changes_no_logits_of_pairs(theirs, pairs, pooling, monkeypatch)
     assert found[0][0].tolist() == found[1][0].tolist()
 
 
-def test_padding_changes_no_answers_and_no_loss(theirs, questions):
-    model = model_for(theirs, "qa")
-    data = encode(theirs, "qa", questions, 96, training=True)
+def test_padding_changes_no_answers_and_no_loss(whole_words, questions):
+    model = model_for(whole_words, "qa")
+    data = encode(whole_words, "qa", questions, 96, training=True)
     one_by_one = predict(model, replace(data, padded=False), batch_size=1)
     assert predict(model, data, batch_size=8).tolist() == one_by_one.tolist()
     rows = np.array([0, len(data.ids) - 1])
@@ -421,8 +426,8 @@ def test_padding_changes_no_answers_and_no_loss(theirs, questions):
     assert together[0].item() == pytest.approx(np.mean([x.item() for x in alone]), abs=1e-5)
 
 
-def test_predictions_in_bfloat16_agree_with_float32(theirs, pairs):
-    model, data, seen = model_for(theirs, "nli"), encode(theirs, "nli", pairs, 96), []
+def test_predictions_in_bfloat16_agree_with_float32(whole_words, pairs):
+    model, data, seen = model_for(whole_words, "nli"), encode(whole_words, "nli", pairs, 96), []
     model.output.register_forward_hook(lambda *given: seen.append(given[-1]))
     predict(model, data)
     model.output[-1].bias.data -= seen.pop().mean(0)  # so that no label is always the best
@@ -432,8 +437,8 @@ def test_predictions_in_bfloat16_agree_with_float32(theirs, pairs):
     assert np.mean(full == half) >= 0.9
 
 
-def test_segments_reach_a_model_that_knows_two(theirs):
-    model, two = model_for(theirs, "nli"), theirs.sep_token == "[SEP]"
+def test_segments_reach_a_model_that_knows_two(whole_words):
+    model, two = model_for(whole_words, "nli"), whole_words.sep_token == "[SEP]"
     ids = torch.tensor([[7, 8, 9, 10, 11, 12]])
     with torch.no_grad():
         plain, told, other = (

@@ -41,7 +41,7 @@ class Encoded:
     second: np.ndarray | None = None  # (R,) first subword of the second segment, which is the passage in QA
     spans: list[Sequence[Span]] | None = None  # QA: characters (start, end) of the passage's subwords
     special: Specials = OWN
-    examples: np.ndarray | None = None  # (R,) the example of each row, in order; None: one row each
+    examples: np.ndarray | None = None  # QA: (R,) the example of each row, in order
     padded: bool = False  # whether sequences of different lengths may share a batch
     left_out: int = 0  # training examples without a row, because no window holds the answer whole
 
@@ -94,12 +94,8 @@ def encode(
 
 def shortened(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
     """Two sides of `room` subwords together, at most: the longer one loses its end, then both in turn."""
-    half = room // 2
-    if len(first) <= room - half:
-        return first, second[: room - len(first)]
-    if len(second) <= half:
-        return first[: room - len(second)], second
-    return first[: room - half], second[:half]
+    half = room // 2  # each side has a half at least, and what the other one leaves
+    return first[: max(room - half, room - len(second))], second[: max(half, room - len(first))]
 
 
 def _encode_spans(
@@ -143,10 +139,8 @@ def windows(length: int, size: int) -> list[int]:
 
     All of them are full; the last one is moved back so far that it is.
     """
-    if length <= size:
-        return [0]
-    step = min(STRIDE, max(1, size // 2))
-    return [*range(0, length - size, step), length - size]
+    last = max(0, length - size)
+    return [*range(0, last, min(STRIDE, max(1, size // 2))), last]
 
 
 # Batches
@@ -275,9 +269,9 @@ def predict(model: TaskModel, data: Encoded, batch_size: int = 128, precision: s
             out[rows] = logits.float().argmax(1).cpu().numpy()
     if not qa:
         return out
-    examples = np.arange(len(data.ids)) if data.examples is None else data.examples
-    order = np.lexsort((-totals, examples))  # the best window of each example first; of equals the earliest
-    best = order[np.unique(examples[order], return_index=True)[1]]
+    # the best window of each example first; of equals the earliest
+    order = np.lexsort((-totals, data.examples))
+    best = order[np.unique(data.examples[order], return_index=True)[1]]
     return data.characters(best, out[best])
 
 
