@@ -303,4 +303,4 @@ def scores(
 
 def named(setting: str, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Scores by setting and metric: "de" for accuracy or exact match, "de#f1" for F1."""
-    return {setting + "#f1" * (metric == "f1"): values for metric, values in metrics.items()}
+    return {f"{setting}#f1" if metric == "f1" else setting: values for metric, values in metrics.items()}

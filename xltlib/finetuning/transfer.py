@@ -86,7 +86,7 @@ def _transfer(
     def look() -> float:
         """The mean score (accuracy; F1 in qa) on development examples of the source."""
         scores, *_ = case.scored(model, development, case.source)
-        return float(scores[case.source + "#f1" * (case.task == "qa")].mean())
+        return float(scores[f"{case.source}#f1" if case.task == "qa" else case.source].mean())
 
     opt = case.optimization(steps, until)
     history = finetune(model, data, opt, size, case.seed, loss, directory, progress, name, look)
