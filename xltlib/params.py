@@ -268,7 +268,7 @@ def in_order(cls: type[Settings], text: str) -> str:
 CorpusName = matching("[a-z0-9_]+")
 SetName = matching("[a-z0-9_]+/[a-z]+")
 MethodName = matching(NAME + r"(:[a-z_]+=[a-z0-9_.]+(,[a-z_]+=[a-z0-9_.]+)*)?")
-LinkKind = matching(r"estimated|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)")
+LinkKind = matching(r"estimated|eflomal|gold|random|corrupt(0(\.\d+)?|1(\.0*)?)")
 StatementId = matching(r"S\d?(-\d+)?")
 PathName = matching(r"\S*")
 Task = Literal["nli", "paraphrase", "qa"]

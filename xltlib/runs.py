@@ -25,7 +25,7 @@ STAGES = (
     "06_claims",
 )
 REAL_TEXT = 1  # version of how real text is read, beside that of the kind `text`
-REAL_LINKS = ("estimated", "subword", "random")  # that need no gold ones
+REAL_LINKS = ("estimated", "eflomal", "subword", "random")  # that need no gold ones
 # options of an objective that a spec shows elsewhere
 IN_SPEC = (*pretraining.SHAPE, "mask_rate", "predicted", "epochs", "joint", "links")
 

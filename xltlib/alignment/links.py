@@ -7,6 +7,7 @@ word), counted from 0.
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, TextIO
 
 import numpy as np
@@ -182,6 +183,28 @@ def _combine(
             if (i not in sources) + (j not in targets) >= free:
                 add(i, j)
     return linked
+
+
+# A reference
+
+
+def eflomal_links(pairs: Sequence[tuple], heuristic: str = "intersect") -> Links:
+    """Links of tokenised pairs by eflomal (Östling and Tiedemann 2016), trained on them, then symmetrised.
+
+    It draws its seeds from the system, so that links differ a little from one call to the next. StudyError
+    where the package is not installed.
+    """
+    try:
+        from eflomal import Aligner
+    except ImportError as error:
+        raise StudyError("links by eflomal need its package: pip install -e .[bench]") from error
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / way for way in ("forward", "backward")]
+        sides = ([" ".join(words) for words in side] for side in zip(*pairs, strict=True))
+        Aligner().align(*sides, *map(str, paths))
+        lines = [path.read_text("utf-8").splitlines() for path in paths]
+    both = [[np.array([link.split("-") for link in row.split()], np.int32) for row in way] for way in lines]
+    return symmetrize(*([x.reshape(-1, 2) for x in way] for way in both), heuristic)
 
 
 # Links from encoder states

@@ -81,7 +81,7 @@ class Options(Settings):
     epochs: float = par(1.0, "updates, in units of the profile's continue_steps", low=0.01, high=100.0)
     joint: bool = par(True, "one encoder for all target languages; false: one each, with equal updates for a language")
     pairs: float = par(1.0, "share of its translation pairs that the language with little text has, or each real target language; links and lexicons are estimated on these alone", low=0.001, high=1.0)
-    links: LinkKind = par("estimated", "estimated (both directions intersected), gold, random, or corrupt0.5 (gold, with any share corrupted)")
+    links: LinkKind = par("estimated", "estimated (both directions intersected), eflomal (the same by that program), gold, random, or corrupt0.5 (gold, with any share corrupted)")
     lambda_: float = par(1.0, "weight of WEAM's cross-lingual prediction", low=0.0, high=100.0)
     lexicon: Literal["gold", "estimated"] = par("gold", "translations of code-switched words: of the languages' own stems (gold), or by links of the pairs (estimated)")
     hidden_size: int = par(0, "width of the encoder's vectors; 0: the profile's", low=0, high=8192)
