@@ -2,6 +2,9 @@
 
 import io
 import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,3 +236,21 @@ def test_random_links_are_uniform_and_different():
     many = np.concatenate(random_links([(3, 4)] * 6000, [2] * 6000, np.random.default_rng(1)))
     cells = np.bincount(many[:, 0] * 4 + many[:, 1], minlength=12)
     assert np.abs(cells - 1000).max() < 5 * math.sqrt(1000)
+
+
+def test_eflomal_is_a_reference_where_its_package_is_installed(monkeypatch):
+    pairs = [(("the", "house"), ("das", "Haus")), ((), ("leer",)), (("a", "b"), ("B", "A"))]
+
+    class Aligner:
+        """Writes what the program writes: links of every pair, a line each, in either direction."""
+
+        def align(self, source, target, forward, backward):
+            assert (source, target) == (["the house", "", "a b"], ["das Haus", "leer", "B A"])
+            Path(forward).write_text("0-0 1-1\n\n0-1 1-0\n")
+            Path(backward).write_text("0-0\n\n0-1 1-1\n")
+
+    monkeypatch.setitem(sys.modules, "eflomal", SimpleNamespace(Aligner=Aligner))
+    assert [pair.tolist() for pair in L.eflomal_links(pairs)] == [[[0, 0]], [], [[0, 1]]]
+    monkeypatch.setitem(sys.modules, "eflomal", None)
+    with pytest.raises(StudyError, match=r"pip install -e .\[bench\]"):
+        L.eflomal_links(pairs)

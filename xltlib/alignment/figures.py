@@ -1,6 +1,7 @@
 """What notebook 01 shows: languages, the aligner's links against gold, and what links are worth to WEAM."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,22 @@ def samples(params: Params, count: int = 500) -> list[Sample]:
 def quality_table(linked: Result) -> pd.DataFrame:
     """AER, precision and recall of the links of a links run, by language."""
     return pd.DataFrame(linked.values["quality"]).T[["aer", "precision", "recall", "links", "sure"]]
+
+
+def reference_table(session: Session, tests: Sequence[Sample]) -> pd.DataFrame:
+    """AER of the aligner and of eflomal, both intersected, by language: each sees the test pairs in training.
+
+    Without eflomal's package its column is missing.
+    """
+    programs, errors = {"fast_align model (used here)": aligner.align_both}, {}
+    if find_spec("eflomal"):
+        programs["eflomal"] = links.eflomal_links
+    for test in tests:
+        train = languages_for(session.params).sample(test.language, TRAIN, "train").pairs
+        for name, align in programs.items():
+            found = align([*train, *test.pairs], heuristic="intersect")[len(train) :]
+            errors.setdefault(name, {})[test.language] = links.aer(test.of_words(found), *test.gold).aer
+    return pd.DataFrame(errors)
 
 
 def symmetrisation(session: Session, tests: Sequence[Sample]) -> Drawn:

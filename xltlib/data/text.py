@@ -68,7 +68,7 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
     """Links of the pairs that are kept, between words or subwords, and how good they are.
 
     Words are aligned in lower case. The quality is that on the pairs' gold links. Where they have none, it is
-    that of the same aligner on other sentences that have some, for the kind "estimated".
+    that of the same aligner on other sentences that have some, for the kinds "estimated" and "eflomal".
     """
     (pairs,), kind = inputs, spec.params["links"]
     source, arrays, quality = pairs.params["source"], {}, {}
@@ -86,6 +86,14 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
                 test = gold_sample(source, language)
                 found = links.symmetrize(*(way.align(test.pairs) for way in ways), "intersect")
                 score = links.aer(test.of_words(found), *test.gold)
+        elif kind == "eflomal":  # it keeps no model: the sentences with gold links are aligned with the pairs
+            test = (
+                gold_sample(source, language) if not gold and real_data.has_gold(source, language) else None
+            )
+            found = links.eflomal_links([*words, *(test.pairs if test else ())])
+            linked = of_words = found[: len(words)]
+            if test:
+                score = links.aer(test.of_words(found[len(words) :]), *test.gold)
         else:
             linked = of_words = _drawn_links(kind, words, gold, np.random.default_rng([number, count]))
         if gold:
