@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a lookup without a network otherwise waits
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads on few cores lose, and sums depend on their number
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"  # for processes that a test starts
 
 import numpy as np
 import official
@@ -21,8 +23,6 @@ from xltlib.data.text import tokenizer_of
 from xltlib.pool import compute
 from xltlib.runs import Runs
 from xltlib.store import Result, Store
-
-ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
 OFFICIAL_ROWS = 6  # examples in each split of the made-up sets
@@ -83,6 +83,18 @@ def data(request, data_name, monkeypatch) -> Path:
         for name in counts:
             monkeypatch.setitem(counts, name, OFFICIAL_ROWS)
     return request.getfixturevalue("official_dir")
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """The profile of a small study; the study's folder is the current one."""
+    import tinystudy  # imports much that most tests do without
+
+    for name in ("XLT_FRESH", "XLT_FIGURES", "XLT_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tinystudy.make(tmp_path)
 
 
 @pytest.fixture

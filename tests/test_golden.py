@@ -69,28 +69,14 @@ def encoder(result):
     return {"history": result.values["history"], "norms": sizes}
 
 
-def transfer(result):
-    return {name: result.values[name] for name in ("history", "updates", "means")}
-
-
-def written(result):
-    return {"history": result.values["history"]}
-
-
-def evaluation(result):
-    return {"means": result.values["means"]}
-
-
-def probe(result):
-    return {"means": result.values["by_layer"]}
-
-
 def real_text(result):
     return text(result) | {"values": result.values}
 
 
-def cheap(result):
-    return {"means": result.values["baselines"]}
+def values(*names, **others):
+    """What takes these values of a result; `others`: name in the pins -> name of the value."""
+    chosen = dict(zip(names, names, strict=True)) | others
+    return lambda result: {pinned: result.values[name] for pinned, name in chosen.items()}
 
 
 def entry(module, registry, key):
@@ -101,30 +87,30 @@ def entry(module, registry, key):
 def cases():
     """Name -> (spec, what is pinned of its result, its version, where that stands)."""
     study, real = Runs(params(seeds=1)), Runs(params(seeds=1, **tinydata.PARAMS, scale="reduced"))
-    found = {
-        "text": (study.text(), text, *entry(runs, "KINDS", "text")),
-        "pairs": (study.pairs(), pairs, *entry(runs, "KINDS", "pairs")),
-        "links": (study.links(), links, *entry(runs, "KINDS", "links")),
+    typo = study.evaluation("typo", study.transfer("nli", "none", 0))
+    means, trained = values("means"), values("history", "updates", "means")
+    kinds = {
+        "text": (study.text(), text),
+        "pairs": (study.pairs(), pairs),
+        "links": (study.links(), links),
+        "evaluation": (typo, means),
+        "lexicon": (study.lexicon("none", 0), means),
+        "answers": (study.answers(0, "noise=typo"), trained),
+        "tagging": (real.tagging("none", 0), means),
+        "baselines": (real.baselines(), values(means="baselines")),
+        "probe": (study.probe("none", 0), values(means="by_layer")),
+    }
+    found = {name: (*case, *entry(runs, "KINDS", name)) for name, case in kinds.items()} | {
         "base": (study.base(0), encoder, *entry(pretraining, "OBJECTIVES", "none")),
-        "evaluation": (
-            study.evaluation("typo", study.transfer("nli", "none", 0)),
-            evaluation,
-            *entry(runs, "KINDS", "evaluation"),
-        ),
-        "lexicon": (study.lexicon("none", 0), evaluation, *entry(runs, "KINDS", "lexicon")),
-        "span_corruption": (study.seq2seq(0), written, *entry(runs, "KINDS", "seq2seq")),
-        "answers": (study.answers(0, "noise=typo"), transfer, *entry(runs, "KINDS", "answers")),
+        "span_corruption": (study.seq2seq(0), values("history"), *entry(runs, "KINDS", "seq2seq")),
         "real": (real.text(), real_text, runs.REAL_TEXT, "REAL_TEXT in xltlib/runs.py"),
-        "tagging": (real.tagging("none", 0), evaluation, *entry(runs, "KINDS", "tagging")),
-        "baselines": (real.baselines(), cheap, *entry(runs, "KINDS", "baselines")),
-        "probe": (study.probe("none", 0), probe, *entry(runs, "KINDS", "probe")),
     }
     for name in OBJECTIVES:
         found[name] = (study.encoder(name, 0), encoder, *entry(pretraining, "OBJECTIVES", name))
     for method in finetuning.METHODS:
         for task in TASKS:
             spec = study.transfer(task, "none", 0, method)
-            found[f"{method}-{task}"] = (spec, transfer, *entry(finetuning, "METHODS", method))
+            found[f"{method}-{task}"] = (spec, trained, *entry(finetuning, "METHODS", method))
     return found
 
 

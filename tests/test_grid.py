@@ -26,13 +26,10 @@ def stamps(profile) -> tuple[Path, set[str], dict[str, list[str]]]:
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(tiny):
     """A study with little in it, its folder the current one."""
-    profile = tinystudy.make(tmp_path)
-    profile.write_text(yaml.safe_dump(tinystudy.SMALL | ONE))
-    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return profile
+    tiny.write_text(yaml.safe_dump(tinystudy.SMALL | ONE))
+    return tiny
 
 
 def test_stamps_follow_the_store(tiny):
@@ -57,11 +54,9 @@ def test_one_run_is_computed_by_the_command(tiny, capsys):
 def start(folder: Path, *options: str) -> subprocess.Popen:
     """Snakemake on two local cores, a process group of its own."""
     command = [sys.executable, "-m", "snakemake", *options, "runs", "-j", "2"]
-    package = str(Path(study.__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": package, "XLT_ROOT": str(folder)}
     return subprocess.Popen(
-        [*command, "--config", "profile=params/tiny.yaml"], cwd=folder, env=environment,
-        start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*command, "--config", "profile=params/tiny.yaml"], cwd=folder, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 

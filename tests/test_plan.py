@@ -16,13 +16,10 @@ PLAIN = {"seeds": 1, "objectives": ["none", "tlm"], "methods": ["standard"], "no
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(tiny):
     """A study with little in it, its folder the current one."""
-    profile = tinystudy.make(tmp_path)
-    profile.write_text(yaml.safe_dump(tinystudy.SMALL | PLAIN))
-    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return profile
+    tiny.write_text(yaml.safe_dump(tinystudy.SMALL | PLAIN))
+    return tiny
 
 
 def told(capsys, profile) -> str:
