@@ -8,18 +8,14 @@ from pathlib import Path
 import pytest
 import tinystudy
 
-import xltlib
 from xltlib import StudyError, cli, study
 from xltlib.params import load
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch) -> Path:
-    """A small profile; its study is the current folder."""
-    for name in ("XLT_ROOT", "XLT_FRESH", "XLT_FIGURES", "XLT_JOBS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    return tinystudy.make(tmp_path).relative_to(tmp_path)
+def tiny(tiny, tmp_path) -> Path:
+    """The profile of a small study, from the study's folder."""
+    return tiny.relative_to(tmp_path)
 
 
 @pytest.fixture
@@ -31,8 +27,8 @@ def filled(tiny) -> Path:
 
 COMMANDS = {  # command -> what it must not import: packages that take seconds
     "--help": "numpy scipy torch transformers datasets papermill matplotlib pandas yaml",
-    "params": "scipy torch transformers datasets papermill matplotlib pandas",
-    "run params/bad.yaml": "scipy torch transformers datasets papermill matplotlib pandas",
+    "params": "numpy scipy torch transformers datasets papermill matplotlib pandas",
+    "run params/bad.yaml": "numpy scipy torch transformers datasets papermill matplotlib pandas",
     "plan params/tiny.yaml": "torch transformers datasets papermill matplotlib",
     "status params/tiny.yaml": "torch transformers datasets papermill matplotlib",
     "claim S0-1 params/tiny.yaml": "torch transformers datasets papermill matplotlib",
@@ -51,11 +47,8 @@ def imported(*command, **more) -> tuple[str, set[str]]:
         "except SystemExit: pass\n"
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    path = str(Path(xltlib.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": path} | more,
-    )  # fmt: skip
+    command = [sys.executable, "-c", script, *command]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | more)
     return done.stdout, set(done.stderr.splitlines()[-1].split())
 
 
@@ -79,8 +72,11 @@ def test_help_names_all_commands(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    commands = "run publish status plan params claim question job page check align score compare"
-    assert all(f"\n    {command} " in text for command in commands.split())
+    assert all(f"\n    {command} " in text for command in cli.COMMANDS)
+    assert [*cli.COMMANDS] == [
+        "run", "publish", "status", "plan", "params", "claim", "question", "job", "page", "check", "align",
+        "score", "compare",
+    ]  # fmt: skip
 
 
 def test_choices_and_defaults_are_those_of_the_modules_that_are_imported_later():
@@ -140,11 +136,8 @@ def test_an_interrupted_command_says_how_to_go_on(tiny, monkeypatch, capsys):
 def test_a_reader_that_has_seen_enough_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
-    path = str(Path(xltlib.__file__).parent.parent)
     command = [sys.executable, "-m", "xltlib", "params"]
-    done = subprocess.run(
-        command, stdout=writer, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
-    )  # fmt: skip
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 

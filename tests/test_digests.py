@@ -16,7 +16,7 @@ import pytest
 
 from xltlib.claims.evidence import stage_specs
 from xltlib.params import load
-from xltlib.runs import STAGES, Runs, closure, describe
+from xltlib.runs import STAGES, Runs, closure
 from xltlib.store import Spec, digest_of, read_json
 
 PINS = Path(__file__).with_name("digests.json")
@@ -57,7 +57,7 @@ def by_kind(runs: Iterable[Spec]) -> dict[str, list[str]]:
 
 def differences(profile: str, pinned: dict, now: list[Spec]) -> list[str]:
     """What a failure says: for each kind the pinned runs that are gone, and the runs that are not pinned."""
-    words = {spec.digest[:DIGITS]: describe(spec) for spec in now}
+    words = {spec.digest[:DIGITS]: str(spec) for spec in now}
     digests, lines = by_kind(now), []
     for kind in sorted({*pinned, *digests}):
         before, after = set(pinned.get(kind, ())), set(digests.get(kind, ()))
@@ -92,4 +92,4 @@ def test_a_changed_run_is_named_with_profile_and_kind(root):
     lines = differences("quick", by_kind(now), [*now[:-1], moved])
     assert [line.partition(": ")[0] for line in lines] == [f"quick, {moved.kind}"] * 2
     assert now[-1].digest[:DIGITS] in lines[0]
-    assert f"{moved.digest[:DIGITS]} ({describe(moved)})" in lines[1]
+    assert f"{moved.digest[:DIGITS]} ({moved})" in lines[1]

@@ -16,7 +16,7 @@ import tinystudy
 import torch
 import yaml
 
-from xltlib import store, study
+from xltlib import pool, study
 from xltlib.data.tokenization import join
 from xltlib.finetuning.methods import finetune
 from xltlib.finetuning.options import METHODS, Options
@@ -146,4 +146,4 @@ def test_a_compiled_study_by_papermill(tmp_path, monkeypatch, device):
 
 
 def test_the_gpus_are_those_that_torch_sees():
-    assert len(store.gpus()) == torch.cuda.device_count()
+    assert len(pool.gpus()) == torch.cuda.device_count()

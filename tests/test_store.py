@@ -1,4 +1,4 @@
-"""The store: same spec, same result; complete or absent, whatever happens in between."""
+"""The store: same spec, same result; complete or absent, whatever happens in between; and its files."""
 
 import errno
 import json
@@ -15,6 +15,8 @@ from xltlib import StudyError
 from xltlib.store import (
     Spec,
     Store,
+    load_scores,
+    plain,
     publish,
     read_json,
     read_published,
@@ -85,7 +87,7 @@ def test_a_run_is_built_once_and_read_again(store):
     assert store.status(RUN) == "missing"
     first = store.compute(RUN, build)
     again = store.compute(RUN, never)
-    assert (first.origin, again.origin, store.status(RUN)) == ("computed", "store", "done")
+    assert store.status(RUN) == "done"
     assert first.values == again.values == store.result(RUN).values
     assert again.labels == {"method": "standard", "seed": 0}
     assert again.file("sub/model.bin").read_bytes() == b"weights"
@@ -150,7 +152,7 @@ def test_a_damaged_run_is_moved_aside_and_built_again(store, damage):
             store.result(RUN).file("sub/model.bin")
     assert store.status(RUN, whole=True) == "missing"
     with pytest.warns(UserWarning, match="was damaged: moved to"):
-        assert store.compute(RUN, build).origin == "computed"
+        store.compute(RUN, build)
     assert store.compute(RUN, never).file("sub/model.bin").read_bytes() == b"weights"
     assert len(list(store.root.glob(".corrupt/*"))) == 1
 
@@ -165,7 +167,7 @@ def test_a_full_disk_is_told_with_its_place_and_leaves_nothing_half(store, wrapp
     with pytest.raises(StudyError, match="runs: the disk is full: make room.*resumes"):
         store.compute(RUN, fill)
     assert not store.path(RUN).exists()
-    assert store.compute(RUN, build).origin == "computed"
+    assert store.compute(RUN, build).file("sub/model.bin").exists()
 
 
 def test_a_root_that_cannot_be_written_is_told(tmp_path, store):
@@ -202,14 +204,14 @@ def build(directory):
         time.sleep(0.05)
     return {"steps": len(state.read_text())}
 
-print(Store(root).compute(Spec("counter", {}, 1), build).origin)
+Store(root).compute(Spec("counter", {}, 1), build)
 """
 COUNT = Spec("counter", {}, 1)
 
 
 def start(tmp_path, root):
     command = [sys.executable, "-c", COUNTER, str(tmp_path / "runs"), str(tmp_path / "log")]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=root)
 
 
 def wait_for(condition):
@@ -226,7 +228,7 @@ def test_a_run_killed_midway_is_resumed_to_the_same_result(store, tmp_path, root
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = len(state.read_text())
-    assert start(tmp_path, root).communicate()[0] == "computed\n"
+    assert start(tmp_path, root).wait() == 0
     assert (tmp_path / "log").read_text().splitlines() == ["begin at 0", f"begin at {reached}"]
     result = store.result(COUNT)
     assert result.values == {"steps": 10}
@@ -250,7 +252,7 @@ def test_seconds_of_a_resumed_run_are_those_of_all_attempts(store):
 
 def test_of_two_processes_one_computes_and_the_other_waits(store, tmp_path, root):
     processes = [start(tmp_path, root) for _ in range(2)]
-    assert sorted(p.communicate()[0] for p in processes) == ["computed\n", "store\n"]
+    assert [process.wait() for process in processes] == [0, 0]
     assert (tmp_path / "log").read_text() == "begin at 0\n"
 
 
@@ -265,7 +267,7 @@ def test_published_runs_come_back_whole_and_write_the_same_bytes(store, tmp_path
     for name in ("runs.json", "scores.npz"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     run = read[RUN.digest]
-    assert (run.origin, run.values, run.labels) == ("published", found[0].values, found[0].labels)
+    assert (run.directory, run.values, run.labels) == (None, found[0].values, found[0].labels)
     assert run.params == RUN.params
     assert run.scores.keys() == SCORES.keys()
     with pytest.raises(StudyError, match="no files.*--fresh"):
@@ -296,11 +298,11 @@ def test_published_evidence_stands_in_for_a_run_whose_files_are_not_read(store, 
     new = Store(tmp_path / "new", [tmp_path / "absent", tmp_path / "p"])
     assert new.status(RUN) == "published"
     taken = new.compute(RUN, never)
-    assert taken.origin == "published"
+    assert taken.directory is None
     np.testing.assert_array_equal(taken.scores["near"], SCORES["near"])
     assert new.compute(model, never).values == {"loss": 1.5}
-    assert new.compute(model, lambda d: save(d / "model"), files=True).origin == "computed"
-    assert new.compute(model, never).origin == "store"
+    assert new.compute(model, lambda d: save(d / "model"), files=True).file("model").exists()
+    assert new.compute(model, never).file("model").exists()
 
 
 def save(path):
@@ -315,3 +317,63 @@ def test_published_evidence_edited_by_hand_is_refused(store, tmp_path):
         write_json(tmp_path / "runs.json", {RUN.digest: runs[RUN.digest] | change})
         with pytest.raises(StudyError, match=rf"runs\.json.*{RUN.digest}"):
             read_published(tmp_path)
+
+
+# --- files
+
+
+def test_json_is_the_same_bytes_for_the_same_content(tmp_path):
+    write_json(tmp_path / "a.json", {"b": (1, 2.5), "a": "größer"})
+    assert (tmp_path / "a.json").read_text() == '{\n "a": "größer",\n "b": [\n  1,\n  2.5\n ]\n}\n'
+    with pytest.raises(StudyError, match=r"a\.json\.x: nan is not plain JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert "größer" in (tmp_path / "a.json").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_plain_values_keep_their_types():
+    found = plain({"a": (True, 1, 1.0, None, np.float64(0.5))})
+    assert [type(v) for v in found["a"]] == [bool, int, float, type(None), float]
+
+
+def test_scores_of_zero_and_one_are_kept_exactly_and_others_nearly(tmp_path):
+    generator = np.random.default_rng(0)
+    scores = {f"n{n}": generator.integers(0, 2, n).astype(float) for n in (0, 1, 7, 8, 9, 1000)}
+    scores["near|src@typo0.1"] = np.array([True, False])
+    scores["rates"] = generator.random(1000)
+    save_scores(tmp_path / "a.npz", scores)
+    found = load_scores(tmp_path / "a.npz")
+    assert found.keys() == scores.keys()
+    assert all(array.dtype == np.float64 for array in found.values())
+    for name in scores.keys() - {"rates"}:
+        np.testing.assert_array_equal(found[name], scores[name])
+    np.testing.assert_allclose(found["rates"], scores["rates"], atol=0.00025)
+    save_scores(tmp_path / "b.npz", dict(reversed(found.items())))  # rounding again changes nothing
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [[0.5, np.nan], [1.5], [-0.1], [[1.0]], ["a"], [None]],
+    ids=["nan", "2", "-", "2d", "text", "none"],
+)
+def test_what_is_no_score_is_refused(tmp_path, array):
+    with pytest.raises(StudyError, match="scores 'near': expected"):
+        save_scores(tmp_path / "a.npz", {"near": np.array(array)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_of_scores_is_one_clear_error(tmp_path):
+    path = tmp_path / "a.npz"
+    save_scores(path, {"near": np.array([1.0, 0.0]), "near#f1": np.array([0.25, 1.0])})
+    whole = path.read_bytes()
+    flipped = bytes([*whole[:60], whole[60] ^ 1, *whole[61:]])
+    for damaged in (b"", whole[:50], whole[:-30], flipped, whole[::-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(StudyError, match=r"a\.npz: cannot be read as scores"):
+            load_scores(path)
+    with pytest.raises(StudyError, match="no such file"):
+        load_scores(tmp_path / "b.npz")
+    np.savez(path, near=np.array([{}], dtype=object))
+    with pytest.raises(StudyError, match="cannot be read as scores"):
+        load_scores(path)

@@ -1,7 +1,6 @@
 """A whole study: checked, computed, executed, published; and what stays undone."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 import tinystudy
 
-from xltlib import StudyError, study
-from xltlib.claims.evidence import check
+from xltlib import StudyError, pool, study
+from xltlib.claims.evidence import check, claim_runs
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import Params, load
 from xltlib.pool import compute
@@ -25,14 +24,10 @@ from xltlib.store import read_json, save_scores, sha256_file, write_bytes, write
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch) -> Path:
-    """The path of a small profile, all of whose runs are there; its study is the current one."""
-    for name in ("XLT_FRESH", "XLT_FIGURES", "XLT_JOBS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XLT_ROOT", str(tmp_path))
-    profile = tinystudy.make(tmp_path)
-    tinystudy.fill(profile)
-    return profile
+def tiny(tiny) -> Path:
+    """The profile of a small study, all of whose runs are there."""
+    tinystudy.fill(tiny)
+    return tiny
 
 
 @pytest.fixture
@@ -365,7 +360,7 @@ def test_evidence_needs_all_runs(tiny, tmp_path):
     session = study.open(load(tiny))
     missing = session.runs.stage("03_finetuning")[0]
     session.store.path(missing).rename(tmp_path / "elsewhere")
-    with pytest.raises(StudyError, match=f"{missing.digest}: the run is missing"):
+    with pytest.raises(StudyError, match=rf"{missing.digest}\): the run is missing"):
         study.evidence(session.params, session.store, session.ledger)
 
 
@@ -373,30 +368,25 @@ def test_as_many_processes_as_asked_for_or_as_gpus(monkeypatch):
     for text in ("0", "-1", "two", "1.5", "99999999999", "\u00b2", "9" * 5000):
         monkeypatch.setenv("XLT_JOBS", text)
         with pytest.raises(StudyError, match=r"XLT_JOBS=.*expected the number of processes") as caught:
-            study.default_jobs()
+            pool.default_jobs()
         assert len(str(caught.value)) < 100
     monkeypatch.setenv("XLT_JOBS", "5")
-    assert study.default_jobs("cuda") == 5
+    assert pool.default_jobs("cuda") == 5
     monkeypatch.delenv("XLT_JOBS")
     for named, count in (("0, 1,2", 3), ("", 1), ("GPU-5f", 1)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-        assert study.default_jobs("cuda") == count
+        assert pool.default_jobs("cuda") == count
 
 
 def test_the_runs_of_a_statement(tiny, root):
     runs = Runs(load(tiny))
-    specs, absent = study.claim_runs(load_ledger(tiny.with_name("claims.yaml")), runs, "S0-1")
+    specs, absent = claim_runs(load_ledger(tiny.with_name("claims.yaml")), runs, "S0-1")
     assert absent == []
     assert set(specs) == set(runs.stage("03_finetuning"))
     ledger, runs = load_ledger(root / "params/claims.yaml"), Runs(Params())
-    counts = {claim.id: len(study.claim_runs(ledger, runs, claim.id)[0]) for claim in ledger.claims}
+    counts = {claim.id: len(claim_runs(ledger, runs, claim.id)[0]) for claim in ledger.claims}
     assert counts["S0-1"] > 0
     assert all(count % Params().seeds == 0 for count in counts.values())
-
-
-def environment() -> dict[str, str]:
-    package = str(Path(study.__file__).parent.parent)
-    return os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.mark.slow
@@ -405,7 +395,7 @@ def test_a_notebook_works_alone_by_plain_papermill(tmp_path):
     command = [sys.executable, "-m", "papermill", "notebooks/03_finetuning.ipynb", "out.ipynb", "-f", profile]
 
     def papermill():
-        return subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     done = papermill()
     assert done.returncode == 0, done.stderr
@@ -424,11 +414,11 @@ def test_a_killed_study_ends_with_the_same_verdicts(tmp_path):
         folder = tinystudy.make(tmp_path / name).parent.parent
         command = [sys.executable, "-m", "xltlib", "run", "params/tiny.yaml", "--fresh"]
         for seconds in kills:
-            process = subprocess.Popen(command, cwd=folder, env=environment())
+            process = subprocess.Popen(command, cwd=folder)
             time.sleep(seconds)
             process.send_signal(signal.SIGKILL)
             process.wait()
-        subprocess.run(command, cwd=folder, env=environment(), check=True)
+        subprocess.run(command, cwd=folder, check=True)
         made.append(content(folder / "runs/evidence/tiny"))
     whole, killed = made
     assert whole.keys() == killed.keys()

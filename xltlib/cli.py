@@ -1,4 +1,4 @@
-"""The command line `xlt`: what each command does, and the table of commands with their arguments."""
+"""The command line `xlt`: what each command does, and above it its arguments."""
 
 import argparse
 import inspect
@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from xltlib import StudyError
 from xltlib.alignment import HEURISTICS
 
 if TYPE_CHECKING:
-    from xltlib.plan import Costs
     from xltlib.store import Spec
     from xltlib.study import Session
 
 # Modules are imported where a command needs them: torch takes seconds, and most commands do without.
 
 SCORED = ("xnli", "pawsx", "xcopa", "mlqa", "xquad", "tydiqa")  # by their sets' official measures
+COMMANDS: dict[str, tuple[Callable, tuple]] = {}  # name -> the function that does it, its arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,13 +46,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("xlt", description="A study of zero-shot cross-lingual transfer.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (function, *arguments) in COMMANDS.items():
+    for name, (function, arguments) in COMMANDS.items():
         text = inspect.getdoc(function)
         command = commands.add_parser(name, help=text.partition(".")[0], description=text)
         command.set_defaults(func=function, set=[], jobs=None)
         for names, options in arguments:
             command.add_argument(*names, **options)
     return parser
+
+
+def _command(*arguments: tuple) -> Callable:
+    """Enter a function `_name` as the command `name` with these arguments."""
+
+    def enter(function: Callable) -> Callable:
+        COMMANDS[function.__name__.removeprefix("_")] = function, arguments
+        return function
+
+    return enter
+
+
+def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, options
+
+
+def _jobs(text: str) -> int:
+    from xltlib.pool import job_count
+
+    return job_count(text)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise StudyError(f"--set {text}: expected name=value, such as --set seeds=8")
+    return name.strip(), value
+
+
+_flag = partial(_argument, action="store_true")
+_PROFILE = _argument("params", nargs="?", default="params/quick.yaml", help="a profile's file [%(default)s]")
+_JOBS = _argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
+_SET = _argument(
+    "--set", action="append", type=_assignment, metavar="NAME=VALUE",
+    help="another value of a parameter; may be repeated",
+)  # fmt: skip
 
 
 # The study
@@ -68,6 +104,11 @@ def _session(args: argparse.Namespace) -> "Session":
     return study.open(params, jobs=args.jobs)
 
 
+@_command(
+    _PROFILE, _JOBS, _SET,
+    _argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone"),
+    _flag("--fresh", help="compute what is published but not in the store"),
+)  # fmt: skip
 def _run(args: argparse.Namespace) -> None:
     """Run the study: its missing runs, its notebooks, its page."""
     from xltlib.params import load
@@ -78,6 +119,11 @@ def _run(args: argparse.Namespace) -> None:
     study.run(args.params, args.only, dict(args.set), args.jobs, args.fresh)
 
 
+@_command(
+    _PROFILE,
+    _flag("--replace", help="even where published runs have other numbers now"),
+    _flag("--runs", help="the finished runs alone, of a study that goes on"),
+)
 def _publish(args: argparse.Namespace) -> None:
     """Put what `xlt run` has computed into figures/."""
     session = _session(args)
@@ -90,73 +136,7 @@ def _publish(args: argparse.Namespace) -> None:
     print(f"published: {session.published}")
 
 
-def _params(args: argparse.Namespace) -> None:
-    """List all parameters: default, choices or bounds, meaning."""
-    from xltlib.params import describe
-
-    print(describe())
-
-
-def _plan(args: argparse.Namespace) -> None:
-    """Tell runs, hours and downloads of a profile before it starts."""
-    session = _session(args)
-    from xltlib.params import table
-    from xltlib.plan import outlook, sequences
-    from xltlib.pool import missing
-    from xltlib.runs import closure
-
-    costs, params, specs = session.costs, session.params, session.all_specs()
-    left = missing(specs, session.store)
-    rows = [("runs", "all", "done", "published", "to do", "hours")]
-    for kind in [*dict.fromkeys(spec.kind for spec in specs), "all"]:
-        own, to_do = ([s for s in runs if kind in (s.kind, "all")] for runs in (specs, left))
-        states = Counter(session.store.status(spec) for spec in own)
-        numbers = (len(own), states["done"], states["published"], len(to_do))
-        rows.append((kind, *map(str, numbers), _hours(costs, to_do)))
-    print(table(rows), end="\n\n")
-    if params.device == "cuda" and not costs.gpu:
-        millions = sum(sequences(spec.params) for spec in left) / 1e6
-        script = "`python tests/benchmarks/bench_gpu.py` there writes figures/throughput.json"
-        print(f"Hours on a GPU: not measured; {script}. They are for {millions:,.0f} million sequences.\n")
-    elif params.device == "cuda":
-        print(f"Hours of one {costs.gpu['gpu']}, as measured on {costs.gpu['date']} with {params.model}.\n")
-    else:
-        told = outlook({spec: costs.seconds(spec) for spec in left}, session.jobs)
-        print(told if left else "Nothing is to be computed.", end="\n\n")
-    print(_downloads(session), end="\n\n")
-    rows = [("statement", "runs", "to do", "hours", "cannot be run yet")]
-    for claim, (own, absent) in session.claims().items():
-        to_do = missing(own, session.store)
-        if own or absent:
-            numbers = (str(len(closure(own))), str(len(to_do)), _hours(costs, to_do))
-            rows.append((claim, *numbers, str(len(absent) or "")))
-    print(f"{table(rows)}\nA statement's runs are counted for it alone: most serve others too.")
-
-
-def _hours(costs: "Costs", specs: Sequence["Spec"]) -> str:
-    """The hours of some runs, as far as runs like them were measured."""
-    seconds = [costs.seconds(spec) for spec in specs]
-    known = [x for x in seconds if x is not None]
-    if seconds and not known:
-        return "not measured"
-    hours, unknown = sum(known) / 3600, len(seconds) - len(known)
-    return (f"{hours:.0f}" if hours >= 100 else f"{hours:.2f}") + (f" + {unknown} runs" if unknown else "")
-
-
-def _downloads(session: "Session") -> str:
-    if session.params.data == "synthetic":
-        return "Downloads: none; the languages are synthetic."
-    from xltlib.data.downloads import downloads
-    from xltlib.params import table
-
-    rows = [("downloads", "size", "here", "licence", "repository")]
-    for each in downloads(session.params):
-        size = f"{each.megabytes} MB" if each.megabytes else "not known"
-        rows.append((each.what, size, "yes" if each.here else "no", each.licence, each.repo))
-    none = "Downloads: none; the folder that XLT_DATA names holds the text."
-    return table(rows) if len(rows) > 1 else none
-
-
+@_command(_PROFILE)
 def _status(args: argparse.Namespace) -> None:
     """Tell what is done, pending or failed of each notebook's runs, and the time it took."""
     session = _session(args)
@@ -185,31 +165,87 @@ def _status(args: argparse.Namespace) -> None:
         print(f"failed: {spec}: {session.store.failure(spec)}")
 
 
+@_command(_PROFILE, _JOBS)
+def _plan(args: argparse.Namespace) -> None:
+    """Tell runs, hours and downloads of a profile before it starts."""
+    session = _session(args)
+    from xltlib.claims.evidence import claim_runs
+    from xltlib.claims.ledger import load_ledger
+    from xltlib.data.downloads import downloads
+    from xltlib.params import table
+    from xltlib.plan import outlook, sequences
+    from xltlib.pool import missing
+    from xltlib.runs import closure
+
+    costs, params, specs = session.costs, session.params, session.all_specs()
+    left = missing(specs, session.store)
+    rows = [("runs", "all", "done", "published", "to do", "hours")]
+    for kind in [*dict.fromkeys(spec.kind for spec in specs), "all"]:
+        own, to_do = ([s for s in runs if kind in (s.kind, "all")] for runs in (specs, left))
+        states = Counter(session.store.status(spec) for spec in own)
+        numbers = (len(own), states["done"], states["published"], len(to_do))
+        rows.append((kind, *map(str, numbers), costs.hours(to_do)))
+    print(table(rows), end="\n\n")
+    if params.device == "cuda" and not costs.gpu:
+        millions = sum(sequences(spec.params) for spec in left) / 1e6
+        script = "`python tests/benchmarks/bench_gpu.py` there writes figures/throughput.json"
+        print(f"Hours on a GPU: not measured; {script}. They are for {millions:,.0f} million sequences.\n")
+    elif params.device == "cuda":
+        print(f"Hours of one {costs.gpu['gpu']}, as measured on {costs.gpu['date']} with {params.model}.\n")
+    else:
+        told = outlook({spec: costs.seconds(spec) for spec in left}, session.jobs)
+        print(told if left else "Nothing is to be computed.", end="\n\n")
+    rows = [("downloads", "size", "here", "licence", "repository")]
+    for each in downloads(params):
+        size = f"{each.megabytes} MB" if each.megabytes else "not known"
+        rows.append((each.what, size, "yes" if each.here else "no", each.licence, each.repo))
+    print(table(rows) if len(rows) > 1 else "Downloads: none.", end="\n\n")
+    rows, ledger = [("statement", "runs", "to do", "hours", "cannot be run yet")], load_ledger(session.ledger)
+    for claim in ledger.claims:
+        own, absent = claim_runs(ledger, session.runs, claim.id)
+        if own or absent:
+            to_do = missing(own, session.store)
+            numbers = (str(len(closure(own))), str(len(to_do)), costs.hours(to_do))
+            rows.append((claim.id, *numbers, str(len(absent) or "")))
+    print(f"{table(rows)}\nA statement's runs are counted for it alone: most serve others too.")
+
+
+@_command()
+def _params(args: argparse.Namespace) -> None:
+    """List all parameters: default, choices or bounds, meaning."""
+    from xltlib.params import Params, described, table
+
+    rows = described(Params)
+    print(table([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
+
+
+@_command(_argument("id", help="such as S0-1"), _PROFILE, _JOBS, _SET)
 def _claim(args: argparse.Namespace) -> None:
     """Compute the runs that a statement needs, and show its tests, evidence and verdict."""
     session = _session(args)
-    from xltlib.claims.claim_text import render_text
-    from xltlib.claims.evaluate import evaluate_claims
-    from xltlib.claims.evidence import claim_runs
+    from xltlib import pool
+    from xltlib.claims import claim_text, evaluate, evidence, scores
     from xltlib.claims.ledger import load_ledger
-    from xltlib.claims.scores import table
-    from xltlib.pool import compute_all
 
     ledger = load_ledger(session.ledger)
-    specs, absent = claim_runs(ledger, session.runs, args.id)
+    specs, absent = evidence.claim_runs(ledger, session.runs, args.id)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
-    compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
+    pool.compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
     others = [spec for spec in session.specs("06_claims") if spec not in specs]
     results = session.available([*specs, *others])
-    (result,) = evaluate_claims(ledger, table(results), session.params, args.id)
+    (result,) = evaluate.evaluate_claims(ledger, scores.table(results), session.params, args.id)
     result["command"] += "".join(f" --set {shlex.quote('='.join(pair))}" for pair in args.set)
-    print(render_text(result))
+    print(claim_text.render_text(result))
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
         print(f"{missing} runs of the study are missing: with their tests, Holm will correct for more.")
 
 
+@_command(
+    _argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4"),
+    _PROFILE, _JOBS, _SET,
+)  # fmt: skip
 def _question(args: argparse.Namespace) -> None:
     """Compute the runs that answer an open question, and show its effects."""
     session = _session(args)
@@ -227,12 +263,12 @@ def _question(args: argparse.Namespace) -> None:
     print(f"\nScale: {session.params.scale}. Limits: {asked.limits}")
 
 
+@_command(_argument("params", help="a profile's file"), _argument("run", help="its digest"))
 def _job(args: argparse.Namespace) -> None:
     """Compute one run of a study, as a cluster's job."""
     session = _session(args)
     from xltlib.data import downloads
     from xltlib.pool import compute, tell_user
-    from xltlib.runs import describe
 
     spec = next((spec for spec in session.all_specs() if spec.digest == args.run), None)
     if spec is None:
@@ -242,12 +278,13 @@ def _job(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)  # numbers depend on it; a cluster has as many jobs as cores
     result = compute(spec, session.store, tell_user, files=True)
-    tell_user(f"{describe(spec)}: {result.seconds:.0f} s")
+    tell_user(f"{spec}: {result.seconds:.0f} s")
 
 
 # The page
 
 
+@_command()
 def _page(args: argparse.Namespace) -> None:
     """Build the reviewers' page from published evidence."""
     from xltlib import page, study
@@ -259,6 +296,7 @@ def _page(args: argparse.Namespace) -> None:
     print(f"{first}: open it in a browser, no server is needed")
 
 
+@_command()
 def _check(args: argparse.Namespace) -> int:
     """Tell where page, verdicts, scores and ledger disagree (takes a minute)."""
     from xltlib import page, study
@@ -279,6 +317,21 @@ def _check(args: argparse.Namespace) -> int:
 # Tools for anybody's files
 
 
+@_command(
+    _argument("pairs", help="file of `source ||| target` lines, or - for standard input"),
+    _flag("-d", "--favor_diagonal", help="favour links near the diagonal"),
+    _flag("-o", "--optimize_tension", help="fit how near"),
+    _flag("-v", "--variational_bayes", help="Dirichlet prior on the translation probabilities"),
+    _flag("-r", "--reverse", help="generate the source from the target"),
+    _argument("-I", "--iterations", type=int, metavar="N", help="EM iterations [5]"),
+    _argument("-q", "--p0", type=float, dest="p_null", metavar="X", help="probability of NULL [0.08]"),
+    _argument("-a", "--alpha", type=float, metavar="X", help="strength of the Dirichlet prior [0.01]"),
+    _argument(
+        "-T", "--diagonal_tension", type=float, dest="tension", metavar="X",
+        help="start value of the tension [4], implies -d",
+    ),
+    _argument("--symmetrize", choices=HEURISTICS, help="align in both directions and combine them"),
+)  # fmt: skip
 def _align(args: argparse.Namespace) -> None:
     """Align the words of a parallel text with the fast_align model.
 
@@ -301,6 +354,13 @@ def _align(args: argparse.Namespace) -> None:
     links.write_pharaoh(sys.stdout, linked)
 
 
+@_command(
+    _argument("task", choices=SCORED, help="the set that was predicted"),
+    _argument("gold", help="the data set's file, or one label a line"),
+    _argument("predictions", help="of labels: in gold's forms; of answers: JSON of id to text"),
+    _argument("--language", required=True, help="language of the text, of the context for questions"),
+    _flag("--per-example", help="add the score of every example by its id"),
+)
 def _score(args: argparse.Namespace) -> None:
     """Print the official metrics, in percent, of anybody's predictions as JSON."""
     from xltlib import evaluation
@@ -311,6 +371,11 @@ def _score(args: argparse.Namespace) -> None:
     print(json.dumps(result, indent=None if args.per_example else 2))
 
 
+@_command(
+    _argument("a", type=Path, metavar="A.json", help="scores of the system thought to be better"),
+    _argument("b", type=Path, metavar="B.json", help="scores of the other, same task and examples"),
+    _flag("--json", help="print the result as JSON"),
+)
 def _compare(args: argparse.Namespace) -> None:
     """Test two systems' per-example scores against each other."""
     from xltlib.significance import resampling
@@ -318,89 +383,3 @@ def _compare(args: argparse.Namespace) -> None:
     result = resampling.compare_files(args.a, args.b)
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     print(text if args.json else resampling.table(result))
-
-
-# The table of commands
-
-
-def _jobs(text: str) -> int:
-    from xltlib.pool import job_count
-
-    return job_count(text)
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found:
-        raise StudyError(f"--set {text}: expected name=value, such as --set seeds=8")
-    return name.strip(), value
-
-
-def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return names, options
-
-
-def _flag(*names: str, help: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return names, {"action": "store_true", "help": help}
-
-
-_PROFILE = _argument("params", nargs="?", default="params/quick.yaml", help="a profile's file [%(default)s]")
-_JOBS = _argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
-_SET = _argument(
-    "--set", action="append", type=_assignment, metavar="NAME=VALUE",
-    help="another value of a parameter; may be repeated",
-)  # fmt: skip
-COMMANDS = {  # name -> the function that does it, its arguments
-    "run": (
-        _run, _PROFILE, _JOBS, _SET,
-        _argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone"),
-        _flag("--fresh", help="compute what is published but not in the store"),
-    ),
-    "publish": (
-        _publish, _PROFILE,
-        _flag("--replace", help="even where published runs have other numbers now"),
-        _flag("--runs", help="the finished runs alone, of a study that goes on"),
-    ),
-    "status": (_status, _PROFILE),
-    "plan": (_plan, _PROFILE, _JOBS),
-    "params": (_params,),
-    "claim": (_claim, _argument("id", help="such as S0-1"), _PROFILE, _JOBS, _SET),
-    "question": (
-        _question,
-        _argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4"),
-        _PROFILE, _JOBS, _SET,
-    ),
-    "job": (_job, _argument("params", help="a profile's file"), _argument("run", help="its digest")),
-    "page": (_page,),
-    "check": (_check,),
-    "align": (
-        _align,
-        _argument("pairs", help="file of `source ||| target` lines, or - for standard input"),
-        _flag("-d", "--favor_diagonal", help="favour links near the diagonal"),
-        _flag("-o", "--optimize_tension", help="fit how near"),
-        _flag("-v", "--variational_bayes", help="Dirichlet prior on the translation probabilities"),
-        _flag("-r", "--reverse", help="generate the source from the target"),
-        _argument("-I", "--iterations", type=int, metavar="N", help="EM iterations [5]"),
-        _argument("-q", "--p0", type=float, dest="p_null", metavar="X", help="probability of NULL [0.08]"),
-        _argument("-a", "--alpha", type=float, metavar="X", help="strength of the Dirichlet prior [0.01]"),
-        _argument(
-            "-T", "--diagonal_tension", type=float, dest="tension", metavar="X",
-            help="start value of the tension [4], implies -d",
-        ),
-        _argument("--symmetrize", choices=HEURISTICS, help="align in both directions and combine them"),
-    ),
-    "score": (
-        _score,
-        _argument("task", choices=SCORED, help="the set that was predicted"),
-        _argument("gold", help="the data set's file, or one label a line"),
-        _argument("predictions", help="of labels: in gold's forms; of answers: JSON of id to text"),
-        _argument("--language", required=True, help="language of the text, of the context for questions"),
-        _flag("--per-example", help="add the score of every example by its id"),
-    ),
-    "compare": (
-        _compare,
-        _argument("a", type=Path, metavar="A.json", help="scores of the system thought to be better"),
-        _argument("b", type=Path, metavar="B.json", help="scores of the other, same task and examples"),
-        _flag("--json", help="print the result as JSON"),
-    ),
-}  # fmt: skip

@@ -179,24 +179,17 @@ class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         seen = []
         for key, _ in node.value:
             if key.value in seen or key.value == "<<":
-                problem = (
-                    "<< is not read" if key.value == "<<" else f"{_short(key.value)[1:-1]} is given twice"
-                )
+                name = _short(key.value)[1:-1]
+                problem = "<< is not read" if name == "<<" else f"{name} is given twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.append(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_decimal(self, node: yaml.ScalarNode) -> int | float:
-        """A number in the only notation that all readers read alike."""
-        if re.match(r"[-+]?0\d|.*:", node.value):
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        if node.tag.endswith((":int", ":float")) and re.match(r"[-+]?0\d|.*:", node.value):
             problem = f"{_short(node.value)[1:-1]} is octal or base 60 in YAML: write a decimal number"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        whole = node.tag.endswith(":int")
-        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
-
-
-for _number in ("int", "float"):
-    UniqueLoader.add_constructor(f"tag:yaml.org,2002:{_number}", UniqueLoader.construct_decimal)
+        return super().construct_scalar(node)
 
 
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -416,12 +409,6 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
 def to_dict(params: Params) -> dict[str, Any]:
     """The parameters as plain values (tuples become lists), ready for JSON and YAML."""
     return params.model_dump(mode="json")
-
-
-def describe() -> str:
-    """A table of all parameters: name, default, what is allowed, meaning."""
-    rows = described(Params)
-    return table([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
 """What runs cost, told before and while they are computed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
@@ -37,14 +37,12 @@ class Costs:
     @cached_property
     def gpu(self) -> dict[str, Any]:
         """What was measured on a GPU, with its name and the date; empty where nothing was."""
-        path = self.figures / THROUGHPUT
-        return read_json(path) if path.is_file() else {}
+        return read_json(self.figures / THROUGHPUT, {})
 
     @cached_property
     def notebooks(self) -> dict[str, float]:
         """The seconds that each notebook took when the profile was published; empty where it was not."""
-        path = self.figures / self.params.profile / MANIFEST
-        return read_json(path).get("notebook_seconds", {}) if path.is_file() else {}
+        return read_json(self.figures / self.params.profile / MANIFEST, {}).get("notebook_seconds", {})
 
     @cached_property
     def _rates(self) -> dict[tuple[str, ...], float]:
@@ -69,6 +67,17 @@ class Costs:
             return self.finished[spec.digest]["seconds"]
         rate = next((self._rates[like] for like in _likeness(spec.record) if like in self._rates), None)
         return None if rate is None else rate * work(spec.digest, records)
+
+    def hours(self, specs: Sequence[Spec]) -> str:
+        """The hours of some runs, as far as runs like them were measured."""
+        seconds = [self.seconds(spec) for spec in specs]
+        known = [x for x in seconds if x is not None]
+        if seconds and not known:
+            return "not measured"
+        hours, unknown = sum(known) / 3600, len(seconds) - len(known)
+        return (f"{hours:.0f}" if hours >= 100 else f"{hours:.2f}") + (
+            f" + {unknown} runs" if unknown else ""
+        )
 
 
 def work(digest: str, records: Records) -> float:

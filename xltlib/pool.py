@@ -10,19 +10,18 @@ import signal
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from functools import cache
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from xltlib import StudyError
 from xltlib.plan import outlook, time_left
-from xltlib.runs import KINDS, closure, describe
-from xltlib.store import Result, Spec, Store, gpus, system_errors
+from xltlib.runs import KINDS, closure
+from xltlib.store import Result, Spec, Store, system_errors
 
 Tell = Callable[[str], None]
 
@@ -45,6 +44,23 @@ def job_count(text: str, place: str = "") -> int:
     raise StudyError(f"{place}{text[:20]!r}: expected the number of processes, 1 to {MAX_JOBS}")
 
 
+def default_jobs(device: str = "cpu") -> int:
+    """Processes that compute runs: XLT_JOBS; or one for each GPU; or two where there are as many cores."""
+    if text := os.environ.get("XLT_JOBS"):
+        return job_count(text, "XLT_JOBS=")
+    return max(1, len(gpus())) if device == "cuda" else min(2, os.cpu_count() or 1)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as the variable CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [one.strip() for one in named.split(",") if one.strip()]
+    import torch  # slow, and needless where the variable tells
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def tell_user(line: str) -> None:
     """Progress: a line on standard error, at once."""
     print(line, file=sys.stderr, flush=True)
@@ -62,17 +78,14 @@ def compute(spec: Spec, store: Store, progress: Tell | None = None, files: bool 
 
 def missing(specs: Sequence[Spec], store: Store) -> list[Spec]:
     """The runs to compute, inputs first; inputs of runs that are there already are not asked for."""
-    status = cache(lambda spec: store.status(spec, whole=True))  # a damaged run is one to compute
-
-    def available(spec: Spec, files: bool) -> bool:
-        return status(spec) == "done" or (status(spec) == "published" and not files)
-
-    everything = closure(specs)
-    asked = dict.fromkeys(specs, False)  # run -> whether its files are needed
-    for spec in reversed(everything):
-        if spec in asked and not available(spec, asked[spec]):
-            asked.update(dict.fromkeys(spec.inputs, True))
-    return [spec for spec in everything if spec in asked and not available(spec, asked[spec])]
+    todo, asked = [], dict.fromkeys(specs, False)  # run -> whether its files are read
+    for spec in reversed(closure(specs)):
+        if spec in asked:
+            status = store.status(spec, whole=True)  # a damaged run is one to compute
+            if status != "done" and (asked[spec] or status != "published"):
+                todo.append(spec)
+                asked |= dict.fromkeys(spec.inputs, True)
+    return todo[::-1]
 
 
 def compute_all(
@@ -85,18 +98,24 @@ def compute_all(
     `planned` seconds of each run, where they are known, and of what comes `later` tell how long it takes.
     """
     if todo := missing(specs, store):
-        turns = _gpus(todo)
+        turns = []
+        if any(spec.params.get("device", "cpu") != "cpu" for spec in todo):
+            from xltlib.pretraining import models  # of torch, which takes seconds
+
+            models.device("cuda")  # which refuses a machine without one
+            turns = gpus()
         with system_errors(store.root):  # told at once, and not by each run
             store.root.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=store.root).close()
         times = {spec: planned(spec) for spec in todo}
         tell(outlook(times, jobs, later))
+        left = partial(time_left, times, jobs=jobs, later=later)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-        with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, (os.getpid(), turns)) as executor:
+        with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, (turns,)) as executor:
             try:
-                failed = _run(times, executor, store, jobs, tell, later)
+                failed = _run(times.keys(), executor, store.root, tell, left)
             except BaseException:  # an interrupt above all: do not wait for what is running
                 workers = list(executor._processes.values())
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -104,28 +123,17 @@ def compute_all(
                     worker.terminate()
                 raise
         if failed:
-            names = ", ".join([*map(describe, list(failed)[:NAMED]), *["..."][: len(failed) > NAMED]])
+            names = ", ".join([*map(str, [*failed][:NAMED]), *["..."][: len(failed) > NAMED]])
             first = next(iter(failed.values()))
             raise StudyError(f"{len(failed)} of {len(todo)} runs failed ({names}). The first: {first}")
     return [store.result(spec) for spec in specs]
 
 
-def _gpus(todo: Sequence[Spec]) -> list[str]:
-    """The GPUs that the runs may use, where they need one; StudyError where torch finds none."""
-    if all(spec.params.get("device", "cpu") == "cpu" for spec in todo):
-        return []
-    from xltlib.pretraining import models  # of torch, which takes seconds
-
-    models.device("cuda")
-    return gpus()
-
-
 def _run(
-    times: dict[Spec, float | None], executor: ProcessPoolExecutor, store: Store, jobs: int, tell: Tell,
-    later: float,
-) -> dict[Spec, str]:  # fmt: skip
-    """Work through the runs, of which the planned seconds are given; those that failed, with the reason."""
-    order = TopologicalSorter({spec: times.keys() & spec.inputs for spec in times})
+    todo: Set[Spec], executor: ProcessPoolExecutor, root: Path, tell: Tell, left: Callable[..., str]
+) -> dict[Spec, str]:
+    """Work through the runs; those that failed, with the reason. `left` tells the time left by what ended."""
+    order = TopologicalSorter({spec: todo & {*spec.inputs} for spec in todo})
     order.prepare()
     running, ended, failed = {}, {}, {}
     while order.is_active():
@@ -134,23 +142,22 @@ def _run(
                 failed[spec] = "what it builds on failed"
                 order.done(spec)
             else:
-                running[executor.submit(_work, spec, store.root)] = spec
+                running[executor.submit(_work, spec, root)] = spec
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             spec, error = running.pop(future), future.exception()
             order.done(spec)
             if isinstance(error, BrokenProcessPool):
                 raise StudyError(
                     f"a process was ended from outside, most likely for lack of memory, about when it "
-                    f"computed {describe(spec)}; finished runs are kept: start again, with fewer jobs"
+                    f"computed {spec}; finished runs are kept: start again, with fewer jobs"
                 ) from error
             if error:
                 failed[spec] = f"{type(error).__name__}: {error}"
-                tell(f"failed: {describe(spec)}: {failed[spec]}")
+                tell(f"failed: {spec}: {failed[spec]}")
             else:
                 ended[spec] = future.result()
-                left = f"; {told} left" if (told := time_left(times, ended, jobs, later)) else ""
-                number = f"[{len(ended) + len(failed)}/{len(times)}]"
-                tell(f"{number} {describe(spec)}: {ended[spec]:.0f} s{left}")
+                number, told = f"[{len(ended) + len(failed)}/{len(todo)}]", left(ended)
+                tell(f"{number} {spec}: {ended[spec]:.0f} s" + (f"; {told} left" if told else ""))
     return failed
 
 
@@ -158,12 +165,11 @@ def _work(spec: Spec, root: Path) -> float:
     return compute(spec, Store(root), tell_user, files=True).seconds
 
 
-def _begin(parent: int, turns: Sequence[str]) -> None:
+def _begin(turns: Sequence[str]) -> None:
     """Set up a worker: one thread, one of the GPUs in turn, hub offline, ended as soon as its parent is."""
 
     def follow_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()

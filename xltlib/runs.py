@@ -79,15 +79,13 @@ class Runs:
     def text(self, seed: int | None = None) -> Spec:
         """Documents of every language and the joint tokenizer; of a seed's own world where each has one."""
         taken = self._take("languages", "documents", "vocab_size")
-        if self.real:
-            taken |= self._take("data", "source", "corpora", "official_counts", "max_length", "model")
-            if self.params.cut_subwords:  # those of all text that a run may read
-                taken |= self._take(
-                    "cut_subwords", "train_sets", "test_sets", "neighbour_lists", "dictionaries"
-                )
-            return self._spec("text", taken, version=f"{KINDS['text'].version}.{REAL_TEXT}")
-        synthetic.check_languages(self.params.languages)  # before any work
-        return self._spec("text", taken | {"world_seed": self.params.world_of(seed)})
+        if not self.real:
+            synthetic.check_languages(self.params.languages)  # before any work
+            return self._spec("text", taken | {"world_seed": self.params.world_of(seed)})
+        taken |= self._take("data", "source", "corpora", "official_counts", "max_length", "model")
+        if self.params.cut_subwords:  # those of all text that a run may read
+            taken |= self._take("cut_subwords", "train_sets", "test_sets", "neighbour_lists", "dictionaries")
+        return self._spec("text", taken, version=f"{KINDS['text'].version}.{REAL_TEXT}")
 
     @kind("xltlib.data.text:build_pairs")
     def pairs(self, seed: int | None = None) -> Spec:
@@ -101,9 +99,8 @@ class Runs:
         `share`: from this share of its pairs alone, for a language with little text.
         """
         if self.real and kind not in REAL_LINKS:
-            raise StudyError(
-                f"links {kind!r}: real text has no gold links; there are {', '.join(REAL_LINKS)}"
-            )
+            known = ", ".join(REAL_LINKS)
+            raise StudyError(f"links {kind!r}: real text has no gold links; there are {known}")
         taken = {"links": kind} | ({"share": share} if share < 1 else {})
         return self._spec("links", taken, self.pairs(seed))
 
@@ -136,7 +133,7 @@ class Runs:
         `target`: trained on the pairs of this language alone, for its share of the updates.
         """
         _check("objective", objective, pretraining.OBJECTIVES)
-        chosen = pretraining.options(objective, options)
+        entry, chosen = pretraining.OBJECTIVES[objective], pretraining.options(objective, options)
         if objective == "none":
             return self.base(seed, chosen)
         if objective == "mixed" and self.real:  # no other lexicon is there
@@ -149,15 +146,13 @@ class Runs:
             if chosen.predicted == "equal":
                 steps *= self.params.mask_rate / chosen.mask_rate
         taken |= {"continue_steps": round(steps), "objective": objective, "seed": seed}
-        others = {k: v for k, v in changed(chosen).items() if k not in IN_SPEC}
-        taken |= {"options": others} if others else {}
-        taken |= {"target": target} if target else {}
-        if code := pretraining.OBJECTIVES[objective].source:
-            taken["code"] = code
+        others = {name: value for name, value in changed(chosen).items() if name not in IN_SPEC}
+        more = {"options": others, "target": target, "code": entry.source}
+        taken |= {name: value for name, value in more.items() if value}
         inputs = (self.base(seed, chosen), self.pairs(seed), self.text(seed))
         if kind := pretraining.link_kind(objective, chosen):
             inputs += (self.links(kind, chosen.pairs, seed),)
-        return Spec("encoder", taken, pretraining.OBJECTIVES[objective].version, inputs)
+        return Spec("encoder", taken, entry.version, inputs)
 
     @kind(
         "xltlib.pretraining.probing:build_probe", stage="02_pretraining", compared=True, task="retrieval",
@@ -172,8 +167,7 @@ class Runs:
             taken["probes"] = [name for name in self.params.probes if name != "tagging"]
         else:
             taken["sentences"] = 500
-        encoder = self.encoder(objective, seed, objective_options)
-        return self._spec("probe", taken, encoder, self.text(seed))
+        return self._spec("probe", taken, self.encoder(objective, seed, objective_options), self.text(seed))
 
     @kind("xltlib.pretraining.probing:build_tagging", compared=True)
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
@@ -211,26 +205,26 @@ class Runs:
         """
         _check("method", method, finetuning.METHODS)
         finetuning.options(method, method_options)
+        entry = finetuning.METHODS[method]
         taken = self._take(
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "finetune_epochs", "freeze_embeddings", "pooling",
         )  # fmt: skip
         taken |= self._real_tasks() | self._further("device", "precision", "compile", "finetune_until")
         if self.real:
-            taken |= self._take(*filter(None, [finetuning.METHODS[method].file]))
+            taken |= self._take(entry.file) if entry.file else {}
             finetuning.check_real(task, method, taken)
             if method in ("translate_train", "intermediate"):
                 from xltlib.data import task_data  # synthetic languages do without
 
                 first = finetuning.first_task(task) if method == "intermediate" else task
                 task_data.check_translations(taken, first)
-        if code := finetuning.METHODS[method].source:
-            taken["code"] = code
+        taken |= {"code": entry.source} if entry.source else {}
         joint = pretraining.options(objective, objective_options).joint
         labels = _labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
         encoders = [self.encoder(objective, seed, objective_options, target) for target in targets]
-        version = f"{KINDS['transfer'].version}.{finetuning.METHODS[method].version}"
+        version = f"{KINDS['transfer'].version}.{entry.version}"
         return self._spec("transfer", taken | {"labels": labels}, self.text(seed), *encoders, version=version)
 
     @kind("xltlib.finetuning.transfer:build_evaluation", stage="03_finetuning", compared=True)
@@ -354,15 +348,6 @@ def _labels(
         "objective": objective, "objective_options": objective_options, "method": method,
         "method_options": in_order(finetuning.Options, method_options), "task": task, "seed": seed,
     }  # fmt: skip
-
-
-def describe(spec: Spec) -> str:
-    """A run in a few words."""
-    labels = spec.params.get("labels", spec.params)
-    names = ("task", "method", "objective", "objective_options", "links", "stage")
-    words = " ".join(str(labels[name]) for name in names if labels.get(name))
-    seed = f", seed {labels['seed']}" if "seed" in labels else ""
-    return f"{spec.kind} {words}".strip() + seed
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

@@ -37,6 +37,7 @@ from xltlib import StudyError
 
 RECORD, SCORES, RUNS, MANIFEST = "result.json", "scores.npz", "runs.json", "manifest.json"
 WEIGHTS = "model.safetensors"  # the file of a trained model
+FAILED = ".failed.json"  # how the last attempt at a run ended
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -59,9 +60,10 @@ def plain(value: Any, where: str = "value") -> Any:
     raise StudyError(f"{where}: {repr(value)[:60]} is not plain JSON: use {expected}")
 
 
-def canonical(value: Any) -> bytes:
-    """The one JSON text of a plain value: keys sorted, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+def json_digest(value: Any) -> str:
+    """16 hex digits of the SHA-256 of a plain value's one JSON text: keys sorted, no spaces, ASCII."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -70,8 +72,13 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; StudyError where it is missing or not JSON."""
+def read_json(path: str | Path, missing: Any = None) -> Any:
+    """The content of a JSON file, or `missing` where there is none; StudyError for what is not JSON.
+
+    Without `missing` the file must be there.
+    """
+    if missing is not None and not Path(path).exists():
+        return missing
     with _reading(path, "JSON"):
         return json.loads(Path(path).read_bytes())
 
@@ -88,29 +95,14 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file aside, flush it to the disk, then rename it: a reader never sees half of it."""
+    """Write a file aside, then rename it: a reader never sees half of it."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_bytes(data)
-        _sync(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file or a folder's entries on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def seal(record: Mapping[str, Any]) -> str:
-    """Digest of a record without its seal: shows damage to the record itself."""
-    return hashlib.sha256(canonical({k: v for k, v in record.items() if k != "seal"})).hexdigest()[:16]
 
 
 def sha256_file(path: str | Path) -> str:
@@ -119,24 +111,22 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a file has this digest; it is read once per process, and again when it was changed since."""
+def _is_whole(path: Path, size: int, sha256: str, contents: bool = True) -> bool:
+    """Whether a file has this size and, if its `contents` count, this digest."""
     try:
         stat = path.stat()
-        return _digest(path, stat.st_size, stat.st_mtime_ns) == sha256
+        return stat.st_size == size and not (contents and _sha256(path, size, stat.st_mtime_ns) != sha256)
     except OSError:
         return False
 
 
-@cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    return sha256_file(path)
+_sha256 = cache(lambda path, size, changed: sha256_file(path))  # a file is read again when it was changed
 
 
 def file_problems(folder: Path, digests: Mapping[str, str], listing: str) -> Iterator[str]:
     """The files of a folder that are missing, foreign or changed, by their digests in its file `listing`."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    present = {path.relative_to(folder).as_posix() for path in paths} - {listing}
+    files = filter(Path.is_file, folder.rglob("*"))
+    present = {path.relative_to(folder).as_posix() for path in files} - {listing}
     for name in sorted(digests.keys() | present):
         if name not in present:
             yield f"{folder / name}: in {listing} and not there"
@@ -152,13 +142,10 @@ def file_problems(folder: Path, digests: Mapping[str, str], listing: str) -> Ite
 def save_scores(path: str | Path, scores: Mapping[str, np.ndarray]) -> None:
     """Write per-example scores as an npz file, the same bytes for the same scores.
 
-    Parameters
-    ----------
-    path : file to write.
     scores : name -> array (N,) of values in [0, 1], higher is better. Where all are 0 or 1 they are kept as
         they are; others are rounded to float16 (error below 0.00025).
 
-    Raises StudyError for another shape, a value outside [0, 1], or NaN.
+    StudyError for another shape, a value outside [0, 1], or NaN.
     """
     arrays = {}
     for name in sorted(scores):
@@ -212,16 +199,16 @@ class Spec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "params", plain(self.params, f"{self.kind} params"))
 
-    @cached_property
-    def digest(self) -> str:
-        """The name of the run: 16 hex digits of a hash over the record."""
-        return digest_of(self.record)
-
     @property
     def record(self) -> dict[str, Any]:
         """What is written of the spec: kind, params, version, and the digests of the inputs."""
         inputs = [spec.digest for spec in self.inputs]
         return {"kind": self.kind, "params": self.params, "version": self.version, "inputs": inputs}
+
+    @cached_property
+    def digest(self) -> str:
+        """The name of the run, by its record."""
+        return digest_of(self.record)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and other.digest == self.digest
@@ -230,31 +217,33 @@ class Spec:
         return hash(self.digest)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.digest}"
+        """The run in a few words, as progress and errors name it."""
+        labels = self.params.get("labels", self.params)
+        names = ("task", "method", "objective", "objective_options", "links", "stage")
+        words = [self.kind, *(str(labels[name]) for name in names if labels.get(name))]
+        return " ".join(words) + (f", seed {labels['seed']}" if "seed" in labels else "")
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """The first 16 hex digits of the SHA-256 of a run's kind, params, version and inputs (digests)."""
-    content = {key: record[key] for key in ("kind", "params", "version", "inputs")}
-    return hashlib.sha256(canonical(content)).hexdigest()[:16]
+    """The digest of a run by its record, whatever else this holds."""
+    return json_digest({key: record[key] for key in ("kind", "params", "version", "inputs")})
 
 
 class Result:
     """What a run has left: `values` (plain JSON), per-example `scores`, files, and how it came about.
 
-    `record` is the content of its result.json; `origin` is "computed" (just now), "store" or "published".
+    `record` is the content of its result.json. A published run has no `directory`, and other scores' reader.
     """
 
     def __init__(
-        self, digest: str, record: dict[str, Any], origin: str, directory: Path | None = None,
+        self, digest: str, record: dict[str, Any], directory: Path | None = None,
         read_scores: Callable[[], dict[str, np.ndarray]] | None = None,
     ) -> None:  # fmt: skip
-        self.digest, self.record, self.origin, self.directory = digest, record, origin, directory
+        self.digest, self.record, self.directory, self._read_scores = digest, record, directory, read_scores
         self.kind: str = record["kind"]
         self.params: dict[str, Any] = record["params"]
         self.values: dict[str, Any] = record["values"]
         self.seconds: float = record["seconds"]
-        self._read_scores = read_scores
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -274,7 +263,7 @@ class Result:
             run = f"{self.kind} {self.digest}"
             raise StudyError(f"{run}: published evidence has no files: compute the run anew with --fresh")
         path = self.directory / name
-        if not _is_whole(path, self.record["files"][name]["sha256"]):
+        if not _is_whole(path, **self.record["files"][name]):
             again = "run the same command again: it moves the damaged run aside and computes it anew"
             raise StudyError(f"{path}: the file is missing or damaged: {again}")
         return path
@@ -293,15 +282,15 @@ def publish(results: Iterable[Result], folder: str | Path) -> None:
     """
     runs, scores = {}, {}
     for result in results:
-        record, names = result.record, {f"{result.digest}/{key}": x for key, x in result.scores.items()}
+        record = result.record
         kept = ("kind", "params", "version", "inputs", "seconds", "weights", "cpu")
         entry = {name: record[name] for name in kept if name in record}
         if "environment" in record:
             entry["cpu"] = record["environment"].get("cpu")
-        others = {name: value for name, value in result.values.items() if name != "labels"}
-        entry |= {"labels": result.labels, "values": others, "files": sorted(record["files"])}
-        runs[result.digest] = entry | {"scores": len(names)}
-        scores |= names
+        values = {name: value for name, value in result.values.items() if name != "labels"}
+        entry |= {"labels": result.labels, "values": values, "files": sorted(record["files"])}
+        runs[result.digest] = entry | {"scores": len(result.scores)}
+        scores |= {f"{result.digest}/{name}": array for name, array in result.scores.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_scores(folder / SCORES, scores)
@@ -321,7 +310,7 @@ def read_published(folder: str | Path) -> dict[str, Result]:
             raise StudyError(f"{path}: run {digest} does not fit its digest or its scores: publish it anew")
         labels = {"labels": entry["labels"]} if entry["labels"] else {}
         record = entry | {"values": entry["values"] | labels, "files": dict.fromkeys(entry["files"])}
-        results[digest] = Result(digest, record, "published", read_scores=partial(file.read, names[digest]))
+        results[digest] = Result(digest, record, read_scores=partial(file.read, names[digest]))
     return results
 
 
@@ -341,11 +330,8 @@ class Store:
     @cached_property
     def _published(self) -> dict[str, Result]:
         """Digest -> run; the first folder that has a run wins."""
-        runs: dict[str, Result] = {}
-        for folder in self._folders:
-            if (folder / RUNS).exists():
-                runs = read_published(folder) | runs
-        return runs
+        folders = [folder for folder in reversed(self._folders) if (folder / RUNS).exists()]
+        return {digest: run for folder in folders for digest, run in read_published(folder).items()}
 
     def path(self, spec: Spec) -> Path:
         """The directory of the run, which is there only when the run is complete."""
@@ -365,14 +351,14 @@ class Store:
             return "done"
         if spec.digest in self._published:
             return "published"
-        return "failed" if self._failure(spec).exists() else "missing"
+        return "failed" if self.failure(spec) else "missing"
 
     def result(self, spec: Spec) -> Result:
         """The finished or published run; StudyError where there is none."""
         result = self._finished(self.path(spec)) or self._published.get(spec.digest)
         if result is None:
-            why = f": {self.failure(spec)}" if self._failure(spec).exists() else ""
-            raise StudyError(f"{spec}: the run is {self.status(spec)} in {self.root}{why}")
+            why = self.failure(spec) or "`xlt run` computes it"
+            raise StudyError(f"{spec} ({self.path(spec)}): the run is {self.status(spec)}: {why}")
         return result
 
     def results(self) -> Iterator[Result]:
@@ -381,14 +367,11 @@ class Store:
 
     def failure(self, spec: Spec) -> str:
         """The error with which the last attempt at the run ended, or an empty text."""
-        path = self._failure(spec)
-        return read_json(path)["error"] if path.exists() else ""
+        return read_json(self.partial(spec) / FAILED, {}).get("error", "")
 
     def compute(self, spec: Spec, build: Callable[[Path], dict], files: bool = False) -> Result:
         """The run's result: taken from the store or the published evidence, or built now.
 
-        Parameters
-        ----------
         build : called with the directory for the run's files, which holds what a killed attempt left there;
             returns the run's values. Per-example scores are the file `scores.npz` of `save_scores`.
         files : whether the caller reads the run's files. Published evidence has none, so it then does not do.
@@ -412,27 +395,20 @@ class Store:
                     warnings.warn(message, stacklevel=2)
                 return self._build(spec, build)
 
-    def _failure(self, spec: Spec) -> Path:
-        return self.partial(spec) / ".failed.json"
-
     def _finished(self, directory: Path, whole: bool = False) -> Result | None:
         """The run that is complete in a directory: all files in full size, and with the digests that matter.
 
         Those are the digests of the record and of the scores, or of all files where they are to be `whole`.
         """
-        if not directory.exists():
-            return None
         try:
             record = read_json(directory / RECORD)
-            files = record["files"]
-            sizes = {name: (directory / name).stat().st_size for name in files}
-            complete = record["seal"] == seal(record)
-        except (StudyError, OSError, KeyError, TypeError, AttributeError):
+            complete = record.pop("seal") == json_digest(record) and all(
+                _is_whole(directory / name, **entry, contents=whole or name == SCORES)
+                for name, entry in record["files"].items()
+            )
+        except (StudyError, KeyError, TypeError, AttributeError):
             return None
-        complete = complete and all(sizes[name] == entry["size"] for name, entry in files.items())
-        checked = files if whole else files.keys() & {SCORES}
-        complete = complete and all(_is_whole(directory / name, files[name]["sha256"]) for name in checked)
-        return Result(directory.name, record, "store", directory) if complete else None
+        return Result(directory.name, record, directory) if complete else None
 
     def _build(self, spec: Spec, build: Callable[[Path], dict]) -> Result:
         partial, final = self.partial(spec), self.path(spec)
@@ -449,14 +425,13 @@ class Store:
         except Exception as error:
             with contextlib.suppress(OSError):
                 report = {"kind": spec.kind, "params": spec.params, "traceback": traceback.format_exc()}
-                write_json(self._failure(spec), report | {"error": f"{type(error).__name__}: {error}"})
+                write_json(partial / FAILED, report | {"error": f"{type(error).__name__}: {error}"})
             raise
         seconds, files = round(spent + time.perf_counter() - start, 3), {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             if path.name.startswith("."):  # how an attempt failed, or what it was writing aside when killed
                 path.unlink()
                 continue
-            _sync(path)
             name = path.relative_to(partial).as_posix()
             files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
         # the weights of the run and of all that it was trained from: a spec does not say on which processor
@@ -467,12 +442,14 @@ class Store:
         if WEIGHTS in files:
             weights[spec.digest] = files[WEIGHTS]["sha256"][:16]
         record = spec.record | {"values": values, "seconds": seconds, "files": files, "weights": weights}
-        record |= {"memory_mb": {"cpu": peak_memory()}, "environment": environment()}
-        write_json(partial / RECORD, record | {"seal": seal(record)})
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on a Mac bytes
+        record["memory_mb"] = {"cpu": round(memory / (2**20 if sys.platform == "darwin" else 2**10))}
+        record["environment"] = environment()
+        sealed = record | {"seal": json_digest(record)}  # shows damage to the record itself
+        write_json(partial / RECORD, sealed)
         final.parent.mkdir(exist_ok=True)
         partial.rename(final)
-        _sync(final.parent)
-        return Result(spec.digest, record, "computed", final)
+        return Result(spec.digest, record, final)
 
 
 # --- the machine
@@ -480,39 +457,17 @@ class Store:
 
 def environment() -> dict[str, Any]:
     """What numbers may depend on besides a run's spec: versions, processor, threads, GPU."""
-    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    told: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("torch", "transformers", "tokenizers", "numpy", "scipy"):
-        found[name] = importlib.metadata.version(name)
-    found["cpu"], found["cores"] = _processor() or platform.processor() or "unknown", os.cpu_count()
-    torch = sys.modules.get("torch")  # a run without torch does not wait for its import
-    if torch:
-        found["threads"] = torch.get_num_threads()
-        found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
-    return found
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held so far, MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-
-
-def _processor() -> str:
-    """The processor's name, as the kernel tells it; empty where it does not."""
-    file = Path("/proc/cpuinfo")
-    told = file.read_text() if file.is_file() else ""
-    found = re.search(r"^model name\s*:(.*)$", told, re.MULTILINE)
-    return found[1].strip() if found else ""
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as the variable CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [one.strip() for one in named.split(",") if one.strip()]
-    import torch  # slow, and needless where the variable tells
-
-    return [str(number) for number in range(torch.cuda.device_count())]
+        told[name] = importlib.metadata.version(name)
+    kernel = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:(.*)$", kernel.read_text() if kernel.is_file() else "", re.MULTILINE)
+    told["cpu"] = (model[1].strip() if model else platform.processor()) or "unknown"
+    told["cores"] = os.cpu_count()
+    if torch := sys.modules.get("torch"):  # a run without torch does not wait for its import
+        told["threads"] = torch.get_num_threads()
+        told["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
+    return told
 
 
 def commit(folder: Path) -> str:

@@ -5,31 +5,30 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
+import pandas as pd
 
 from xltlib import StudyError, notebooks
-from xltlib.claims.evidence import HALF_BITS, POOLED, claim_runs, evidence, pooled, read_all, stage_specs
+from xltlib.claims.evidence import HALF_BITS, POOLED, evidence, pooled, read_all, stage_specs
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
 from xltlib.data import downloads
 from xltlib.params import Params, load, to_dict
 from xltlib.plan import Costs
-from xltlib.pool import Tell, compute, compute_all, job_count, missing, tell_user
-from xltlib.runs import STAGES, Runs, closure, describe
+from xltlib.pool import Tell, compute, compute_all, default_jobs, missing, tell_user
+from xltlib.runs import STAGES, Runs, closure
 from xltlib.store import (
     MANIFEST,
     RUNS,
     Result,
     Spec,
     Store,
-    canonical,
     commit,
     file_problems,
-    gpus,
+    json_digest,
     publish,
     read_json,
     read_published,
@@ -45,36 +44,43 @@ NEARBY = 0.1  # largest difference of a run's mean score over its settings
 
 
 class Session:
-    """What a notebook works with.
+    """What a notebook works with; the module calls it `open`, as a notebook reads: `study.open(params)`.
 
     params : the parameters of the study
     root : its folder
-    figures : where a notebook's figures go
-    jobs : the number of processes that compute runs
-    fresh : whether runs that the store lacks are computed even where they are published
+    figures : where a notebook's figures go: XLT_FIGURES, or runs/figures/PROFILE
+    jobs : the number of processes that compute runs: XLT_JOBS, or as `default_jobs` says
     runs : the specs of all runs
-    store : the runs under runs/, and behind them those that are published, the profile's own first
+    specs : (notebook) -> the runs that it shows, those that statements and questions ask for included
+    store : the runs under runs/, and behind them those that are published, the profile's own first; with
+        `fresh`, or XLT_FRESH=1, without the published ones
     costs : what runs take, by those that are finished or published
     ledger : the file of statements and their tests
     published : the folder of the profile's published evidence
     computed : that of the evidence that a run of the whole profile leaves, as `xlt publish` takes it
+
+    StudyError where there is no study, and where the runs of the confirmation would be judged by rules that
+    are not the frozen ones.
     """
 
-    def __init__(self, params: Params, root: Path, jobs: int, fresh: bool) -> None:
-        self.params, self.root, self.jobs, self.fresh = params, root, jobs, fresh
-        self.runs, self.ledger = Runs(params), root / "params" / "claims.yaml"
-        self.published = root / "figures" / params.profile
-        self.computed = root / "runs" / "evidence" / params.profile
-        folders = sorted(file.parent for file in (root / "figures").glob(f"[!.]*/{RUNS}"))
+    def __init__(self, params: Params, *, jobs: int | None = None, fresh: bool | None = None) -> None:
+        self.params, self.root = params, find_root()
+        self.ledger, figures = self.root / "params" / "claims.yaml", self.root / "figures"
+        restore(figures)
+        design = self.ledger.with_name(DESIGN)
+        if design.is_file() and read_yaml(design)["confirmation"]["profile"] == params.profile:
+            load_ledger(self.ledger).design.require_frozen(params.profile)
+        self.jobs = jobs or default_jobs(params.device)
+        self.published = figures / params.profile
+        self.computed = self.root / "runs" / "evidence" / params.profile
+        self.figures = Path(os.environ.get("XLT_FIGURES", self.root / "runs" / "figures" / params.profile))
+        folders = sorted(file.parent for file in figures.glob(f"[!.]*/{RUNS}"))
         folders.sort(key=lambda folder: folder != self.published)
-        self.store = Store(root / "runs", [] if fresh else folders)
-        self.costs = Costs(self.store, root / "figures", params)
-        self._specs = cache(partial(stage_specs, self.runs, self.ledger))
-        self.figures = Path(os.environ.get("XLT_FIGURES", root / "runs" / "figures" / params.profile))
-
-    def specs(self, stage: str) -> list[Spec]:
-        """The runs whose results a notebook shows, those that statements and questions ask for included."""
-        return self._specs(stage)
+        if os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh:
+            folders = []
+        self.runs, self.store = Runs(params), Store(self.root / "runs", folders)
+        self.specs = cache(partial(stage_specs, self.runs, self.ledger))
+        self.costs = Costs(self.store, figures, params)
 
     def all_specs(self) -> list[Spec]:
         """The runs of all notebooks, and what they build on, each once."""
@@ -103,20 +109,18 @@ class Session:
         todo = missing(specs, self.store)
         others = [spec for spec in todo if not any("code" in one.params for one in closure([spec]))]
         if others or self.params.model:
-            lacking = describe(others[0]) if others else self.params.model
+            lacking = others[0] if others else self.params.model
             print(f"Not trained in a notebook: {lacking}. `xlt run --fresh` leaves encoders to go on from.")
             return []
         torch.set_num_threads(1)  # as in the processes of the pool, whose numbers these are compared with
         return [compute(spec, self.store) for spec in specs]
 
-    def claims(self) -> dict[str, tuple[list[Spec], list[str]]]:
-        """For each statement the runs that its tests need, and the names of those that cannot be made."""
-        ledger = load_ledger(self.ledger)
-        return {claim.id: claim_runs(ledger, self.runs, claim.id) for claim in ledger.claims}
-
     def available(self, specs: Iterable[Spec]) -> list[Result]:
         """The results of those runs that need not be computed."""
         return [self.store.result(s) for s in specs if self.store.status(s) in ("done", "published")]
+
+
+open = Session
 
 
 def find_root() -> Path:
@@ -133,29 +137,6 @@ def find_root() -> Path:
             if (folder / "params" / "claims.yaml").is_file() and (folder / "pyproject.toml").is_file():
                 return folder
     raise StudyError(f"{here} is not inside the study: change to its folder, or name it in XLT_ROOT")
-
-
-def default_jobs(device: str = "cpu") -> int:
-    """Processes that compute runs: XLT_JOBS; or one for each GPU; or two where there are as many cores."""
-    if text := os.environ.get("XLT_JOBS"):
-        return job_count(text, "XLT_JOBS=")
-    return max(1, len(gpus())) if device == "cuda" else min(2, os.cpu_count() or 1)
-
-
-def open(params: Params, *, jobs: int | None = None, fresh: bool | None = None) -> Session:
-    """Where the study with these parameters finds its runs and puts its figures.
-
-    The environment may say more: XLT_ROOT, XLT_JOBS, XLT_FIGURES, XLT_FRESH=1 (pass over published evidence).
-    StudyError where there is no study, and where the runs of the confirmation would be judged by rules that
-    are not the frozen ones.
-    """
-    root = find_root()
-    restore(root / "figures")
-    fresh = os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh
-    design = root / "params" / DESIGN
-    if design.is_file() and read_yaml(design)["confirmation"]["profile"] == params.profile:
-        load_ledger(design.with_name("claims.yaml")).design.require_frozen(params.profile)
-    return Session(params, root, jobs or default_jobs(params.device), fresh)
 
 
 # A whole study
@@ -184,22 +165,19 @@ def run(
 
     All that it makes lies in runs/ and site/; `publish_computed` alone writes into figures/.
 
-    Parameters
-    ----------
     params_path : the profile's file, named as the profile
     only : notebooks, by name or number; then no evidence is put together
     overrides : name -> YAML text that wins over the file; then none is put together either
-    jobs : processes that compute runs
     fresh : compute what the store lacks even where it is published
 
-    Raises StudyError for parameters that cannot be used, before any work; for a run or a notebook that fails.
+    StudyError for parameters that cannot be used, before any work; for a run or a notebook that fails.
     """
     params = load(params_path, overrides)
     downloads.require(params, tell)
-    asked, changed = stages(only), params != load(params_path)
-    if Path(params_path).stem != params.profile:
-        difference = f"the profile is {params.profile}, the file {Path(params_path).name}"
-        raise StudyError(f"{params_path}: {difference}: a profile's file has its name")
+    asked, changed, file = stages(only), params != load(params_path), Path(params_path)
+    if file.stem != params.profile:
+        expected = "a profile's file has its name"
+        raise StudyError(f"{file}: the profile is {params.profile}, the file {file.name}: {expected}")
     session = open(params, jobs=jobs, fresh=fresh)
     for stage in asked:  # a wrong parameters cell is told before the work
         notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
@@ -231,7 +209,7 @@ def notebook(session: Session, stage: str) -> Spec:
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml"), session.ledger.with_name(DESIGN)]
     files = _code() | {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
-    shown = sha256(canonical({"params": values, "runs": runs, "files": files})).hexdigest()[:16]
+    shown = json_digest({"params": values, "runs": runs, "files": files})
     return session.runs.notebook(stage, passed, shown)
 
 
@@ -250,7 +228,7 @@ def _assemble(session: Session, executed: Sequence[Result]) -> bool:
     """Put figures, verdicts, runs with their scores and the manifest together; whether that was needed."""
     folder, stamp = session.computed, session.computed.with_name(f".{session.params.profile}.json")
     inputs = {result.digest: result.record["files"] for result in executed}
-    if stamp.is_file() and read_json(stamp) == inputs and not damaged(folder):
+    if read_json(stamp, {}) == inputs and not damaged(folder):
         return False
     stamp.unlink(missing_ok=True)
     results = session.available(session.all_specs())
@@ -261,7 +239,8 @@ def _assemble(session: Session, executed: Sequence[Result]) -> bool:
             if (aside / path.name).exists() or path.name == MANIFEST:
                 raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
             shutil.copyfile(path, aside / path.name)
-        _write_manifest(aside, manifest(session, results, executed))
+        seconds = {result.params["stage"]: round(result.seconds, 1) for result in executed}
+        _write_manifest(session, aside, **_costs(session, results), notebook_seconds=seconds)
     write_json(stamp, inputs)
     return True
 
@@ -274,46 +253,40 @@ def damaged(folder: Path) -> list[str]:
     return list(file_problems(folder, read_json(path)["files"], MANIFEST))
 
 
-def _earlier(session: Session) -> dict[str, Any]:
-    """The manifest of what the profile has published; empty without one."""
-    path = session.published / MANIFEST
-    return read_json(path) if path.is_file() else {}
-
-
-def manifest(session: Session, results: Sequence[Result], executed: Sequence[Result]) -> dict[str, Any]:
-    """Where the evidence comes from: parameters, ledger, machines, and what runs and notebooks cost.
+def _costs(session: Session, results: Sequence[Result]) -> dict[str, Any]:
+    """The machines, and what each kind of runs cost.
 
     Memory and machine of a run that was taken from published evidence are those of the published manifest.
     """
-    earlier, ledger = _earlier(session), load_ledger(session.ledger)
+    earlier = read_json(session.published / MANIFEST, {})
     machines = [r.record["environment"] for r in results if "environment" in r.record]
     if len(machines) < len(results):
         machines = [*earlier.get("environments", []), *machines]
-    costs: dict[str, dict[str, Any]] = {}
-    for r in results:
-        cost = costs.setdefault(r.kind, {"runs": 0, "seconds": 0.0, "peak_memory_mb": 0})
-        known = {"cpu": earlier.get("runs", {}).get(r.kind, cost)["peak_memory_mb"]}
-        memory = max(cost["peak_memory_mb"], r.record.get("memory_mb", known)["cpu"])
-        cost |= {"runs": cost["runs"] + 1, "seconds": cost["seconds"] + r.seconds, "peak_memory_mb": memory}
-    return _rules(ledger.design, session) | {
-        "parameters": to_dict(session.params), "ledger_digest": ledger.digest,
-        "environments": list({canonical(machine): machine for machine in machines}.values()),
-        "runs": {kind: cost | {"seconds": round(cost["seconds"], 1)} for kind, cost in costs.items()},
-        "notebook_seconds": {r.params["stage"]: round(r.seconds, 1) for r in executed},
-    }  # fmt: skip
+    known = {kind: {"cpu": cost["peak_memory_mb"]} for kind, cost in earlier.get("runs", {}).items()}
+    memory = [r.record.get("memory_mb", known.get(r.kind, {"cpu": 0}))["cpu"] for r in results]
+    runs = pd.DataFrame([(r.kind, r.seconds) for r in results], columns=["kind", "seconds"])
+    costs = runs.assign(memory=memory).groupby("kind").agg(
+        runs=("kind", "size"), seconds=("seconds", "sum"), peak_memory_mb=("memory", "max")
+    )  # fmt: skip
+    environments = list({json_digest(machine): machine for machine in machines}.values())
+    return {"environments": environments, "runs": costs.round(1).to_dict("index")}
 
 
-def _write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """The last file of an evidence folder: what is known of it, with the digests of all others."""
+def _write_manifest(session: Session, folder: Path, **known: Any) -> None:
+    """The last file of an evidence folder: where it comes from, with the digests of all others."""
+    ledger = load_ledger(session.ledger)
+    known |= {"parameters": to_dict(session.params), "ledger_digest": ledger.digest}
+    known |= _rules(ledger.design, session)
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    write_json(folder / MANIFEST, {**content, "files": files})
+    write_json(folder / MANIFEST, known | {"files": files})
 
 
 def _rules(design: Design, session: Session) -> dict[str, Any]:
     """The rules that confirmatory runs were started under, as first published, with their commit."""
     if not design.confirms(session.params.profile):
         return {}
-    rules = _earlier(session).get("rules") or {"digest": design.digest, "commit": commit(session.root)}
+    earlier = read_json(session.published / MANIFEST, {})
+    rules = earlier.get("rules") or {"digest": design.digest, "commit": commit(session.root)}
     if younger := design.younger_rules(session.params.profile, rules["digest"]):
         raise StudyError(f"{session.published}: {younger}: undo the change")
     return {"rules": rules}
@@ -327,23 +300,23 @@ def compare(computed: Path, published: Path) -> tuple[bool, str]:
     """
     if not (published / "claims.json").is_file():  # nothing, or runs of a study that goes on
         return True, f"nothing to compare: {published} has no run of these parameters (see `xlt publish`)"
-    ours, theirs = read_published(computed), read_published(published)
+    folders = (computed, published)
+    ours, theirs = map(read_published, folders)
     both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
-    same = sum(_agree(one, other) for one, other in both)
-    means = [[{name: x.mean() for name, x in scores.items()} for scores in pair] for pair in both]
-    near = sum(_agree(one, other, NEARBY) for one, other in means)
-    verdicts, processors = [], []
-    for folder in (computed, published):
-        verdicts.append({c["id"]: c["verdict"] for c in read_json(folder / "claims.json")["claims"]})
-        processors.append({m["cpu"] for m in read_json(folder / MANIFEST)["environments"]})
-    shared = verdicts[0].keys() & verdicts[1].keys()
-    agreed = sum(verdicts[0][name] == verdicts[1][name] for name in shared)
-    one_processor = processors[0] == processors[1]
-    where = "the same kind of processor" if one_processor else "another kind of processor"
-    also = "" if one_processor else f", {near} with mean scores within {NEARBY:g}"
-    return len(both) == (same if one_processor else near), (
+    same = near = sum(_agree(*pair) for pair in both)
+    where, also = "the same kind of processor", ""
+    processors = [{m["cpu"] for m in read_json(folder / MANIFEST)["environments"]} for folder in folders]
+    if processors[0] != processors[1]:
+        means = [[{name: x.mean() for name, x in scores.items()} for scores in pair] for pair in both]
+        near = sum(_agree(*pair, NEARBY) for pair in means)
+        where, also = "another kind of processor", f", {near} with mean scores within {NEARBY:g}"
+    verdicts = [
+        {c["id"]: c["verdict"] for c in read_json(folder / "claims.json")["claims"]} for folder in folders
+    ]
+    agreed = [verdicts[0][name] == verdicts[1][name] for name in verdicts[0].keys() & verdicts[1].keys()]
+    return near == len(both), (
         f"compared with {published}, from {where}: {same} of {len(both)} runs to the last bit{also};"
-        f" {agreed} of {len(shared)} verdicts as published"
+        f" {sum(agreed)} of {len(agreed)} verdicts as published"
     )
 
 
@@ -382,13 +355,11 @@ def publish_runs(session: Session) -> int:
         runs = read_published(folder) if (folder / RUNS).is_file() else {}
         for result in session.available(session.all_specs()):
             if not _agree(result.scores, runs.setdefault(result.digest, result).scores, HALF_BITS):
-                raise StudyError(
-                    f"{folder}: run {result.digest} ({result.kind}) has other scores in {session.store.root}:"
-                    " finish the seeds of a slice on the machine that began them"
-                )
-        rules = _rules(load_ledger(session.ledger).design, session)
+                where = f"run {result.digest} ({result.kind}) has other scores in {session.store.root}"
+                cure = "finish the seeds of a slice on the machine that began them"
+                raise StudyError(f"{folder}: {where}: {cure}")
         publish(runs.values(), aside)
-        _write_manifest(aside, {"parameters": to_dict(session.params), **rules})
+        _write_manifest(session, aside)
     return len(runs)
 
 
@@ -402,9 +373,8 @@ def _publishing(session: Session) -> Iterator[Path]:
         try:
             verdicts = pooled(read_all(figures), load_ledger(session.ledger))
         except StudyError as error:
-            raise StudyError(
-                f"{session.published} is published, but not the verdicts over all: {error}"
-            ) from None
+            but = "is published, but not the verdicts over all"
+            raise StudyError(f"{session.published} {but}: {error}") from None
         write_json(figures / POOLED, verdicts)
 
 

@@ -19,13 +19,9 @@ NUL = "control character U+0000; convert it to UTF-8"
 def stream_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, text without line end) of a file as it is read; `-` is standard input.
 
-    Only LF and CRLF end a line (U+2028 and U+001C do not). A byte order mark is left out.
-
-    Raises
-    ------
-    StudyError
-        For a file that is absent or truncated, for a byte that is not UTF-8 (as in other packings and
-        encodings), and for U+0000, which no text has but UTF-16 without its mark.
+    Only LF and CRLF end a line (U+2028 and U+001C do not). A byte order mark is left out. StudyError for a
+    file that is absent or truncated, for a byte that is not UTF-8 (as in other packings and encodings), and
+    for U+0000, which no text has but UTF-16 without its mark.
     """
     name, number = "standard input" if str(path) == "-" else str(path), 0
     try:
@@ -66,8 +62,8 @@ def read_text(path: str | Path) -> str:
 def parse_json(text: str, name: str, line: int = 1) -> Any:
     """The value of a JSON text that begins at a line of the file `name`.
 
-    Raises StudyError for text that is not JSON, a key that an object has twice, and depths or numbers beyond
-    what Python reads.
+    StudyError for what is not JSON, a key that an object has twice, and depths or numbers beyond what Python
+    reads.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
