@@ -73,6 +73,7 @@ def test_a_byte_order_mark_is_passed_over(read):
         ("<<: {seeds: 3}", ["line 1", "<< is not read"]),
         ("seeds: 3\n# " + "x" * 2**20, ["1,048,587 characters: no profile is that large"]),
         ("seeds: !!python/name:os.system", ["line 1", "not valid YAML"]),
+        ("seeds: !!int [3]", ["line 1", "not valid YAML: expected a scalar node"]),
         ("seeds: 1" + "0" * 5000, ["not valid YAML: Exceeds the limit"]),
         ("", ["p.yaml: the file is empty"]),
         (b"profile: \xff", ["p.yaml:1", "byte 0xff is not UTF-8"]),

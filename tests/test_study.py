@@ -260,6 +260,7 @@ def test_published_evidence_stands_for_the_runs(tiny, told, tmp_path):
     manifests = [json.loads(files.pop("manifest.json")) for files in (before, after)]
     assert after == before
     assert [manifest.pop("notebook_seconds").keys() for manifest in manifests] == [{*STAGES}] * 2
+    assert len({manifest.pop("notebooks") for manifest in manifests}) == 2, "runs of other states"
     assert manifests[0] == manifests[1], "machines, memory and seconds too"
 
 
@@ -302,8 +303,8 @@ def test_what_any_profile_has_published_stands_for_runs_but_for_fresh_ones(tiny,
 @pytest.mark.parametrize("name", ["runs.json", "manifest.json", "01_alignment.svg"])
 def test_a_figure_cannot_take_the_name_of_another_file(tiny, told, name):
     session = run(tiny, told)
+    (session.computed / "manifest.json").unlink()
     before = content(session.computed)
-    session.computed.with_name(".tiny.json").unlink()
     executed = [session.store.result(study.notebook(session, stage)) for stage in STAGES]
     (executed[4].directory / "figures" / name).write_text("{}")
     with pytest.raises(StudyError, match=f"{name} is there already"):

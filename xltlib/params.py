@@ -186,7 +186,8 @@ class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
-        if node.tag.endswith((":int", ":float")) and re.match(r"[-+]?0\d|.*:", node.value):
+        number = isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float"))
+        if number and re.match(r"[-+]?0\d|.*:", node.value):
             problem = f"{_short(node.value)[1:-1]} is octal or base 60 in YAML: write a decimal number"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         return super().construct_scalar(node)

@@ -226,13 +226,11 @@ def _code() -> dict[str, str]:
 
 def _assemble(session: Session, executed: Sequence[Result]) -> bool:
     """Put figures, verdicts, runs with their scores and the manifest together; whether that was needed."""
-    folder, stamp = session.computed, session.computed.with_name(f".{session.params.profile}.json")
-    inputs = {result.digest: result.record["files"] for result in executed}
-    if read_json(stamp, {}) == inputs and not damaged(folder):
+    inputs = json_digest({result.digest: result.record["files"] for result in executed})
+    if not damaged(session.computed) and read_json(session.computed / MANIFEST).get("notebooks") == inputs:
         return False
-    stamp.unlink(missing_ok=True)
     results = session.available(session.all_specs())
-    with _replaced(folder) as aside:
+    with _replaced(session.computed) as aside:
         publish(results, aside)
         write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
         for path in [path for r in executed for path in (r.directory / notebooks.FIGURES).glob("[!.]*")]:
@@ -240,8 +238,8 @@ def _assemble(session: Session, executed: Sequence[Result]) -> bool:
                 raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
             shutil.copyfile(path, aside / path.name)
         seconds = {result.params["stage"]: round(result.seconds, 1) for result in executed}
-        _write_manifest(session, aside, **_costs(session, results), notebook_seconds=seconds)
-    write_json(stamp, inputs)
+        known = _costs(session, results) | {"notebooks": inputs, "notebook_seconds": seconds}
+        _write_manifest(session, aside, **known)
     return True
 
 
