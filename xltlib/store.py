@@ -115,12 +115,12 @@ def _is_whole(path: Path, size: int, sha256: str, contents: bool = True) -> bool
     """Whether a file has this size and, if its `contents` count, this digest."""
     try:
         stat = path.stat()
-        return stat.st_size == size and not (contents and _sha256(path, size, stat.st_mtime_ns) != sha256)
+        return stat.st_size == size and (not contents or _sha256(path, size, stat.st_mtime_ns) == sha256)
     except OSError:
         return False
 
 
-_sha256 = cache(lambda path, size, changed: sha256_file(path))  # a file is read again when it was changed
+_sha256 = cache(lambda path, size, changed: sha256_file(path))  # read once, and again when it was changed
 
 
 def file_problems(folder: Path, digests: Mapping[str, str], listing: str) -> Iterator[str]:
@@ -232,7 +232,7 @@ def digest_of(record: Mapping[str, Any]) -> str:
 class Result:
     """What a run has left: `values` (plain JSON), per-example `scores`, files, and how it came about.
 
-    `record` is the content of its result.json. A published run has no `directory`, and other scores' reader.
+    `record` is the content of its result.json. A published run has no directory; its scores are read apart.
     """
 
     def __init__(
