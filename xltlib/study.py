@@ -12,7 +12,7 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from xltlib import StudyError, notebooks
+from xltlib import StudyError, notebooks, store
 from xltlib.claims.evidence import HALF_BITS, POOLED, evidence, pooled, read_all, stage_specs
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
 from xltlib.data import downloads
@@ -20,22 +20,7 @@ from xltlib.params import Params, load, to_dict
 from xltlib.plan import Costs
 from xltlib.pool import Tell, compute, compute_all, default_jobs, missing, tell_user
 from xltlib.runs import STAGES, Runs, closure
-from xltlib.store import (
-    MANIFEST,
-    RUNS,
-    Result,
-    Spec,
-    Store,
-    commit,
-    file_problems,
-    json_digest,
-    publish,
-    read_json,
-    read_published,
-    sha256_file,
-    system_errors,
-    write_json,
-)
+from xltlib.store import MANIFEST, RUNS, Result, Spec, Store
 
 DONE = ".done"  # ending of the file that stands for a finished run
 # On another processor sums round otherwise, and training carries that on: a run's mean scores then differ as
@@ -154,13 +139,9 @@ def stages(only: Sequence[str]) -> tuple[str, ...]:
 
 
 def run(
-    params_path: str | Path,
-    only: Sequence[str] = (),
-    overrides: Mapping[str, str] | None = None,
-    jobs: int | None = None,
-    fresh: bool = False,
-    tell: Tell = tell_user,
-) -> Session:
+    params_path: str | Path, only: Sequence[str] = (), overrides: Mapping[str, str] | None = None,
+    jobs: int | None = None, fresh: bool = False, tell: Tell = tell_user,
+) -> Session:  # fmt: skip
     """Compute what is missing, execute the notebooks, and compare the evidence with what is published.
 
     All that it makes lies in runs/ and site/; `publish_computed` alone writes into figures/.
@@ -191,7 +172,7 @@ def run(
         folders = ", ".join(str(result.directory) for result in executed)
         tell(f"no evidence is put together, because {why}: see {folders}")
     else:
-        with system_errors(session.root / "runs"), filelock.FileLock(f"{session.computed}.lock"):
+        with store.system_errors(session.root / "runs"), filelock.FileLock(f"{session.computed}.lock"):
             if _assemble(session, executed):
                 _page(session, executed, tell)
             tell(compare(session.computed, session.published)[1])
@@ -208,8 +189,8 @@ def notebook(session: Session, stage: str) -> Spec:
     passed = {name: value for name, value in values.items() if own[name] != value}
     runs = [(spec.digest, session.store.status(spec)) for spec in session.specs(stage)]
     ledger = [session.ledger, session.ledger.with_name("reports.yaml"), session.ledger.with_name(DESIGN)]
-    files = _code() | {p.name: sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
-    shown = json_digest({"params": values, "runs": runs, "files": files})
+    files = _code() | {p.name: store.sha256_file(p) for p in [source, *filter(Path.is_file, ledger)]}
+    shown = store.json_digest({"params": values, "runs": runs, "files": files})
     return session.runs.notebook(stage, passed, shown)
 
 
@@ -218,7 +199,7 @@ def _code() -> dict[str, str]:
     """The digests of the files of this package, which notebooks depend on."""
     package = Path(__file__).parent
     paths = [path for path in package.rglob("*.*") if path.suffix in (".py", ".json", ".yaml")]
-    return {str(path.relative_to(package)): sha256_file(path) for path in sorted(paths)}
+    return {str(path.relative_to(package)): store.sha256_file(path) for path in sorted(paths)}
 
 
 # Evidence
@@ -226,13 +207,14 @@ def _code() -> dict[str, str]:
 
 def _assemble(session: Session, executed: Sequence[Result]) -> bool:
     """Put figures, verdicts, runs with their scores and the manifest together; whether that was needed."""
-    inputs = json_digest({result.digest: result.record["files"] for result in executed})
-    if not damaged(session.computed) and read_json(session.computed / MANIFEST).get("notebooks") == inputs:
+    folder = session.computed
+    inputs = store.json_digest({result.digest: result.record["files"] for result in executed})
+    if not damaged(folder) and store.read_json(folder / MANIFEST).get("notebooks") == inputs:
         return False
     results = session.available(session.all_specs())
-    with _replaced(session.computed) as aside:
-        publish(results, aside)
-        write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
+    with _replaced(folder) as aside:
+        store.publish(results, aside)
+        store.write_json(aside / "claims.json", evidence(session.params, session.store, session.ledger))
         for path in [path for r in executed for path in (r.directory / notebooks.FIGURES).glob("[!.]*")]:
             if (aside / path.name).exists() or path.name == MANIFEST:
                 raise StudyError(f"{path}: {path.name} is there already: give this figure another name")
@@ -248,7 +230,7 @@ def damaged(folder: Path) -> list[str]:
     path = folder / MANIFEST
     if not path.is_file():
         return [f"{path}: there is no such file"]
-    return list(file_problems(folder, read_json(path)["files"], MANIFEST))
+    return list(store.file_problems(folder, store.read_json(path)["files"], MANIFEST))
 
 
 def _costs(session: Session, results: Sequence[Result]) -> dict[str, Any]:
@@ -256,7 +238,7 @@ def _costs(session: Session, results: Sequence[Result]) -> dict[str, Any]:
 
     Memory and machine of a run that was taken from published evidence are those of the published manifest.
     """
-    earlier = read_json(session.published / MANIFEST, {})
+    earlier = store.read_json(session.published / MANIFEST, {})
     machines = [r.record["environment"] for r in results if "environment" in r.record]
     if len(machines) < len(results):
         machines = [*earlier.get("environments", []), *machines]
@@ -266,7 +248,7 @@ def _costs(session: Session, results: Sequence[Result]) -> dict[str, Any]:
     costs = runs.assign(memory=memory).groupby("kind").agg(
         runs=("kind", "size"), seconds=("seconds", "sum"), peak_memory_mb=("memory", "max")
     )  # fmt: skip
-    environments = list({json_digest(machine): machine for machine in machines}.values())
+    environments = list({store.json_digest(machine): machine for machine in machines}.values())
     return {"environments": environments, "runs": costs.round(1).to_dict("index")}
 
 
@@ -275,16 +257,16 @@ def _write_manifest(session: Session, folder: Path, **known: Any) -> None:
     ledger = load_ledger(session.ledger)
     known |= {"parameters": to_dict(session.params), "ledger_digest": ledger.digest}
     known |= _rules(ledger.design, session)
-    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    write_json(folder / MANIFEST, known | {"files": files})
+    files = {path.name: store.sha256_file(path) for path in sorted(folder.iterdir())}
+    store.write_json(folder / MANIFEST, known | {"files": files})
 
 
 def _rules(design: Design, session: Session) -> dict[str, Any]:
     """The rules that confirmatory runs were started under, as first published, with their commit."""
     if not design.confirms(session.params.profile):
         return {}
-    earlier = read_json(session.published / MANIFEST, {})
-    rules = earlier.get("rules") or {"digest": design.digest, "commit": commit(session.root)}
+    earlier = store.read_json(session.published / MANIFEST, {})
+    rules = earlier.get("rules") or {"digest": design.digest, "commit": store.commit(session.root)}
     if younger := design.younger_rules(session.params.profile, rules["digest"]):
         raise StudyError(f"{session.published}: {younger}: undo the change")
     return {"rules": rules}
@@ -298,19 +280,18 @@ def compare(computed: Path, published: Path) -> tuple[bool, str]:
     """
     if not (published / "claims.json").is_file():  # nothing, or runs of a study that goes on
         return True, f"nothing to compare: {published} has no run of these parameters (see `xlt publish`)"
-    folders = (computed, published)
-    ours, theirs = map(read_published, folders)
+    ours, theirs = store.read_published(computed), store.read_published(published)
     both = [(ours[d].scores, theirs[d].scores) for d in ours if d in theirs and theirs[d].scores]
+    processors, verdicts = [], []
+    for folder in (computed, published):
+        processors.append({m["cpu"] for m in store.read_json(folder / MANIFEST)["environments"]})
+        verdicts.append({c["id"]: c["verdict"] for c in store.read_json(folder / "claims.json")["claims"]})
     same = near = sum(_agree(*pair) for pair in both)
     where, also = "the same kind of processor", ""
-    processors = [{m["cpu"] for m in read_json(folder / MANIFEST)["environments"]} for folder in folders]
     if processors[0] != processors[1]:
         means = [[{name: x.mean() for name, x in scores.items()} for scores in pair] for pair in both]
         near = sum(_agree(*pair, NEARBY) for pair in means)
         where, also = "another kind of processor", f", {near} with mean scores within {NEARBY:g}"
-    verdicts = [
-        {c["id"]: c["verdict"] for c in read_json(folder / "claims.json")["claims"]} for folder in folders
-    ]
     agreed = [verdicts[0][name] == verdicts[1][name] for name in verdicts[0].keys() & verdicts[1].keys()]
     return near == len(both), (
         f"compared with {published}, from {where}: {same} of {len(both)} runs to the last bit{also};"
@@ -350,13 +331,13 @@ def publish_runs(session: Session) -> int:
     with _publishing(session) as aside:
         if (folder / "claims.json").is_file():
             raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
-        runs = read_published(folder) if (folder / RUNS).is_file() else {}
+        runs = store.read_published(folder) if (folder / RUNS).is_file() else {}
         for result in session.available(session.all_specs()):
             if not _agree(result.scores, runs.setdefault(result.digest, result).scores, HALF_BITS):
                 where = f"run {result.digest} ({result.kind}) has other scores in {session.store.root}"
                 cure = "finish the seeds of a slice on the machine that began them"
                 raise StudyError(f"{folder}: {where}: {cure}")
-        publish(runs.values(), aside)
+        store.publish(runs.values(), aside)
         _write_manifest(session, aside)
     return len(runs)
 
@@ -373,7 +354,7 @@ def _publishing(session: Session) -> Iterator[Path]:
         except StudyError as error:
             but = "is published, but not the verdicts over all"
             raise StudyError(f"{session.published} {but}: {error}") from None
-        write_json(figures / POOLED, verdicts)
+        store.write_json(figures / POOLED, verdicts)
 
 
 @contextmanager
@@ -383,7 +364,7 @@ def _alone(figures: Path) -> Iterator[None]:
     StudyError where another process publishes.
     """
     lock = figures.parent / "runs" / ".locks" / "publish.lock"
-    with system_errors(figures.parent):
+    with store.system_errors(figures.parent):
         try:
             with filelock.FileLock(lock, timeout=0):
                 for old in figures.glob(".*.old"):
@@ -406,7 +387,7 @@ def restore(figures: Path) -> None:
 def _replaced(folder: Path) -> Iterator[Path]:
     """A folder beside it that takes its place once it is written, so that none is ever half there."""
     aside, old = (folder.with_name(f".{folder.name}.{x}") for x in ("new", "old"))
-    with system_errors(folder.parent):
+    with store.system_errors(folder.parent):
         for leftover in (aside, old):
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir(parents=True)
