@@ -91,10 +91,7 @@ def test_run_passes_on_what_it_was_asked(tiny, monkeypatch):
     line = f"run {tiny} --only 03 04 --set seeds=8 -j 3 --fresh"
     assert cli.main(line.split()) == 0
     assert cli.main(["run", str(tiny)]) == 0
-    assert calls == [
-        (str(tiny), ["03", "04"], {"seeds": "8"}, 3, True),
-        (str(tiny), [], {}, None, False),
-    ]
+    assert calls == [(str(tiny), ["03", "04"], {"seeds": "8"}, 3, True), (str(tiny), [], {}, None, False)]
 
 
 @pytest.mark.parametrize(

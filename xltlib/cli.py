@@ -169,16 +169,15 @@ def _status(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace) -> None:
     """Tell runs, hours and downloads of a profile before it starts."""
     session = _session(args)
+    from xltlib import plan, pool
     from xltlib.claims.evidence import claim_runs
     from xltlib.claims.ledger import load_ledger
     from xltlib.data.downloads import downloads
     from xltlib.params import table
-    from xltlib.plan import outlook, sequences
-    from xltlib.pool import missing
     from xltlib.runs import closure
 
     costs, params, specs = session.costs, session.params, session.all_specs()
-    left = missing(specs, session.store)
+    left = pool.missing(specs, session.store)
     rows = [("runs", "all", "done", "published", "to do", "hours")]
     for kind in [*dict.fromkeys(spec.kind for spec in specs), "all"]:
         own, to_do = ([s for s in runs if kind in (s.kind, "all")] for runs in (specs, left))
@@ -187,13 +186,13 @@ def _plan(args: argparse.Namespace) -> None:
         rows.append((kind, *map(str, numbers), costs.hours(to_do)))
     print(table(rows), end="\n\n")
     if params.device == "cuda" and not costs.gpu:
-        millions = sum(sequences(spec.params) for spec in left) / 1e6
+        millions = sum(plan.sequences(spec.params) for spec in left) / 1e6
         script = "`python tests/benchmarks/bench_gpu.py` there writes figures/throughput.json"
         print(f"Hours on a GPU: not measured; {script}. They are for {millions:,.0f} million sequences.\n")
     elif params.device == "cuda":
         print(f"Hours of one {costs.gpu['gpu']}, as measured on {costs.gpu['date']} with {params.model}.\n")
     else:
-        told = outlook({spec: costs.seconds(spec) for spec in left}, session.jobs)
+        told = plan.outlook({spec: costs.seconds(spec) for spec in left}, session.jobs)
         print(told if left else "Nothing is to be computed.", end="\n\n")
     rows = [("downloads", "size", "here", "licence", "repository")]
     for each in downloads(params):
@@ -204,7 +203,7 @@ def _plan(args: argparse.Namespace) -> None:
     for claim in ledger.claims:
         own, absent = claim_runs(ledger, session.runs, claim.id)
         if own or absent:
-            to_do = missing(own, session.store)
+            to_do = pool.missing(own, session.store)
             numbers = (str(len(closure(own))), str(len(to_do)), costs.hours(to_do))
             rows.append((claim.id, *numbers, str(len(absent) or "")))
     print(f"{table(rows)}\nA statement's runs are counted for it alone: most serve others too.")

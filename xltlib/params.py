@@ -14,15 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from annotated_types import MinLen
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from xltlib import StudyError
