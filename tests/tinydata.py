@@ -103,7 +103,7 @@ def run(build, params: dict, inputs: list, directory: Path) -> Result:
 
 
 def result(spec: Spec, values: dict, directory: Path) -> Result:
-    files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    files = {path.name: {"sha256": sha256_file(path), "size": path.stat().st_size}
              for path in directory.iterdir()}  # fmt: skip
     record = {"kind": spec.kind, "params": spec.params, "values": values, "seconds": 0.0, "files": files}
     return Result(spec.digest, record, directory)
