@@ -1,8 +1,8 @@
 """The aligner against the C++ programs fast_align and atools: links, cross-entropy, AER, speed and memory.
 
 Run: FAST_ALIGN_DIR=BUILD_FOLDER python tests/benchmarks/bench_alignment.py --data FOLDER
-Without FAST_ALIGN_DIR there is nothing to compare with, and the script says so. EFLOMAL may name
-eflomal-align, the second peer for AER.
+Without FAST_ALIGN_DIR there is nothing to compare with, and the script says so. Where eflomal's package is
+installed (the extra `bench`), it is the second peer for AER.
 """
 
 import argparse
@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from xltlib.alignment import aligner
 from xltlib.alignment.aligner import RECOMMENDED, Aligner, train
-from xltlib.alignment.links import aer, read_gold, symmetrize
+from xltlib.alignment.links import aer, eflomal_links, read_gold, symmetrize
 from xltlib.data.words import UNSPACED
 from xltlib.textfile import read_lines
 
@@ -127,19 +128,15 @@ def same_aer(name: str, pairs: Text, gold, folder: Path) -> None:
     for mine, theirs in both.values():
         for links in (mine, read_links(theirs)):
             row.append(f"{100 * aer(links[:size], gold.sure, gold.possible).aer:>9.2f}")
-    print("".join(row) + eflomal(pairs, gold, folder))
+    print("".join(row) + eflomal(pairs, gold))
 
 
-def eflomal(pairs: Text, gold, folder: Path) -> str:
-    """AER of eflomal's two directions, symmetrised alike; empty where EFLOMAL does not name its program."""
-    if "EFLOMAL" not in os.environ:
+def eflomal(pairs: Text, gold) -> str:
+    """AER of eflomal's two directions, symmetrised alike; empty where its package is not installed."""
+    if not find_spec("eflomal"):
         return ""
-    for k, side in enumerate("st"):
-        (folder / side).write_text("".join(" ".join(pair[k]) + "\n" for pair in pairs), encoding="utf-8")
-    options = ["-s", folder / "s", "-t", folder / "t", "-f", folder / "f", "-r", folder / "r", "--overwrite"]
-    subprocess.run([os.environ["EFLOMAL"], *options], check=True, capture_output=True)
-    sides = [read_links(folder / side) for side in "fr"]
-    return f"{100 * aer(symmetrize(*sides)[: len(gold.sure)], gold.sure, gold.possible).aer:>9.2f}"
+    found = eflomal_links(pairs, GROW)[: len(gold.sure)]
+    return f"{100 * aer(found, gold.sure, gold.possible).aer:>9.2f}"
 
 
 def measured(command: list, **options) -> tuple[float, float, float]:
