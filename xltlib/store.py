@@ -95,14 +95,24 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file aside, then rename it: a reader never sees half of it."""
+    """Write a file aside, flush it to the disk, then rename it: a reader never sees half of it."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_bytes(data)
+        flush(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system put a file or a folder's entries on the disk: a power cut then loses no finished run."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -432,6 +442,7 @@ class Store:
             if path.name.startswith("."):  # how an attempt failed, or what it was writing aside when killed
                 path.unlink()
                 continue
+            flush(path)
             name = path.relative_to(partial).as_posix()
             files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
         # the weights of the run and of all that it was trained from: a spec does not say on which processor
@@ -449,6 +460,7 @@ class Store:
         write_json(partial / RECORD, sealed)
         final.parent.mkdir(exist_ok=True)
         partial.rename(final)
+        flush(final.parent)
         return Result(spec.digest, record, final)
 
 
