@@ -252,5 +252,5 @@ def test_eflomal_is_a_reference_where_its_package_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "eflomal", SimpleNamespace(Aligner=Aligner))
     assert [pair.tolist() for pair in L.eflomal_links(pairs)] == [[[0, 0]], [], [[0, 1]]]
     monkeypatch.setitem(sys.modules, "eflomal", None)
-    with pytest.raises(StudyError, match=r"pip install -e .\[bench\]"):
+    with pytest.raises(StudyError, match=r"pip install -e .\[eflomal\]"):
         L.eflomal_links(pairs)

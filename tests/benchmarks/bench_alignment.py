@@ -2,7 +2,7 @@
 
 Run: FAST_ALIGN_DIR=BUILD_FOLDER python tests/benchmarks/bench_alignment.py --data FOLDER
 Without FAST_ALIGN_DIR there is nothing to compare with, and the script says so. Where eflomal's package is
-installed (the extra `bench`), it is the second peer for AER.
+installed (the extra `eflomal`), it is the second peer for AER.
 """
 
 import argparse

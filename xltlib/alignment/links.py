@@ -197,7 +197,7 @@ def eflomal_links(pairs: Sequence[tuple], heuristic: str = "intersect") -> Links
     try:
         from eflomal import Aligner
     except ImportError as error:
-        raise StudyError("links by eflomal need its package: pip install -e .[bench]") from error
+        raise StudyError("links by eflomal need its package: pip install -e .[eflomal]") from error
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / way for way in ("forward", "backward")]
         sides = ([" ".join(words) for words in side] for side in zip(*pairs, strict=True))
