@@ -107,7 +107,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the system put a file or a folder's entries on the disk: a power cut then loses no finished run."""
+    """Have a file or a folder's entries put on the disk: a power cut then loses no finished run."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
