@@ -9,7 +9,7 @@ import pytest
 import tinystudy
 import yaml
 
-from xltlib import StudyError, study
+from xltlib import StudyError, cli, study
 from xltlib.claims.evidence import bodies, check, read_all
 from xltlib.claims.ledger import load_ledger
 from xltlib.params import load
@@ -47,6 +47,15 @@ def edit(file, change):
     content = json.loads(file.read_bytes())
     change(content)
     write_json(file, content)
+
+
+def test_a_statement_is_shown_as_published(root, capsys):
+    assert cli.main(["claim", "s0-1"]) == 0
+    text = capsys.readouterr().out
+    assert "Evidence: published runs of more and tiny" in text
+    assert text.count("Verdict:") == 1  # at the one scale that has runs
+    assert cli.main(["claim", "S0-1", "--set", "seeds=3"]) == 2
+    assert "without a profile's file" in capsys.readouterr().err
 
 
 def test_profiles_of_one_design_are_judged_together(root):

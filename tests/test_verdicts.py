@@ -97,6 +97,9 @@ def test_the_seeds_that_would_decide():
     assert 12 < verdicts.seeds_needed(test, effect_of(0.02, 0.03), 0.01) < 60
     assert verdicts.seeds_needed(test, effect_of(0.1, 0.001), 0.001) == 11  # what sign flips need for 0.001
     assert verdicts.seeds_needed(test, effect_of(0.01, 0.19), 0.0001) is None
+    nine = difference(by_seed(np.linspace(0.499, 0.501, 9)), by_seed(np.full(9, 0.4)))
+    # of twelve seeds nine have learnt: eleven such take fifteen
+    assert verdicts.seeds_needed(test, effect_of(0.1, 0.001), 0.001, nine) == 15
 
 
 def test_smallest_effects_for_real_languages_are_those_of_the_design():

@@ -218,9 +218,15 @@ def _params(args: argparse.Namespace) -> None:
     print(table([tuple(rows[0]), *(tuple(row.values()) for row in rows)]))
 
 
-@_command(_argument("id", help="such as S0-1"), _PROFILE, _JOBS, _SET)
+@_command(
+    _argument("id", help="such as S0-1"),
+    _argument("params", nargs="?", help="a profile's file, whose missing runs are computed; or none"),
+    _JOBS, _SET,
+)  # fmt: skip
 def _claim(args: argparse.Namespace) -> None:
-    """Compute the runs that a statement needs, and show its tests, evidence and verdict."""
+    """Show a statement's tests, evidence and verdict: as published at every scale, or of one profile."""
+    if not args.params:
+        return _published_claim(args)
     session = _session(args)
     from xltlib import pool
     from xltlib.claims import claim_text, evaluate, evidence, scores
@@ -239,6 +245,26 @@ def _claim(args: argparse.Namespace) -> None:
     missing = len(specs) + len(others) - len(results)
     if specs and missing:
         print(f"{missing} runs of the study are missing: with their tests, Holm will correct for more.")
+
+
+def _published_claim(args: argparse.Namespace) -> None:
+    """The verdicts of a statement over all published runs of each scale; nothing is computed."""
+    from xltlib import study
+    from xltlib.claims import claim_text, evidence
+    from xltlib.claims.ledger import find, load_ledger
+    from xltlib.store import read_json
+
+    if args.set or args.jobs:
+        raise StudyError("without a profile's file nothing is computed, and --set and -j say nothing")
+    root = study.find_root()
+    ledger = load_ledger(root / "params" / "claims.yaml")
+    claim, pooled = find(ledger, args.id), read_json(root / "figures" / evidence.POOLED)
+    entries = [known[claim.id] for known in pooled["scales"].values()]
+    # what is decided without runs is the same at every scale
+    tested = [entry for entry in entries if any(test.get("effect") for test in entry["tests"])]
+    print("\n\n".join(claim_text.render_text(entry) for entry in tested or entries[:1]))
+    if pooled["ledger_digest"] != ledger.digest:
+        print("The ledger has changed since these verdicts were published: see xlt check.")
 
 
 @_command(

@@ -77,6 +77,8 @@ def render_text(claim: Mapping[str, Any]) -> str:
         lines += ["", f"{test['role'].capitalize()}: {test['type']}, {test['outcome']}", test["words"]]
         lines += [test["formula"], *_evidence(test)]
     lines += ["", f"Verdict: {shown_verdict(claim)}", claim["reason"]]
+    if claim.get("profiles"):
+        lines.append(f"Evidence: published runs of {' and '.join(claim['profiles'])}")
     if claim["second_verdict"]:
         lines.append(f"What the statement describes matters at this scale: {claim['second_verdict']}")
     lines += [f"Limits: {claim['limits']}"] if claim["limits"] else []

@@ -163,7 +163,7 @@ def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
     if own.look:
         numbers["look"] = own.look
     if own.outcome == INCONCLUSIVE and not own.why:
-        numbers["seeds_needed"] = seeds_needed(test, effect, level)
+        numbers["seeds_needed"] = seeds_needed(test, effect, level, own.trained)
     return ten_digits(numbers)
 
 

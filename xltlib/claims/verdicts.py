@@ -1,5 +1,6 @@
 """From effects to verdicts: the rules of params/design.yaml, families of tests at their looks, variants."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,8 +66,16 @@ def position(test: Test, effect: Effect, level: float, p: tuple[float, float]) -
     return CONTRADICTED, BELOW if test.margin == test.matters > 0 else TOO_SMALL
 
 
-def seeds_needed(test: Test, effect: Effect, level: float, power: float = 0.8) -> int | None:
-    """The fewest seeds that decide with this power, effect and spread as seen; None above a thousand."""
+def seeds_needed(
+    test: Test, effect: Effect, level: float, trained: Effect | None = None, power: float = 0.8
+) -> int | None:
+    """The fewest seeds that decide with this power, effect and spread as seen; None above a thousand.
+
+    With `trained`, they decide over the seeds in which all systems have learnt, too, of as large a share.
+    """
+    if trained:
+        needed, learnt = (seeds_needed(test, x, level, power=power) for x in (effect, trained))
+        return needed and learnt and max(needed, math.ceil(learnt * effect.seeds / trained.seeds))
     if test.type == "equivalence":
         distance, tail = abs(test.margin - abs(effect.estimate)), level
     else:
