@@ -6,7 +6,7 @@ Values come from a YAML file, from `--set name=value`, from a notebook's cell, o
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from reprlib import repr as _short
@@ -225,10 +225,11 @@ def _parsed(text: str, place: str) -> tuple[yaml.Node | None, Any]:
 
 
 @cache
-def parse_options(cls: type[T], text: str, where: str) -> T:
+def parse_options(cls: type[T], text: str, where: str, known: Collection[str]) -> T:
     """The options of a method or an objective, written "threshold=0.7,synonyms=false", as a `cls`.
 
-    A field whose name Python keeps for itself ends in "_" (`lambda_`); the text leaves that out.
+    A field whose name Python keeps for itself ends in "_" (`lambda_`); the text leaves that out. StudyError
+    where one is not as by default that is not among the `known` ones, the fields that it has.
     """
     fields, values, places = {name.rstrip("_"): name for name in cls.model_fields}, {}, {}
     for option in filter(None, text.split(",")):
@@ -239,7 +240,10 @@ def parse_options(cls: type[T], text: str, where: str) -> T:
             raise StudyError(f"{where}: option {name} is given twice")
         places[fields[name]] = f"{where}: {_short(option)[1:-1]}"
         values[fields[name]] = read_value(value, places[fields[name]])
-    return cls(places, where, **values)
+    parsed = cls(places, where, **values)
+    if foreign := sorted(set(changed(parsed)) - set(known)):
+        raise StudyError(f"{where} has no option {', '.join(foreign)}, found {text!r}")
+    return parsed
 
 
 def in_order(cls: type[Settings], text: str) -> str:
