@@ -8,6 +8,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+import yaml
 from sample_evidence import sample_claim, write_ledger, write_notebook, write_profile
 from studies import table
 
@@ -72,6 +73,13 @@ def test_findings_have_the_numbers_of_the_evidence(pages):
     assert len(shown) == 2  # the others are of statements that this study has not tested
     assert "+6.0 [3.0, 9.0] points, 3 seeds (S0-1)" in " ".join(shown[0].text.split())
     assert shown[0].text.strip().startswith("holds")
+
+
+def test_a_finding_is_a_sentence_of_a_test(root):
+    ledger = {claim.id: claim for claim in load_ledger(root / "params/claims.yaml").claims}
+    for finding in yaml.safe_load((page.TEMPLATES / "findings.yaml").read_text()):
+        assert finding.keys() == {"statement", "test", "says"}  # a comma would end the sentence
+        assert ledger[finding["statement"]].tests[finding["test"] - 1].measured
 
 
 def test_the_first_screen_says_what_the_confirmation_has_decided(pages, claims):
