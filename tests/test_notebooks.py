@@ -197,10 +197,8 @@ def test_notebooks_are_executed_by_papermill(tmp_path):
     assert {*good.record["files"]} == {"good.ipynb", "figures/drawn.txt"}
     assert good.file("figures/drawn.txt").read_text() == "7"
     copy = nbformat.read(good.file("good.ipynb"), as_version=4)
-    shown = " ".join(
-        copy.cells[-1].outputs[0].data["text/plain"].split()
-    )  # a long path is on a line of its own
-    assert shown == f"('{tmp_path}/notebooks', 7)"
+    shown = copy.cells[-1].outputs[0].data["text/plain"].split()  # a long path stands on its own line
+    assert " ".join(shown) == f"('{tmp_path}/notebooks', 7)"
     assert "papermill" not in good.file("good.ipynb").read_text(), "no times, no folders of this machine"
 
 

@@ -1,5 +1,7 @@
 """Text of real languages: nothing of a test set in it, words and subwords that fit, links without gold."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tinydata
@@ -8,6 +10,7 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
+from xltlib.alignment import aligner, links
 from xltlib.data import real_data, tokenization
 from xltlib.data.languages import COVERAGE
 from xltlib.data.tasks import SpanExample
@@ -114,6 +117,17 @@ def test_estimated_links_are_measured_on_gold_sentences(real, tmp_path):
     np.testing.assert_array_equal(*counts)
     subwords = tinydata.run(build_links, {"links": "subword"}, [real["pairs"]], tmp_path / "sub")
     assert subwords.values["quality"] == {}
+
+
+def test_sentences_with_gold_links_are_aligned_along_by_a_program_that_keeps_no_model(
+    real, tmp_path, monkeypatch
+):
+    program = partial(aligner.align_both, heuristic="intersect")
+    monkeypatch.setattr(links, "eflomal_links", program)
+    linked = tinydata.run(build_links, {"links": "eflomal"}, [real["pairs"]], tmp_path / "eflomal")
+    assert linked.values["quality"]["es"]["precision"] > 0.95
+    with np.load(linked.file("links.npz")) as arrays:
+        assert len(arrays["es/ends"]) == real["pairs"].values["pairs"]["es"]
 
 
 def test_the_tokenizer_cuts_a_text_as_it_cuts_its_words():
@@ -234,8 +248,8 @@ def test_published_parallel_text_and_gold_links(data_dir, monkeypatch):
     for language, count in {"es": 245, "zh": 450, "ja": 582, "fr": 447}.items():
         pairs, gold = real_data.gold_alignments("en", language)
         assert len(pairs) == len(gold.sure) == count
-        for (a, b), links in zip(pairs, gold.possible, strict=True):
-            assert (links < (len(a), len(b))).all()
+        for (a, b), linked in zip(pairs, gold.possible, strict=True):
+            assert (linked < (len(a), len(b))).all()
     pairs, gold = real_data.gold_alignments("en", "zh")
     assert pairs[0][0][0] == "scientists"
     assert [pairs[0][0][0], pairs[0][1][0]] == ["scientists", "科学家"]

@@ -77,27 +77,25 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
         gold, score = read_gold(pairs, language, kept), None
         sides = [read_sentences(pairs, language, side)[:kept] for side in ("source", "target")]
         words = list(zip(*([real_data.lowered(x) for x in side] for side in sides), strict=True))
+        test = None  # other sentences, for an aligner that learns from pairs without gold links
+        if gold is None and kind in ("estimated", "eflomal") and real_data.has_gold(source, language):
+            test = gold_sample(source, language)
         if kind == "subword":
             linked, of_words = _linked_subwords(pairs, language, kept)
         elif kind == "estimated":
             ways = aligner.train_both(words)
             linked = of_words = links.symmetrize(*(way.links for way in ways), "intersect")
-            if gold is None and real_data.has_gold(source, language):
-                test = gold_sample(source, language)
-                found = links.symmetrize(*(way.align(test.pairs) for way in ways), "intersect")
-                score = links.aer(test.of_words(found), *test.gold)
-        elif kind == "eflomal":  # it keeps no model: the sentences with gold links are aligned with the pairs
-            test = (
-                gold_sample(source, language) if not gold and real_data.has_gold(source, language) else None
-            )
+            unseen = test and links.symmetrize(*(way.align(test.pairs) for way in ways), "intersect")
+        elif kind == "eflomal":  # it keeps no model: the other sentences are aligned along with the pairs
             found = links.eflomal_links([*words, *(test.pairs if test else ())])
             linked = of_words = found[: len(words)]
-            if test:
-                score = links.aer(test.of_words(found[len(words) :]), *test.gold)
+            unseen = found[len(words) :]
         else:
             linked = of_words = _drawn_links(kind, words, gold, np.random.default_rng([number, count]))
         if gold:
             score = links.aer(of_words, *gold)
+        elif test:
+            score = links.aer(test.of_words(unseen), *test.gold)
         if score:
             quality[language] = {name: round(float(x), 4) for name, x in score._asdict().items()}
         arrays |= tokenization.pack(language, [np.ravel(x) for x in linked])
