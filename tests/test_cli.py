@@ -1,6 +1,7 @@
 """The command line: what each command prints, and how it ends."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,8 +195,15 @@ def test_claim_computes_only_what_it_needs(tiny, tmp_path, monkeypatch):
         raise StudyError("enough")
 
     monkeypatch.setattr("xltlib.pool.compute_all", compute_all)
-    assert cli.main(["claim", "S0-1", str(tiny)]) == 2
+    assert cli.main(["claim", "S0-1", str(tiny), "--run"]) == 2
     assert set(asked) == set(study.open(load(tiny)).runs.stage("03_finetuning"))
+
+
+@pytest.mark.parametrize("command", [["claim", "S0-1"], ["question", "1"]])
+def test_nothing_is_computed_unasked(command, tiny, monkeypatch, capsys):
+    monkeypatch.setattr("xltlib.pool.compute_all", lambda *_, **__: pytest.fail("it computes"))
+    assert cli.main([*command, str(tiny)]) == 2
+    assert re.search(r"tiny.yaml: \d+ runs to compute .*\. Add --run", capsys.readouterr().err)
 
 
 def test_check_needs_published_evidence(tiny, capsys):

@@ -16,7 +16,7 @@ from xltlib import StudyError
 from xltlib.alignment import HEURISTICS
 
 if TYPE_CHECKING:
-    from xltlib.store import Spec
+    from xltlib.store import Result, Spec
     from xltlib.study import Session
 
 # Modules are imported where a command needs them: torch takes seconds, and most commands do without.
@@ -85,6 +85,7 @@ def _assignment(text: str) -> tuple[str, str]:
 _flag = partial(_argument, action="store_true")
 _PROFILE = _argument("params", nargs="?", default="params/quick.yaml", help="a profile's file [%(default)s]")
 _JOBS = _argument("-j", "--jobs", type=_jobs, metavar="N", help="processes [XLT_JOBS, or 2]")
+_COMPUTE = _flag("--run", help="compute the runs that are missing")
 _SET = _argument(
     "--set", action="append", type=_assignment, metavar="NAME=VALUE",
     help="another value of a parameter; may be repeated",
@@ -102,6 +103,17 @@ def _session(args: argparse.Namespace) -> "Session":
     from xltlib import study
 
     return study.open(params, jobs=args.jobs)
+
+
+def _results(args: argparse.Namespace, session: "Session", specs: Sequence["Spec"]) -> list["Result"]:
+    """The results of the runs that a command shows; StudyError where some are missing, without --run."""
+    from xltlib import plan, pool
+
+    left = pool.missing(specs, session.store)
+    if left and not args.run:
+        told = plan.outlook({spec: session.costs.seconds(spec) for spec in left}, session.jobs)
+        raise StudyError(f"{args.params}: {told}. Add --run to compute them")
+    return pool.compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
 
 
 @_command(
@@ -220,15 +232,14 @@ def _params(args: argparse.Namespace) -> None:
 
 @_command(
     _argument("id", help="such as S0-1"),
-    _argument("params", nargs="?", help="a profile's file, whose missing runs are computed; or none"),
-    _JOBS, _SET,
+    _argument("params", nargs="?", help="a profile's file, or none"),
+    _COMPUTE, _JOBS, _SET,
 )  # fmt: skip
 def _claim(args: argparse.Namespace) -> None:
     """Show a statement's tests, evidence and verdict: as published at every scale, or of one profile."""
     if not args.params:
         return _published_claim(args)
     session = _session(args)
-    from xltlib import pool
     from xltlib.claims import claim_text, evaluate, evidence, scores
     from xltlib.claims.ledger import load_ledger
 
@@ -236,7 +247,7 @@ def _claim(args: argparse.Namespace) -> None:
     specs, absent = evidence.claim_runs(ledger, session.runs, args.id)
     for name in absent:
         print(f"cannot be run yet: {name}", file=sys.stderr)
-    pool.compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
+    _results(args, session, specs)
     others = [spec for spec in session.specs("06_claims") if spec not in specs]
     results = session.available([*specs, *others])
     (result,) = evaluate.evaluate_claims(ledger, scores.table(results), session.params, args.id)
@@ -254,8 +265,8 @@ def _published_claim(args: argparse.Namespace) -> None:
     from xltlib.claims.ledger import find, load_ledger
     from xltlib.store import read_json
 
-    if args.set or args.jobs:
-        raise StudyError("without a profile's file nothing is computed, and --set and -j say nothing")
+    if args.set or args.jobs or args.run:
+        raise StudyError("without a profile's file nothing is computed, and --set, -j and --run say nothing")
     root = study.find_root()
     ledger = load_ledger(root / "params" / "claims.yaml")
     claim, pooled = find(ledger, args.id), read_json(root / "figures" / evidence.POOLED)
@@ -269,18 +280,16 @@ def _published_claim(args: argparse.Namespace) -> None:
 
 @_command(
     _argument("number", type=int, choices=range(5), help="the report that asks it, 0 to 4"),
-    _PROFILE, _JOBS, _SET,
+    _PROFILE, _COMPUTE, _JOBS, _SET,
 )  # fmt: skip
 def _question(args: argparse.Namespace) -> None:
-    """Compute the runs that answer an open question, and show its effects."""
+    """Show the answer to an open question of the reports, and its effects."""
     session = _session(args)
     from xltlib.claims import scores
     from xltlib.noise import questions
-    from xltlib.pool import compute_all
 
     asked = questions.QUESTIONS[args.number]
-    specs = asked.runs(session.runs)
-    results = compute_all(specs, session.store, session.jobs, planned=session.costs.seconds)
+    results = _results(args, session, asked.runs(session.runs))
     answer = questions.answer(args.number, scores.table(results), session.params)
     print(f"Question {args.number}: {asked.asks}\n{answer['sentence']}\n")
     for effect in answer["effects"]:
