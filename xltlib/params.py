@@ -275,6 +275,8 @@ class Params(Settings):
     world_per_seed: bool = par(False, "each seed has synthetic languages of its own (world_seed + seed), so that seeds differ in all that chance decides")
     seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=200)
     first_seed: int = par(0, "the first of their seeds; a replication takes those that no other profile has had", low=0, high=1_000_000)
+    pretrainings: int = par(1, "pre-trainings in the world of each seed; those after the first tell where the spread comes from, and no test counts them", low=1, high=20)
+    finetunings: int = par(1, "fine-tunings of each pre-training, which differ in the order of examples and the new output layer; the same holds", low=1, high=20)
     languages: OneOrMore[Name] = par(("src", "near", "mid", "far", "low"), "all languages of the study")
     source: Name = par("src", "the language that has labelled training data")
     corpora: OneOrMore[CorpusName] = par(("opus100",), "real parallel text: for each language what has it with the source")
@@ -329,14 +331,23 @@ class Params(Settings):
 
     @property
     def every_seed(self) -> range:
-        """The seeds of the pre-trainings."""
-        return range(self.first_seed, self.first_seed + self.seeds)
+        """The seeds of all trainings: of a seed's own first, then those of its repeats."""
+        repeats = self.pretrainings * self.finetunings
+        return range(self.first_seed, self.first_seed + self.seeds * repeats)
+
+    def pretraining_of(self, seed: int) -> int:
+        """The seed of the pre-training that a fine-tuning starts from."""
+        return seed - (seed - self.first_seed) % self.finetunings
+
+    def unit_of(self, seed: int) -> int:
+        """The seed that a training repeats; itself where it is the first."""
+        return seed - (seed - self.first_seed) % (self.pretrainings * self.finetunings)
 
     def world_of(self, seed: int | None = None) -> int:
         """The seed of the synthetic world of a seed; of the first one where none is given."""
         if not self.world_per_seed:
             return self.world_seed
-        return self.world_seed + (self.first_seed if seed is None else seed)
+        return self.world_seed + (self.first_seed if seed is None else self.unit_of(seed))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -346,10 +357,12 @@ class Params(Settings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         scale, reason = _scale(self)
+        lone = self.pretrainings > 1 and not self.world_per_seed
         for name, wrong, expected in (
             ("languages", len(self.languages) < 2, "the source and at least one target language"),
             ("source", self.source not in self.languages, f"one of languages = {literal(self.languages)}"),
             ("hidden_size", self.hidden_size % self.num_heads, f"a multiple of num_heads = {self.num_heads}"),
+            ("pretrainings", lone, "1, since all seeds are of one world (world_per_seed: false)"),
             ("scale", self.scale != scale, f'"{scale}", since {reason}'),
         ):
             if wrong:

@@ -134,6 +134,7 @@ class Runs:
         """
         _check("objective", objective, pretraining.OBJECTIVES)
         entry, chosen = pretraining.OBJECTIVES[objective], pretraining.options(objective, options)
+        seed = self.params.pretraining_of(seed)
         if objective == "none":
             return self.base(seed, chosen)
         if objective == "mixed" and self.real:  # no other lexicon is there
@@ -160,7 +161,7 @@ class Runs:
     )  # fmt: skip
     def probe(self, objective: str, seed: int, objective_options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
-        labels = _labels("retrieval", objective, seed, objective_options)
+        labels = self._labels("retrieval", objective, seed, objective_options)
         taken = self._take("source", "languages") | {"labels": labels}
         if self.real:
             taken |= self._take("official_counts")
@@ -172,7 +173,7 @@ class Runs:
     @kind("xltlib.pretraining.probing:build_tagging", compared=True)
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
         """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
-        labels = _labels("tagging", objective, seed, options)
+        labels = self._labels("tagging", objective, seed, options)
         taken = self._take("source", "languages", "official_counts") | {"labels": labels}
         return self._spec("tagging", taken, self.encoder(objective, seed, options), self.text(seed))
 
@@ -183,7 +184,7 @@ class Runs:
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
         finetuning.options("salt", method_options)
-        labels = _labels("lexicon", objective, seed, "", "salt", method_options)
+        labels = self._labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
         if self.real:
             taken |= self._real_tasks() | self._take("dictionaries") | self._further("device", "precision")
@@ -221,7 +222,7 @@ class Runs:
                 task_data.check_translations(taken, first)
         taken |= {"code": entry.source} if entry.source else {}
         joint = pretraining.options(objective, objective_options).joint
-        labels = _labels(task, objective, seed, objective_options, method, method_options)
+        labels = self._labels(task, objective, seed, objective_options, method, method_options)
         targets = ("",) if joint else self.params.targets
         encoders = [self.encoder(objective, seed, objective_options, target) for target in targets]
         version = f"{KINDS['transfer'].version}.{entry.version}"
@@ -242,13 +243,14 @@ class Runs:
             raise StudyError("span_corruption is of synthetic languages and starts from scratch")
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
+        seed = self.params.pretraining_of(seed)
         taken |= {"options": changed(chosen), "seed": seed, "objective": "span_corruption"}
         return self._spec("seq2seq", taken, self.text(seed))
 
     @kind("xltlib.finetuning.answers:build_answers", compared=True)
     def answers(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder fine-tuned to write answers, scored in every language, noisy and clean."""
-        labels = _labels("qa", "span_corruption", seed, options)
+        labels = self._labels("qa", "span_corruption", seed, options)
         taken = self._take(
             "source", "languages", "train_examples", "test_examples", "batch_size", "finetune_lr",
             "freeze_embeddings",
@@ -331,23 +333,24 @@ class Runs:
         """Those of the parameters that are not as by default: most studies do without them."""
         return {name: value for name, value in self._changed.items() if name in names}
 
+    def _labels(
+        self, task: str, objective: str, seed: int, objective_options: str = "", method: str = "standard",
+        method_options: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """What tells a run with scores from others; options in one order, so that equal ones are one run."""
+        if objective in pretraining.OBJECTIVES:  # span corruption has its own options, one at a time
+            objective_options = in_order(pretraining.Options, objective_options)
+        repeated = self.params.unit_of(seed)
+        return {
+            "objective": objective, "objective_options": objective_options, "method": method,
+            "method_options": in_order(finetuning.Options, method_options), "task": task, "seed": seed,
+            **({"repeats": repeated} if repeated != seed else {}),
+        }  # fmt: skip
+
     def _real_tasks(self) -> dict:
         """Where the examples of real tasks come from, and how long they may be."""
         names = ("data", "train_sets", "test_sets", "official_counts", "max_length", "question_length")
         return self._take(*names) if self.real else {}
-
-
-def _labels(
-    task: str, objective: str, seed: int, objective_options: str = "", method: str = "standard",
-    method_options: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    """What tells a run with scores from others; options in one order, so that equal ones are one run."""
-    if objective in pretraining.OBJECTIVES:  # span corruption has its own options, one at a time
-        objective_options = in_order(pretraining.Options, objective_options)
-    return {
-        "objective": objective, "objective_options": objective_options, "method": method,
-        "method_options": in_order(finetuning.Options, method_options), "task": task, "seed": seed,
-    }  # fmt: skip
 
 
 def _check(what: str, name: str, known: Collection[str]) -> None:

@@ -90,8 +90,8 @@ def ten_digits(value: Any) -> Any:
 # The table
 
 
-def table(results: Iterable[Result]) -> pd.DataFrame:
-    """The scores of those runs that have any to compare.
+def table(results: Iterable[Result], repeats: bool = False) -> pd.DataFrame:
+    """The scores of those runs that have any to compare; further trainings of a seed only with `repeats`.
 
     The rows of an evaluation carry the digest of the fine-tuned model that it scored. Clusters and floors of
     a task come with the run of its baselines, where the results hold one: clusters by language and test set
@@ -101,6 +101,7 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
     clusters = {task: own for r in results for task, own in r.values.get("clusters", {}).items()}
     floors = baselines(results).groupby(["task", *SETTING])["score"].max().to_dict()
     compared = [r for r in results if r.kind in KINDS and KINDS[r.kind].compared]
+    compared = [r for r in compared if repeats or "repeats" not in r.labels]
     weights = {r.digest: r.record.get("weights", {}) for r in compared}
     rows = []
     for r in compared:

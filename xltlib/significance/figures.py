@@ -1,6 +1,6 @@
 """What notebook 05 shows: differences with intervals, how honest these are, and what a study can see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -9,13 +9,17 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from xltlib import drawing
-from xltlib.claims.scores import Selection, system
+from xltlib.claims import scores as score_table
+from xltlib.claims.ledger import label
+from xltlib.claims.scores import DEFAULTS, LABELS, Selection, system
 from xltlib.claims.verdicts import decide
 from xltlib.drawing import Drawn, Session
 from xltlib.params import Params
 from xltlib.significance import honesty
 from xltlib.significance.resampling import second_opinions
+from xltlib.significance.spread import SOURCES, Costs, relative_error, variance_components
 from xltlib.significance.tests import Effect, difference
+from xltlib.store import Result
 
 SEEDS = (2, 3, 4, 6, 9, 12)  # numbers of seeds of simulated studies
 EQUAL = 0.02  # two points: the difference whose power is shown, and the margin of equivalence
@@ -27,6 +31,10 @@ INTERVALS = {
     "seeds_only": "t over seeds", "examples_only": "t over examples",
 }  # fmt: skip
 
+
+REPEATED = {  # kinds of runs of a nested design, by what each is repeated with
+    "text": "world", "pairs": "world", "links": "world", "encoder": "pretraining", "transfer": "finetuning",
+}  # fmt: skip
 
 # Differences
 
@@ -65,6 +73,77 @@ def pairwise(session: Session, scores: pd.DataFrame) -> Drawn:
                 row = effect_row(f"{task}: {a} − {b}", difference(*both, alpha=params.alpha))
                 rows.append(row | second | {"eps_min": opinions["eps_min"]})
     return decided_forest(session, "pairwise", rows)
+
+
+# Where the spread comes from
+
+
+def spread(session: Session, results: Sequence[Result]) -> Drawn:
+    """The standard deviation that each source adds to a score and to the differences from it, in points.
+
+    Over worlds, pre-trainings in each and fine-tunings of each, mean over the target languages; beside them
+    the part of the worlds that the sampling of their test examples explains.
+    """
+    params, rows = session.params, []
+    for task, name, scores in _trainings(params, results) if _has_repeats(params) else ():
+        found = variance_components(scores.mean(-1), params.alpha).reset_index()
+        own = scores.mean((1, 2))  # (W, N)
+        sampled = float(own.var(-1, ddof=1).mean() / own.shape[-1])
+        found.loc[len(found)] = ["test examples", sampled, None, None]
+        points = 100 * found[["variance", "low", "high"]].astype(float) ** 0.5
+        points = points.set_axis(["mean", "low", "high"], axis=1).assign(panel=task, series=name)
+        rows += points.assign(x=found["source"], seeds=[[]] * len(found)).to_dict("records")
+    return drawing.save(session, "spread", rows, categories=[*SOURCES, "test examples"])
+
+
+def equal_cost(session: Session, spread: Drawn, results: Sequence[Result]) -> Drawn:
+    """The standard error of each row of a `spread` figure at equal cost, by how the time is divided.
+
+    `results` are all runs of the profile, whose seconds are the costs.
+    """
+    params, rows = session.params, []
+    pretrained = params.seeds * params.pretrainings
+    numbers = Costs(params.seeds, pretrained, pretrained * params.finetunings)
+    known = [(REPEATED[r.kind], r.seconds) for r in results if r.kind in REPEATED]
+    total = pd.DataFrame(known, columns=["part", "seconds"]).groupby("part")["seconds"].sum()
+    costs = Costs(**{part: total.get(part, 0.0) / number for part, number in numbers._asdict().items()})
+    for (panel, name), own in spread.rows.groupby(["panel", "series"], sort=False) if spread.path else ():
+        variances = own["mean"][: len(SOURCES)] ** 2
+        if not variances.any():
+            continue
+        table = relative_error(variances, costs, (1, 2, 3), (1, 2, 3, 5))
+        for (pretrainings, finetunings), error in table.stack().items():
+            series = drawing.counted(pretrainings, "pre-training") + " a world"
+            where = {"panel": f"{panel}: {name}", "series": series, "x": finetunings}
+            rows.append(where | {"mean": error, "seeds": []})
+    told = {name: drawing.counted(round(value), "second") for name, value in costs._asdict().items()}
+    return drawing.save(session, "equal_cost", rows, told, ticks={str(f): f for f in (1, 2, 3, 5)})
+
+
+def _has_repeats(params: Params) -> bool:
+    return params.world_per_seed and min(params.seeds, params.pretrainings, params.finetunings) > 1
+
+
+def _trainings(params: Params, results: Sequence[Result]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """The task, name and scores (W, P, F, N) of standard fine-tuning, and differences of others from it.
+
+    Means over the target languages, whose examples are parallel.
+    """
+    scores = score_table.clean(score_table.table(results, repeats=True))
+    scores = scores[scores["language"].isin(params.targets) & (scores["kind"] == "transfer")]
+    shape = (params.seeds, params.pretrainings, params.finetunings, -1)
+    names = [name for name in LABELS if name != "seed"]
+    for task, of_task in scores.groupby("task", sort=False):
+        systems = {}
+        for labels, own in of_task.groupby(names, sort=False):
+            grid = own.pivot(index="seed", columns="language", values="examples").reindex(params.every_seed)
+            if not grid.isna().any(axis=None):
+                means = np.mean([np.stack(grid[x]) for x in grid], axis=0)
+                systems[label(dict(zip(names, labels, strict=True)))] = means.reshape(shape)
+        plain = systems.pop(label(DEFAULTS), None)
+        if plain is not None:
+            yield task, "standard", plain
+            yield from ((task, f"{name} − standard", own - plain) for name, own in systems.items())
 
 
 # Honesty and power
