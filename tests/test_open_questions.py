@@ -173,8 +173,19 @@ def test_weights_grow_by_an_order_of_magnitude():
     assert questions.sizes(published)[-1] == ""
     layers = [questions.weights(size, published) / 768**2 / 12 for size in questions.sizes(published)]
     assert layers == [3, 6, 9, 12]
+    cut = published.replace(model_layers=6)
+    assert questions.sizes(cut) == ("num_layers=3", "", "num_layers=9", "num_layers=12")
+    assert [questions.weights(size, cut) / 768**2 / 12 for size in questions.sizes(cut)] == [3, 6, 9, 12]
     assert counts == sorted(counts)
     assert counts[-1] / counts[0] > 10
+
+
+@pytest.mark.parametrize(("named", "most"), [("pawsx/dev", 1000), ("pawsx/train", 2000)])
+def test_budgets_are_what_real_sets_have(named, most):
+    real = params(data="real", languages=("en", "de", "sw"), source="en", train_sets=(named,))
+    assert questions.budgets(real)[-1] == most  # 2,000 development pairs, not all of which can be used
+    asked = [query["method_options"] for query in QUESTIONS[4].queries(real) if "method" in query]
+    assert asked[-1] == f"n={most},sampling=random"
 
 
 def test_sentences_follow_the_numbers():

@@ -350,6 +350,11 @@ class Params(Settings):
         return self.world_seed + (self.first_seed if seed is None else self.unit_of(seed))
 
     @property
+    def depth(self) -> int:
+        """The layers of the profile's encoder: its own, or those that are kept of a published model."""
+        return self.model_layers or self.num_layers
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """The languages without labelled training data."""
         return tuple(name for name in self.languages if name != self.source)

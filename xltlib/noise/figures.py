@@ -179,14 +179,14 @@ def _budgets(scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     places = {
         questions.budget(n, kind)["method_options"]: (kind, n)
         for kind in ("balanced", "random")
-        for n in questions.BUDGETS
+        for n in questions.budgets(params)
     }
     own = own[own["method_options"].isin(places)]
     rows = score_table.intervals(own, ["method_options", "language"], params.alpha)
     rows = drawing.in_order(rows, language=params.targets, method_options=places)
     chosen = rows.pop("method_options").map(places)
     rows = rows.assign(series=chosen.str[0], x=chosen.str[1]).rename(columns={"language": "panel"})
-    return {"rows": rows, "marks": marks, "ticks": {str(n): n for n in questions.BUDGETS}}
+    return {"rows": rows, "marks": marks, "ticks": {str(n): n for n in questions.budgets(params)}}
 
 
 def question_table(scores: pd.DataFrame, params: Params) -> pd.DataFrame:

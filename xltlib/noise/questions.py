@@ -16,9 +16,11 @@ import pandas as pd
 from xltlib import StudyError
 from xltlib.claims.scores import SETTING, Setting, paired, rows_of, ten_digits
 from xltlib.claims.verdicts import outcome
+from xltlib.data import task_data
 from xltlib.data.synthetic import LANGUAGES
-from xltlib.finetuning.options import TYPO_RATES
-from xltlib.params import Params
+from xltlib.data.tasks import SETS
+from xltlib.finetuning.options import TYPO_RATES, first_task
+from xltlib.params import Params, to_dict
 from xltlib.pretraining import options as pretraining
 from xltlib.runs import Runs
 from xltlib.significance.tests import Effect, difference, interaction, trend
@@ -33,11 +35,11 @@ SIZES = (  # of encoders, an order of magnitude in weights and more
     "",  # the profile's own
     "hidden_size=128,num_layers=4,num_heads=4",
 )
-LAYERS = ("num_layers=3", "num_layers=6", "num_layers=9", "")  # the first ones of a published encoder
+LAYERS = (3, 6, 9, 12)  # the first ones of a published encoder
 LEVELS = {"exchange": ("weam", "subword_weam"), "pulling": ("word_aligned", "subword_aligned")}
 SHARES = (0.0625, 0.25, 0.5, 1.0)  # of its translation pairs that the language with little text keeps
 SHARE_OPTIONS = {share: "" if share == 1 else f"pairs={share:g}" for share in SHARES}
-BUDGETS = (125, 250, 500, 1000, 2000)  # intermediate examples for each language
+BUDGETS = (125, 250, 500, 1000, 2000)  # intermediate examples for each language, at most
 
 Scores = Callable[..., list[np.ndarray]]  # `arrays` of a question's rows in its languages
 Effects = Iterator[tuple[str, str, Effect]]  # what it is, its unit, and its number
@@ -177,7 +179,9 @@ def _mixing(of: Scores, params: Params) -> Effects:
 
 def sizes(params: Params) -> tuple[str, ...]:
     """The options that make the encoders of all sizes, the smallest first."""
-    return LAYERS if params.model else SIZES
+    if not params.model:
+        return SIZES
+    return tuple("" if n == params.depth else f"num_layers={n}" for n in LAYERS if n <= params.num_layers)
 
 
 def weights(options: str, params: Params) -> int:
@@ -187,7 +191,7 @@ def weights(options: str, params: Params) -> int:
     """
     chosen = pretraining.options("none", options)
     h = chosen.hidden_size or params.hidden_size
-    layers = chosen.num_layers or params.num_layers
+    layers = chosen.num_layers or params.depth
     if params.model:
         return layers * (4 * h * h + 2 * h * 4 * h)
     return params.vocab_size * h + layers * (4 * h * h + 3 * h * 2 * h)
@@ -262,6 +266,19 @@ def _pooled(levels: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
     return [array for level in levels for array in level]
 
 
+def budgets(params: Params) -> list[int]:
+    """The numbers of examples that are compared; of a real set no more than half of what a language has.
+
+    The other half leaves room for what cannot be used, and for languages that are drawn more often.
+    """
+    if params.data == "synthetic":
+        return [*BUDGETS]
+    name, split = task_data.sets(to_dict(params), first_task("nli"), "train_sets")[0]
+    counts = SETS[name].counts[split]
+    least = min(np.min(counts[language]) for language in params.languages if language in counts)
+    return [n for n in BUDGETS if 2 * n <= least]
+
+
 def budget(n: int, sampling: str) -> dict[str, str]:
     """The labels of an intermediate task with `n` examples for each language."""
     return {"method": "intermediate", "method_options": f"n={n},sampling={sampling}"}
@@ -269,12 +286,13 @@ def budget(n: int, sampling: str) -> dict[str, str]:
 
 @question(
     4, "how do intermediate examples per language change transfer?", tasks=("nli",),
-    variants=lambda _: [{}, *(budget(n, kind) for n in BUDGETS for kind in ("balanced", "random"))],
+    variants=lambda params: [{}, *(budget(n, x) for n in budgets(params) for x in ("balanced", "random"))],
     limits="One intermediate task; translations are perfect in the synthetic languages.",
 )  # fmt: skip
 def _budget(of: Scores, params: Params) -> Effects:
-    balanced, drawn = ([of("nli", **budget(n, kind)) for n in BUDGETS] for kind in ("balanced", "random"))
-    slope = trend(balanced, np.log2(BUDGETS).tolist(), alpha=params.alpha)
+    sizes = budgets(params)
+    balanced, drawn = ([of("nli", **budget(n, kind)) for n in sizes] for kind in ("balanced", "random"))
+    slope = trend(balanced, np.log2(sizes).tolist(), alpha=params.alpha)
     yield "change for twice the intermediate examples per language, balanced", "accuracy", slope
     gain = difference(_pooled(balanced), _pooled(drawn), alpha=params.alpha)
     yield "balanced minus random sampling of the same total, all budgets", "accuracy", gain

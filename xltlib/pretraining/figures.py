@@ -76,7 +76,7 @@ def layers(session: Session, probes: Sequence[Result], linked: Result, baselines
         if row == MEASURES["aer"] and panel in quality:
             beside = {"statistical aligner": quality[panel]["aer"]}
         marks += [{"row": row, "panel": panel, "name": name, "y": y} for name, y in beside.items()]
-    ticks = {str(n): n for n in range(params.num_layers + 1)}
+    ticks = {str(n): n for n in range(params.depth + 1)}
     return drawing.save(session, "layers", rows, {"count": count}, marks=marks, looks=LOOKS, ticks=ticks)
 
 
