@@ -66,6 +66,7 @@ def test_repeats_share_what_they_repeat():
     texts = [spec.inputs[0] for spec in made.values()]
     assert [len(set(texts[:k])) for k in (4, 8, 12)] == [1, 2, 3]
     assert len({spec.digest for spec in made.values()}) == 12
+    assert len({runs.probe("weam", seed) for seed in NESTED.every_seed}) == 6, "an encoder is probed once"
     assert [spec.params["labels"].get("repeats") for spec in made.values()][3:6] == [10, None, 14]
 
 

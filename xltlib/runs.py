@@ -161,6 +161,7 @@ class Runs:
     )  # fmt: skip
     def probe(self, objective: str, seed: int, objective_options: str = "") -> Spec:
         """Sentence and word retrieval and word alignment by layer, of an encoder before any fine-tuning."""
+        seed = self.params.pretraining_of(seed)
         labels = self._labels("retrieval", objective, seed, objective_options)
         taken = self._take("source", "languages") | {"labels": labels}
         if self.real:
@@ -173,6 +174,7 @@ class Runs:
     @kind("xltlib.pretraining.probing:build_tagging", compared=True)
     def tagging(self, objective: str, seed: int, options: str = "") -> Spec:
         """Tags and dependency labels of real text, told from the last layer of an encoder as it is."""
+        seed = self.params.pretraining_of(seed)
         labels = self._labels("tagging", objective, seed, options)
         taken = self._take("source", "languages", "official_counts") | {"labels": labels}
         return self._spec("tagging", taken, self.encoder(objective, seed, options), self.text(seed))
@@ -183,6 +185,7 @@ class Runs:
     )  # fmt: skip
     def lexicon(self, objective: str, seed: int, method_options: str = "") -> Spec:
         """How many of the word pairs that SALT distils from an encoder are translations."""
+        seed = self.params.pretraining_of(seed)
         finetuning.options("salt", method_options)
         labels = self._labels("lexicon", objective, seed, "", "salt", method_options)
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
