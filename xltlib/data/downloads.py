@@ -1,5 +1,6 @@
 """What a study on real languages needs from outside, where that comes from, and whether it is here."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -79,9 +80,7 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
     if params.data == "synthetic":
         return
     if (folder := real_data.folder()) and (absent := _absent(params, folder)):
-        raise StudyError(
-            f"profile {params.profile}: {len(absent)} files are missing.\n  " + "\n  ".join(absent)
-        )
+        raise StudyError(f"profile {params.profile}: files are missing:\n  " + "\n  ".join(absent))
     missing = [each for each in downloads(params) if not each.here]
     if missing and not hub.online():
         commands = [f"{each.what}: {each.command}" for each in missing]
@@ -98,15 +97,25 @@ def require(params: Params, tell: Callable[[str], None] | None = None) -> None:
 
 
 def _absent(params: Params, folder: Path) -> list[str]:
-    """What the folder lacks, a message each: every file is looked for, and each refusal kept."""
-    searches = [partial(tasks.file_of, *part, folder) for part in parts(params)]
-    methods = {entry.partition(":")[0] for entry in params.methods}
-    if "rs_da" in methods:
-        searches.append(partial(real_data.neighbour_lists, params.neighbour_lists))
-    if "code_switch" in methods:
-        searches.append(partial(real_data.dictionaries, params.dictionaries, params.source, params.targets))
-    messages = []
-    for search in searches:
+    """What the folder lacks, a message each: every file is looked for, and each refusal kept.
+
+    With `official_counts` false languages other than the source may lack a file, which a warning tells.
+    """
+    methods, messages = {entry.partition(":")[0] for entry in params.methods}, []
+    for name, split, language in parts(params):
+        try:
+            tasks.file_of(name, split, language, folder)
+        except StudyError as error:
+            is_text = tasks.SETS[name].task == "text"
+            if params.official_counts or is_text or language == params.source:
+                messages.append(str(error))
+            else:
+                warnings.warn(f"{language} is left out of {name}/{split}: {error}", stacklevel=3)
+    lists = {
+        "rs_da": partial(real_data.neighbour_lists, params.neighbour_lists),
+        "code_switch": partial(real_data.dictionaries, params.dictionaries, params.source, params.targets),
+    }
+    for search in (search for method, search in lists.items() if method in methods):
         try:
             search()
         except StudyError as error:
