@@ -142,9 +142,12 @@ def load(directory: Path) -> PreTrainedTokenizerFast:
     # a published tokenizer has the names of its special tokens from its model's architecture
     kind = AutoTokenizer if (directory / "config.json").is_file() else PreTrainedTokenizerFast
     try:
-        return kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        made = kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # those of the tokenizers library share no class
         raise StudyError(f"{directory}: the tokenizer cannot be loaded: {error}") from error
+    made.backend_tokenizer.no_truncation()  # which some were published with
+    made.backend_tokenizer.no_padding()
+    return made
 
 
 def cut(
@@ -214,15 +217,13 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
 ) -> tuple[list[list[int]], list[list[Span]]]:
     """Subword ids of each text, without special tokens, and their character spans, white space left out."""
-    if not texts:
-        return [], []
-    out = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    coded = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
     spans = [
         # SentencePiece takes the blank before a word for a part of it
-        [(end - len(text[start:end].lstrip()), end) for start, end in offsets]
-        for text, offsets in zip(texts, out["offset_mapping"], strict=True)
+        [(end - len(text[start:end].lstrip()), end) for start, end in one.offsets]
+        for text, one in zip(texts, coded, strict=True)
     ]
-    return out["input_ids"], spans
+    return [one.ids for one in coded], spans
 
 
 def cut_words(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Sentence]:
