@@ -6,11 +6,13 @@ rounds counts. Lengths are drawn from a log-normal distribution with the mean an
 English test pairs, at a quarter more subwords than words. Seconds are the processor's on a CPU, and of the
 wall on a GPU.
 
+`--shape e5` is the fine-tuning of params/pretrained.yaml: six layers of 384 in bf16, embeddings frozen.
 `--shape mbert` is for a GPU: 12 layers of 768 in bf16, embeddings trained too. Beside the speed stands the
 share that the loop reaches of the rate of large matrix products, measured there too, without what padding
 takes. Then predictions of as many pairs as XNLI's test has in 15 languages.
 
 Run: python tests/benchmarks/bench_xnli.py
+     python tests/benchmarks/bench_xnli.py --shape e5
      python tests/benchmarks/bench_xnli.py --shape mbert --device cuda --compile
 """
 
@@ -31,6 +33,8 @@ from xltlib.pretraining.training import Optimization, pad
 SHAPES = {
     "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "pairs": 4000, "batch": 32, "updates": 100,
              "predicted": 5010},
+    "e5": {"hidden": 384, "layers": 6, "heads": 12, "vocab": 50_000, "pairs": 2000, "batch": 32,
+           "updates": 15, "predicted": 640},
     "mbert": {"hidden": 768, "layers": 12, "heads": 12, "vocab": 119_547, "pairs": 40_000, "batch": 32,
               "updates": 1000, "predicted": 15 * 5010},
 }  # fmt: skip
@@ -47,8 +51,17 @@ def examples(count: int, args) -> Encoded:
 
 
 def new_model(args) -> TaskModel:
+    config = mbert(args)
+    if args.shape == "e5":
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     with models.device(args.device):
-        return TaskModel(untrained(mbert(args)), "nli", 0, "cls", freeze_embeddings=False)
+        pooling, freeze = ("mean", True) if args.shape == "e5" else ("cls", False)
+        return TaskModel(untrained(config), "nli", 0, pooling, freeze)
+
+
+def precision(args) -> str:
+    """Of the matrix products of both loops."""
+    return "float32" if args.shape == "tiny" and args.device == "cpu" else "bfloat16"
 
 
 def seconds(action: Callable[[], object], args) -> float:
@@ -78,7 +91,7 @@ def trainers(data: Encoded, model: TaskModel, updates: int, args) -> float:
         arguments = TrainingArguments(
             folder, max_steps=updates, per_device_train_batch_size=args.batch, learning_rate=2e-5,
             report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            use_cpu=args.device == "cpu", bf16=args.device != "cpu", remove_unused_columns=False,
+            use_cpu=args.device == "cpu", bf16=precision(args) == "bfloat16", remove_unused_columns=False,
             dataloader_pin_memory=args.device != "cpu", dataloader_num_workers=args.workers,
         )  # fmt: skip
         trainer, clock = PairTrainer(model, arguments, train_dataset=rows, data_collator=collate), Clock(args)
@@ -100,14 +113,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that collate the Trainer's batches")
     args = read_arguments(parser, SHAPES)
     torch.set_num_threads(1)
-    precision = "float32" if args.device == "cpu" else "bfloat16"
     data, test = examples(args.pairs, args), examples(args.predicted, args)
     rate, model, other = matrix_rate(args), new_model(args), new_model(args)
     if args.compile:
         models.compiled(model.encoder)
 
     def ours(updates: int) -> None:
-        finetune(model, data, Optimization(updates, 2e-5, precision=precision), args.batch, 0)
+        finetune(model, data, Optimization(updates, 2e-5, precision=precision(args)), args.batch, 0)
 
     warm = len(data.ids) // args.batch if args.compile else 20  # every length comes by
     print(f"warm: {seconds(lambda: ours(min(warm, args.updates)), args):.1f} s", flush=True)
@@ -121,7 +133,8 @@ def main() -> None:
     print(f"{args.shape} on {args.device}: large matrix products at {rate / 1e12:.3f} TFLOP/s")
     print(f"training: {speeds[0]:,.0f} pairs/s, {share:.1%} of the rate")
     print(f"Trainer: {speeds[1]:,.0f} pairs/s, ratio {speeds[0] / speeds[1]:.2f}", flush=True)
-    passed = [seconds(lambda: predict(model, test, precision=precision), args) for _ in range(args.rounds)]
+    products = precision(args)
+    passed = [seconds(lambda: predict(model, test, precision=products), args) for _ in range(args.rounds)]
     print(f"prediction of {args.predicted:,} pairs: {min(passed):.2f} s (at first {passed[0]:.2f})")
 
 
