@@ -122,6 +122,14 @@ def test_a_command_that_cannot_be_read_ends_with_2(line, capsys):
     assert "usage: xlt" in capsys.readouterr().err
 
 
+def test_notebooks_are_named_together_or_one_by_one(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study, "run", lambda _, only, *more: asked.append(only))
+    assert cli.main(["run", str(tiny), "--only", "02", "03", "--only", "04"]) == 0
+    assert cli.main(["run", str(tiny)]) == 0
+    assert asked == [["02", "03", "04"], []]
+
+
 def test_an_interrupted_command_says_how_to_go_on(tiny, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

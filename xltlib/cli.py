@@ -118,7 +118,9 @@ def _results(args: argparse.Namespace, session: "Session", specs: Sequence["Spec
 
 @_command(
     _PROFILE, _JOBS, _SET,
-    _argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks alone"),
+    _argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NN", help="these notebooks alone"
+    ),
     _flag("--fresh", help="compute what is published but not in the store"),
 )  # fmt: skip
 def _run(args: argparse.Namespace) -> None:
