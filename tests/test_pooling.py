@@ -89,6 +89,9 @@ def test_confirmatory_runs_wait_for_their_first_look_and_then_speak_alone(root):
     published(root, profile="confirmation", first_seed=12, seeds=3)
     assert (entry(root)["profiles"], entry(root)["confirmatory"]) == (["confirmation"], True)
     assert entry(root)["tests"][0]["effect"]["seeds"] == 3
+    told = (root / "figures/evidence.json").read_bytes()
+    published(root, profile="confirmation", first_seed=12, seeds=4)
+    assert (root / "figures/evidence.json").read_bytes() == told  # nothing of seeds after a look
     rules["confirmation"]["looks"] = [{"seeds": 2, "alpha": 0.05}]
     design.write_text(yaml.safe_dump(rules))
     with pytest.raises(StudyError, match=r"were started under the rules .* undo the change"):

@@ -128,11 +128,16 @@ def _outcome(own: Judgement, alpha: float) -> dict[str, Any]:
     if own.outcome == NOT_RUN:
         lacking = {"reason_not_run": data.reason, "missing": list(data.missing)}
         return {"outcome": NOT_RUN, "effect": None, "runs": [], **lacking}
-    failed = {name: list(seeds) for name, seeds in data.failed.items() if seeds}
-    more = {"adds": own.adds, "obstacle": own.why, "failed": failed, "mixed_seeds": list(data.mixed)}
+    seeds = own.seeds or data.seeds  # of a look, those that it was at
+    rows = [data.seeds.index(seed) for seed in seeds]
+    runs = dict.fromkeys(digests[row] for digests in data.digests for row in rows)
+    failed = {name: [s for s in seeds if s in those] for name, those in data.failed.items()}
+    mixed = [seed for seed in data.mixed if seed in seeds]
+    more = {"adds": own.adds, "obstacle": own.why, "mixed_seeds": mixed}
+    more["failed"] = {name: those for name, those in failed.items() if those}
     return {
         "outcome": own.outcome, "effect": _effect(own, alpha) if own.effect else None,
-        "runs": list(data.digests), "matters": ten_digits(own.test.matters),
+        "runs": list(runs), "matters": ten_digits(own.test.matters),
         **{name: value for name, value in more.items() if value},
     }  # fmt: skip
 

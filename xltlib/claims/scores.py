@@ -324,17 +324,18 @@ class World:
 class Comparison:
     """The scores of a test over the seeds that all its runs have; or why there are none.
 
-    `scores` are the arguments of the test, each K arrays (R, N_k), rows in the order of `seeds`. `sources`
-    are the scores (R, N) of each system in the source language, `failed` the seeds in which it has not learnt
-    its task there, `mixed` those in which systems were trained from different weights of one encoder. `floor`
-    is the best score that costs no encoder, where one is known for all settings.
+    `scores` are the arguments of the test, each K arrays (R, N_k), rows in the order of `seeds`; `digests`
+    are by system those of its runs, in this order. `sources` are the scores (R, N) of each system in the
+    source language, `failed` the seeds in which it has not learnt its task there, `mixed` those in which
+    systems were trained from different weights of one encoder. `floor` is the best score that costs no
+    encoder, where one is known for all settings.
     """
 
     test: Test
     seeds: tuple[int, ...] = ()
     scores: tuple[list[np.ndarray], ...] = ()
     settings: tuple[str, ...] = ()
-    digests: tuple[str, ...] = ()
+    digests: tuple[tuple[str, ...], ...] = ()
     sources: dict[str, np.ndarray] = field(default_factory=dict)
     failed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     mixed: tuple[int, ...] = ()
@@ -404,8 +405,8 @@ def compare(test: Test, scores: pd.DataFrame, world: World) -> Comparison:
     if any(shapes[k] != shapes[k + 1] for k in range(0, len(shapes) - 1, step)):
         rivals = f"the runs of {label(test.a)} and its rivals have other examples"
         return Comparison(test, reason=f"not paired: {rivals}")
-    digests = tuple(dict.fromkeys(d for s in selected for d in s.digests))
-    runs, names = scores[scores["digest"].isin(digests)], tuple(map(str, asked[0][1]))
+    digests, names = tuple(s.digests for s in selected), tuple(map(str, asked[0][1]))
+    runs = scores[scores["digest"].isin({d for own in digests for d in own})]
     comparison = Comparison(test, tuple(seeds), tuple(systems), names, digests, mixed=_mixed(runs))
     if test.task not in TRAINED:
         return comparison
