@@ -113,13 +113,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that collate the Trainer's batches")
     args = read_arguments(parser, SHAPES)
     torch.set_num_threads(1)
-    data, test = examples(args.pairs, args), examples(args.predicted, args)
+    data, test, products = examples(args.pairs, args), examples(args.predicted, args), precision(args)
     rate, model, other = matrix_rate(args), new_model(args), new_model(args)
     if args.compile:
         models.compiled(model.encoder)
 
     def ours(updates: int) -> None:
-        finetune(model, data, Optimization(updates, 2e-5, precision=precision(args)), args.batch, 0)
+        finetune(model, data, Optimization(updates, 2e-5, precision=products), args.batch, 0)
 
     warm = len(data.ids) // args.batch if args.compile else 20  # every length comes by
     print(f"warm: {seconds(lambda: ours(min(warm, args.updates)), args):.1f} s", flush=True)
@@ -133,7 +133,6 @@ def main() -> None:
     print(f"{args.shape} on {args.device}: large matrix products at {rate / 1e12:.3f} TFLOP/s")
     print(f"training: {speeds[0]:,.0f} pairs/s, {share:.1%} of the rate")
     print(f"Trainer: {speeds[1]:,.0f} pairs/s, ratio {speeds[0] / speeds[1]:.2f}", flush=True)
-    products = precision(args)
     passed = [seconds(lambda: predict(model, test, precision=products), args) for _ in range(args.rounds)]
     print(f"prediction of {args.predicted:,} pairs: {min(passed):.2f} s (at first {passed[0]:.2f})")
 

@@ -30,11 +30,10 @@ INTERVALS = {
     "crossed": "crossed model (used here)", "bootstrap": "bootstrap of seeds, then examples",
     "seeds_only": "t over seeds", "examples_only": "t over examples",
 }  # fmt: skip
-
-
 REPEATED = {  # kinds of runs of a nested design, by what each is repeated with
     "text": "world", "pairs": "world", "links": "world", "encoder": "pretraining", "transfer": "finetuning",
 }  # fmt: skip
+
 
 # Differences
 

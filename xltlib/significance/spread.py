@@ -43,8 +43,8 @@ def variance_components(values: np.ndarray, alpha: float) -> pd.DataFrame:
     free = np.array([worlds - 1, worlds * (pretrainings - 1), worlds * pretrainings * (finetunings - 1)])
 
     def components(mean_squares: np.ndarray) -> np.ndarray:
-        above = mean_squares - np.append(mean_squares[..., 1:], np.zeros_like(mean_squares[..., :1]), -1)
-        return np.maximum(above / [pretrainings * finetunings, finetunings, 1], 0)
+        added = -np.diff(mean_squares, append=0)  # each beyond the one below it
+        return np.maximum(added / [pretrainings * finetunings, finetunings, 1], 0)
 
     drawn = components(squares / np.random.default_rng(0).chisquare(free, (DRAWS, 3)))
     low, high = np.quantile(drawn, [alpha / 2, 1 - alpha / 2], axis=0)
