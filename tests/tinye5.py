@@ -43,7 +43,7 @@ def tensors():
 CHARACTERS = {"ﬁ": "fi", "\t": " ", "\x01": ""}
 
 
-def tiny_file(path, parts=None, mark=b"E5S1", layers=LAYERS):
+def tiny_file(path, parts=None, layers=LAYERS):
     """A file of the format with a model of one layer; `parts`: other tensors."""
     parts = tensors() if parts is None else parts
     text = [piece.encode() for piece in PIECES]
@@ -51,7 +51,7 @@ def tiny_file(path, parts=None, mark=b"E5S1", layers=LAYERS):
     table = b"".join(
         struct.pack(f"<IB{len(new)}I", ord(old), len(new), *map(ord, new)) for old, new in CHARACTERS.items()
     )
-    head = mark + struct.pack(
+    head = b"E5S1" + struct.pack(
         "<I7ifi", 1, WIDTH, layers, HEADS, INNER, WORDS, PLACES, TYPES, 1e-12, 32
     ) + struct.pack("<5iQ", len(PIECES), 0, 2, 1, 3, edges[-1])  # fmt: skip
     head += edges.astype("<u4").tobytes() + plain(SCORES) + b"".join(text)
