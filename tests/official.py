@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,6 @@ import numpy as np
 from xltlib.data.tasks import SETS
 
 NLI = ("entailment", "neutral", "contradiction")
-WORDS = {
-    "de": ("Hund", "Katze", "Stadt", "Fluss", "Brot", "Straße"),
-    "en": ("dog", "cat", "town", "river", "bread", "street"),
-    "zh": ("狗", "猫", "城市", "河", "面包", "街"),
-}
-
-
 SENTENCES = {  # some words in each language
     "en": "The quick brown fox jumps over the lazy dog.",
     "de": "Zwölf Boxkämpfer jagen Viktor quer, groß",
@@ -41,17 +34,13 @@ SENTENCES = {  # some words in each language
 
 def sentence(language: str, number: int) -> str:
     """A sentence that no other number has."""
-    if language not in WORDS:
-        return f"{SENTENCES.get(language, language)} {number}"
-    a, b = (WORDS[language][number // 6**power % 6] for power in (0, 1))
-    return {"de": f"Der {a} {number} ist „{b}“.", "en": f"The {a} {number} is a {b}.",
-            "zh": f"{a}{number}是{b}。"}[language]  # fmt: skip
+    return f"{SENTENCES.get(language, language)} {number}"
 
 
 def xnli(language: str, rows: int = 6) -> str:
     """XTREME's layout: premise TAB hypothesis TAB label."""
-    lines = [f"{sentence(language, i)}\t{sentence(language, i + 7)}\t{NLI[i % 3]}" for i in range(rows)]
-    return "".join(line + "\n" for line in lines)
+    lines = [f"{sentence(language, i)}\t{sentence(language, i + 7)}\t{NLI[i % 3]}\n" for i in range(rows)]
+    return "".join(lines)
 
 
 XNLI_COLUMNS = [
@@ -75,9 +64,8 @@ def xnli_original(rows: int = 6) -> str:
 
 def pawsx(language: str, rows: int = 6) -> str:
     """A header, and ids that are no row numbers."""
-    lines = [
-        f"{2 * i + 5}\t{sentence(language, i)}\t{sentence(language, i + 7)}\t{i % 2}" for i in range(rows)
-    ]
+    pairs = [f"{sentence(language, i)}\t{sentence(language, i + 7)}" for i in range(rows)]
+    lines = [f"{2 * i + 5}\t{pair}\t{i % 2}" for i, pair in enumerate(pairs)]
     return "\n".join(["id\tsentence1\tsentence2\tlabel", *lines]) + "\n"
 
 
@@ -94,29 +82,39 @@ def xcopa(language: str, rows: int = 6) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\r\n" for record in records)
 
 
-def squad(language: str, prefix: str = "q", rows: int = 6) -> dict:
-    """Two questions on each passage; the answer is the passage's last word, or its second last."""
+def squad(*questions: tuple) -> dict:
+    """SQuAD 1.1 of (id, question, context, start of the answer, its text), each with a passage of its own."""
     paragraphs = []
-    for i in range(0, rows, 2):
-        words = [*sentence(language, i).split(), f"Ende{i}"]
-        context = " ".join(words)
-        answers = [{"answer_start": context.rindex(word), "text": word} for word in words[-2:]]
-        qas = [{"id": f"{prefix}-{i + k}", "question": f"{i + k}?", "answers": [answer]}
-               for k, answer in enumerate(answers)]  # fmt: skip
-        paragraphs.append({"context": context, "qas": qas})
+    for key, question, context, start, text in questions:
+        answers = [{"answer_start": start, "text": text}]
+        asked = {"id": key, "question": question, "answers": answers}
+        paragraphs.append({"context": context, "qas": [asked]})
     return {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+
+
+def questions(language: str, prefix: str = "q", rows: int = 6) -> dict:
+    """Two questions on the same words; the answer is the second last of them, or the last."""
+    asked = []
+    for i in range(rows):
+        words = [*sentence(language, i // 2 * 2).split(), f"Ende{i // 2 * 2}"]
+        context, answer = " ".join(words), words[i % 2 - 2]
+        asked.append((f"{prefix}-{i}", f"{i}?", context, context.rindex(answer), answer))
+    return squad(*asked)
+
+
+def tagged(words: Sequence[tuple[str, str, int, str]]) -> list[str]:
+    """Lines of CoNLL-U for (word, tag, head, dependency label)."""
+    rows = [(word, "_", tag, "_", "_", str(head), relation, "_", "_") for word, tag, head, relation in words]
+    return ["\t".join((str(place), *row)) for place, row in enumerate(rows, start=1)]
 
 
 def conllu(sentences: int = 4) -> str:
     """Words that depend on the last one, so that none can be lost unseen, and a multiword token."""
-    blocks = []
+    lines = []
     for i in range(sentences):
-        lines = [f"# sent_id = n{i}", "# text = du pain", "1-2\tdu" + "\t_" * 8]
         words = (("de", "ADP", 3, "case"), ("le", "DET", 3, "det"), (f"pain{i}", "NOUN", 0, "root"))
-        lines += [f"{k}\t{word}\t_\t{tag}\t_\t_\t{head}\t{relation}\t_\t_"
-                  for k, (word, tag, head, relation) in enumerate(words, start=1)]  # fmt: skip
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks) + "\n"
+        lines += [f"# sent_id = n{i}", "# text = du pain", "1-2\tdu" + "\t_" * 8, *tagged(words), ""]
+    return "\n".join(lines) + "\n"
 
 
 def labels(rows: int = 6) -> str:
@@ -139,8 +137,8 @@ PLAIN = (
 def sets(rows: int = 6) -> dict[tuple[str, str, str], dict[str, str]]:
     """The files, by their path, of (set, split, language), each with `rows` examples."""
     files = {key: {place(*key): content(key[0], key[2], rows)} for key in PLAIN}
-    mixed = {"data": squad("en", "russian", rows)["data"] + squad("en", "swahili", rows)["data"]}
-    repeated = json.dumps({"data": squad("en", "x", 2)["data"] * (rows // 2)})
+    mixed = {"data": questions("en", "russian", rows)["data"] + questions("en", "swahili", rows)["data"]}
+    repeated = json.dumps({"data": questions("en", "x", 2)["data"] * (rows // 2)})
     unlabelled = "".join(line.rpartition("\t")[0] + "\n" for line in xnli("de", rows).splitlines())
     return files | {
         ("xnli", "dev", "zh"): {"XNLI-1.0/xnli.dev.tsv": xnli_original(rows)},
@@ -167,10 +165,10 @@ def text(folder: Path, name: str, split: str, language: str, rows: int) -> None:
     sides = {x: [f"{sentence(x, i)} {i}" for i in range(rows)] for x in ("en", language)}
     paths = [folder / place(name, split, pair) for pair in (f"en|{language}", f"{language}|en")]
     if paths[0] == paths[1]:
-        write(paths[0], "".join(f"{a}\t{b}\tCC\n" for a, b in zip(*sides.values(), strict=True)))
+        write(paths[0], [f"{a}\t{b}\tCC" for a, b in zip(*sides.values(), strict=True)])
         return
     for path, lines in zip(paths, sides.values(), strict=True):
-        write(path, "".join(line + "\n" for line in lines))
+        write(path, lines)
 
 
 def content(name: str, language: str, rows: int) -> str:
@@ -184,12 +182,13 @@ def content(name: str, language: str, rows: int) -> str:
         header = "sentence1\tsentence2\tgold_label\n" if name == "cad_nli" else ""
         return header + formats[SETS[name].task](language, rows)
     if SETS[name].task == "qa":
-        return json.dumps(squad(language, SETS[name].codes.get(language, "q"), rows))
+        return json.dumps(questions(language, SETS[name].codes.get(language, "q"), rows))
     return conllu(rows)
 
 
-def write(path: Path, content: str | bytes) -> Path:
-    """Write a file as it is, line ends included, with the folders above it; packed where its name says so."""
+def write(path: Path, content: str | bytes | Sequence[str]) -> Path:
+    """Write lines, or a file as it is, with the folders above it; packed where its name says so."""
+    content = content if isinstance(content, str | bytes) else "".join(line + "\n" for line in content)
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
@@ -255,22 +254,18 @@ VALUES: list[Any] = [None, True, 1.5, -4, "", [], {}, [1], {"a": 1}, "x" * 10**5
 
 def _nodes(value: Any) -> Iterator[tuple[Any, Any]]:
     """(list or object, index or key) of each value in a JSON value."""
-    for key in (
-        list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    ):
+    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
         yield value, key
         yield from _nodes(value[key])
 
 
-def json_mutation(text: str, rng: np.random.Generator, free: tuple[str, ...] = ()) -> str:
-    """A JSON text in which one value is of another type, is gone, or stands there twice.
-
-    `free` are the keys for which a value of another type is as good.
-    """
+def json_mutation(text: str, rng: np.random.Generator) -> str:
+    """A JSON text in which one value is of another type (ids may be), is gone, or stands there twice."""
     value = json.loads(text)
     kind, nodes = int(rng.integers(3)), list(_nodes(value))
     parent, key = nodes[int(rng.integers(len(nodes)))]
-    if kind == 0 and key not in free:
+    if kind == 0 and key not in ("id", "idx"):
         others = [x for x in VALUES if type(x) is not type(parent[key])]
         parent[key] = others[int(rng.integers(len(others)))]
     elif kind == 1:
@@ -284,9 +279,5 @@ def json_mutation(text: str, rng: np.random.Generator, free: tuple[str, ...] = (
     return json.dumps(value)
 
 
-def rows_mutation(text: str, rng: np.random.Generator, free: tuple[str, ...] = ()) -> str:
-    """JSON lines of which one is mutated as JSON."""
-    lines = text.split("\n")[:-1]
-    place = int(rng.integers(len(lines)))
-    lines[place] = json_mutation(lines[place], rng, free)
-    return "\n".join(lines) + "\n"
+JSON = {"JSON": json_mutation}
+JSON_LINES = {"JSON": _line(lambda line, rng: [json_mutation(line, rng)])}

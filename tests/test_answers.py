@@ -22,6 +22,7 @@ from xltlib.pretraining.training import Optimization, Pool, fit, stacked
 from xltlib.runs import Runs
 
 END = 100
+RECIPE = Recipe(8, 0.15, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,8 @@ def corpus(text, tokenizer):
     return [pool], np.ones(1), [keyboard_of(world, "src")]
 
 
-def tiny(tokenizer, seed=0):
-    return answers.tiny(len(tokenizer), 16, 1, 2, seed)
-
-
-def recipe(seed=0):
-    return Recipe(8, 0.15, seed)
+def tiny(tokenizer):
+    return answers.tiny(len(tokenizer), 16, 1, 2, seed=0)
 
 
 # Spans
@@ -94,22 +91,13 @@ def test_nothing_is_lost_between_source_and_target(monkeypatch):
 # Noise
 
 
-def words_of(rows, tokenizer):
-    return [text_of(row, tokenizer).split() for row in rows]
-
-
-def sources(corpus, end, count=300):
-    ids, _ = corpus[0][0].draw(np.random.default_rng(1), count)
-    rng = np.random.default_rng(2)
-    return [corrupted(row, span_mask(len(row), rng), end)[0] for row in ids[:, 1:-1]]
-
-
 def test_typing_errors_hit_their_share_of_words_and_no_special_id(corpus, tokenizer):
-    end, typist = len(tokenizer), answers.Typist(tokenizer)
-    clean = sources(corpus, end)
+    end, typist, rng = len(tokenizer), answers.Typist(tokenizer), np.random.default_rng(2)
+    ids, _ = corpus[0][0].draw(np.random.default_rng(1), 300)
+    clean = [corrupted(row, span_mask(len(row), rng), end)[0] for row in ids[:, 1:-1]]
     noisy = typist(clean, 0.3, corpus[2][0], np.random.default_rng(0))
-    pairs = list(zip(words_of(clean, tokenizer), words_of(noisy, tokenizer), strict=True))
-    hit = np.mean([a != b for before, after in pairs for a, b in zip(before, after, strict=True)])
+    words = [[text_of(row, tokenizer).split() for row in rows] for rows in (clean, noisy)]
+    hit = np.mean([a != b for both in zip(*words, strict=True) for a, b in zip(*both, strict=True)])
     assert 0.24 < hit < 0.33  # a part of a word beside a sentinel may be too short for an error
     for before, after in zip(clean, noisy, strict=True):
         special = [row[(row < len(SPECIAL)) | (row >= end)].tolist() for row in (before, after)]
@@ -128,8 +116,8 @@ class Watched(answers.EncoderDecoder):
 def test_noise_is_in_the_sources_alone(corpus, tokenizer, monkeypatch, kind):
     monkeypatch.setattr(answers, "NOISY", 0.5)
     model = Watched(tiny(tokenizer).encoder)
-    clean = answers.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions())
-    noisy = answers.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions(noise=kind))
+    clean = answers.span_loss(model, *corpus, tokenizer, RECIPE, SpanOptions())
+    noisy = answers.span_loss(model, *corpus, tokenizer, RECIPE, SpanOptions(noise=kind))
     for step in range(5):
         clean(step)
         source, mask, target = model.seen
@@ -147,9 +135,8 @@ def test_noise_is_in_the_sources_alone(corpus, tokenizer, monkeypatch, kind):
 
 def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
     model = tiny(tokenizer)
-    losses = [
-        answers.span_loss(model, *corpus, tokenizer, recipe(), SpanOptions(noise="typo")) for _ in range(2)
-    ]
+    typo = SpanOptions(noise="typo")
+    losses = [answers.span_loss(model, *corpus, tokenizer, RECIPE, typo) for _ in range(2)]
     first = [losses[0](step)["loss"].item() for step in (0, 1, 2)]
     assert [losses[1](step)["loss"].item() for step in (2, 1, 0)] == first[::-1]
     assert len(set(first)) == 3

@@ -5,18 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from xltlib import evaluation
 from xltlib.data.tasks import SpanExample, load
-from xltlib.evaluation import (
-    ARTICLES,
-    answer_scores,
-    majority_accuracy,
-    ngram_predictions,
-    normalize_answer,
-    qa_scores,
-    recall_by_class,
-    retrieval_scores,
-    tagging_scores,
-)
+from xltlib.evaluation import answer_scores, ngram_predictions
 
 
 @pytest.mark.parametrize(
@@ -38,7 +29,7 @@ from xltlib.evaluation import (
     ],
 )
 def test_normalisation(text, language, style, expected):
-    assert normalize_answer(text, language, style) == expected
+    assert evaluation.normalize_answer(text, language, style) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +52,7 @@ def test_answers_by_hand(given, exact, f1):
 
 
 def test_answers_of_published_sets(data):
-    for language in ARTICLES:
+    for language in evaluation.ARTICLES:
         for example in load("mlqa", "dev", language, data)[:100]:
             answer = example.answers[0][1]
             for style in ("squad", "mlqa"):
@@ -75,17 +66,14 @@ def test_answers_of_published_sets(data):
 
 
 def test_scores_per_question():
-    examples = [
-        SpanExample("p", "?", "one two", ((0, "one"),)),
-        SpanExample("q", "?", "one two", ((0, "one two"),)),
-    ]
-    scores = qa_scores(examples, ["One.", "two"])
+    examples = [SpanExample(text, "?", "one two", ((0, text),)) for text in ("one", "one two")]
+    scores = evaluation.qa_scores(examples, ["One.", "two"])
     assert scores["exact_match"].tolist() == [1, 0]
     assert scores["f1"] == pytest.approx([1, 2 / 3])
 
 
 def test_recall_of_each_class():
-    recall = recall_by_class([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 3)
+    recall = evaluation.recall_by_class([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], 3)
     assert recall[:2] == pytest.approx([1 / 2, 2 / 3])
     assert np.isnan(recall[2])
 
@@ -93,19 +81,17 @@ def test_recall_of_each_class():
 def test_tagging():
     gold = [["NOUN", "NOUN", "VERB"], ["SYM", "SYM"]]
     predicted = [["NOUN", "VERB", "VERB"], ["SYM", "NOUN"]]
-    scores = tagging_scores(gold, predicted)
-    assert scores["correct"].tolist() == [2, 1]
-    assert scores["words"].tolist() == [3, 2]
+    assert evaluation.tagging_scores(gold, predicted).tolist() == [2 / 3, 1 / 2]
 
 
 def test_retrieval():
     similarity = np.array([[0.9, 0.1, 0.8], [0.2, 0.3, 0.4], [0.1, 0.2, 0.7]])
-    assert retrieval_scores(similarity).tolist() == [1, 0, 1]  # row 1 is nearest to column 2
-    assert retrieval_scores(np.zeros((4, 4))).mean() == 0.25
+    assert evaluation.retrieval_scores(similarity).tolist() == [1, 0, 1]  # row 1 is nearest to column 2
+    assert evaluation.retrieval_scores(np.zeros((4, 4))).mean() == 0.25
 
 
 def test_majority():
-    assert majority_accuracy([2, 2, 0], [2, 0, 0, 0]) == 0.25
+    assert evaluation.majority_accuracy([2, 2, 0], [2, 0, 0, 0]) == 0.25
 
 
 def test_ngrams_find_a_shortcut_and_only_a_shortcut():
@@ -113,9 +99,8 @@ def test_ngrams_find_a_shortcut_and_only_a_shortcut():
     words = np.array(["cat", "dog", "sun", "tree", "red", "blue", "big", "old"])
     texts = [" ".join(rng.choice(words, 6)) for _ in range(600)]
     labels = rng.integers(0, 3, 600)
-    marked = [
-        f"{text} {('indeed', 'perhaps', 'never')[label]}" for text, label in zip(texts, labels, strict=True)
-    ]
+    words = np.array(["indeed", "perhaps", "never"])[labels]
+    marked = [f"{text} {word}" for text, word in zip(texts, words, strict=True)]
     accuracies = [
         (ngram_predictions(some[:400], labels[:400], some[400:]) == labels[400:]).mean()
         for some in (marked, texts)

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import tinydata
+from official import write
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
@@ -166,8 +167,8 @@ def test_words_that_share_a_subword_of_a_published_tokenizer_are_one():
 
 def test_captions_are_retrieved_where_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("XLT_DATA", str(tmp_path))
-    tinydata.write(tmp_path, "multi30k/test_2016_flickr.en", ["a dog &amp; a cat", "two birds"])
-    tinydata.write(tmp_path, "multi30k/test_2016_flickr.de", ["ein Hund &amp; eine Katze", "zwei Vögel"])
+    write(tmp_path / "multi30k/test_2016_flickr.en", ["a dog &amp; a cat", "two birds"])
+    write(tmp_path / "multi30k/test_2016_flickr.de", ["ein Hund &amp; eine Katze", "zwei Vögel"])
     asked = {"source": "en", "official_counts": False, "probes": ["captions"]}
     found = real_data.retrieval_pairs(asked, "de")
     assert found == {"@multi30k": [("ein Hund & eine Katze", "a dog & a cat"), ("zwei Vögel", "two birds")]}
@@ -178,7 +179,7 @@ def test_captions_are_retrieved_where_they_are(tmp_path, monkeypatch):
 
 def test_neighbour_lists_are_a_table_of_words(tmp_path, monkeypatch):
     monkeypatch.setenv("XLT_DATA", str(tmp_path))
-    tinydata.write(tmp_path, "lists/near.json", '{"man": ["guy", "hombre"], "of": []}')
+    write(tmp_path / "lists/near.json", '{"man": ["guy", "hombre"], "of": []}')
     assert real_data.neighbour_lists("lists/near.json") == {"man": ["guy", "hombre"], "of": []}
     assert real_data.neighbour_lists(str(tmp_path / "lists/near.json"))["of"] == []
     for content, words in (
@@ -186,7 +187,7 @@ def test_neighbour_lists_are_a_table_of_words(tmp_path, monkeypatch):
         ('["man"]', "wrong.json: found a list of 1, expected an object"),
         ('{"man": ["g', "not JSON"),
     ):
-        tinydata.write(tmp_path, "wrong.json", content)
+        write(tmp_path / "wrong.json", content)
         with pytest.raises(StudyError, match=words):
             real_data.neighbour_lists("wrong.json")
     with pytest.raises(StudyError, match="none.json.* not found; download neighbour lists"):
@@ -196,8 +197,8 @@ def test_neighbour_lists_are_a_table_of_words(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("error")
 def test_dictionaries_have_a_pair_of_words_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XLT_DATA", str(tmp_path))
-    tinydata.write(tmp_path, "muse/en-de.txt", ["Dog Hund", "dog Köter", "dog Hund"])
-    tinydata.write(tmp_path, "muse/en-fr.txt", ["ice cream\tglace"])
+    write(tmp_path / "muse/en-de.txt", ["Dog Hund", "dog Köter", "dog Hund"])
+    write(tmp_path / "muse/en-fr.txt", ["ice cream\tglace"])
     found = real_data.dictionaries("muse/{source}-{target}.txt", "en", ["de", "fr"])
     assert found == {"de": {"dog": ["Hund", "Köter"]}, "fr": {"ice cream": ["glace"]}}
     with pytest.warns(UserWarning, match="no such file for zh$"):
@@ -206,7 +207,7 @@ def test_dictionaries_have_a_pair_of_words_a_line(tmp_path, monkeypatch):
         real_data.dictionaries("muse/{source}-{target}.txt", "en", ["zh"])
     with pytest.raises(StudyError, match="expected {source} and {target} in it"):
         real_data.dictionaries("muse/en-de.txt", "en", ["de"])
-    tinydata.write(tmp_path, "muse/en-es.txt", ["dog perro", "a cat gato"])
+    write(tmp_path / "muse/en-es.txt", ["dog perro", "a cat gato"])
     with pytest.raises(StudyError, match=r"en-es.txt:2: expected two words, found 'a cat gato'"):
         real_data.dictionaries("muse/{source}-{target}.txt", "en", ["es"])
 

@@ -8,6 +8,7 @@ import pytest
 import tinydata
 import tinye5
 import torch
+from official import write
 from tiny import computed, params
 
 from xltlib import StudyError
@@ -116,8 +117,8 @@ def test_what_only_synthetic_languages_have_is_refused_at_once(made):
 def test_methods_that_read_files_of_their_own(made, tmp_path, monkeypatch):
     folder = tinydata.make(tmp_path / "data")
     monkeypatch.setenv("XLT_DATA", str(folder))
-    tinydata.write(folder, "near.json", '{"dog": ["cat", "perro"], "sees": ["hears"]}')
-    tinydata.write(folder, "en-es.txt", [f"{a} {b}" for a, b in tinydata.SPANISH.items()])
+    write(folder / "near.json", '{"dog": ["cat", "perro"], "sees": ["hears"]}')
+    write(folder / "en-es.txt", [f"{a} {b}" for a, b in tinydata.SPANISH.items()])
     named = {"neighbour_lists": "near.json", "dictionaries": "{source}-{target}.txt"}
     methods = ("translate_train", "rs_da", "rs_da:neighbours=no_foreign", "code_switch")
     named |= {"methods": methods, "tasks": ("paraphrase",)}

@@ -10,22 +10,7 @@ from transformers import BertConfig, BertTokenizer, T5Tokenizer, XLMRobertaConfi
 
 from xltlib import StudyError
 from xltlib.data import tasks, tokenization
-from xltlib.data.tokenization import (
-    CLS,
-    MASK,
-    PAD,
-    SEP,
-    SPECIAL,
-    UNK,
-    WordEncoder,
-    cut_texts,
-    encode_texts,
-    join,
-    overlaps,
-    pack,
-    specials,
-    unpack,
-)
+from xltlib.data.tokenization import CLS, PAD, SEP, SPECIAL, UNK, WordEncoder, encode_texts, join, overlaps
 
 TEXTS = [
     "the cat sat on the mat .",
@@ -42,8 +27,9 @@ def tokenizer():
 
 
 def test_special_tokens_have_the_ids_that_the_study_counts_on(tokenizer):
-    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == [PAD, UNK, CLS, SEP, MASK] == list(range(5))
-    assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (PAD, MASK)
+    ids = [PAD, UNK, CLS, SEP, tokenization.MASK]
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == ids == list(range(5))
+    assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (PAD, tokenization.MASK)
     assert len(tokenizer) <= 90
 
 
@@ -106,8 +92,8 @@ def test_join():
 
 @pytest.mark.parametrize("sequences", [[[1, 2], [3], [4, 5, 6]], [[], [1], []], [[]], []])
 def test_packing_round_trip(sequences):
-    packed = pack("de", sequences)
-    assert [s.tolist() for s in unpack(packed, "de")] == sequences
+    packed = tokenization.pack("de", sequences)
+    assert [s.tolist() for s in tokenization.unpack(packed, "de")] == sequences
     assert packed["de/values"].dtype == np.int32
 
 
@@ -146,7 +132,7 @@ KINDS = ("bert", "xlmr", "t5")
 @pytest.mark.parametrize("kind", KINDS)
 def test_sequences_are_joined_as_the_tokenizer_does(kind):
     made = published(kind, TEXTS)
-    special = specials(made)
+    special = tokenization.specials(made)
     (a, b), _ = encode_texts(made, ["the cat", "кот"])
     assert join(a, b, special=special).tolist() == made("the cat", "кот")["input_ids"]
     assert join(a, special=special).tolist() == made("the cat")["input_ids"]
@@ -160,9 +146,10 @@ def test_sequences_are_joined_as_the_tokenizer_does(kind):
 
 
 def test_own_tokenizers_have_their_special_tokens_in_the_study_s_places(tokenizer):
-    assert specials(tokenizer) == tokenization.OWN
+    assert tokenization.specials(tokenizer) == tokenization.OWN
+    bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(StudyError, match="no token to begin or to end a sequence with"):
-        specials(tokenization.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer))
+        tokenization.specials(bare)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("bert", BertConfig), ("xlmr", XLMRobertaConfig)])
@@ -178,7 +165,7 @@ def test_a_published_tokenizer_is_loaded_from_beside_its_model(tmp_path, kind, c
     made.backend_tokenizer.no_truncation()
     made.backend_tokenizer.no_padding()
     assert encode_texts(loaded, ["the cat", "кот"]) == encode_texts(made, ["the cat", "кот"])
-    assert specials(loaded) == specials(made)
+    assert tokenization.specials(loaded) == tokenization.specials(made)
     assert loaded("the cat", "кот")["input_ids"] == made("the cat", "кот")["input_ids"]
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(StudyError, match="the tokenizer cannot be loaded"):
@@ -199,7 +186,7 @@ def test_blanks_are_no_part_of_a_subword():
     text = " the  cat"
     _, (spans,) = encode_texts(made, [text])
     assert all(text[start:end] == text[start:end].strip() for start, end in spans)
-    (sentence,) = cut_texts(made, [text])
+    (sentence,) = tokenization.cut_texts(made, [text])
     assert sentence.words == ["the", "cat"]
 
 

@@ -5,6 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import official
+from official import write
 
 from xltlib.store import Result, Spec, sha256_file
 
@@ -32,20 +34,12 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def write(folder: Path, name: str, content: str | list[str]) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else "\n".join(content) + "\n", "utf-8")
-
-
-def squad(pairs: list[str], key: str) -> str:
+def squad(texts: list[str], key: str) -> str:
     """One question on each sentence: its first word is the answer."""
-    paragraphs = []
-    for number, text in enumerate(pairs):
-        first, second = text.split()[:2]
-        asked = {"id": f"{key}{number}", "question": second, "answers": [{"answer_start": 0, "text": first}]}
-        paragraphs.append({"context": f"{text} {text}", "qas": [asked]})
-    return json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}]})
+    words = [text.split() for text in texts]
+    asked = [(f"{key}{i}", second, f"{texts[i]} {texts[i]}", 0, first)
+             for i, (first, second, *_) in enumerate(words)]  # fmt: skip
+    return json.dumps(official.squad(*asked))
 
 
 def make(folder: Path) -> Path:
@@ -55,44 +49,44 @@ def make(folder: Path) -> Path:
     # a test sentence and a repeated pair among the training text
     for number, language in enumerate(("en", "es")):
         side = [pair[number] for pair in (*corpus[:150], test[0], corpus[0])]
-        write(folder, f"bible/bible.{language}.txt", side)
-        write(folder, f"tico19/tico19.en-es.{language}", [pair[number] for pair in corpus[150:]])
+        write(folder / f"bible/bible.{language}.txt", side)
+        write(folder / f"tico19/tico19.en-es.{language}", [pair[number] for pair in corpus[150:]])
         told = [pair[number] for pair in test]
         nli = [f"{a}\t{b}\t{LABELS[i % 3]}" for i, (a, b) in enumerate(pairwise(told))]
-        write(folder, f"xnli/test-{language}.tsv", nli)
-        write(folder, f"xnli/dev-{language}.tsv", nli[:30])
+        write(folder / f"xnli/test-{language}.tsv", nli)
+        write(folder / f"xnli/dev-{language}.tsv", nli[:30])
         pawsx = [f"{i}\t{a}\t{a if i % 2 else b}\t{i % 2}"
                  for i, (a, b) in enumerate(pairwise(told))]  # fmt: skip
         if language == "es":
             pawsx[3] = "3\tNS\tNS\t0"
         header = "id\tsentence1\tsentence2\tlabel"
-        write(folder, f"pawsx/x-final/{language}/test_2k.tsv", [header, *pawsx])
-        write(folder, f"pawsx/x-final/{language}/dev_2k.tsv", [header, *pawsx[:40]])
-        write(folder, f"xquad/xquad.{language}.json", squad(told[:20], "x"))
+        write(folder / f"pawsx/x-final/{language}/test_2k.tsv", [header, *pawsx])
+        write(folder / f"pawsx/x-final/{language}/dev_2k.tsv", [header, *pawsx[:40]])
+        write(folder / f"xquad/xquad.{language}.json", squad(told[:20], "x"))
         mlqa = f"mlqa/MLQA_V1/dev/dev-context-{language}-question-{language}.json"
-        write(folder, mlqa, squad(told[:9], "m"))
-        write(folder, f"tatoeba_laser/tatoeba.spa-eng.{('eng', 'spa')[number]}", told[:50])
+        write(folder / mlqa, squad(told[:9], "m"))
+        write(folder / f"tatoeba_laser/tatoeba.spa-eng.{('eng', 'spa')[number]}", told[:50])
         rows = [pair[number] for pair in tagged]
-        write(folder, f"ud_pud/{language}_pud-ud-test.conllu", [conllu(i, x) for i, x in enumerate(rows)])
+        write(folder / f"ud_pud/{language}_pud-ud-test.conllu", [conllu(i, x) for i, x in enumerate(rows)])
     english = [a for a, _ in corpus]
     nli = [f"{text}\t{text}\t{LABELS[i % 2]}" for i, text in enumerate(english)]
-    write(folder, "multinli_taxinli/train-en.tsv", nli)
-    write(folder, "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json", squad(english, "t"))
+    write(folder / "multinli_taxinli/train-en.tsv", nli)
+    write(folder / "tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.en.train.json", squad(english, "t"))
     gold = [f"{a}\t{b}\t" + " ".join(f"{i}-{i}" for i in range(len(a.split()))) for a, b in test[:20]]
-    write(folder, "word_alignment/xl-wa/es/test.tsv", gold)
+    write(folder / "word_alignment/xl-wa/es/test.tsv", gold)
     return folder
 
 
 def conllu(number: int, sentence: str) -> str:
     """Nouns, verbs and others; the first word is the root's."""
     english = {spanish: word for word, spanish in SPANISH.items()}
-    lines = [f"# sent_id = n{number // 3:05}{number % 1000:03}", f"# text = {sentence}"]
-    for place, word in enumerate(sentence.split(), start=1):
+    words = []
+    for place, word in enumerate(sentence.split()):
         plain = english.get(word, word)
         tag = "NOUN" if plain in NOUNS else "VERB" if plain in VERBS else "PUNCT"
-        relation = {"NOUN": "nsubj:pass", "VERB": "root"}.get(tag, "punct")
-        lines.append("\t".join([str(place), word, "_", tag, "_", "_", str(place - 1), relation, "_", "_"]))
-    return "\n".join(lines) + "\n"
+        words.append((word, tag, place, {"NOUN": "nsubj:pass", "VERB": "root"}.get(tag, "punct")))
+    name = f"n{number // 3:05}{number % 1000:03}"
+    return "\n".join([f"# sent_id = {name}", f"# text = {sentence}", *official.tagged(words), ""])
 
 
 def run(build, params: dict, inputs: list, directory: Path) -> Result:
