@@ -13,10 +13,9 @@ import numpy as np
 
 from xltlib import StudyError
 from xltlib.data import formats, tasks
-from xltlib.data.formats import Row
 from xltlib.data.tasks import SETS, SpanExample, TaskSet
 from xltlib.data.words import simple_tokenize
-from xltlib.textfile import excerpt, parse_json, read_lines
+from xltlib.textfile import excerpt, parse_json, read_lines, read_text
 
 OFFICIAL_STYLE = {"mlqa": "mlqa", "xquad": "squad", "tydiqa": "squad"}  # XTREME, evaluate.py
 
@@ -88,12 +87,10 @@ def recall_by_class(gold: Sequence[int], predicted: Sequence[int], classes: int)
     return np.where(totals > 0, right / np.maximum(totals, 1), np.nan)
 
 
-def tagging_scores(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
-) -> dict[str, np.ndarray]:
-    """The numbers of `words` and `correct` tags per sentence, each (N,); accuracy: ratio of sums."""
-    correct = [sum(g == p for g, p in zip(a, b, strict=True)) for a, b in zip(gold, predicted, strict=True)]
-    return {"correct": np.array(correct), "words": np.array([len(tags) for tags in gold])}
+def tagging_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
+    """The share of right labels in each sentence (N,)."""
+    both = zip(gold, predicted, strict=True)
+    return np.array([sum(g == p for g, p in zip(a, b, strict=True)) / len(a) for a, b in both])
 
 
 def retrieval_scores(similarity: np.ndarray) -> np.ndarray:
@@ -204,9 +201,9 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
     if language not in task_set.languages:
         raise StudyError(f"{name} has no language {language!r}; it has {', '.join(task_set.languages)}")
     if task_set.task == "qa":
-        rows = _of_language(list(formats.squad_rows(read_lines(gold), gold, "qa")), gold, task_set, language)
-        for _, row in rows:  # the official programs ask for texts alone, wherever they stand
-            row["answers"] = tuple((start, text) for start, text in row["answers"] if text)
+        rows = list(formats.squad_rows(read_lines(gold), gold, "qa"))
+        rows = formats.rows_of_language(rows, task_set.codes, language, str(gold))
+        # not `tasks.record_of`: the official programs ask for texts alone, wherever they stand
         examples = [SpanExample(**row) for _, row in rows]
         tasks.check_records(examples, [place for place, _ in rows])
         ids = [example.id for example in examples]
@@ -243,12 +240,13 @@ def _in_order(ids: Sequence[str], predictions: Mapping[str, Any], path: Path) ->
 
 
 def _read_answers(path: Path, task_set: TaskSet, language: str) -> dict[str, str]:
-    answers = parse_json("\n".join(read_lines(path)), str(path))
+    answers = parse_json(read_text(path), str(path))
     formats.check(answers, {}, f"{path}:1")
     for key, text in answers.items():
         formats.check(text, str, f"{path}: the answer to {excerpt(key)}")
-    rows = formats.rows_of_language([("", {"id": key}) for key in answers], task_set.codes, language)
-    return {row["id"]: answers[row["id"]] for _, row in rows}
+    rows = [(str(path), {"id": key}) for key in answers]
+    own = formats.rows_of_language(rows, task_set.codes, language, str(path))
+    return {row["id"]: answers[row["id"]] for _, row in own}
 
 
 def _read_labels(
@@ -263,7 +261,7 @@ def _read_labels(
         rows = list(formats.jsonl_rows(lines, path, task))
     else:
         rows = list(formats.tsv_rows(lines, path, task, beside))
-    rows = _of_language(rows, path, task_set, language)
+    rows = formats.rows_of_language(rows, task_set.codes, language, str(path))
     labels, places = [formats.label_of(*row, task) for row in rows], [place for place, _ in rows]
     if -1 in labels:
         place, row = rows[labels.index(-1)]
@@ -272,13 +270,3 @@ def _read_labels(
     ids = formats.ids_of(rows, ("id", "idx", "pair_id"))
     formats.check_ids(ids, places[: len(ids)])
     return ids, labels, places
-
-
-def _of_language(rows: list[Row], path: Path, task_set: TaskSet, language: str) -> list[Row]:
-    """The rows of one language, of which there must be some."""
-    own = formats.rows_of_language(rows, task_set.codes, language)
-    if not own:
-        named = sorted({str(row["language"]) for _, row in rows if "language" in row})
-        others = f"; it has {excerpt(', '.join(named))}" if named else ""
-        raise StudyError(f"{path}: no row of the language {language}{others}")
-    return own

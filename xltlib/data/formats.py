@@ -109,13 +109,13 @@ def _unquoted(cell: str) -> str:
     return cell
 
 
-def _labels_beside(path: Path, count: int, task: str) -> list[str] | list[None]:
-    """A test file's labels from `test.labels.tsv` beside it: a header, one row per example."""
+def _labels_beside(path: Path, count: int, task: str) -> list[str] | None:
+    """A test file's labels from `test.labels.tsv`, a header and one row per example, where that is beside."""
     split = path.name.split("-")[0]
     candidates = [path.parent / f"{split}.labels.tsv{suffix}" for suffix in ("", ".gz")]
     beside = next((candidate for candidate in candidates if candidate.is_file()), None)
     if beside is None:
-        return [None] * count
+        return None
     rows = [row for _, row in tsv_rows(read_lines(beside), beside, task)]
     if "label" not in rows[0]:
         raise StudyError(f"{beside}:1: no column 'label' in the header")
@@ -125,7 +125,10 @@ def _labels_beside(path: Path, count: int, task: str) -> list[str] | list[None]:
 
 
 def squad_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
-    """Questions of SQuAD 1.1 JSON (`data`, `paragraphs`, `qas`), or of the bare list of articles."""
+    """Questions of SQuAD 1.1 JSON (`data`, `paragraphs`, `qas`), or of the bare list of articles.
+
+    `answers` are (start, text) pairs; an empty text, as in files without gold, is none.
+    """
     content = parse_json("\n".join(lines), str(path))
     if isinstance(content, dict):
         check(content, {"data": list}, str(path))
@@ -133,7 +136,7 @@ def squad_rows(lines: Sequence[str], path: Path, task: str) -> Iterator[Row]:
     check(content, ARTICLES, str(path))
     for paragraph in (paragraph for article in content for paragraph in article["paragraphs"]):
         for question in paragraph["qas"]:
-            answers = [(answer["answer_start"], answer["text"]) for answer in question["answers"]]
+            answers = tuple((x["answer_start"], x["text"]) for x in question["answers"] if x["text"])
             row = {"id": str(question["id"]), "question": question["question"], "answers": answers}
             yield f"{path}: question {excerpt(question['id'])}", row | {"context": paragraph["context"]}
 
@@ -186,17 +189,23 @@ READERS: dict[str, Callable[[Sequence[str], Path, str], Iterator[Row]]] = {
 }  # fmt: skip
 
 
-def rows_of_language(rows: list[Row], codes: Mapping[str, str], language: str) -> list[Row]:
+def rows_of_language(rows: list[Row], codes: Mapping[str, str], language: str, file: str) -> list[Row]:
     """One language of a file that holds several: by its column `language`, or by TyDiQA's prefix of ids.
 
     codes : language -> its name in the ids
+    file : where the rows are from; StudyError names it where none of them is of the language
     """
-    if any("language" in row for _, row in rows):
-        return [(place, row) for place, row in rows if row.get("language") == language]
-    first = str(rows[0][1].get("id", "")).partition("-")[0] if rows else ""
-    if first in codes.values():
-        return [(place, row) for place, row in rows if row["id"].startswith(codes[language] + "-")]
-    return rows
+    named = {str(row["language"]) for _, row in rows if "language" in row}
+    if named:
+        own = [(place, row) for place, row in rows if row.get("language") == language]
+    elif rows and str(rows[0][1].get("id", "")).partition("-")[0] in codes.values():
+        own = [(place, row) for place, row in rows if row["id"].startswith(codes[language] + "-")]
+    else:
+        own = rows
+    if not own:
+        others = f"; it has {excerpt(', '.join(sorted(named)))}" if named else ""
+        raise StudyError(f"{file}: no row of the language {language}{others}")
+    return own
 
 
 def ids_of(rows: Sequence[Row], names: Sequence[str] = ("id", "idx")) -> list[str]:

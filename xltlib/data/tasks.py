@@ -241,14 +241,14 @@ def load(
     task_set, what = set_of(name, split, language), f"{name} {split} {language}"
     task, official = task_set.task, task_set.counts[split][language]
     if folder is None:
-        rows = _hub_rows(name, split, language)
+        path, rows = f"{name} {split} of the hub", _hub_rows(name, split, language)
     else:
         path = file_of(name, split, language, folder)
         rows = list(formats.READERS[task](read_lines(path), path, task))
-    rows = formats.rows_of_language(rows, task_set.codes, language)
+    rows = formats.rows_of_language(rows, task_set.codes, language, str(path))
     if len(rows) not in (accepted := official if isinstance(official, list) else [official]):
-        place = f"first at {rows[0][0]}" if rows else "no row of this language"
-        message = f"{what}: {len(rows)} examples ({place}), officially {' or '.join(map(str, accepted))}"
+        found, expected = f"{len(rows)} examples (first at {rows[0][0]})", " or ".join(map(str, accepted))
+        message = f"{what}: {found}, officially {expected}"
         if strict:
             raise StudyError(f"{message}; fetch the official file, or set official_counts: false")
         warnings.warn(message, stacklevel=2)
@@ -275,7 +275,8 @@ def _hub_rows(name: str, split: str, language: str) -> list[Row]:
         if names and fields["label"] >= 0:
             fields["label"] = names[fields["label"]]
         if isinstance(answers := fields.get("answers"), dict):
-            fields["answers"] = list(zip(answers["answer_start"], answers["text"], strict=True))
+            pairs = zip(answers["answer_start"], answers["text"], strict=True)
+            fields["answers"] = tuple(pair for pair in pairs if pair[1])
         rows.append((place, fields))
     return rows
 
@@ -301,13 +302,13 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
             raise StudyError(f"{place}: heads {shown}; expected one 0, others to {len(heads)}")
         columns = (tuple(row[name]) for name in ("words", "tags", "heads", "deprels"))
         return TaggedSentence(key, *columns, row.get("text", ""))
-    (question, context), answers = texts, tuple((start, text) for start, text in row["answers"] if text)
-    for start, answer in answers:
+    question, context = texts
+    for start, answer in row["answers"]:
         there = context[start : start + len(answer)]
         if there != answer or start < 0:
             at = f"answer {excerpt(answer)} is not at offset {excerpt(start)}"
             raise StudyError(f"{place}: {at}; there is {excerpt(there)}")
-    return SpanExample(key, question, context, answers)
+    return SpanExample(key, question, context, row["answers"])
 
 
 def check_records(records: list[Record], places: list[str], unlabelled: bool = False) -> None:

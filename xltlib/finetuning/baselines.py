@@ -221,8 +221,7 @@ def _tagging(params: Mapping, translate: Translators) -> Scores:
             }
             gold = [probing.tag_sets(s)[name] for s in own]
             for baseline, predicted in tagged.items():
-                right = evaluation.tagging_scores(gold, predicted)
-                scores[baseline][language + name] = np.mean(right["correct"] / right["words"])
+                scores[baseline][language + name] = evaluation.tagging_scores(gold, predicted).mean()
     return scores
 
 
