@@ -184,18 +184,11 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
 
     Gold is the set's own file, of one language or of all, or one label a line. Predictions of labels have any
     of these forms too; those of answers are a JSON object of question id to text. Predictions that carry ids
-    are matched by them, others by line.
+    are matched by them, others by line. Returns the official metrics in percent, and `scores` (0 to 1) by id;
+    ids of gold without any count from 0.
 
-    Returns
-    -------
-    dict
-        The official metrics in percent, and `scores` (0 to 1) by id; ids of gold without any count from 0.
-
-    Raises
-    ------
-    StudyError
-        With file and line (or question), what was found and what was expected: for rows that are not of their
-        format, ids that repeat or do not agree, labels that are missing, unknown or all the same in gold.
+    StudyError, with file and line (or question), finding and expectation, for rows that are not of their
+    format, ids that repeat or do not agree, labels that are missing, unknown or all the same in gold.
     """
     task_set, gold, predictions = SETS[name], Path(gold), Path(predictions)
     if language not in task_set.languages:

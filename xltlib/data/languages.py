@@ -65,7 +65,7 @@ class Sample:
 class Languages:
     """What both kinds of languages share. Each has besides
 
-    - for runs of text a joint `tokenizer`, the `documents` of a language, and its `pairs` with the source;
+    - for runs of text its `_sentences`, corpus by corpus, a joint `tokenizer`, and `pairs` with the source;
     - for notebooks a `sample` of sentence pairs with gold links, `texts`, a `keyboard`, `facts` of each,
       a `sentence_table` of all, and their order `by_distance`.
 
@@ -76,6 +76,7 @@ class Languages:
     kept: np.ndarray | None = None  # of a published tokenizer that was cut: the subwords that are left
     tokenizer: PreTrainedTokenizerFast
     linked: list[str]  # the languages with gold links
+    _sentences: dict[str, list[list[str]]]
 
     def __init__(self, params: Mapping) -> None:
         self.params, self.source = params, params.get("source", "")
@@ -85,6 +86,18 @@ class Languages:
         """Texts in words and subwords."""
         cut = tokenization.cut_texts if self.params.get("model") else tokenization.cut_words
         return cut(self.tokenizer, texts)
+
+    def documents(self, language: str) -> list[tuple[Sentence, Sentence]]:
+        """Two consecutive sentences of a corpus each; at most as many as the study wants, drawn once."""
+        documents = []
+        for sentences in self._sentences[language]:
+            fitting = [s for s in self.cut(sentences) if 0 < len(s.ids) <= self.limit]
+            documents += zip(fitting[::2], fitting[1::2], strict=False)
+        if len(documents) > self.params["documents"]:
+            number = list(self.params["languages"]).index(language)
+            chosen = _order(63, number, len(documents))[: self.params["documents"]]
+            documents = [documents[row] for row in np.sort(chosen)]
+        return documents
 
     def counts(self) -> dict[str, Any]:
         """What there is to say of where the text comes from."""
@@ -108,29 +121,24 @@ class Synthetic(Languages):
     # For runs of text
 
     @cached_property
-    def _texts(self) -> dict[str, TextPairs]:
-        """Each language's documents, in two parts; every language has its own."""
+    def _sentences(self) -> dict[str, list[list[str]]]:
+        """Each language's documents in two parts, one after the other; every language has its own."""
         texts = {}
         for number, language in enumerate(self.world.languages):
             count = max(1, round(self.params["documents"] * synthetic.LANGUAGES[language].text_share))
             rng = np.random.default_rng([self.world.seed, 21, number])
             drawn = synthetic.documents(self.world, count, rng).render(self.world, language)
-            texts[language] = [(a, f"{b} {answer[1]}" if answer else b) for a, b, answer in drawn]
+            parts = ((a, f"{b} {answer[1]}" if answer else b) for a, b, answer in drawn)
+            texts[language] = [[*chain.from_iterable(parts)]]
         return texts
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A joint tokenizer; a language with little text weighs more in it, as in published models."""
         texts = []
-        for language, documents in self._texts.items():
-            repeat = round(synthetic.LANGUAGES[language].text_share ** -0.5)
-            texts += [*chain.from_iterable(documents)] * repeat
+        for language, (own,) in self._sentences.items():
+            texts += own * round(synthetic.LANGUAGES[language].text_share ** -0.5)
         return tokenization.train(texts, self.params["vocab_size"])
-
-    def documents(self, language: str) -> list[tuple[Sentence, Sentence]]:
-        """What a language is pre-trained on, in two parts each."""
-        parts = self.cut([*chain.from_iterable(self._texts[language])])
-        return list(zip(parts[::2], parts[1::2], strict=True))
 
     def pairs(self, language: str, count: int) -> tuple[TextPairs, links.Gold]:
         """Translations (source, language) and their gold links."""
@@ -237,18 +245,6 @@ class Published(Languages):
         """The most subwords of a sentence such that any two fit into one sequence."""
         around = tokenization.join((), (), special=tokenization.specials(self.tokenizer))
         return (self.params["max_length"] - len(around)) // 2
-
-    def documents(self, language: str) -> list[tuple[Sentence, Sentence]]:
-        """Two consecutive sentences of a corpus each; at most as many as the study wants, drawn once."""
-        documents = []
-        for sentences in self._sentences[language]:
-            fitting = [s for s in self.cut(sentences) if 0 < len(s.ids) <= self.limit]
-            documents += zip(fitting[::2], fitting[1::2], strict=False)
-        if len(documents) > self.params["documents"]:
-            number = list(self.params["languages"]).index(language)
-            chosen = _order(63, number, len(documents))[: self.params["documents"]]
-            documents = [documents[row] for row in np.sort(chosen)]
-        return documents
 
     def pairs(self, language: str, count: int) -> tuple[TextPairs, None]:
         """All translations (source, language) in an order shuffled once; no gold links."""

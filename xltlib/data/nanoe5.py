@@ -73,10 +73,10 @@ class Published:
 def find() -> Path:
     """The file of the installed package, which is not imported. StudyError where it is absent or another."""
     try:
-        named = [path for path in metadata.files(PACKAGE) or () if path.name == FILE]
+        files = metadata.files(PACKAGE) or ()
     except metadata.PackageNotFoundError:
-        named = []
-    path = Path(named[0].locate()) if named else None
+        files = ()
+    path = next((Path(each.locate()) for each in files if each.name == FILE), None)
     if path is None or not path.is_file():
         raise StudyError(f"multilingual-e5-small: its weights come in the package {PACKAGE}: {INSTALL}")
     if (digest := sha256_file(path)) != DIGEST:

@@ -74,7 +74,7 @@ def build_links(spec: Spec, inputs: list[Result], directory: Path, progress: Pro
     source, arrays, quality = pairs.params["source"], {}, {}
     for number, (language, count) in enumerate(pairs.values["pairs"].items()):
         kept = kept_pairs(language, count, spec.params.get("share", 1.0))
-        gold, score = read_gold(pairs, language, kept), None
+        gold, score = _gold_links(pairs, language, kept), None
         sides = [read_sentences(pairs, language, side)[:kept] for side in ("source", "target")]
         words = list(zip(*([real_data.lowered(x) for x in side] for side in sides), strict=True))
         test = None  # other sentences, for an aligner that learns from pairs without gold links
@@ -108,6 +108,14 @@ def kept_pairs(language: str, count: int, share: float) -> int:
     languages = synthetic.LANGUAGES
     plenty = language in languages and languages[language].text_share == 1
     return count if plenty else max(1, round(share * count))
+
+
+def _gold_links(pairs: Result, language: str, kept: int) -> links.Gold | None:
+    """Gold links of a language's first pairs, 0-based; None where it has none."""
+    with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
+        if f"{language}/sure/ends" not in arrays:
+            return None
+        return links.Gold(*(link_lists(arrays, f"{language}/{kind}")[:kept] for kind in links.Gold._fields))
 
 
 def _linked_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Links, links.Links]:
@@ -149,15 +157,6 @@ def read_sentences(pairs: Result, language: str, side: str) -> list[list[str]]:
     """Words of the source or the target side of a language's pairs."""
     lines = pairs.file(f"{language}.{side}.txt").read_text("utf-8").splitlines()
     return [line.split() for line in lines]
-
-
-def read_gold(pairs: Result, language: str, kept: int | None = None) -> links.Gold | None:
-    """Gold links of a language's first pairs, 0-based; None where it has none."""
-    with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
-        if f"{language}/sure/ends" not in arrays:
-            return None
-        sure, possible = (link_lists(arrays, f"{language}/{name}")[:kept] for name in ("sure", "possible"))
-    return links.Gold(sure, possible)
 
 
 def link_lists(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:

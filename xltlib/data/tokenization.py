@@ -19,7 +19,6 @@ from xltlib.data.words import UNSPACED, simple_tokenize, token_spans
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 KEPT = "subwords.npy"  # of a tokenizer that was cut: the ids that its subwords had before
 BLOCK = 20_000  # texts cut at once: bounds memory
@@ -113,7 +112,8 @@ def train(
     vocabulary = learner.get_vocab()
     fresh = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix="##"))
     fresh.normalizer, fresh.pre_tokenizer = normalizers.NFKC(), boundaries
-    return PreTrainedTokenizerFast(tokenizer_object=fresh, **dict(zip(_NAMES, SPECIAL, strict=True)))
+    named = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=fresh, **named)
 
 
 def alphabet(texts: Iterable[str], coverage: float) -> list[str]:
