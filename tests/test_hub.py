@@ -181,6 +181,7 @@ def test_a_truncated_file_is_refused_and_an_interrupted_download_has_too_few_row
     blob.write_bytes(blob.read_bytes()[:-40])
     with pytest.raises(StudyError, match="cannot be read .*; a truncated download"):
         tasks.load("xnli", "dev", "de")
+    assert tasks.is_there("xnli", "dev", "de", None)  # its sentences are not left in training text unseen
     snapshot = two_parts(cache, "fr")
     (snapshot / "fr/validation-00001-of-00002.parquet").unlink()
     with pytest.raises(StudyError, match=r"xnli dev fr: 1 examples .*, officially 2490"):

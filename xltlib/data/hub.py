@@ -78,20 +78,6 @@ def snapshot(repo: str, patterns: Sequence[str], otherwise: str = "") -> Path:
     )
 
 
-def table(repo: str, pattern: str, otherwise: str = "") -> Any:
-    """The parquet files of a data set whose names fit a pattern, as one `datasets.Dataset`."""
-    files = sorted(map(str, snapshot(repo, [pattern], otherwise).glob(pattern)))
-    import datasets
-
-    datasets.disable_progress_bars()  # a bar for each of many small tables
-    try:
-        return datasets.load_dataset("parquet", data_files=files, split="train")
-    except Exception as error:  # the readers' errors share no class
-        raise StudyError(
-            f"{files[0]}: cannot be read ({error}); a truncated download? remove it, and fetch it again"
-        ) from error
-
-
 def cached(repo: str, patterns: Sequence[str]) -> bool:
     """Whether the hub's cache has a file of each pattern; how many rows there should be, the tables know."""
     folder = _repository(repo) / "snapshots" / PINNED[repo]

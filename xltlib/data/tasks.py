@@ -204,19 +204,34 @@ def hub_place(name: str, split: str, language: str) -> tuple[str, str]:
     return f"datasets/{repo}", pattern
 
 
-def hub_table(name: str, split: str, language: str) -> Any:
-    """One split of one language as the hub has it, a `datasets.Dataset`, at the pinned commit."""
-    place, file = hub_place(name, split, language), SETS[name].paths(split, language)[0]
-    return hub.table(*place, f"Or download {SETS[name].source}, and pass the folder that holds {file}.")
+def hub_files(name: str, split: str, language: str) -> list[Path]:
+    """The parquet files of one split of one language, at the hub's pinned commit."""
+    (repo, pattern), file = hub_place(name, split, language), SETS[name].paths(split, language)[0]
+    otherwise = f"Or download {SETS[name].source}, and pass the folder that holds {file}."
+    return sorted(hub.snapshot(repo, [pattern], otherwise).glob(pattern))
 
 
 def is_there(name: str, split: str, language: str, folder: Path | None) -> bool:
     """Whether the folder, or without one the hub, has one split of one language."""
     try:
-        file_of(name, split, language, folder) if folder else hub_table(name, split, language)
+        file_of(name, split, language, folder) if folder else hub_files(name, split, language)
     except StudyError:
         return False
     return True
+
+
+def hub_table(name: str, split: str, language: str) -> Any:
+    """One split of one language as the hub has it, as one `datasets.Dataset`."""
+    files = [str(path) for path in hub_files(name, split, language)]
+    import datasets  # takes a second, and is needless where the files are missing
+
+    datasets.disable_progress_bars()  # a bar for each of many small tables
+    try:
+        return datasets.load_dataset("parquet", data_files=files, split="train")
+    except Exception as error:  # the readers' errors share no class
+        raise StudyError(
+            f"{files[0]}: cannot be read ({error}); a truncated download? remove it, and fetch it again"
+        ) from error
 
 
 # One split of one language
