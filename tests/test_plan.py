@@ -84,13 +84,14 @@ def test_the_time_left_follows_the_measured_speed():
     runs = Runs(Params())
     one, two, three, four = (runs.encoder("tlm", seed) for seed in range(4))
     # the fourth is taken to be as long as the others are on average
-    times = {one: 10.0, two: 10.0, three: 25.0, four: None}
-    assert plan.outlook(times, 2) == "4 runs to compute with 2 processes: about 30 s"
-    assert plan.time_left(times, {one: 20.0}, 2) == "about 50 s", (
-        "twice as long as planned: all else is slower too"
-    )
-    assert plan.time_left(times, {one: 20.0, three: 50.0}, 2) == "about 25 s"
-    assert plan.time_left(times, {one: 20.0, three: 50.0}, 2, later=40.0) == "about 65 s"
+    times = {one: 600.0, two: 600.0, three: 1500.0, four: None}
+    assert plan.outlook(times, 2) == "4 runs to compute with 2 processes: about 30 min"
+    half_as_fast = {one: 1260.0}  # a minute as planned counts beside what was measured: (1260 + 60) / 660 is 2
+    assert plan.time_left(times, half_as_fast, 2) == "about 50 min"
+    assert plan.time_left(times, half_as_fast | {three: 3000.0}, 2) == "about 25 min"
+    assert plan.time_left(times, half_as_fast | {three: 3000.0}, 2, later=2400.0) == "about 65 min"
+    tiny = {one: 2.0, two: 598.0}
+    assert plan.time_left(tiny, {one: 26.0}, 1) == "about 14 min", "imports of the first run do not tell"
     assert plan.time_left({one: None, two: None}, {one: 5.0}, 2) == ""
     assert [plan.duration(x) for x in (0, 88, 91, 6000)] == ["5 s", "90 s", "2 min", "1.7 h"]
 

@@ -17,6 +17,7 @@ from xltlib.store import (
     Store,
     load_scores,
     plain,
+    processor,
     publish,
     read_json,
     read_published,
@@ -98,6 +99,21 @@ def test_a_run_is_built_once_and_read_again(store):
     assert sorted(record["files"]) == ["scores.npz", "sub/model.bin"]
     assert not list(store.root.glob(".partial/*"))
     assert [r.digest for r in store.results()] == [RUN.digest]
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("fma avx avx2", "AMD EPYC, avx2"),
+        ("avx2 avx512f avx512_bf16", "AMD EPYC, avx512_bf16"),
+        ("sse", "AMD EPYC"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_their_vectors(tmp_path, flags, name):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+    assert processor(file) == name
+    assert processor(tmp_path / "none")
 
 
 def test_the_record_names_versions_and_hardware_but_not_the_host(store):

@@ -11,6 +11,7 @@ from xltlib.runs import closure
 from xltlib.store import MANIFEST, RUNS, Spec, Store, read_json
 
 FORWARD = 1 / 3  # cost of a forward pass beside a training step, which goes back too
+TRUST = 60  # seconds for which the planned speed stands, so that the first run's imports do not tell
 THROUGHPUT = "throughput.json"  # in figures/: what tests/benchmarks/bench_gpu.py has measured
 
 Records = Mapping[str, dict]  # digest -> kind, params and inputs of a run, planned or finished
@@ -138,7 +139,7 @@ def time_left(
     usual = fmean(known)
     planned = {spec: usual if x is None else x for spec, x in times.items()}
     expected = sum(planned[spec] for spec in ended)
-    speed = sum(ended.values()) / expected if expected else 1.0
+    speed = (sum(ended.values()) + TRUST) / (expected + TRUST)
     return f"about {duration(speed * (sum(planned.values()) - expected + later) / jobs)}"
 
 

@@ -41,6 +41,7 @@ FAILED = ".failed.json"  # how the last attempt at a run ended
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what kernels of torch and oneDNN are chosen by
 
 
 # --- files
@@ -472,14 +473,24 @@ def environment() -> dict[str, Any]:
     told: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("torch", "transformers", "tokenizers", "numpy", "scipy"):
         told[name] = importlib.metadata.version(name)
-    kernel = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:(.*)$", kernel.read_text() if kernel.is_file() else "", re.MULTILINE)
-    told["cpu"] = (model[1].strip() if model else platform.processor()) or "unknown"
+    told["cpu"] = processor(Path("/proc/cpuinfo"))
     told["cores"] = os.cpu_count()
     if torch := sys.modules.get("torch"):  # a run without torch does not wait for its import
         told["threads"] = torch.get_num_threads()
         told["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
     return told
+
+
+def processor(file: Path) -> str:
+    """The processor's name and its widest vectors, by the file of a Linux kernel: "AMD EPYC, avx2".
+
+    Sums are ordered by the width of vectors, and clouds give processors of several widths one name.
+    """
+    text = file.read_text() if file.is_file() else ""
+    model = re.search(r"^model name\s*:(.*)$", text, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    widest = [name for name in VECTORS if flags and name in flags[1].split()][:1]
+    return ", ".join([(model[1].strip() if model else platform.processor()) or "unknown", *widest])
 
 
 def commit(folder: Path) -> str:
