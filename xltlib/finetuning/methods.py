@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, H hidden, N examples.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from xltlib.data.tokenization import OWN, Specials
 from xltlib.finetuning.case import Case
 from xltlib.finetuning.tasks import Encoded, TaskModel, batches, inputs, task_loss
 from xltlib.finetuning.words import mistranslations
-from xltlib.noise.typing import code_switch, with_neighbours
+from xltlib.noise.typing import code_switch, edited_span, with_neighbours
 from xltlib.pretraining.models import device_of, to_device
 from xltlib.pretraining.training import Optimization, Progress, fit
 
@@ -36,7 +37,6 @@ SWITCHED = 0.4  # share of the words of code-switched examples that are translat
 MISTRANSLATED = 0.25  # share of a noisy translation's words; no source says how often published ones err
 
 Example = PairExample | SpanExample
-Lexica = Mapping[str, Mapping[str, Sequence[str]]]  # language -> word -> its translations
 
 
 class Batch(NamedTuple):
@@ -177,9 +177,10 @@ def translate_train(case: Case, train: Mapping[str, Sequence]) -> list:
     if case.options.translations == "noisy":
         rng, languages = np.random.default_rng([case.seed, 61]), list(train)
         errors = {name: {"": mistranslations(case.world, name)} for name in case.targets}
+        poorly = partial(code_switch, rng=rng, cross=MISTRANSLATED, lower=False)
         for row, language in enumerate(languages[at] for at in drawn):
-            if lexica := errors.get(language):
-                translated[row] = switched(translated[row], lexica, MISTRANSLATED, rng, lower=False)
+            if language in errors:
+                translated[row] = exchanged(translated[row], partial(poorly, lexicon=errors[language]))
     return translated
 
 
@@ -189,53 +190,32 @@ def rs_da(case: Case, train: Mapping[str, Sequence]) -> list:
     The i-th variants of its two texts make up the i-th copy; all texts are drawn independently.
     """
     rng = np.random.default_rng([case.seed, 19])
-    return [
-        with_texts(example, [with_neighbours(text, case.neighbours, rng) for text in _texts(example)])
-        for example in train[case.source]
-        for _ in range(COPIES[case.task])
-    ]
+    change = partial(with_neighbours, neighbours=case.neighbours, rng=rng)
+    return [exchanged(e, change) for e in train[case.source] for _ in range(COPIES[case.task])]
 
 
 def code_switched(case: Case, train: Mapping[str, Sequence]) -> list:
     """Every example once for each pass, code-switched by a dictionary anew each time (CoSDA-ML)."""
     rng, passes = np.random.default_rng([case.seed, 19]), range(case.params["finetune_epochs"])
-    return [switched(e, case.dictionaries, SWITCHED, rng) for _ in passes for e in train[case.source]]
+    change = partial(code_switch, lexicon=case.dictionaries, rng=rng, cross=SWITCHED)
+    return [exchanged(e, change) for _ in passes for e in train[case.source]]
 
 
-def switched(
-    example: Example, lexica: Lexica, share: float, rng: np.random.Generator, lower: bool = True
-) -> Example:
-    """The example with a share of its words translated: `noise.code_switch` of either text."""
-    words = (text.split(" ") for text in _texts(example))
-    mixed = (code_switch(own, lexica, rng, cross=share, lower=lower) for own in words)
-    return with_texts(example, [" ".join(own) for own in mixed])
+def exchanged(example: Example, change: Callable[[Sequence[str]], list[str]]) -> Example:
+    """The example with other words (between single spaces) in its two texts: `change` gives one for each.
 
-
-def _texts(example: Example) -> tuple[str, str]:
-    pair = isinstance(example, PairExample)
-    return (example.text_a, example.text_b) if pair else (example.question, example.context)
-
-
-def with_texts(example: Example, texts: Sequence[str]) -> Example:
-    """The example with two new texts, each with as many words (between single spaces) as the old one.
-
-    The label stays. An answer becomes the words that stand in its place, read from the new context; where
-    it ends within a word that has changed, it is widened to the whole word.
+    The label stays. An answer becomes the words that stand in its place; where it begins or ends within a
+    word that has changed, it is widened to the whole word.
     """
-    first, second = texts
     if isinstance(example, PairExample):
+        first, second = (" ".join(change(text.split(" "))) for text in example.texts)
         return replace(example, text_a=first, text_b=second)
-    old, new = example.context.split(" "), second.split(" ")
-    if len(old) != len(new):
-        raise StudyError(f"example {example.id}: {len(new)} words in place of {len(old)}")
-    ends, new_ends = (np.cumsum([len(word) + 1 for word in words]) - 1 for words in (old, new))
-    answers = []
-    for start, text in example.answers:
-        a, b = np.searchsorted(ends, start, "right"), np.searchsorted(ends, start + len(text))  # its words
-        begin, end = int(new_ends[a]) - len(new[a]), int(new_ends[b])
-        if old[a] == new[a]:
-            begin += start - (int(ends[a]) - len(old[a]))
-        if old[b] == new[b]:
-            end -= int(ends[b]) - (start + len(text))
-        answers.append((begin, second[begin:end]))
-    return replace(example, question=first, context=second, answers=tuple(answers))
+    question, words = " ".join(change(example.question.split(" "))), example.context.split(" ")
+    ends = accumulate(len(word) + 1 for word in words)  # each with the space after it
+    edits = [
+        (end - len(word) - 1, end - 1, new)
+        for word, new, end in zip(words, change(words), ends, strict=True)
+        if new != word
+    ]
+    context, answers = edited_span(example.context, example.answers, edits)
+    return replace(example, question=question, context=context, answers=answers)

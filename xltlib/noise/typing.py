@@ -31,6 +31,7 @@ _WORD = re.compile(rf"([{UNSPACED}]+)|[^\s{UNSPACED}]+")  # group 1: letters of 
 _CHARACTER = regex.compile(r"\X")  # a letter with its marks
 
 Span = tuple[int, int]  # characters (start, end) of a text, end not included
+Answer = tuple[int, str]  # where an answer starts in its context, and its text
 
 
 # Keyboards
@@ -217,34 +218,47 @@ def _error(unit: _Unit, keyboard: Keyboard, u_kind: float, u_place: float, u_pic
 
 
 def noisy_span(
-    context: str, answers: Sequence[tuple[int, str]], rate: float, keyboard: Keyboard,
-    rng: np.random.Generator,
-) -> tuple[str, tuple[tuple[int, str], ...]]:  # fmt: skip
-    """Typing errors in a context, and its answers `(start, text)` at their new offsets.
-
-    Words that touch an answer stay as they are. `context[start:start + len(text)] == text`, in what enters
-    and in what returns.
-    """
+    context: str, answers: Sequence[Answer], rate: float, keyboard: Keyboard, rng: np.random.Generator
+) -> tuple[str, tuple[Answer, ...]]:
+    """Typing errors in the words of a context that touch no answer, and the answers where they now stand."""
     spans = [(start, start + len(text)) for start, text in answers]
     (edits,) = typo_edits([context], rate, keyboard, rng, skip=[spans])
-    moved = [start + sum(len(new) - (b - a) for a, b, new in edits if b <= start) for start, _ in answers]
-    return apply_edits(context, edits), tuple(zip(moved, (text for _, text in answers), strict=True))
+    return edited_span(context, answers, edits)
+
+
+def edited_span(
+    context: str, answers: Sequence[Answer], edits: Sequence[Edit]
+) -> tuple[str, tuple[Answer, ...]]:
+    """A context with the edits made, and its answers as they now stand.
+
+    An answer that begins or ends within an edit is widened to all that the edit puts there.
+    `context[start:start + len(text)] == text`, in what enters and in what returns.
+    """
+
+    def moved(place: int, end: bool) -> int:
+        shift = sum(len(new) - (b - a) for a, b, new in edits if b <= place)
+        within = ((a, new) for a, b, new in edits if a < place < b)
+        return shift + next((a + end * len(new) for a, new in within), place)
+
+    changed = apply_edits(context, edits)
+    spans = [(moved(start, False), moved(start + len(text), True)) for start, text in answers]
+    return changed, tuple((begin, changed[begin:end]) for begin, end in spans)
 
 
 # Substitution
 
 
-def with_neighbours(text: str, neighbours: Mapping[str, Sequence[str]], rng: np.random.Generator) -> str:
+def with_neighbours(
+    words: Sequence[str], neighbours: Mapping[str, Sequence[str]], rng: np.random.Generator
+) -> list[str]:
     """Randomised smoothing by data augmentation: each word a uniform draw from itself and its neighbours.
 
-    Words are what stands between single spaces; look-up is exact, so case and punctuation count. Source:
-    perturb.py as released with Robust-XLT (arXiv 2104.08645).
+    Look-up is exact, so case and punctuation count. Source: perturb.py as released with Robust-XLT (arXiv
+    2104.08645).
     """
-    words = text.split(" ")
-    for i, u in enumerate(rng.random(len(words)).tolist()):
-        choices = words[i], *neighbours.get(words[i], ())
-        words[i] = choices[int(u * len(choices))]
-    return " ".join(words)
+    choices = [(word, *neighbours.get(word, ())) for word in words]
+    draws = rng.random(len(choices)).tolist()
+    return [own[int(u * len(own))] for own, u in zip(choices, draws, strict=True)]
 
 
 def foreign_words(words: Iterable[str], counts: Mapping[str, Mapping[str, int]], source: str) -> set[str]:
