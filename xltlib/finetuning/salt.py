@@ -7,6 +7,7 @@ its twin stay aligned; a language whose words are cut into more pieces than the 
 Shapes: N sequences, P places, B batch, T tokens, H hidden, V vocabulary, C candidates.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -115,16 +116,15 @@ def augment(
         allowed = words[target] if options.restrict else union([*words.values()])
         good = passing(places.where(mine), allowed, options.threshold)
         switched |= {int(mine[i]): word for i, word in good.items()}
-    twins, counts = [s.copy() for s in sequences], [0, 0]
-    draws = rng.random(len(places.begin))
+    found, twins = {"synonyms": synonyms, "switched": switched}, [s.copy() for s in sequences]
+    counts, draws = Counter(), rng.random(len(places.begin))
     for i in sorted(synonyms.keys() | switched.keys()):
-        kinds = [kind for kind, found in enumerate((synonyms, switched)) if i in found]
+        kinds = [kind for kind, own in found.items() if i in own]
         kind = kinds[int(draws[i] * len(kinds))]
         sequence, begin, length = (part[i] for part in places)
-        twins[sequence][begin : begin + length] = (synonyms, switched)[kind][i]
+        twins[sequence][begin : begin + length] = found[kind][i]
         counts[kind] += 1
-    shares = [round(count / max(1, len(everything.begin)), 4) for count in counts]
-    return twins, {"synonyms": shares[0], "switched": shares[1]}
+    return twins, {kind: round(counts[kind] / max(1, len(everything.begin)), 4) for kind in found}
 
 
 # Online: mixed embeddings

@@ -87,11 +87,10 @@ def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
 
 def vocabulary(documents: Sequence[np.ndarray], pieces: Pieces) -> Vocabulary:
     """The distinct words of a language's text, by their number of subwords."""
-    places, flat = find_words(documents, pieces), np.concatenate(documents)
-    sizes = np.array([len(document) for document in documents])
-    first = places.begin + (np.cumsum(sizes) - sizes)[places.sequence]
+    text = np.concatenate(documents)
+    places = find_words([text], pieces)
     return {
-        k: np.unique(flat[first[places.length == k][:, None] + np.arange(k)], axis=0)
+        k: np.unique(text[places.begin[places.length == k][:, None] + np.arange(k)], axis=0)
         for k in np.unique(places.length).tolist()
     }
 
@@ -112,8 +111,8 @@ def concepts(world: World, language: str) -> list[list[str]]:
     for category, (classes, members) in CATEGORIES.items():
         slot = SLOT_CATEGORY.index(category)
         for concept in range(classes * members + classes):
-            stems = {int(world.stem(slot, np.array(concept), np.array(s))) for s in range(SYNONYMS)}
-            words.append([form for stem in sorted(stems) for form in forms[stem]])
+            stems = np.unique(world.stem(slot, np.array(concept), np.arange(SYNONYMS)))
+            words.append([form for stem in stems for form in forms[stem]])
     return words
 
 
