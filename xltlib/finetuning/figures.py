@@ -105,17 +105,17 @@ def accuracy(session: Session, scores: pd.DataFrame, cheap: pd.DataFrame) -> Dra
 
 
 def gap(session: Session, scores: pd.DataFrame) -> Drawn:
-    """Source score minus target score, by distance, for every seed."""
+    """Source score minus target score, by distance, for every seed; of a task those languages that it has."""
     params, languages = session.params, languages_for(session.params)
-    own, run, order = standard(scores, params), ["task", "objective"], dict(languages.by_distance())
-    own = own[own["test_set"] == ""].pivot_table("mean", [*run, "seed"], "language", sort=False).dropna()
-    rows = [
-        {"panel": task, "series": objective, "x": k, "seeds": by_seed[params.source] - by_seed[language]}
-        for (task, objective), by_seed in own.groupby(run, sort=False)
-        for k, language in enumerate(order)
-    ]
+    own, run, order = standard(scores, params), ["task", "objective", "seed"], dict(languages.by_distance())
+    own = own[own["test_set"] == ""]
+    source = own[own["language"] == params.source].set_index(run)["mean"]
+    own = own.join(source.rename("source"), on=run, how="inner")
+    own = drawing.in_order(own, task=params.tasks, objective=params.objectives, language=order)
+    own = own.assign(x=own["language"].map(list(order).index), gap=own["source"] - own["mean"])
+    rows = own[["task", "objective", "x", "gap"]].itertuples(index=False, name=None)
     return drawing.save(
-        session, "gap", rows, x_label=languages.distance_label,
+        session, "gap", drawing.gathered(rows), x_label=languages.distance_label,
         ticks={words: k for k, words in enumerate(order.values())},
         marks=[{"panel": task, "name": "no loss", "y": 0.0} for task in params.tasks],
     )  # fmt: skip
