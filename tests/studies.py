@@ -9,6 +9,7 @@ import yaml
 
 from xltlib.claims import scores
 from xltlib.claims.ledger import label
+from xltlib.finetuning.options import TYPO_RATES
 from xltlib.params import Params
 
 PARAMS = Params(languages=("src", "near", "far"), mask_rate=0.25)
@@ -40,6 +41,23 @@ def runs(labels, gain=0.0, seeds=range(SEEDS), tasks=("nli",), gains=None, examp
         own, digest = {**labels, "task": task, "seed": seed}, f"{label(labels)} {task} {seed}"
         records.append({"digest": digest, "labels": own, "scores": scores})
     return records
+
+
+def record(seed, means, task="nli", examples=EXAMPLES, **labels):
+    """A run with 0/1 scores of about these means by setting; noise meets the same luck as clean text."""
+    plain = {"objective": "none", "objective_options": "", "method": "standard", "method_options": ""}
+    labels, found = plain | labels | {"task": task, "seed": seed}, {}
+    for name, mean in means.items():
+        luck = np.random.default_rng([seed, *name.partition("@")[0].encode()]).random(examples)
+        found[name + "#f1" * (task == "qa")] = (luck < mean).astype(float)
+    return {"digest": str(labels), "labels": labels, "scores": found}
+
+
+def everywhere(languages, mean, drop=None):
+    """The same mean in every language; with `drop`, less of it at each rate of typing errors."""
+    rates = TYPO_RATES if drop is not None else ()
+    noisy = {f"{name}@typo{rate:g}": mean - drop * rate for name in languages for rate in rates}
+    return dict.fromkeys(languages, mean) | noisy
 
 
 def table(records):

@@ -6,46 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from studies import table
+import studies
+from studies import record, table
 from tiny import params
 
 from xltlib.noise import figures, questions
-from xltlib.noise.questions import (
-    BUDGETS,
-    NOISE_NAMES,
-    QUESTIONS,
-    SIZES,
-    TYPO_RATES,
-    Unanswered,
-    arrays,
-    sentence,
-)
+from xltlib.noise.questions import NOISE_NAMES, QUESTIONS, SIZES, Unanswered
 from xltlib.runs import Runs
 
 N, SEEDS = 400, 6
 SMALL = params(seeds=SEEDS, test_examples=N, questions=(0, 1, 2, 3, 4), languages=("src", "far", "low"))
 
-
-def scores(seed, mean, salt=0):
-    """0/1 scores (N,) with about this mean, the same luck for the same seed."""
-    rng = np.random.default_rng([seed, salt])
-    return (rng.random(N) < mean).astype(float)
-
-
-def record(task, seed, means, **labels):
-    """A run's record: `means` by setting, with F1 beside exact match for question answering."""
-    full = {"objective": "none", "objective_options": "", "method": "standard", "method_options": ""} | labels
-    suffix = "#f1" if task == "qa" else ""
-    made = {name + suffix: scores(seed, mean, k) for k, (name, mean) in enumerate(sorted(means.items()))}
-    return {"digest": f"{full}{task}{seed}", "labels": full | {"task": task, "seed": seed}, "scores": made}
-
-
-def everywhere(mean, drop=None):
-    """The same mean in every language; with `drop`, less of it at each rate of typing errors."""
-    found = dict.fromkeys(SMALL.languages, mean)
-    for rate in TYPO_RATES if drop is not None else ():
-        found |= {f"{name}@typo{rate:g}": mean - drop * rate for name in SMALL.languages}
-    return found
+everywhere = partial(studies.everywhere, SMALL.languages)
 
 
 def planted():
@@ -63,10 +35,10 @@ def planted():
             for objective, mean in ((word, 0.6), (subword, 0.5)):
                 labels = {"objective": objective, "objective_options": option}
                 cases.append(("nli", everywhere(mean), labels))
-    for k, n in enumerate(BUDGETS):
+    for k, n in enumerate(questions.BUDGETS):
         for sampling in ("balanced", "random"):
             cases.append(("nli", everywhere(0.5 + 0.08 * k), questions.budget(n, sampling)))
-    return [record(task, seed, means, **labels) for seed in range(SEEDS) for task, means, labels in cases]
+    return [record(seed, means, task, N, **labels) for seed in range(SEEDS) for task, means, labels in cases]
 
 
 RECORDS = planted()
@@ -75,14 +47,9 @@ TABLE = table(RECORDS)
 
 @pytest.mark.parametrize(
     ("number", "outcome", "sign"),
-    [
-        (0, "supported", 1),
-        (1, "supported", 1),
-        (2, "inconclusive", 0),
-        (3, "contradicted", -1),
-        (4, "supported", 1),
-    ],
-)
+    [(0, "supported", 1), (1, "supported", 1), (2, "inconclusive", 0), (3, "contradicted", -1),
+     (4, "supported", 1)],
+)  # fmt: skip
 def test_planted_answers_are_found(number, outcome, sign):
     told = questions.answer(number, TABLE, SMALL)
     effect = told["effect"]
@@ -99,7 +66,7 @@ def test_planted_answers_are_found(number, outcome, sign):
 def test_question_0_tells_a_higher_score_from_a_smaller_loss():
     """Typing errors in pre-training were planted to lift all scores, replaced tokens to halve the loss."""
     labels = {"objective": "span_corruption", "objective_options": "noise=token"}
-    halved = [record("qa", seed, everywhere(0.5, 0.15), **labels) for seed in range(SEEDS)]
+    halved = [record(seed, everywhere(0.5, 0.15), "qa", N, **labels) for seed in range(SEEDS)]
     kept = [r for r in RECORDS if r["labels"]["objective_options"] != "noise=token"]
     effects = questions.answer(0, table(kept + halved), SMALL)["effects"]
     yes, open_ = "supported", "inconclusive"
@@ -159,7 +126,7 @@ def test_a_table_tells_what_is_missing():
 
 def test_relative_drop_by_hand():
     # .7 - .15 = .55 at 30%: (.7 - .55) / (.7 - 1/3) = .41
-    of = partial(arrays, TABLE, SMALL.targets)
+    of = partial(questions.arrays, TABLE, SMALL.targets)
     drops = questions.relative_drop(of, "nli", SIZES[0], 0.3)
     assert drops.mean() == pytest.approx(0.15 / (0.7 - 1 / 3), abs=0.08)
     one = [r for r in RECORDS if r["labels"]["seed"] == 0]
@@ -191,4 +158,4 @@ def test_budgets_are_what_real_sets_have(named, most):
 def test_sentences_follow_the_numbers():
     effect = {"outcome": "inconclusive", "words": "gain", "estimate": 0.0123, "low": -0.02, "high": 0.04,
               "unit": "accuracy", "seeds": 6}  # fmt: skip
-    assert sentence(effect) == "Open: gain: +0.012 [-0.020, +0.040] accuracy, 6 seeds."
+    assert questions.sentence(effect) == "Open: gain: +0.012 [-0.020, +0.040] accuracy, 6 seeds."
