@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import shapes
+import tinydata
 import torch
 from test_tokenization import published
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -136,17 +137,6 @@ def test_all_that_a_loss_computes_is_where_the_model_is(setting, name):
 # Runs
 
 
-class Made:
-    """A result of a run as its files: what builders read of it."""
-
-    def __init__(self, directory, params, values):
-        self.directory, self.params, self.values = directory, params, values
-
-    def file(self, name):
-        assert (self.directory / name).is_file(), name
-        return self.directory / name
-
-
 PARAMS = {"batch_size": 4, "batch_tokens": 100, "mask_rate": 0.2, "seed": 1, "precision": "bfloat16"}
 
 
@@ -173,9 +163,12 @@ def real(tmp_path_factory):
         for name, arrays in files.items():
             np.savez(root / name, **arrays)
         sizes = {"vocab_size": len(made), "languages": {x: {"documents": 20} for x in ("en", "ru")}}
-        text_run = Made(root, {"data": "real", "model": str(root)}, sizes)
-        pairs_run = Made(root, {"source": "en"}, {"pairs": {"ru": 20}})
-        return text_run, pairs_run, Made(root, {"links": "estimated"}, {})
+        made_up = (
+            ({"data": "real", "model": str(root)}, sizes),
+            ({"source": "en"}, {"pairs": {"ru": 20}}),
+            ({"links": "estimated"}, {}),
+        )
+        return [tinydata.result(Spec("", params, 1), values, root) for params, values in made_up]
 
     made = {kind: build(kind) for kind in KINDS}
     return made.__getitem__
@@ -184,9 +177,7 @@ def real(tmp_path_factory):
 def base(text_run, directory, steps=0, **changes):
     params = PARAMS | {"objective": "base", "model": text_run.params["model"], "pretrain_lr": 1e-3}
     params |= {"pretrain_steps": steps, "hidden_size": 8, "num_layers": 1, "num_heads": 1} | changes
-    directory.mkdir(exist_ok=True)
-    values = build_encoder(Spec("encoder", params, 1, ()), [text_run], directory, None)
-    return Made(directory, params, values)
+    return tinydata.run(build_encoder, params, [text_run], directory)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,21 +212,19 @@ def test_every_objective_goes_on_from_it(real, tmp_path, monkeypatch, objective,
     params = PARAMS | {"objective": objective, "continue_steps": 5, "continue_lr": 1e-3, "options": given}
     inputs = [start, pairs, text_run, *([linked] if objective not in ("mlm", "tlm") else [])]
     params["document_share"] = 0.2
-    values = build_encoder(Spec("encoder", params, 1, ()), inputs, tmp_path, None)
+    trained = tinydata.run(build_encoder, params, inputs, tmp_path / "trained")
     assert set(seen) == {special}
-    assert abs(values["tokens"] - 500) <= 5 * 15
-    assert not torch.equal(
-        models.load(tmp_path).embeddings().weight, models.load(start.directory).embeddings().weight
-    )
+    assert abs(trained.values["tokens"] - 500) <= 5 * 15
+    first, moved = (models.load(x.directory).embeddings().weight for x in (start, trained))
+    assert not torch.equal(first, moved)
 
 
 def test_what_a_run_on_real_text_lacks_is_told_at_once(real, tmp_path, monkeypatch):
     text_run, *_ = real("bert")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(StudyError, match="device cuda: torch finds no GPU here"):
-        base(text_run, tmp_path, device="cuda")
-    text_run = Made(text_run.directory, text_run.params, text_run.values | {"vocab_size": 1000})
-    with pytest.raises(
-        StudyError, match="the tokenizer of the text 1000: make the text with the model's own"
-    ):
-        base(text_run, tmp_path)
+        base(text_run, tmp_path / "cuda", device="cuda")
+    monkeypatch.setitem(text_run.values, "vocab_size", 1000)
+    expected = "the tokenizer of the text 1000: make the text with the model's own"
+    with pytest.raises(StudyError, match=expected):
+        base(text_run, tmp_path / "cpu")
