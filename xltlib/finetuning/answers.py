@@ -30,7 +30,7 @@ from xltlib.pretraining import models
 from xltlib.pretraining.encoders import document_pools
 from xltlib.pretraining.objectives import Loss, Recipe, tokens_read
 from xltlib.pretraining.options import SHAPE, SpanOptions
-from xltlib.pretraining.training import Optimization, Pool, Progress, fit, stacked
+from xltlib.pretraining.training import Optimization, Pool, Progress, fit, pad, stacked
 from xltlib.store import Result, Spec
 
 SENTINELS = 32  # as many masked spans a document may have (T5 has 100, for documents of 512 subwords)
@@ -255,8 +255,7 @@ def build_answers(spec: Spec, inputs: list[Result], directory: Path, progress: P
     )  # fmt: skip
     longest = min(data.targets.shape[1] - 1, LONGEST)
     test, scores = case.examples("test", params["test_examples"]), {}
-    noisy = typo_settings("qa", test, *case.keyboards(test))
-    for setting, examples in [*test.items(), *noisy]:
+    for setting, examples in [*test.items(), *typo_settings(case, test)]:
         written = write(model, encode(case.tokenizer, examples, model.end), longest)
         texts = [text_of(ids, case.tokenizer) for ids in written]
         scores |= named(setting, qa_scores(examples, texts))
@@ -270,17 +269,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[SpanExample], 
     for ids, second, (first, last) in zip(rows.ids, rows.second, rows.targets, strict=True):
         question, passage = ids[1 : second - 1], ids[second:-1]  # between [CLS] and [SEP], [SEP] and [SEP]
         sources.append(np.array([*passage, SEP, *question, end + 1, end]))
-        answers.append(ids[first : last + 1])
-    targets = np.full((len(answers), max(map(len, answers)) + 2), IGNORED)
-    for row, answer in zip(targets, answers, strict=True):
-        row[: len(answer) + 2] = [end + 1, *answer, end]
-    return replace(rows, ids=sources, targets=targets, second=None)
+        answers.append(np.array([end + 1, *ids[first : last + 1], end]))
+    targets, _ = pad(answers, IGNORED)
+    return replace(rows, ids=sources, targets=targets.numpy(), second=None)
 
 
 @torch.inference_mode()
-def write(
-    model: EncoderDecoder, data: Encoded, longest: int = LONGEST, batch_size: int = 250
-) -> list[np.ndarray]:
+def write(model: EncoderDecoder, data: Encoded, longest: int, batch_size: int = 250) -> list[np.ndarray]:
     """What the model writes for each source's first sentinel, greedily: ids up to `end`, at most `longest`.
 
     Only ordinary subwords of the source can be written, as answers are spans of their passage: a model tuned

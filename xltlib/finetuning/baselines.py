@@ -14,6 +14,7 @@ from xltlib.data.task_data import language_of
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.text import read_sentences
 from xltlib.data.words import clean, simple_tokenize, token_spans
+from xltlib.finetuning.case import comparison
 from xltlib.pretraining import probing
 from xltlib.pretraining.encoders import linked_lexicon, read_links
 from xltlib.pretraining.training import Progress
@@ -41,7 +42,7 @@ def build_baselines(spec: Spec, inputs: list[Result], directory: Path, progress:
         test = task_data.examples(params, task, "test", params["test_examples"])
         clusters[task] = _clusters(test, params["source"], task in task_data.ALIGNED)
         if task == "qa":
-            scores[task] = _near_words(train, test, task_data.sets(params, task, "test_sets")[0][0])
+            scores[task] = _near_words(train, test, params)
         else:
             gold, labels = {x: [e.label for e in own] for x, own in test.items()}, [e.label for e in train]
             majority = {x: evaluation.majority_accuracy(labels, own) for x, own in gold.items()}
@@ -122,15 +123,14 @@ def _word_overlap(train: Sequence[PairExample], test: Mapping[str, Sequence[Pair
 
 
 def _near_words(
-    train: Sequence[SpanExample], test: Mapping[str, Sequence[SpanExample]], first_set: str
+    train: Sequence[SpanExample], test: Mapping[str, Sequence[SpanExample]], params: Mapping
 ) -> Scores:
     """The words, as many as a training answer usually has, with most of the question around them."""
     lengths = [len(token_spans(e.answers[0][1])) for e in train]
     length, scores = max(1, round(float(np.median(lengths)))), {}
     for setting, examples in test.items():
-        language, _, name = setting.partition("@")
-        style = evaluation.OFFICIAL_STYLE.get(name or first_set, "squad")
-        metrics = evaluation.qa_scores(examples, [window(e, length) for e in examples], language, style)
+        texts = [window(e, length) for e in examples]
+        metrics = evaluation.qa_scores(examples, texts, *comparison(params, setting))
         scores |= {setting: metrics["exact_match"].mean(), f"{setting}#f1": metrics["f1"].mean()}
     return {"words near the question's": scores}
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -21,6 +22,16 @@ from xltlib.pretraining.encoders import gold_lexicon
 from xltlib.pretraining.models import Encoder
 from xltlib.pretraining.training import Optimization
 from xltlib.store import Result
+
+
+def comparison(params: Mapping, setting: str) -> tuple[str, str]:
+    """The language and the style of `normalize_answer` by which answers are compared in a real setting.
+
+    The style is that of the set's own script: of a further set ("de@mlqa") or of the study's first one.
+    """
+    language, _, further = setting.partition("@")
+    first_set, _ = task_data.sets(params, "qa", "test_sets")[0]
+    return language, OFFICIAL_STYLE.get(further if further in SETS else first_set, "squad")
 
 
 class Case:
@@ -68,18 +79,11 @@ class Case:
         return encode(self.tokenizer, self.task, examples, self.limit, training)
 
     def scored(self, model: TaskModel, examples: Sequence, setting: str) -> tuple[dict, Encoded, np.ndarray]:
-        """Scores by setting and metric, the examples as the model reads them, and what it predicts.
-
-        The answers of real questions are compared as the script of their set does.
-        """
-        coded, language, style = self.encode(examples), "en", "squad"
+        """Scores by setting and metric, the examples as the model reads them, and what it predicts."""
+        coded = self.encode(examples)
         predicted = predict(model, coded, precision=self.precision)
-        if self.real and self.task == "qa":
-            language, _, further = setting.partition("@")
-            first_set, _ = task_data.sets(self.params, "qa", "test_sets")[0]
-            style = OFFICIAL_STYLE.get(further if further in SETS else first_set, "squad")
-        metrics = scores(self.task, coded, predicted, examples, language, style)
-        return named(setting, metrics), coded, predicted
+        compared = comparison(self.params, setting) if self.real and self.task == "qa" else ()
+        return named(setting, scores(self.task, coded, predicted, examples, *compared)), coded, predicted
 
     # Models
 
@@ -109,26 +113,22 @@ class Case:
     def neighbours(self) -> dict[str, list[str]]:
         """The lists of RS-DA, as they are or without foreign words.
 
-        In synthetic languages every word that the source lacks is foreign; in real ones see
-        `noise.foreign_words`.
+        In synthetic languages every word that the source lacks is foreign; in real ones (as man -> hombre, in
+        the released English lists) see `noise.foreign_words`.
         """
-        if self.real:
-            lists = real_data.neighbour_lists(self.params["neighbour_lists"])
-        else:
-            lists = words.neighbours(self.world, self.source, self.options.foreign)
-        if self.options.neighbours == "all":
+        kept = self.options.neighbours == "all"
+        if not self.real:
+            return words.neighbours(self.world, self.source, self.options.foreign if kept else 0.0)
+        lists = real_data.neighbour_lists(self.params["neighbour_lists"])
+        if kept:
             return lists
-        own = set(lists)
-        if self.real:
-            listed = {other for near in lists.values() for other in near}
-            pieces = words.Pieces(self.tokenizer)
-            counts = {
-                language: Counter(pieces.words(ids, words.find_words(ids, pieces)))
-                for language, ids in self._documents(self.languages)
-            }
-            own = listed - noise.foreign_words(listed, counts, self.source)
-        # the released English lists hold foreign words too, for example man -> hombre
-        return {word: [other for other in near if other in own] for word, near in lists.items()}
+        pieces = words.Pieces(self.tokenizer)
+        counts = {
+            language: Counter(pieces.words(ids, words.find_words(ids, pieces)))
+            for language, ids in self._documents(self.languages)
+        }
+        foreign = noise.foreign_words(set(chain(*lists.values())), counts, self.source)
+        return {word: [other for other in near if other not in foreign] for word, near in lists.items()}
 
     @cached_property
     def dictionaries(self) -> dict[str, dict[str, list[str]]]:
@@ -148,8 +148,6 @@ class Case:
             for name in languages:
                 yield name, tokenization.unpack(arrays, name)
 
-    def keyboards(self, languages: Iterable[str]) -> tuple[dict[str, noise.Keyboard], int]:
-        """The keyboards that typing errors are made on, and their seed."""
-        if self.real:
-            return {name: noise.keyboard_for(name) for name in languages}, 0
-        return {name: keyboard_of(self.world, name) for name in languages}, self.world.seed
+    def keyboard(self, language: str) -> noise.Keyboard:
+        """The keyboard that typing errors in a language are made on."""
+        return noise.keyboard_for(language) if self.real else keyboard_of(self.world, language)

@@ -91,7 +91,6 @@ def _transfer(
     opt = case.optimization(steps, until)
     history = finetune(model, data, opt, size, case.seed, loss, directory, progress, name, look)
     if until:
-        steps = history[-1]["step"]
         values["source_development"] = max((row["score"] for row in history if "score" in row), default=None)
     test, scores, recall = case.examples("test", params["test_examples"]), {}, {}
     for setting in (x for language in case.languages for x in test if language_of(x) == language):
@@ -101,7 +100,7 @@ def _transfer(
             shares = evaluation.recall_by_class(coded.targets, predicted, len(LABELS[case.task]))
             recall[setting] = [round(float(x), 4) for x in shares]
     save_model(model, directory)
-    values |= {"labels": case.labels, "recall": recall, "updates": steps, "history": history}
+    values |= {"labels": case.labels, "recall": recall, "updates": history[-1]["step"], "history": history}
     return values, scores
 
 
@@ -179,24 +178,23 @@ def build_evaluation(spec: Spec, inputs: list[Result], directory: Path, progress
         of_pairs = [name for name in plain if name in (spec.params.get("pair_languages") or plain)]
         settings = [(f"{a}|{b}", tasks.cross(plain[a], plain[b])) for a, b in permutations(of_pairs, 2)]
     else:
-        settings = typo_settings(case.task, plain, *case.keyboards(plain))
+        settings = typo_settings(case, plain)
     scores: Scores = {}
     for setting, examples in settings:
         scores |= case.scored(model, examples, setting)[0]
     return {"labels": case.labels, **saved(scores, directory)}
 
 
-def typo_settings(
-    task: str, test: Mapping[str, Sequence], keyboards: Mapping[str, noise.Keyboard], seed: int
-) -> Iterator[tuple[str, list]]:
+def typo_settings(case: Case, test: Mapping[str, Sequence]) -> Iterator[tuple[str, list]]:
     """Every language with typing errors in both texts at every rate; words of an answer stay.
 
     A word hit at one rate is hit in the same way at a higher one.
     """
+    seed, keyboards = 0 if case.real else case.world.seed, {name: case.keyboard(name) for name in test}
     for number, (language, examples) in enumerate(test.items()):
         for rate in TYPO_RATES:
             given = rate, keyboards[language], np.random.default_rng([seed, 46, number])
-            if task == "qa":
+            if case.task == "qa":
                 questions = noise.typo_many([e.question for e in examples], *given)
                 contexts = (noise.noisy_span(e.context, e.answers, *given) for e in examples)
                 noisy = zip(examples, questions, contexts, strict=True)

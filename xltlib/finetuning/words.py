@@ -80,8 +80,7 @@ def find_words(sequences: Sequence[np.ndarray], pieces: Pieces) -> Places:
     owner = np.repeat(np.arange(len(sequences)), sizes)
     offset = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     first = np.flatnonzero(pieces.begins(flat))
-    length = np.diff(np.append(first, len(flat)))
-    words = Places(owner[first], offset[first], length)
+    words = Places(owner[first], offset[first], np.diff(first, append=len(flat)))
     return words.where(pieces.inside[flat[first]])
 
 
