@@ -22,7 +22,6 @@ from xltlib.pretraining.training import Optimization, Pool, fit, stacked
 from xltlib.runs import Runs
 
 END = 100
-RECIPE = Recipe(8, 0.15, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +39,10 @@ def corpus(text, tokenizer):
 
 def tiny(tokenizer):
     return answers.tiny(len(tokenizer), 16, 1, 2, seed=0)
+
+
+def span_loss(model, corpus, tokenizer, noise="none"):
+    return answers.span_loss(model, *corpus, tokenizer, Recipe(8, 0.15, 0), SpanOptions(noise=noise))
 
 
 # Spans
@@ -116,8 +119,7 @@ class Watched(answers.EncoderDecoder):
 def test_noise_is_in_the_sources_alone(corpus, tokenizer, monkeypatch, kind):
     monkeypatch.setattr(answers, "NOISY", 0.5)
     model = Watched(tiny(tokenizer).encoder)
-    clean = answers.span_loss(model, *corpus, tokenizer, RECIPE, SpanOptions())
-    noisy = answers.span_loss(model, *corpus, tokenizer, RECIPE, SpanOptions(noise=kind))
+    clean, noisy = (span_loss(model, corpus, tokenizer, noise) for noise in ("none", kind))
     for step in range(5):
         clean(step)
         source, mask, target = model.seen
@@ -135,8 +137,7 @@ def test_noise_is_in_the_sources_alone(corpus, tokenizer, monkeypatch, kind):
 
 def test_a_batch_is_a_function_of_the_step_alone(corpus, tokenizer):
     model = tiny(tokenizer)
-    typo = SpanOptions(noise="typo")
-    losses = [answers.span_loss(model, *corpus, tokenizer, RECIPE, typo) for _ in range(2)]
+    losses = [span_loss(model, corpus, tokenizer, "typo") for _ in range(2)]
     first = [losses[0](step)["loss"].item() for step in (0, 1, 2)]
     assert [losses[1](step)["loss"].item() for step in (2, 1, 0)] == first[::-1]
     assert len(set(first)) == 3

@@ -25,14 +25,9 @@ from xltlib.pretraining.training import Optimization
 
 
 @pytest.fixture(scope="module")
-def world():
-    return World()
-
-
-@pytest.fixture(scope="module")
-def examples(world):
+def examples():
     """Task -> language -> 40 examples."""
-    return {task: task_examples(world, task, 40, "train", 0) for task in ("nli", "paraphrase", "qa")}
+    return {task: task_examples(World(), task, 40, "train", 0) for task in ("nli", "paraphrase", "qa")}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +38,6 @@ def tokenizer(examples):
 
 def model_for(tokenizer, task, **options):
     return TaskModel(models.tiny(len(tokenizer), 16, 1, 2, seed=0), task, seed=1, **options)
-
-
-def names(language_examples):
-    return [example.id for example in language_examples]
 
 
 # Models
@@ -136,7 +127,7 @@ def test_translate_train_uses_every_language_and_as_many_examples(examples):
     for task, sides in examples.items():
         case = SimpleNamespace(source="src", seed=0, options=Options())
         translated = methods.translate_train(case, sides)
-        assert names(translated) == names(sides["src"])
+        assert [e.id for e in translated] == [e.id for e in sides["src"]]
         languages = [next(k for k in sides if sides[k][i] == e) for i, e in enumerate(translated)]
         assert set(languages) == set(sides), task
         case.seed = 1

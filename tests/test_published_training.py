@@ -1,5 +1,7 @@
 """Objectives on models and tokenizers shaped as mBERT's and XLM-R's, and runs from such a model on."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import shapes
@@ -146,22 +148,17 @@ def real(tmp_path_factory):
 
     def build(kind):
         made, root = tokenizer(kind), tmp_path_factory.mktemp(kind)
-        special, model = specials(made), encoder(kind, len(made))
-        model.save(root)
+        encoder(kind, len(made)).save(root)
         made.save_pretrained(root)
-        pairs, files = text(made, 10), {"documents.npz": {}, "pairs.npz": {}, "links.npz": {}}
-        for language, side in (("en", pairs.source), ("ru", pairs.target)):
-            documents = [join(sentence, special=special) for sentence in side]
-            files["documents.npz"] |= pack(language, documents)
-        for name, sentences in (("source", SOURCE), ("target", TARGET)):
-            ids, words = zip(*coded(made, sentences * 10), strict=True)
-            for key, sequences in ((name, ids), (f"{name}_words", words)):
-                files["pairs.npz"] |= pack(f"ru/{key}", sequences)
-            (root / f"ru.{name}.txt").write_text("\n".join(sentences * 10) + "\n", "utf-8")
-        links = [np.ravel(x) for x in LINKS * 10]
-        files["links.npz"] = pack("ru", links)
-        for name, arrays in files.items():
-            np.savez(root / name, **arrays)
+        documents, pairs, special = {}, {}, specials(made)
+        for language, side, sentences in (("en", "source", SOURCE * 10), ("ru", "target", TARGET * 10)):
+            ids, words = zip(*coded(made, sentences), strict=True)
+            documents |= pack(language, [join(own, special=special) for own in ids])
+            pairs |= pack(f"ru/{side}", ids) | pack(f"ru/{side}_words", words)
+            (root / f"ru.{side}.txt").write_text("\n".join(sentences) + "\n", "utf-8")
+        np.savez(root / "documents.npz", **documents)
+        np.savez(root / "pairs.npz", **pairs)
+        np.savez(root / "links.npz", **pack("ru", [np.ravel(x) for x in LINKS * 10]))
         sizes = {"vocab_size": len(made), "languages": {x: {"documents": 20} for x in ("en", "ru")}}
         made_up = (
             ({"data": "real", "model": str(root)}, sizes),
@@ -170,8 +167,7 @@ def real(tmp_path_factory):
         )
         return [tinydata.result(Spec("", params, 1), values, root) for params, values in made_up]
 
-    made = {kind: build(kind) for kind in KINDS}
-    return made.__getitem__
+    return cache(build)
 
 
 def base(text_run, directory, steps=0, **changes):

@@ -59,7 +59,7 @@ def column(*ids):
     return {1: np.array(ids)[:, None]}
 
 
-def of(places, k=0):
+def of(places):
     return [tuple(int(part[i]) for part in places) for i in range(len(places.begin))]
 
 
