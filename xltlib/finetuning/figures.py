@@ -109,8 +109,8 @@ def gap(session: Session, scores: pd.DataFrame) -> Drawn:
     params, languages = session.params, languages_for(session.params)
     own, run, order = standard(scores, params), ["task", "objective", "seed"], dict(languages.by_distance())
     own = own[own["test_set"] == ""]
-    source = own[own["language"] == params.source].set_index(run)["mean"]
-    own = own.join(source.rename("source"), on=run, how="inner")
+    source = own[own["language"] == params.source][[*run, "mean"]]
+    own = own.merge(source.rename(columns={"mean": "source"}), on=run)
     own = drawing.in_order(own, task=params.tasks, objective=params.objectives, language=order)
     own = own.assign(x=own["language"].map(list(order).index), gap=own["source"] - own["mean"])
     rows = own[["task", "objective", "x", "gap"]].itertuples(index=False, name=None)

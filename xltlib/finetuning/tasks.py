@@ -198,18 +198,14 @@ class TaskModel(nn.Module):
             encoder.embeddings().requires_grad_(False)
 
     def forward(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        second: Tensor | None = None,
+        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, **given: Tensor | None
     ) -> Tensor:
         """Logits: (B, C) for pairs; (B, T, 2) for QA, first and last subword.
 
-        `attention_mask` (B, T) is 0 at padding, which has no part in a mean and is never an answer. `second`
-        (B,) is where the second segment begins, for encoders that tell two segments apart.
+        `attention_mask` (B, T) is 0 at padding, which has no part in a mean and is never an answer. `given`:
+        what else `Encoder.states` takes, `inputs_embeds` in place of ids, or the `second` segment's place.
         """
-        states = self.encoder.states(input_ids, attention_mask, inputs_embeds, second)
+        states = self.encoder.states(input_ids, attention_mask, **given)
         if self.task == "qa":
             logits = self.output(states)
             if attention_mask is None:
