@@ -210,16 +210,13 @@ def check_restriction() -> bool:
     encoder, rng = models.tiny(40, 16, 1, 2, seed=0), np.random.default_rng(0)
     sequences = [join(rng.integers(5, 40, 8)) for _ in range(20)]
     places = Places(np.repeat(np.arange(20), 8), np.tile(np.arange(1, 9), 20), np.ones(160, int))
-    target, others = np.arange(10, 40, 2)[:, None], np.arange(11, 40, 2)[:, None]
-    free = union([{1: target}, {1: others}])
-    own = np.stack(sequences)[:, 1:9].ravel()
-    words = target[propose(encoder, sequences, places, {1: target})[0], 0]
-    anything = free[1][propose(encoder, sequences, places, free)[0], 0]
-    nothing, _ = propose(encoder, sequences, places, {})
-    return bool(
-        (words % 2 == 0).all() and (words >= 10).all() and (words != own).all()
-        and (anything % 2 == 1).any() and (nothing == -1).all()
-    )  # fmt: skip
+    target, others = ({1: np.arange(first, 40, 2)[:, None]} for first in (10, 11))
+    allowed = set(target[1].ravel().tolist())
+    proposed, anything, nothing = (
+        {int(word[0]) for word in substitutions(encoder, sequences, places, words, 0.0).values()}
+        for words in (target, union([target, others]), {})
+    )
+    return bool(proposed) and proposed <= allowed and not anything <= allowed and not nothing
 
 
 def check_mixup() -> bool:
