@@ -105,7 +105,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def scores(rng) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (R, S, N) of two systems."""
+    """Scores (K, R, N) of two systems: three settings, six seeds, 200 items."""
     return two_systems(rng)
 
 

@@ -6,11 +6,11 @@ from xltlib.significance.honesty import simulate
 
 
 def two_systems(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (R, S, N) of two systems whose means differ: six seeds, three settings, 200 items."""
+    """Scores (K, R, N) of two systems whose means differ: three settings, six seeds, 200 items."""
     a, b = simulate(6, 200, 3, 0.05, 0.1, 0.5, 0.6, rng)
-    return a[0].astype(float), b[0].astype(float)
+    return a[0].swapaxes(0, 1).astype(float), b[0].swapaxes(0, 1).astype(float)
 
 
 def by_seed(means, items=5) -> np.ndarray:
-    """Scores (R, 1, items) without any variance between items."""
-    return np.repeat(np.asarray(means, dtype=float)[:, None, None], items, axis=2)
+    """Scores (1, R, items) without any variance between items."""
+    return np.repeat(np.asarray(means, dtype=float)[None, :, None], items, axis=2)

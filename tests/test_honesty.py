@@ -72,6 +72,6 @@ def test_examples_in_groups_are_more_alike_than_the_intervals_know_unless_told(r
 def test_simulated_rates_are_those_of_difference():
     world = {"seeds": 3, **WORLD}
     rates = error_rates(np.random.default_rng(8), [0.05], repeats=60, mu=0.05, **world)[0]
-    a, b = simulate(3, 300, 2, 0.05, 0.1, 0.5, 0.7, np.random.default_rng(8), repeats=60)
-    effects = [difference(x.astype(float), y.astype(float)) for x, y in zip(a, b, strict=True)]
+    both = simulate(3, 300, 2, 0.05, 0.1, 0.5, 0.7, np.random.default_rng(8), repeats=60)
+    effects = [difference(*pair) for pair in zip(*(x.swapaxes(1, 2) for x in both), strict=True)]
     assert rates["supported"] == np.mean([e.low > 0 for e in effects])

@@ -104,7 +104,7 @@ def test_the_seeds_that_would_decide():
 
 def test_smallest_effects_for_real_languages_are_those_of_the_design():
     def matters(scale, kind="superiority", **more):
-        return verdicts.scaled(LedgerTest(kind, matters=0.02, **more), world_of(scale=scale)).matters
+        return world_of(scale=scale).scaled(LedgerTest(kind, matters=0.02, **more)).matters
 
     assert matters("mechanism") == 0.02
     assert matters("paper") == 0.01
@@ -116,7 +116,7 @@ def test_smallest_effects_for_real_languages_are_those_of_the_design():
 def data_of(gains, first=0, source=0.99, failing=(), **more):
     """What a test sees of seeds with these gains; `failing` seeds of the first system have not learnt."""
     seeds = tuple(range(first, first + len(gains)))
-    a, b, learnt = (by_seed(x, 500)[:, 0] for x in (0.4 + gains, 0.4 + 0 * gains, source + 0 * gains))
+    a, b, learnt = (by_seed(x, 500)[0] for x in (0.4 + gains, 0.4 + 0 * gains, source + 0 * gains))
     scores, sources = ([a], [b]), {"tlm": learnt}
     return Comparison(
         LedgerTest("superiority", task="nli", matters=0.02), seeds, scores, ("near",), ("a", "b"), sources,

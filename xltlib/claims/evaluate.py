@@ -53,7 +53,7 @@ def evaluate(ledger: Ledger, scores: pd.DataFrame, params: Params) -> dict:
     for role, tests in families.items():
         for key, own in tests.items():
             entry = results[key] = _outcome(own, params.alpha)
-            if own.effect and own.test.type in ("superiority", "equivalence"):
+            if own.effect and own.data.test.type in ("superiority", "equivalence"):
                 both = own.data.rows(own.data.scores, own.seeds)
                 told = second_opinions(*both, np.random.default_rng(0), alpha=params.alpha)
                 entry["effect"]["second_opinions"] = ten_digits(told)
@@ -137,14 +137,14 @@ def _outcome(own: Judgement, alpha: float) -> dict[str, Any]:
     more["failed"] = {name: those for name, those in failed.items() if those}
     return {
         "outcome": own.outcome, "effect": _effect(own, alpha) if own.effect else None,
-        "runs": list(runs), "matters": ten_digits(own.test.matters),
+        "runs": list(runs), "matters": ten_digits(own.data.test.matters),
         **{name: value for name, value in more.items() if value},
     }  # fmt: skip
 
 
 def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
     """The numbers of a judgement: the effect, what is known of it, and what this study could have seen."""
-    test, effect, level = own.test, own.effect, own.level or alpha
+    test, effect, level = own.data.test, own.effect, own.level or alpha
     kind, beyond, interest, sides = "superiority", test.margin, test.matters - test.margin, 1
     if test.type == "equivalence":  # two one-sided tests: the 1 - 2 alpha interval
         kind, beyond, interest, sides = "equivalence", 0.0, test.margin, 2

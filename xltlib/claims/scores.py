@@ -292,6 +292,14 @@ class World:
         """Whether the profile explores, and the test is younger than the exploration."""
         return bool(test.since) and self.params.profile in self.design.exploration["profiles"]
 
+    def scaled(self, test: Test) -> Test:
+        """The test with what matters at this scale: for real languages, that of the design."""
+        matters = test.matters
+        if not self.simple and not test.margin:
+            span = float(np.ptp(list(test.points.values()))) if test.points else 1.0
+            matters = (abs(test.published) / 2 if test.published else self.design.matters_real) / span
+        return replace(test, matters=max(matters, test.margin))
+
     def tested(self, task: str, scores: pd.DataFrame) -> "World":
         """The world with those of its real languages that some run of a task has scores for.
 
@@ -324,7 +332,7 @@ class World:
 class Comparison:
     """The scores of a test over the seeds that all its runs have; or why there are none.
 
-    `scores` are the arguments of the test, each K arrays (R, N_k), rows in the order of `seeds`; `digests`
+    `test` has what matters at the scale of the runs. `scores` are the arguments of the test, each K arrays (R, N_k), rows in the order of `seeds`; `digests`
     are by system those of its runs, in this order. `sources` are the scores (R, N) of each system in the
     source language, `failed` the seeds in which it has not learnt its task there, `mixed` those in which
     systems were trained from different weights of one encoder. `floor` is the best score that costs no
@@ -354,33 +362,31 @@ class Comparison:
         return [[array[rows] for array in arrays] for arrays in scores]
 
     def effects(
-        self, seeds: Sequence[int], alpha: float, least: float, without: str = ""
+        self, seeds: Sequence[int], least: float, without: str = ""
     ) -> tuple[Effect, Effect | None]:
         """The effect over some of the seeds, and that over those of them in which all systems have learnt.
 
         The latter where these are fewer, and `least` of them or more.
         """
         learnt = self.learnt(seeds)
-        trained = self.effect(learnt, alpha, without) if least <= len(learnt) < len(seeds) else None
-        return self.effect(seeds, alpha, without), trained
+        trained = self.effect(learnt, without) if least <= len(learnt) < len(seeds) else None
+        return self.effect(seeds, without), trained
 
-    def effect(self, seeds: Sequence[int], alpha: float, without: str = "") -> Effect:
-        """The effect over some of the seeds, tested against the margin; `without` one setting."""
+    def effect(self, seeds: Sequence[int], without: str = "") -> Effect:
+        """The effect over some of the seeds; `without` one setting."""
         test, scores = self.test, self.rows(self.scores, seeds)
         if without:
             k = self.settings.index(without)
             scores = [arrays[:k] + arrays[k + 1 :] for arrays in scores]
         if test.type == "trend":
             numbers = [x if test.direction == "up" else -x for x in test.points.values()]
-            return trend(scores, numbers, margin=test.margin, alpha=alpha)
-        if test.type == "interaction":
-            return interaction(*scores, margin=test.margin, alpha=alpha, share=test.share)
-        return difference(*scores, margin=0.0 if test.type == "equivalence" else test.margin, alpha=alpha)
+            return trend(scores, numbers)
+        return interaction(*scores, share=test.share) if test.type == "interaction" else difference(*scores)
 
 
 def compare(test: Test, scores: pd.DataFrame, world: World) -> Comparison:
     """The scores of one test from the runs that it names, over the seeds that all of them have."""
-    world = world.tested(test.task, scores)
+    test, world = world.scaled(test), world.tested(test.task, scores)
 
     def runs_of(query: Mapping[str, str], settings: Iterable[Setting]) -> Selection:
         return paired(scores, query, settings, world.defaults, world.params.world_per_seed)

@@ -25,15 +25,6 @@ TOO_SMALL = "the gain is absent or too small to matter"
 OUTSIDE = "the difference exceeds the margin"
 
 
-def scaled(test: Test, world: World) -> Test:
-    """The test with what matters at the scale of the world: for real languages, that of the design."""
-    matters = test.matters
-    if not world.simple and not test.margin:
-        span = float(np.ptp(list(test.points.values()))) if test.points else 1.0
-        matters = (abs(test.published) / 2 if test.published else world.design.matters_real) / span
-    return replace(test, matters=max(matters, test.margin))
-
-
 def p_values(test: Test, effect: Effect, trained: Effect | None = None) -> tuple[float, float]:
     """Of H0: the statement does not hold; and of H0: it does. 1 where the effect lies on the other side.
 
@@ -91,14 +82,13 @@ def seeds_needed(
 class Judgement:
     """The outcome of one test in its family; without `effect` it has not come to its first look.
 
-    `test` has what matters at the scale of the runs. `effect` is that of the `seeds`, `trained` that of those
-    in which all systems have learnt, where these are fewer; `p_values` are the larger ones of both. `why`
-    says what keeps it from a verdict, if anything does. `level` is what Holm leaves the test, `p_adjusted`
-    Holm's p-value, `others` are the p-values of the rest of the family.
+    `effect` is that of the `seeds`, `trained` that of those in which all systems have learnt, where these are
+    fewer; `p_values` are the larger ones of both. `why` says what keeps it from a verdict, if anything does.
+    `level` is what Holm leaves the test, `p_adjusted` Holm's p-value, `others` are the p-values of the rest
+    of the family.
     """
 
     data: Comparison
-    test: Test
     outcome: str = INCONCLUSIVE
     effect: Effect | None = None
     trained: Effect | None = None
@@ -126,7 +116,7 @@ def judge(family: Mapping[str, Comparison], world: World) -> dict[str, Judgement
     waits = world.design.confirms(world.params.profile)
     looks = world.design.confirmation["looks"] if waits else [{"seeds": 0, "alpha": world.params.alpha}]
     empty = {key: data for key, data in family.items() if not data.scores}
-    done = {key: Judgement(data, scaled(data.test, world), NOT_RUN) for key, data in empty.items()}
+    done = {key: Judgement(data, NOT_RUN) for key, data in empty.items()}
     left = [key for key in family if waits or key not in empty]
     for look in looks:
         seen = [_seen(family[key], look["seeds"], world) for key in left]
@@ -136,11 +126,10 @@ def judge(family: Mapping[str, Comparison], world: World) -> dict[str, Judgement
                 done.setdefault(key, own)
                 continue
             adjusted, level = map(float, corrected)
-            own = replace(own, p_adjusted=adjusted, level=level)
+            done[key] = replace(own, p_adjusted=adjusted, level=level)
             if not own.why:
-                outcome, adds = position(own.test, own.effect, level, own.p_values)
-                own = replace(own, outcome=outcome, adds=adds)
-            done[key] = own
+                outcome, adds = position(own.data.test, own.effect, level, own.p_values)
+                done[key] = replace(done[key], outcome=outcome, adds=adds)
         left = [key for key in left if done[key].outcome in (INCONCLUSIVE, NOT_RUN)]
     ran = {key: own.p for key, own in done.items() if key not in empty}
     others = {key: tuple(p for name, p in ran.items() if name != key) for key in family}
@@ -149,12 +138,12 @@ def judge(family: Mapping[str, Comparison], world: World) -> dict[str, Judgement
 
 def _seen(data: Comparison, first: int, world: World) -> Judgement:
     """What a look at the `first` seeds of a confirmation, else at all, sees of a test, still uncorrected."""
-    test, start = scaled(data.test, world), world.design.confirmation["first_seed"]
+    start = world.design.confirmation["first_seed"]
     seeds = [s for s in data.seeds if not first or s in range(start, start + first)]
     if not seeds or len(seeds) < first:
-        return Judgement(data, test, why=f"{len(seeds)} of the {first} seeds of the first look are there")
+        return Judgement(data, why=f"{len(seeds)} of the {first} seeds of the first look are there")
     least = max(MIN_SEEDS, world.design.learnt["share"] * len(seeds))
-    effect, trained = data.effects(seeds, world.params.alpha, least)
+    effect, trained = data.effects(seeds, least)
     mixed = [str(s) for s in data.mixed if s in seeds]
     if mixed and first:
         named = ", ".join(mixed)
@@ -164,8 +153,8 @@ def _seen(data: Comparison, first: int, world: World) -> Judgement:
         why = f"the source task was not learnt often enough: of {len(seeds)} seeds {', '.join(counts)}"
     else:
         why = _below_floor(data, seeds, world)
-    told = {"p_values": p_values(test, effect, trained), "why": why, "look": first, "seeds": tuple(seeds)}
-    return Judgement(data, test, effect=effect, trained=trained, **told)
+    told = {"p_values": p_values(data.test, effect, trained), "why": why, "look": first}
+    return Judgement(data, effect=effect, trained=trained, seeds=tuple(seeds), **told)
 
 
 def _below_floor(data: Comparison, seeds: Sequence[int], world: World) -> str:
@@ -205,7 +194,7 @@ def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
 
     Settings are left out where all arrays share them.
     """
-    data, test, seeds = judgement.data, judgement.test, judgement.seeds
+    data, test, seeds = judgement.data, judgement.data.test, judgement.seeds
     margin, matters = test.margin, test.matters
     planned = {
         "left_out": "", "seeds": len(seeds), "margin": margin, "matters": matters, "correction": "holm",
@@ -218,13 +207,14 @@ def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
     moved += [{"correction": name} for name in CORRECTIONS if name != "holm"]
     rows = []
     for row in {tuple(row.values()): row for row in (planned | change for change in moved)}.values():
-        effect, trained = data.effects(seeds[: row["seeds"]], alpha, MIN_SEEDS, row["left_out"])
+        effect, trained = data.effects(seeds[: row["seeds"]], MIN_SEEDS, row["left_out"])
         own_test = replace(test, margin=row["margin"], matters=row["matters"])
         both = p_values(own_test, effect, trained)
         adjusted = float(CORRECTIONS[row["correction"]]([min(both), *judgement.others])[0])
         level = alpha * min(both) / adjusted if adjusted else alpha
         reached = position(own_test, effect, level, both)[0]
-        numbers = {"estimate": effect.estimate, "low": effect.low, "high": effect.high}
+        low, high = effect.interval(alpha)
+        numbers = {"estimate": effect.estimate, "low": low, "high": high}
         rows.append(row | numbers | {"outcome": reached, "same": reached == judgement.outcome})
     return rows
 

@@ -221,7 +221,7 @@ def _size(of: Scores, params: Params) -> Effects:
         if len(shrinks) < 2:
             raise Unanswered("one seed alone gives no interval: two or more are needed")
         words = f"decrease of the relative drop for ten times the weights, {task}, {rate:.0%} typing errors"
-        effect = Effect([shrinks[:, None]], [1.0], [shrinks.mean()], 0.0, params.alpha)
+        effect = Effect([shrinks[:, None]], [1.0], [shrinks.mean()], params.alpha)
         yield words, "of the score above chance", effect
         ends = [of(task, at, objective_options=sized[end]) for end in (0, -1) for at in (0.0, rate)]
         words = f"drop of the smallest minus drop of the largest encoder, {task}"

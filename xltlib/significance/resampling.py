@@ -162,7 +162,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict:
     mean difference over its standard deviation, None where differences do not vary. `mcnemar` only for 0/1
     scores.
     """
-    effect, gaps = difference(a[None, None], b[None, None], alpha=ALPHA), a - b
+    effect, gaps = difference([a[None]], [b[None]], ALPHA), a - b
     spread = float(gaps.std(ddof=1)) if gaps.size > 1 else 0.0
     p = 1.0  # of one example, whose sign says nothing
     if gaps.size > 1:

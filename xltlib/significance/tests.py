@@ -1,9 +1,9 @@
 """Effects of one system over another, with intervals that stay honest for few seeds.
 
-Scores are per example, in [0, 1], higher is better, paired on all axes: an array (R seeds, K settings, N
-examples), or a list of K arrays (R, N_k) where settings differ in size. The aggregate is the mean over
-settings of the mean over examples. Every statistic here (difference, interaction, slope) is a weighted sum of
-setting means, so one crossed random-effects model serves them all.
+Scores are per example, in [0, 1], higher is better, paired on all axes: for each of K settings an array (R
+seeds, N_k examples). The aggregate is the mean over settings of the mean over examples. Every statistic here
+(difference, interaction, slope) is a weighted sum of setting means, so one crossed random-effects model
+serves them all.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from scipy import optimize, special, stats
 
 from xltlib import StudyError
 
-Scores = np.ndarray | Sequence[np.ndarray]  # (R, K, N), or K arrays of shape (R, N_k)
+Scores = Sequence[np.ndarray]  # K arrays (R, N_k)
 ROUNDING = 1e-12  # a standard error below this is rounding: the differences do not vary
 LEAST_P = 1e-200  # smaller p-values are given as this: t quantiles are not reliable beyond
 EXACT = 36  # units whose 2**36 sign patterns are counted exactly; of more, patterns are sampled
@@ -153,10 +153,6 @@ def by_setting(scores: Scores) -> list[np.ndarray]:
 
     StudyError unless R, K and N_k are at least 1 and all scores are finite and in [0, 1].
     """
-    if isinstance(scores, np.ndarray):
-        if scores.ndim != 3:
-            raise StudyError(f"scores of shape {scores.shape}, expected (seeds, settings, examples)")
-        scores = np.moveaxis(scores, 1, 0)
     arrays = [np.asanyarray(setting, dtype=float) for setting in scores]
     if not arrays or any(x.ndim != 2 or 0 in x.shape or len(x) != len(arrays[0]) for x in arrays):
         raise StudyError(
@@ -240,7 +236,7 @@ def half_width(variances: Variances, seeds: int, alpha: float) -> np.ndarray:
 
 
 class Effect:
-    """A weighted mean of settings with its two-sided 1 - `alpha` interval and p-value of H0: it is `null`.
+    """A weighted mean of settings with its two-sided 1 - `alpha` interval and `p`-value of H0: it is 0.
 
     Made of K arrays (R, N_k) of scores, or of differences of scores, times their weights (K,). `groups` are
     the sums of `by_items`, `span` is the largest value that the effect can take. `per_setting` are means over
@@ -250,11 +246,10 @@ class Effect:
 
     def __init__(
         self, arrays: list[np.ndarray], weights: Sequence[float], per_setting: Sequence[float],
-        null: float, alpha: float, settings: int = 0,
+        alpha: float, settings: int = 0,
     ) -> None:  # fmt: skip
         self.groups, self.span = by_items(arrays, weights), float(np.abs(weights).sum())
-        self.null, self.alpha = float(null), alpha
-        self.per_setting = tuple(float(x) for x in per_setting)
+        self.alpha, self.per_setting = alpha, tuple(float(x) for x in per_setting)
         self.settings, self.seeds = settings or len(self.per_setting), len(self.groups[0])
         self.examples = sum(examples_of(group) for group in self.groups)
         self.estimate = float(sum(group.mean() for group in self.groups))
@@ -289,7 +284,7 @@ class Effect:
 
     @cached_property
     def p(self) -> float:
-        return self.p_value(self.null)
+        return self.p_value(0.0)
 
     def p_value(self, null: float) -> float:
         """The level at which the interval just excludes `null`, two-sided."""
@@ -321,8 +316,8 @@ class Effect:
         return "; ".join(notes)
 
 
-def difference(a: Scores, b: Scores, margin: float = 0.0, alpha: float = 0.05) -> Effect:
-    """Mean of a - b; H0: the mean difference is `margin`, two-sided. `a` should be the better one.
+def difference(a: Scores, b: Scores, alpha: float = 0.05) -> Effect:
+    """Mean of a - b. `a` should be the better one.
 
     Seeds and items are crossed random effects: Var = seed**2/R + item**2/N + noise**2/(R N), estimated from
     the mean squares; the interval is that of `half_width`. In simulated studies with 0/1 scores
@@ -334,14 +329,13 @@ def difference(a: Scores, b: Scores, margin: float = 0.0, alpha: float = 0.05) -
     could change.
     """
     gains = paired(a, b)
-    return Effect(gains, [1 / len(gains)] * len(gains), [gain.mean() for gain in gains], margin, alpha)
+    return Effect(gains, [1 / len(gains)] * len(gains), [gain.mean() for gain in gains], alpha)
 
 
 def interaction(
-    a1: Scores, b1: Scores, a2: Scores, b2: Scores, margin: float = 0.0, alpha: float = 0.05,
-    share: float = 1.0,
-) -> Effect:  # fmt: skip
-    """Gain in 1 minus a share of gain in 2, (a1 - b1) - share (a2 - b2); H0: it is `margin`.
+    a1: Scores, b1: Scores, a2: Scores, b2: Scores, alpha: float = 0.05, share: float = 1.0
+) -> Effect:
+    """Gain in 1 minus a share of gain in 2, (a1 - b1) - share (a2 - b2).
 
     The larger gain should come first. Paired on seeds. Items of the two are paired where their number is the
     same, else independent. `per_setting` holds the two gains.
@@ -349,11 +343,11 @@ def interaction(
     first, second = paired(a1, b1), paired(a2, b2)
     weights = [1 / len(first)] * len(first) + [-share / len(second)] * len(second)
     gains = [float(np.mean([gain.mean() for gain in side])) for side in (first, second)]
-    return Effect(first + second, weights, gains, margin, alpha, len(first) + len(second))
+    return Effect(first + second, weights, gains, alpha, len(first) + len(second))
 
 
-def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alpha: float = 0.05) -> Effect:
-    """Least-squares slope of the mean score over `x`; H0: the slope is `margin`.
+def trend(scores: Sequence[Scores], x: Sequence[float], alpha: float = 0.05) -> Effect:
+    """Least-squares slope of the mean score over `x`.
 
     `scores` has one entry per level of x, paired on seeds, settings and items. Unit: score per unit of x.
     Negate x when the score is expected to fall. `per_seed` and `per_setting` are slopes.
@@ -363,7 +357,7 @@ def trend(scores: Sequence[Scores], x: Sequence[float], margin: float = 0.0, alp
     settings = len(levels[0])
     per_setting = slope @ np.array([[setting.mean() for setting in level] for level in levels])
     arrays = [setting for level in levels for setting in level]
-    return Effect(arrays, np.repeat(slope, settings) / settings, per_setting, margin, alpha)
+    return Effect(arrays, np.repeat(slope, settings) / settings, per_setting, alpha)
 
 
 # Corrections
