@@ -101,8 +101,6 @@ class Drawn:
 def save(session: Session, name: str, rows: Table, told: Data | None = None, **data: Any) -> Drawn:
     """Draw a figure of figures.yaml into the session's folder; without rows there is none, which it says.
 
-    Parameters
-    ----------
     rows : a tidy table as the figure's drawing describes it
     told : what the words of the figure name in braces beside `p`, the parameters; `seeds`, their number; and
         `bars` and `bands`, the sentences on what stands behind dots and intervals
@@ -116,7 +114,8 @@ def save(session: Session, name: str, rows: Table, told: Data | None = None, **d
             behind = ", too few for an interval;"
         words[kind] = f"Dots: {seeds}{behind} {p.test_examples} examples a language."
     words |= told or {}
-    about = {k: v.format_map(words) if isinstance(v, str) else v for k, v in FIGURES[name].items()}
+    known = {"draw": "facets", "claims": []} | FIGURES[name]
+    about = {k: v.format_map(words) if isinstance(v, str) else v for k, v in known.items()}
     if not len(rows):
         return Drawn(None, about | data | {"rows": []})
     return write(session.figures / name, rows, **about | data)
@@ -130,12 +129,10 @@ def counted(number: int, noun: str) -> str:
 def write(path: Path, rows: Table, **data: Any) -> Drawn:
     """Write `<path>.json`, then draw from that file alone to `<path>.svg` and `<path>.png`.
 
-    Parameters
-    ----------
     path : without an ending
     rows : a tidy table; numbers are rounded to six digits, the same on every machine
     data : `draw`, the name of the drawing; `title`, `caption` (it names the sample size), `alt` and `claims`
-        (ids); then what the drawing asks for; `key=True` marks the figure of a study's first screen
+        (ids); then what the drawing asks for
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path.with_suffix(".json"), _plain(data | {"rows": rows}))
@@ -195,8 +192,9 @@ def facets(data: Data) -> Figure:
         one of `categories`; with `row`, panels stand in a grid
     marks : {panel, (row), name, x, y}: what means are compared with; over the whole panel where x is null
     lines : whether means are joined; dense lines have no markers
-    ticks : {text: x}; log_x; limits [low, high] of y; x_label, y_label, or dicts of them by panel;
-        columns (3), height (2.6, inches); bands {panel: [low, high]}; looks {series: number}
+    ticks : {text: x}; log_x; limits [low, high] of y, share_y; x_label, y_label, or dicts of them by panel;
+        columns (3), height (2.6, inches); bands {panel: [low, high]}; looks {series: number}; empty: the
+        words in a panel of a grid that has no rows
     """
     rows, series = _tidy(data)
     marks = pd.DataFrame(data.get("marks", []), columns=["row", "panel", "name", "x", "y"])
@@ -317,8 +315,7 @@ def forest(data: Data) -> Figure:
     rows, width = pd.DataFrame(data["rows"]), data.get("width", WIDTH)
     rows["y"] = range(len(rows) - 1, -1, -1)
     palette, markers = ({name: look[k] for name, look in OUTCOMES.items()} for k in (0, 1))
-    figure = plt.figure(figsize=(width, 1.2 + 0.34 * max(2, len(rows))), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = plt.subplots(figsize=(width, 1.2 + 0.34 * max(2, len(rows))), layout="constrained")
     ax.axvline(0, color="black", linewidth=1, label="no difference")
     hue = {"y": "y", "hue": "outcome", "palette": palette, "linewidth": 0, "ax": ax}
     seeds = rows.explode("seeds").astype({"seeds": float})
@@ -420,8 +417,7 @@ def strip(data: Data) -> Figure:
     rows : category, kind, value; categories: their order; x_label; threshold: a number that is marked
     """
     rows, names = pd.DataFrame(data["rows"]), data["categories"]
-    figure = plt.figure(figsize=(WIDTH, 1.4 + 0.62 * len(names)), layout="constrained")
-    ax = figure.subplots()
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.4 + 0.62 * len(names)), layout="constrained")
     label = f"threshold {data['threshold']:g}"
     ax.axvline(data["threshold"], color="black", linestyle="--", linewidth=1, label=label)
     kinds = list(dict.fromkeys(rows["kind"]))

@@ -20,8 +20,10 @@ import yaml
 
 from xltlib import StudyError
 from xltlib.claims.claim_text import TESTED
+from xltlib.claims.evaluate import DOCUMENT
 from xltlib.claims.evidence import POOLED
 from xltlib.claims.ledger import Ledger, label, load_ledger
+from xltlib.claims.reports import IMPOSSIBLE, POSSIBLE
 from xltlib.claims.verdicts import NOT_RUN, robustness
 from xltlib.store import MANIFEST, RUNS, file_problems, read_json, sha256_file, system_errors, write_json
 
@@ -77,10 +79,8 @@ class Statement:
 
     @cached_property
     def by_source(self) -> str:
-        verdict, status = self.claim["verdict"], self.claim["source"]["status"]
-        if verdict in ("possible", "impossible"):
-            return verdict
-        return status if status == "not found" else f"{status} by source"
+        verdict = self.claim["verdict"]
+        return verdict if verdict in (POSSIBLE, IMPOSSIBLE) else DOCUMENT[self.claim["source"]["status"]]
 
     @cached_property
     def effects(self) -> list[dict[str, Any]]:
@@ -290,7 +290,8 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
         runs = [run | {"digest": digest, "summary": run_summary(run)} for digest, run in p.runs.items()]
         runs.sort(key=lambda run: (run["summary"], run["digest"]))
         profiles[f"figures-{p.name}"] = Page(f"Figures: {p.name}", drawn)
-        profiles[f"runs-{p.name}"] = Page(f"Runs: {p.name}", [("", render("runs", profile=p, runs=runs))])
+        sections = [("", render("profile_runs", profile=p, runs=runs))]
+        profiles[f"runs-{p.name}"] = Page(f"Runs: {p.name}", sections)
 
     def plain(**titles: str) -> dict[str, Page]:
         return {name: Page(title, [("", render(name))]) for name, title in titles.items()}
@@ -299,7 +300,7 @@ def pages(evidence: Evidence, notebooks: Sequence[str]) -> dict[str, Page]:
         plain(index="What holds", statements="All statements")
         | reports
         | plain(questions="The open questions", originals="Differences found in the originals")
-        | plain(figures="Figures", runs_index="Runs")
+        | plain(figures="Figures", runs="Runs")
         | profiles
         | plain(environment="Environment and cost", scales="Other scales, data and licences")
         | plain(limitations="Limitations", notebooks="Notebooks")
@@ -330,17 +331,12 @@ def _renderer(evidence: Evidence, notebooks: Sequence[str]) -> Callable[..., str
 def build(figures: Path, notebooks: Path, out: Path, ledger_path: Path) -> Path:
     """Build the site of all published evidence into `out`; the path of its first page.
 
-    Parameters
-    ----------
     figures : folder of published evidence, with a folder for each profile
     notebooks : folder of executed notebooks, which may be absent
     out : folder of the site; replaced if it holds an earlier one
     ledger_path : `params/claims.yaml`
 
-    Raises
-    ------
-    StudyError
-        If evidence is missing or unreadable, `out` holds something else, or Sphinx is absent or fails.
+    StudyError if evidence is missing or unreadable, `out` holds something else, or Sphinx is absent or fails.
     """
     for name in EXTRA:
         if find_spec(name) is None:
@@ -373,24 +369,20 @@ def _write_sources(evidence: Evidence, executed: Sequence[Path], source: Path) -
 
     Only headings are markup; what comes from data stays in fragments that no parser reads.
     """
-    for folder in ("fragments", "notebooks", "_static", "extra/data/notebooks", "extra/data/effects"):
-        (source / folder).mkdir(parents=True)
-    shutil.copy(TEMPLATES / "conf.py", source)
-    for name in ("page.css", "statements.js"):
-        shutil.copy(TEMPLATES / name, source / "_static")
-    for notebook in executed:
-        shutil.copy(notebook, source / "notebooks")
-        shutil.copy(notebook, source / "extra/data/notebooks")
-    for name, file in evidence.files.items():
-        (source / "extra/data" / name).parent.mkdir(exist_ok=True)
-        shutil.copy(file, source / "extra/data" / name)
+    files = {f"extra/data/{name}": file for name, file in evidence.files.items()}
+    files |= {f"{folder}/{x.name}": x for x in executed for folder in ("notebooks", "extra/data/notebooks")}
+    for name in ("conf.py", "_static/page.css", "_static/statements.js"):
+        files[name] = TEMPLATES / Path(name).name
+    for name, file in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, source / name)
     _draw_effects(evidence, source / "extra/data/effects")
     site = pages(evidence, [notebook.stem for notebook in executed])
     below = {name: [other for other in site if other.startswith(f"{name}-")] for name in site}
-    below["runs_index"] = [f"runs-{profile.name}" for profile in evidence.profiles]
     below["notebooks"] = [f"notebooks/{notebook.stem}" for notebook in executed]
     inner = {"index", *(name for names in below.values() for name in names)}
     below["index"] = [name for name in site if name not in inner]
+    (source / "fragments").mkdir()
     for name, page in site.items():
         # tables of one long section take the place of its menu
         lines = [":html_theme.sidebar_secondary.remove: true\n"] if len(page.sections) == 1 else []

@@ -27,8 +27,6 @@ def campaigns(
 ) -> dict[str, float]:  # fmt: skip
     """How often a family of tests gets verdicts, in simulated confirmations judged by the study's own rules.
 
-    Parameters
-    ----------
     spread : standard deviation of each test's gain over seeds, as far as no training fails
     gain : the true mean gain of each test over all seeds
     failing, depth : the first system fails in this share of its trainings by this much, seen in the source;

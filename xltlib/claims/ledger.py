@@ -280,7 +280,7 @@ def find(ledger: Ledger, claim_id: str) -> Claim:
     if wanted in known:
         return known[wanted]
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3)
-    hint = f"the nearest are {', '.join(near)}" if near else f"they run from {min(known)} to {max(known)}"
+    hint = f"the nearest are {', '.join(near)}" if near else f"ids are like {next(iter(known))}"
     raise StudyError(f"there is no statement {str(claim_id)!r} in the ledger: {hint}")
 
 

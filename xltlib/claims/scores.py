@@ -35,8 +35,6 @@ from xltlib.significance.tests import Clustered, Effect, Nested, difference, int
 from xltlib.store import Result
 
 LABELS = ("objective", "objective_options", "method", "method_options", "task", "seed")
-SETTING = ("language", "second_language", "test_set", "noise", "rate", "metric")
-COLUMNS = (*LABELS, *SETTING, "examples", "mean", "clusters", "floor", "kind", "digest", "weights")
 DEFAULTS = {"objective": "none", "method": "standard"}  # the meaning of a label that a query leaves out
 FIRST_METRIC = {"qa": "exact_match", "tagging": "tags", "lexicon": "precision"}  # accuracy elsewhere
 JUDGED_BY = {"qa": "f1"}  # the metric of verdicts and figures, where it is not the first one
@@ -61,6 +59,10 @@ class Setting(NamedTuple):
         test_set = f"@{self.test_set}" if self.test_set else ""
         metric = f"#{self.metric}" if self.metric in ("f1", "deprel") else ""
         return f"{self.language}{second}{test_set}{noise}{metric}"
+
+
+SETTING = Setting._fields
+COLUMNS = (*LABELS, *SETTING, "examples", "mean", "clusters", "floor", "kind", "digest", "weights")
 
 
 def read_setting(name: str, task: str) -> Setting:
@@ -323,20 +325,20 @@ class World:
 
     def queries(self, test: Test) -> list[tuple[dict[str, str], tuple[Setting, ...]]]:
         """The systems that a test compares, each with its settings."""
-        words = [test.settings, test.settings, *[test.settings2 or test.settings] * len(test.queries)]
-        both = zip(test.queries, words, strict=False)
-        return [(query, self.settings(where, test.metric)) for query, where in both]
+        words = (test.settings, test.settings2 or test.settings)
+        first, others = (self.settings(where, test.metric) for where in words)
+        return [(query, first if k < 2 else others) for k, query in enumerate(test.queries)]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The scores of a test over the seeds that all its runs have; or why there are none.
 
-    `test` has what matters at the scale of the runs. `scores` are the arguments of the test, each K arrays (R, N_k), rows in the order of `seeds`; `digests`
-    are by system those of its runs, in this order. `sources` are the scores (R, N) of each system in the
-    source language, `failed` the seeds in which it has not learnt its task there, `mixed` those in which
-    systems were trained from different weights of one encoder. `floor` is the best score that costs no
-    encoder, where one is known for all settings.
+    `test` has what matters at the scale of the runs. `scores` are the arguments of the test, each K arrays
+    (R, N_k), rows in the order of `seeds`; `digests` are by system those of its runs, in this order.
+    `sources` are the scores (R, N) of each system in the source language, `failed` the seeds in which it has
+    not learnt its task there, `mixed` those in which systems were trained from different weights of one
+    encoder. `floor` is the best score that costs no encoder, where one is known for all settings.
     """
 
     test: Test
@@ -361,9 +363,7 @@ class Comparison:
         rows = [self.seeds.index(seed) for seed in seeds]
         return [[array[rows] for array in arrays] for arrays in scores]
 
-    def effects(
-        self, seeds: Sequence[int], least: float, without: str = ""
-    ) -> tuple[Effect, Effect | None]:
+    def effects(self, seeds: Sequence[int], least: float, without: str = "") -> tuple[Effect, Effect | None]:
         """The effect over some of the seeds, and that over those of them in which all systems have learnt.
 
         The latter where these are fewer, and `least` of them or more.

@@ -56,4 +56,3 @@ def setup(app):
     inline = (lambda translator, node: _mathml(translator, node, block=False), None)
     display = (lambda translator, node: _mathml(translator, node, block=True), None)
     app.add_html_math_renderer("mathml", inline, display)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

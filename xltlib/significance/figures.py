@@ -84,7 +84,8 @@ def spread(session: Session, results: Sequence[Result]) -> Drawn:
     the part of the worlds that the sampling of their test examples explains.
     """
     params, rows = session.params, []
-    for task, name, scores in _trainings(params, results) if _has_repeats(params) else ():
+    repeated = min(params.seeds, params.pretrainings, params.finetunings) > 1
+    for task, name, scores in _trainings(params, results) if repeated else ():
         found = variance_components(scores.mean(-1), params.alpha).reset_index()
         own = scores.mean((1, 2))  # (W, N)
         sampled = float(own.var(-1, ddof=1).mean() / own.shape[-1])
@@ -117,10 +118,6 @@ def equal_cost(session: Session, spread: Drawn, results: Sequence[Result]) -> Dr
             rows.append(where | {"mean": error, "seeds": []})
     told = {name: drawing.counted(round(value), "second") for name, value in costs._asdict().items()}
     return drawing.save(session, "equal_cost", rows, told, ticks={str(f): f for f in (1, 2, 3, 5)})
-
-
-def _has_repeats(params: Params) -> bool:
-    return params.world_per_seed and min(params.seeds, params.pretrainings, params.finetunings) > 1
 
 
 def _trainings(params: Params, results: Sequence[Result]) -> Iterator[tuple[str, str, np.ndarray]]:

@@ -163,10 +163,9 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict:
     scores.
     """
     effect, gaps = difference([a[None]], [b[None]], ALPHA), a - b
-    spread = float(gaps.std(ddof=1)) if gaps.size > 1 else 0.0
-    p = 1.0  # of one example, whose sign says nothing
+    p, spread = 1.0, 0.0  # of one example, whose sign says nothing
     if gaps.size > 1:
-        rng = np.random.default_rng(0)
+        rng, spread = np.random.default_rng(0), float(gaps.std(ddof=1))
         p = stats.permutation_test(
             (gaps,), np.sum, permutation_type="samples", vectorized=True, batch=BLOCK, rng=rng
         ).pvalue
