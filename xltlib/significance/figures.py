@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
+from scipy import stats
 
 from xltlib import drawing
 from xltlib.claims import scores as score_table
 from xltlib.claims.ledger import label
-from xltlib.claims.scores import DEFAULTS, LABELS, Selection, system
-from xltlib.claims.verdicts import decide
+from xltlib.claims.scores import DEFAULTS, LABELS, Selection, Setting, paired, system
+from xltlib.claims.verdicts import outcome
 from xltlib.drawing import Drawn, Session
 from xltlib.params import Params
 from xltlib.significance import honesty
 from xltlib.significance.resampling import second_opinions
 from xltlib.significance.spread import SOURCES, Costs, relative_error, variance_components
-from xltlib.significance.tests import Effect, difference
+from xltlib.significance.tests import Effect, difference, holm
 from xltlib.store import Result
 
 SEEDS = (2, 3, 4, 6, 9, 12)  # numbers of seeds of simulated studies
@@ -52,7 +52,9 @@ def effect_row(label: str, effect: Effect) -> dict[str, Any]:
 
 def decided_forest(session: Session, name: str, rows: list[dict], **told: Any) -> Drawn:
     """A forest of one family of differences, with p-values and outcomes after Holm's correction."""
-    decide(rows, session.params.alpha)
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        decided = outcome(row["estimate"], p, len(row["seeds"]), session.params.alpha)
+        row |= {"p_holm": float(p), "outcome": decided}
     return drawing.save(session, name, rows, {"count": len(rows), **told})
 
 
@@ -125,17 +127,16 @@ def _trainings(params: Params, results: Sequence[Result]) -> Iterator[tuple[str,
 
     Means over the target languages, whose examples are parallel.
     """
-    scores = score_table.clean(score_table.table(results, repeats=True))
-    scores = scores[scores["language"].isin(params.targets) & (scores["kind"] == "transfer")]
+    scores = score_table.table(results, repeats=True)
+    scores, settings = scores[scores["kind"] == "transfer"], [Setting(x) for x in params.targets]
     shape = (params.seeds, params.pretrainings, params.finetunings, -1)
     names = [name for name in LABELS if name != "seed"]
     for task, of_task in scores.groupby("task", sort=False):
         systems = {}
-        for labels, own in of_task.groupby(names, sort=False):
-            grid = own.pivot(index="seed", columns="language", values="examples").reindex(params.every_seed)
-            if not grid.isna().any(axis=None):
-                means = np.mean([np.stack(grid[x]) for x in grid], axis=0)
-                systems[label(dict(zip(names, labels, strict=True)))] = means.reshape(shape)
+        for query in of_task[names].drop_duplicates().to_dict("records"):
+            own = paired(of_task, query, settings)
+            if own.seeds == tuple(params.every_seed):
+                systems[label(query)] = np.mean(own.scores, axis=0).reshape(shape)
         plain = systems.pop(label(DEFAULTS), None)
         if plain is not None:
             yield task, "standard", plain
@@ -209,8 +210,8 @@ def honesty_table(drawn: Drawn) -> pd.DataFrame:
     words = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in rates.to_numpy()]
     told = rates.assign(words=words)["words"].unstack()[rows["panel"].unique()]
     worst = rates["max"].xs("verdicts without any difference", level="panel")
-    low, high = proportion_confint(worst * repeats, repeats, method="wilson")
-    told["worst world"] = [f"{y:.3f} [{a:.3f}, {b:.3f}]" for y, a, b in zip(worst, low, high, strict=True)]
+    ends = [stats.binomtest(round(y * repeats), repeats).proportion_ci(method="wilson") for y in worst]
+    told["worst world"] = [f"{y:.3f} [{a:.3f}, {b:.3f}]" for y, (a, b) in zip(worst, ends, strict=True)]
     return told.rename_axis("seeds")
 
 
