@@ -24,7 +24,7 @@ from xltlib.claims.evaluate import DOCUMENT
 from xltlib.claims.evidence import POOLED
 from xltlib.claims.ledger import Ledger, label, load_ledger
 from xltlib.claims.reports import IMPOSSIBLE, POSSIBLE
-from xltlib.claims.verdicts import NOT_RUN, robustness
+from xltlib.claims.verdicts import NOT_RUN, forest_row, robustness
 from xltlib.store import MANIFEST, RUNS, file_problems, read_json, sha256_file, system_errors, write_json
 
 TEMPLATES = Path(__file__).parent / "page"
@@ -88,11 +88,10 @@ class Statement:
         rows = []
         for body, entry in self.entries.items():
             for number, test in enumerate(entry["tests"], 1):
-                if effect := test.get("effect"):
-                    numbers = {name: effect[name] for name in ("estimate", "low", "high")}
-                    told = {name: test[name] for name in ("task", "margin", "unit", "outcome")}
-                    where = {"test": number, "body": body, "scale": entry["scale"]}
-                    rows.append(where | told | numbers | {"seeds": effect["per_seed"]})
+                if test.get("effect"):
+                    about = {"test": number, "body": body, "scale": entry["scale"]}
+                    about |= {name: test[name] for name in ("task", "unit")}
+                    rows.append(about | forest_row(test))
         return sorted(rows, key=lambda row: row["test"])
 
 
@@ -405,17 +404,16 @@ def _draw_effects(evidence: Evidence, folder: Path) -> None:
     """A forest of each statement's tests, and one of each finding."""
     from xltlib import drawing  # seaborn takes a while, and `xlt check` does without
 
-    about = {"draw": "forest", "caption": "", "alt": "", "claims": []}
     for s in evidence.statements:
         if rows := s.effects:
             rows = [row | {"label": f"{row['test']} {row['task']}: {row['body']}"} for row in rows]
             words = {"title": s.id, "x_label": "effect in the unit of the test"}
-            drawing.write(folder / s.id, rows, **words, **about)
+            drawing.write(folder / s.id, rows, draw="forest", **words)
     for finding in evidence.findings:
         rows = [row | {"label": f"{row['body']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
         words = {"title": finding["says"], "x_label": f"difference in {finding['unit']}"}
         # as wide as a telephone, so that its letters stay as they are
-        drawing.write(folder / f"finding-{finding['statement']}", rows, width=4.4, **words, **about)
+        drawing.write(folder / f"finding-{finding['statement']}", rows, draw="forest", width=4.4, **words)
 
 
 # The check

@@ -132,8 +132,7 @@ def _outcome(own: Judgement, alpha: float) -> dict[str, Any]:
     rows = [data.seeds.index(seed) for seed in seeds]
     runs = dict.fromkeys(digests[row] for digests in data.digests for row in rows)
     failed = {name: [s for s in seeds if s in those] for name, those in data.failed.items()}
-    mixed = [seed for seed in data.mixed if seed in seeds]
-    more = {"adds": own.adds, "obstacle": own.why, "mixed_seeds": mixed}
+    more = {"adds": own.adds, "obstacle": own.why, "mixed_seeds": [s for s in data.mixed if s in seeds]}
     more["failed"] = {name: those for name, those in failed.items() if those}
     return {
         "outcome": own.outcome, "effect": _effect(own, alpha) if own.effect else None,
@@ -202,7 +201,7 @@ def _test(test: Test, source: Mapping, results: Mapping[str, dict], ledger: Ledg
     if test.type == "implementation":
         return entry | {"outcome": SUPPORTED if resolve_name(test.callable)() else CONTRADICTED}
     if test.type == "document":
-        words = test.words or "The statement is compared with what the source says."
+        words = "The statement is compared with what the source says."
         return entry | {"words": words, "outcome": DOCUMENT[source["status"]]}
     always = ("task", "metric", "margin", "unit", "matters", "reason", "a", "b", "settings", "settings2")
     entry |= {name: getattr(test, name) for name in always}

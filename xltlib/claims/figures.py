@@ -7,7 +7,7 @@ import pandas as pd
 
 from xltlib import drawing
 from xltlib.claims.claim_text import render_text, shown_verdict
-from xltlib.claims.verdicts import robustness
+from xltlib.claims.verdicts import forest_row, robustness
 from xltlib.drawing import Drawn, Session, counted
 
 OPENING = {  # how itables shows `claim_table`: in its order, whole, filtered by any column, lines broken
@@ -38,18 +38,17 @@ def claim_table(evidence: Mapping) -> pd.DataFrame:
 
 def claim_effects(session: Session, evidence: Mapping) -> Drawn:
     """Every deciding test that has an effect: estimate, interval, margin and outcome."""
-    rows, tested, most = [], {}, 0
-    for claim in evidence["claims"]:
-        for test in claim["tests"]:
-            if test["role"] == "decides" and (effect := test.get("effect")):
-                row = {name: effect[name] for name in ("estimate", "low", "high")}
-                row |= {"label": f"{claim['id']} {test['type']}, {test['task']}", "outcome": test["outcome"]}
-                signs = (-1, 1) if test["type"] == "equivalence" else (1,)  # where it draws its margin
-                margins = [sign * test["margin"] for sign in signs]
-                rows.append(row | {"margin": margins, "seeds": effect["per_seed"]})
-                tested[claim["id"]], most = None, max(most, effect["seeds"])
+    deciding = [
+        (claim["id"], test)
+        for claim in evidence["claims"]
+        for test in claim["tests"]
+        if test["role"] == "decides" and test.get("effect")
+    ]
+    rows = [{"label": f"{name} {test['type']}, {test['task']}"} | forest_row(test) for name, test in deciding]
+    tested = list(dict.fromkeys(name for name, _ in deciding))
+    most = max((len(row["seeds"]) for row in rows), default=0)
     told = {"count": len(rows), "tested": len(tested), "most": counted(most, "seed")}
-    return drawing.save(session, "claim_effects", rows, told, claims=list(tested))
+    return drawing.save(session, "claim_effects", rows, told, claims=tested)
 
 
 def robustness_table(evidence: Mapping) -> pd.DataFrame:

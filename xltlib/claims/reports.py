@@ -45,21 +45,14 @@ def report_checks(ledger: Ledger) -> dict:
 
 def confidence_rule(claims: Sequence[Claim]) -> dict:
     """Whether one threshold on the confidence explains all the reports' verdicts, and the rows at it."""
-    confidences = {
-        word: [c.report_confidence for c in claims if c.report_verdict == word]
-        for word in ("verified", "not verified")
-    }
-    at_threshold = {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD}
-    exceptions = [
-        c.id
-        for c in claims
-        if c.id not in at_threshold and (c.report_confidence > THRESHOLD) != (c.report_verdict == "verified")
-    ]
+    rows = [(c.id, c.report_confidence, c.report_verdict == "verified") for c in claims]
+    verified, others = ([x for _, x, is_verified in rows if is_verified == own] for own in (True, False))
+    exceptions = [name for name, x, own in rows if x != THRESHOLD and (x > THRESHOLD) != own]
     return {
         "threshold": THRESHOLD, "holds": not exceptions, "exceptions": exceptions,
-        "lowest_verified": min(confidences["verified"], default=None),
-        "highest_not_verified": max(confidences["not verified"], default=None),
-        "highest": max((c.report_confidence for c in claims), default=None), "at_threshold": at_threshold,
+        "lowest_verified": min(verified, default=None), "highest_not_verified": max(others, default=None),
+        "highest": max(verified + others, default=None),
+        "at_threshold": {c.id: c.report_verdict for c in claims if c.report_confidence == THRESHOLD},
     }  # fmt: skip
 
 

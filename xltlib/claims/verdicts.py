@@ -182,13 +182,6 @@ def outcome(estimate: float, p: float, seeds: int, alpha: float) -> str:
     return SUPPORTED if estimate > 0 else CONTRADICTED
 
 
-def decide(rows: Sequence[dict[str, Any]], alpha: float) -> None:
-    """Give each row (`estimate`, `p`, `seeds`) of one family its p-value after Holm and its outcome."""
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = float(p)
-        row["outcome"] = outcome(row["estimate"], p, len(row["seeds"]), alpha)
-
-
 def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
     """The test as planned, and with one choice moved: a setting, seeds, the lines, or the correction.
 
@@ -217,6 +210,14 @@ def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
         numbers = {"estimate": effect.estimate, "low": low, "high": high}
         rows.append(row | numbers | {"outcome": reached, "same": reached == judgement.outcome})
     return rows
+
+
+def forest_row(test: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `drawing.forest`, but its label, of a test's entry in claims.json that has an effect."""
+    effect, signs = test["effect"], (-1, 1) if test["type"] == "equivalence" else (1,)
+    numbers = {name: effect[name] for name in ("estimate", "low", "high")}
+    margins = [sign * test["margin"] for sign in signs]
+    return numbers | {"seeds": effect["per_seed"], "margin": margins, "outcome": test["outcome"]}
 
 
 def robustness(test: Mapping[str, Any]) -> dict[str, Any] | None:
