@@ -43,6 +43,11 @@ def runs(labels, gain=0.0, seeds=range(SEEDS), tasks=("nli",), gains=None, examp
     return records
 
 
+def compared(tasks=("nli",), **gains):
+    """Runs of objectives with these gains."""
+    return [r for name, gain in gains.items() for r in runs({"objective": name}, gain, tasks=tasks)]
+
+
 def record(seed, means, task="nli", examples=EXAMPLES, **labels):
     """A run with 0/1 scores of about these means by setting; noise meets the same luck as clean text."""
     plain = {"objective": "none", "objective_options": "", "method": "standard", "method_options": ""}
@@ -123,7 +128,7 @@ def planted(tmp_path):
         {k: v for k, v in better("tlm", "none", level=0.5).items() if k != "b"},
         {k: v for k, v in better("tlm", "none", level=0.9).items() if k != "b"},
     )  # fmt: skip
-    records = runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1) + runs({"objective": "mlm"}, 0.1)
+    records = compared(none=0, tlm=0.1, mlm=0.1)
     for x in (0.15, 0.3, 0.6):
         records += runs({"objective": "weam", "objective_options": f"mask_rate={x}"}, x / 3)
     across = {f"{a}|{b}": 0.15 for a, b in permutations(PARAMS.languages, 2)}

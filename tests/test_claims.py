@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies import EXAMPLES, PARAMS, SEEDS, better, planted, runs, small_ledger, table
+from studies import EXAMPLES, PARAMS, SEEDS, better, compared, planted, runs, small_ledger, table
 
 from xltlib.claims import evaluate as evaluation
 from xltlib.claims.claim_text import render_text
@@ -74,9 +74,7 @@ def test_the_runs_of_a_statement_are_those_that_its_tests_compare(real):
 def test_tests_of_the_confirmation_are_no_part_of_an_exploration(tmp_path):
     later = better("weam", "none", since="confirmation")
     ledger = load_ledger(small_ledger(tmp_path, better("tlm", "none"), later))
-    records = [
-        r for o, gain in (("none", 0), ("tlm", 0.1), ("weam", 0.1)) for r in runs({"objective": o}, gain)
-    ]
+    records = compared(none=0, tlm=0.1, weam=0.1)
     for profile, verdict, specs in (("full", "not run", 0), ("real", "supported", 4)):
         params = PARAMS.replace(profile=profile)
         claims = evaluate_claims(ledger, table(records), params)
@@ -100,7 +98,7 @@ def test_planted_effects_give_the_planted_verdicts(known):
 
 def test_a_gain_that_is_not_there_is_contradicted_with_enough_seeds_and_open_with_few(tmp_path):
     path = small_ledger(tmp_path, better("tlm", "none"), better("none", "tlm"))
-    records = runs({"objective": "none"}) + runs({"objective": "tlm"})
+    records = compared(none=0, tlm=0)
     claims = entries(path, records)
     assert outcomes(claims) == ["contradicted"] * 2
     assert "the gain is absent or too small to matter" in claims[0]["reason"]
@@ -118,7 +116,7 @@ def test_one_seed_gives_no_verdict(known):
 
 def test_systems_below_the_cheap_baselines_give_no_verdict(tmp_path):
     path = small_ledger(tmp_path, better("tlm", "none"))
-    records = [r for o, gain in (("none", 0), ("tlm", 0.1)) for r in runs({"objective": o}, gain)]
+    records = compared(none=0, tlm=0.1)
     for floor, verdict in ((0.0, "supported"), (1.0, "inconclusive")):
         floors = {"floors": dict.fromkeys(records[0]["scores"], floor)}
         (claim,) = entries(path, [r | floors for r in records])
@@ -128,7 +126,7 @@ def test_systems_below_the_cheap_baselines_give_no_verdict(tmp_path):
 
 def test_missing_runs_are_named(tmp_path):
     path = small_ledger(tmp_path, [better("tlm", "none"), better("weam", "none")], better("weam", "tlm"))
-    first, second = entries(path, runs({"objective": "none"}) + runs({"objective": "tlm"}, 0.1))
+    first, second = entries(path, compared(none=0, tlm=0.1))
     assert outcomes([first, second]) == ["not run", "not run"]
     assert first["reason"] == "1 of 2 tests were run; no run of weam on nli."
     assert second["tests"][0]["missing"] == [{"objective": "weam", "task": "nli"}]
@@ -145,16 +143,10 @@ def test_only_seeds_that_both_have_are_compared(tmp_path):
 
 
 def test_holm_counts_each_distinct_deciding_test_once(tmp_path):
-    control = better("weam", "none", role="control")
-    path = small_ledger(
-        tmp_path,
-        [better("tlm", "none"), control],
-        {"test_of": "S0-1"},
-        better("weam", "tlm"),
-        better("mlm", "none"),
-    )
-    records = [r for o, g in (("none", 0), ("tlm", 0.012), ("weam", 0.03)) for r in runs({"objective": o}, g)]
-    result = evaluate(load_ledger(path), table(records), PARAMS)
+    first = [better("tlm", "none"), better("weam", "none", role="control")]
+    others = ({"test_of": "S0-1"}, better("weam", "tlm"), better("mlm", "none"))
+    path = small_ledger(tmp_path, first, *others)
+    result = evaluate(load_ledger(path), table(compared(none=0, tlm=0.012, weam=0.03)), PARAMS)
     assert result["correction"] == {
         "method": "Holm", "deciding_tests": 2, "second_tests": 0, "other_tests": 1, "looks": [],
     }  # fmt: skip
@@ -206,9 +198,7 @@ def test_the_code_of_every_statement_is_where_it_says(real):
 
 
 def test_claims_json_is_plain_the_same_twice_and_counts_itself(real):
-    records = runs({"objective": "none"}, tasks=("nli", "qa")) + runs(
-        {"objective": "tlm"}, 0.1, tasks=("nli", "qa")
-    )
+    records = compared(("nli", "qa"), none=0, tlm=0.1)
     learnt = real.design.learnt | {"source_score": {}}  # these have .6 in the source
     real = replace(real, design=replace(real.design, learnt=learnt))
     first = json.dumps(evaluate(real, table(records), PARAMS), allow_nan=False)

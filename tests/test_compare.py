@@ -25,10 +25,7 @@ def command(*arguments):
 
 @pytest.fixture
 def files(tmp_path, rng):
-    a, b = (
-        {f"e{i}": int(rng.random() < 0.8) for i in range(80)},
-        {f"e{i}": int(rng.random() < 0.6) for i in range(80)},
-    )
+    a, b = ({f"e{i}": int(rng.random() < level) for i in range(80)} for level in (0.8, 0.6))
     return write(tmp_path / "a.json", a), write(tmp_path / "b.json", dict(reversed(b.items())))
 
 

@@ -67,11 +67,7 @@ def test_impossible_numbers_are_computed_from_the_statements(real):
     assert found["outcome"] == "impossible"
     assert found["numbers"]["SALT"] == {"implied": 111.8, "low": 110.35, "high": 113.25}
     assert found["numbers"]["mBERT"] == {"implied": 101.4, "low": 99.95, "high": 102.85}
-    assert reports.arithmetic(gain, real)["numbers"] == {
-        "stated_gain": 1.4,
-        "gain": 2.0,
-        "rounding": 0.15,
-    }
+    assert reports.arithmetic(gain, real)["numbers"] == {"stated_gain": 1.4, "gain": 2.0, "rounding": 0.15}
     changed = tuple(
         replace(c, statement=c.statement.replace("66.8", "69.1").replace("65.4", "67.0")) for c in real.claims
     )

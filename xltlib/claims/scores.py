@@ -34,7 +34,8 @@ from xltlib.runs import KINDS
 from xltlib.significance.tests import Clustered, Effect, Nested, difference, interaction, trend
 from xltlib.store import Result
 
-LABELS = ("objective", "objective_options", "method", "method_options", "task", "seed")
+QUERY = ("objective", "objective_options", "method", "method_options", "task")  # labels of runs but the seed
+LABELS = (*QUERY, "seed")
 DEFAULTS = {"objective": "none", "method": "standard"}  # the meaning of a label that a query leaves out
 FIRST_METRIC = {"qa": "exact_match", "tagging": "tags", "lexicon": "precision"}  # accuracy elsewhere
 JUDGED_BY = {"qa": "f1"}  # the metric of verdicts and figures, where it is not the first one
@@ -182,7 +183,7 @@ def rows_of(
 
 def canonical(query: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, str]:
     """All labels that a query means but the seed: the default where it has none, options in one order."""
-    labels = {name: query.get(name) or DEFAULTS.get(name, "") for name in LABELS if name != "seed"}
+    labels = {name: query.get(name) or DEFAULTS.get(name, "") for name in QUERY}
     options = ("objective_options", "method_options")
     return labels | {name: plain_options(labels[name], defaults) for name in options}
 

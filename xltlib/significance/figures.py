@@ -11,7 +11,7 @@ from scipy import stats
 from xltlib import drawing
 from xltlib.claims import scores as score_table
 from xltlib.claims.ledger import label
-from xltlib.claims.scores import DEFAULTS, LABELS, Selection, Setting, paired, system
+from xltlib.claims.scores import DEFAULTS, QUERY, Selection, Setting, paired, system
 from xltlib.claims.verdicts import outcome
 from xltlib.drawing import Drawn, Session
 from xltlib.params import Params
@@ -130,10 +130,9 @@ def _trainings(params: Params, results: Sequence[Result]) -> Iterator[tuple[str,
     scores = score_table.table(results, repeats=True)
     scores, settings = scores[scores["kind"] == "transfer"], [Setting(x) for x in params.targets]
     shape = (params.seeds, params.pretrainings, params.finetunings, -1)
-    names = [name for name in LABELS if name != "seed"]
     for task, of_task in scores.groupby("task", sort=False):
         systems = {}
-        for query in of_task[names].drop_duplicates().to_dict("records"):
+        for query in of_task[[*QUERY]].drop_duplicates().to_dict("records"):
             own = paired(of_task, query, settings)
             if own.seeds == tuple(params.every_seed):
                 systems[label(query)] = np.mean(own.scores, axis=0).reshape(shape)
