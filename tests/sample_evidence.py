@@ -1,11 +1,11 @@
 """A small study's published files, with every kind of verdict and strings that could break a page."""
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import nbformat
 
+from xltlib.claims.claim_text import TESTED
 from xltlib.claims.ledger import load_ledger
 from xltlib.page import ANSWERS
 from xltlib.store import read_json, save_scores, sha256_file, write_json
@@ -17,7 +17,6 @@ NASTY = [
     "'single' \"double\" </article></td></script><!-- --> {{ 7 * 7 }} {% raw %}",
 ]
 VERDICTS = [v for verdicts in ANSWERS.values() for v in verdicts]
-TESTED = ("supported", "contradicted", "inconclusive")
 
 
 def sample_claim(i: int, scale: str = "mechanism") -> dict:
@@ -38,9 +37,8 @@ def sample_claim(i: int, scale: str = "mechanism") -> dict:
         "reason": "because <it> is",
         "source": {"status": status, "facts": [fact], "searched": "the <abstract>"},
     }  # fmt: skip
-    if verdict in TESTED:
-        claim |= {"tests": [sample_test(i, verdict)], "limits": "two <cores>"}
-    return claim
+    tested = {"tests": [sample_test(i, verdict)], "limits": "two <cores>"} if verdict in TESTED else {}
+    return claim | tested
 
 
 def sample_test(i: int, outcome: str) -> dict:
@@ -100,10 +98,8 @@ def write_profile(folder, claims: list[dict], ledger, scale: str = "mechanism") 
     }  # fmt: skip
     files = {
         "claims.json": {
-            "profile": folder.name, "scale": scale, "alpha": 0.05, "claims": claims,
-            "ledger_digest": load_ledger(ledger).digest,
-            "counts": dict(Counter(c["verdict"] for c in claims)), "questions": [answered, asked],
-            "reports": {"truncated": [{"id": "S0-1", "report": 0}]},
+            "scale": scale, "claims": claims, "ledger_digest": load_ledger(ledger).digest,
+            "questions": [answered, asked], "reports": {"truncated": [{"id": "S0-1", "report": 0}]},
         },
         "runs.json": {f"{i:016d}": run for i in range(3)},
         "transfer.json": {

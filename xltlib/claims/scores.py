@@ -407,11 +407,6 @@ def compare(test: Test, scores: pd.DataFrame, world: World) -> Comparison:
     systems = [list(s.scores) for s in selected]
     if test.level is not None:
         systems.append([np.full_like(array, test.level, dtype=float) for array in systems[0]])
-    shapes = [[array.shape for array in arrays] for arrays in systems]
-    step = 1 if test.type == "trend" else 2  # all levels of a trend are paired, of others each two
-    if any(shapes[k] != shapes[k + 1] for k in range(0, len(shapes) - 1, step)):
-        rivals = f"the runs of {label(test.a)} and its rivals have other examples"
-        return Comparison(test, reason=f"not paired: {rivals}")
     digests, names = tuple(s.digests for s in selected), tuple(map(str, asked[0][1]))
     runs = scores[scores["digest"].isin({d for own in digests for d in own})]
     comparison = Comparison(test, tuple(seeds), tuple(systems), names, digests, mixed=_mixed(runs))
