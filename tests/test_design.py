@@ -65,12 +65,12 @@ def test_the_studys_own_rules_are_frozen(root):
 
 def test_evidence_that_is_older_than_its_rules_is_a_problem(path, tmp_path):
     started = load_ledger(path).design.digest
-    assert changed(path, frozen=started).younger_rules("confirmation", started) == ""
+    changed(path, frozen=started).require_older("confirmation", started, tmp_path)
     design = changed(path, "claims", 0, "tests", 0, matters=0.005)
-    assert "is younger than the runs" in design.younger_rules("confirmation", started)
-    design = changed(path, frozen=design.digest)  # frozen anew after the runs
-    assert "is younger than the runs" in design.younger_rules("confirmation", started)
-    assert design.younger_rules("full", started) == ""
+    for each in (design, changed(path, frozen=design.digest)):  # also where it was frozen anew after the runs
+        with pytest.raises(StudyError, match="is younger than the runs"):
+            each.require_older("confirmation", started, tmp_path)
+        each.require_older("full", started, tmp_path)
     write_json(tmp_path / "manifest.json", {"rules": {"digest": started}})
     session = SimpleNamespace(params=Params(profile="confirmation"), root=tmp_path, published=tmp_path)
     with pytest.raises(StudyError, match="undo the change"):

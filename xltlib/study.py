@@ -267,8 +267,7 @@ def _rules(design: Design, session: Session) -> dict[str, Any]:
         return {}
     earlier = store.read_json(session.published / MANIFEST, {})
     rules = earlier.get("rules") or {"digest": design.digest, "commit": store.commit(session.root)}
-    if younger := design.younger_rules(session.params.profile, rules["digest"]):
-        raise StudyError(f"{session.published}: {younger}: undo the change")
+    design.require_older(session.params.profile, rules["digest"], session.published)
     return {"rules": rules}
 
 

@@ -134,8 +134,7 @@ def bodies(published: Iterable[Published], ledger: Ledger) -> list[list[Publishe
 
     for own in sorted(published, key=lambda own: -len(own.runs)):
         started = own.manifest.get("rules", {}).get("digest", "none")
-        if younger := ledger.design.younger_rules(own.params.profile, started):
-            raise StudyError(f"{own.folder}: {younger}: undo the change")
+        ledger.design.require_older(own.params.profile, started, own.folder)
         fitting = (body for body in found if all(own.fits(x) and confirms(x) == confirms(own) for x in body))
         if (body := next(fitting, None)) is None:
             found.append(body := [])

@@ -236,18 +236,17 @@ class Design:
         """Whether the runs of a profile are confirmatory."""
         return profile == self.confirmation["profile"]
 
-    def younger_rules(self, profile: str, started: str) -> str:
-        """What is wrong where runs of the confirmation were started under other rules; empty if nothing is.
+    def require_older(self, profile: str, started: str, place: Path) -> None:
+        """StudyError where confirmatory runs, those of `place`, were started under other rules.
 
         started : the digest of the rules that were then
         """
-        if not self.confirms(profile) or started == self.digest == self.frozen:
-            return ""
-        return (
-            f"its runs were started under the rules {started}, frozen is {self.frozen}, and ledger and design"
-            f" now have {self.digest}: a margin, a smallest effect or a rule is younger than the runs that it"
-            " judges"
-        )
+        if self.confirms(profile) and not started == self.digest == self.frozen:
+            raise StudyError(
+                f"{place}: its runs were started under the rules {started}, frozen is {self.frozen}, and"
+                f" ledger and design now have {self.digest}: a margin, a smallest effect or a rule is younger"
+                " than the runs that it judges: undo the change"
+            )
 
     def require_frozen(self, profile: str) -> None:
         """StudyError where confirmatory runs would be judged by rules that are not the frozen ones."""
