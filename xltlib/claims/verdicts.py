@@ -44,7 +44,7 @@ def p_values(test: Test, effect: Effect, trained: Effect | None = None) -> tuple
 
 
 def position(test: Test, effect: Effect, level: float, p: tuple[float, float]) -> tuple[str, str]:
-    """The outcome at a level, by the two `p_values`, and what it adds: see the readings above."""
+    """The outcome at a level, by the two `p_values`, and what it adds: SMALL to OUTSIDE, or ""."""
     holds, fails = p
     if holds <= level:
         return SUPPORTED, SMALL if fails <= level else ""
