@@ -51,7 +51,7 @@ def sample_test(i: int, outcome: str) -> dict:
     }  # fmt: skip
     effect = {
         **bounds, "estimate": middle, "p": 0.0004, "p_holm": 0.02, "seeds": 3, "settings": 2,
-        "examples": 2000, "look": 12, "sd_seeds": 0.02, "smallest_detectable": 0.03,
+        "examples": 2000, "look": (12, 24)[i % 2], "sd_seeds": 0.02, "smallest_detectable": 0.03,
         "power_at_margin": 0.71, "note": "a <note>", "second_opinions": opinions,
         "per_seed": [middle - 0.02, middle, middle + 0.02], "per_setting": {"near": 0.05, "far <b>": 0.01},
     }  # fmt: skip

@@ -86,7 +86,7 @@ def test_the_first_screen_says_what_the_confirmation_has_decided(pages, claims):
     judged = {json.dumps(test["effect"]): test["outcome"] for c in claims for test in c["tests"]}
     decided = [outcome for outcome in judged.values() if outcome != "inconclusive"]
     text = " ".join(pages["index.html"].text.split())
-    assert "looked at with 12 seeds (the looks are at 12, 24, 36" in text
+    assert "looked at with 24 seeds (the looks are at 12, 24, 36" in text
     assert f"{len(decided)} of its {len(judged)} hypotheses are decided" in text
     assert text.count("A beats B by more than <m>. +") == decided.count("supported")
 
@@ -126,6 +126,11 @@ def test_each_statement_has_a_figure_of_its_tests(study, pages, claims):
     assert images == [f"data/effects/{name}.svg" for name in tested]
     rows = read_json(study[3] / f"data/effects/{tested[0]}.json")["rows"]
     assert {row["label"]: row["estimate"] for row in rows} == {"1 nli: quick": 0.06, "1 nli: real": 0.06}
+    margins = {}
+    for claim in (c for c in claims if c["tests"]):
+        drawn = read_json(study[3] / f"data/effects/{claim['id']}.json")
+        margins[claim["tests"][0]["type"]] = drawn["rows"][0]["margin"]
+    assert margins == {"superiority": [0.02], "equivalence": [-0.02, 0.02]}
 
 
 def test_reports_are_named_by_their_subject(pages):
