@@ -86,7 +86,7 @@ def test_the_time_left_follows_the_measured_speed():
     # the fourth is taken to be as long as the others are on average
     times = {one: 600.0, two: 600.0, three: 1500.0, four: None}
     assert plan.outlook(times, 2) == "4 runs to compute with 2 processes: about 30 min"
-    half_as_fast = {one: 1260.0}  # a minute as planned counts beside what was measured: (1260 + 60) / 660 is 2
+    half_as_fast = {one: 1260.0}  # with a minute that went as planned: (1260 + 60) / (600 + 60) is 2
     assert plan.time_left(times, half_as_fast, 2) == "about 50 min"
     assert plan.time_left(times, half_as_fast | {three: 3000.0}, 2) == "about 25 min"
     assert plan.time_left(times, half_as_fast | {three: 3000.0}, 2, later=2400.0) == "about 65 min"
