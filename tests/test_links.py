@@ -3,11 +3,13 @@
 import io
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from official import write
 
 from xltlib import StudyError
 from xltlib.alignment import HEURISTICS
@@ -25,12 +27,7 @@ def lists(links) -> list[list[tuple[int, int]]]:
 
 @pytest.fixture
 def file(tmp_path):
-    def write(content: str | bytes):
-        path = tmp_path / "links"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
+    return partial(write, tmp_path / "links")
 
 
 # Files

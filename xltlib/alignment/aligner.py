@@ -337,17 +337,23 @@ def maximise(layout: Layout, settings: Aligner, counts: np.ndarray, null: np.nda
     null[~seen] = UNSEEN
 
 
-def decode(
-    layout: Layout, settings: Aligner, parameters: Parameters, tokens: int
-) -> tuple[np.ndarray, float]:
-    """Each target token's best source word, from 1, or 0 for NULL, which wins ties; the log-likelihood."""
-    best, likelihood = np.zeros(tokens, np.int32), 0.0
+def decode(corpus: Corpus, layout: Layout, settings: Aligner, parameters: Parameters) -> tuple[Links, float]:
+    """The link of each target word to its best source word, unless that is NULL, which wins ties.
+
+    Links are (source, target) of the text, in the order of the generated side's words; with the
+    log-likelihood.
+    """
+    best, likelihood = np.full(len(corpus.target), -1, np.int32), 0.0
     for step in _steps(layout, settings, parameters):
         likelihood += float(np.log(step.total).sum())
         index = step.joint.argmax(1)
         value = step.joint[np.arange(len(index)), index]
-        best[layout.token[step.rows]] = np.where(value > step.null, index + 1, 0)
-    return best, likelihood
+        best[layout.token[step.rows]] = np.where(value > step.null, index, -1)
+    m, linked = corpus.m, best >= 0
+    pair, j = np.repeat(np.arange(len(m)), m)[linked], _ranges(np.zeros_like(m), m)[linked]
+    columns = (j, best[linked]) if settings.reverse else (best[linked], j)
+    counts = np.bincount(pair, minlength=len(m))
+    return split_links(np.stack(columns, 1).astype(np.int32), counts), likelihood
 
 
 # Training
@@ -377,16 +383,7 @@ class Model:
         seen = np.append(keys, -1)[place] == wanted
         theta = np.where(seen, np.append(known.theta, UNSEEN)[place], UNSEEN)
         null = np.append(known.null, np.full(len(corpus.target_words) - len(known.null), UNSEEN))
-        best, _ = decode(layout, self.settings, Parameters(theta, null, known.tension), len(corpus.target))
-        return _to_links(best, corpus, self.settings.reverse)
-
-
-def _to_links(best: np.ndarray, corpus: Corpus, reverse: bool) -> Links:
-    """Links as (source, target) of the text, in the order of the generated side's words."""
-    m, linked = corpus.m, best > 0
-    pair, j = np.repeat(np.arange(len(m)), m)[linked], _ranges(np.zeros_like(m), m)[linked]
-    columns = (j, best[linked] - 1) if reverse else (best[linked] - 1, j)
-    return split_links(np.stack(columns, 1).astype(np.int32), np.bincount(pair, minlength=len(m)))
+        return decode(corpus, layout, self.settings, Parameters(theta, null, known.tension))[0]
 
 
 @np.errstate(all="ignore")
@@ -400,7 +397,7 @@ def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
     for number in range(1, settings.iterations + 1):
         used, last = parameters, number == settings.iterations
         if last:
-            best, likelihood = decode(layout, settings, used, len(corpus.target))
+            links, likelihood = decode(corpus, layout, settings, used)
         else:
             fit = settings.optimize_tension and settings.favor_diagonal and number > 1
             theta, null, likelihood, observed = expect(layout, settings, used, observe=fit)
@@ -411,7 +408,7 @@ def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
         if progress:
             way, state = "reverse" if settings.reverse else "forward", (entropies[-1], used.tension)
             progress("{} iteration {}: cross entropy {:.6g} tension {:.6g}".format(way, number, *state))
-    links, vocabularies = _to_links(best, corpus, settings.reverse), (text.source_words, text.target_words)
+    vocabularies = text.source_words, text.target_words
     return Model(settings, *vocabularies, layout.given, layout.generated, parameters, entropies, links)
 
 

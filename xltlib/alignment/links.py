@@ -202,9 +202,8 @@ def eflomal_links(pairs: Sequence[tuple], heuristic: str = "intersect") -> Links
         paths = [Path(folder) / way for way in ("forward", "backward")]
         sides = ([" ".join(words) for words in side] for side in zip(*pairs, strict=True))
         Aligner().align(*sides, *map(str, paths))
-        lines = [path.read_text("utf-8").splitlines() for path in paths]
-    both = [[np.array([link.split("-") for link in row.split()], np.int32) for row in way] for way in lines]
-    return symmetrize(*([x.reshape(-1, 2) for x in way] for way in both), heuristic)
+        lengths = [(len(source), len(target)) for source, target in pairs]
+        return symmetrize(*(read_gold(path, lengths, 0).sure for path in paths), heuristic)
 
 
 # Links from encoder states
