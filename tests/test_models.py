@@ -3,19 +3,17 @@
 import shutil
 
 import hubs
+import numpy as np
 import pytest
 import shapes
 import torch
+from cipher import encoder
 from shapes import SMALL, VOCAB, shape, small
 
 from xltlib import StudyError
 from xltlib.data import hub
 from xltlib.data.tokenization import CLS, SEP
 from xltlib.pretraining import models
-
-
-def encoder(seed=0):
-    return models.tiny(VOCAB, 16, 1, 2, seed)
 
 
 def test_a_new_encoder_leaves_the_global_generator_alone():
@@ -34,25 +32,11 @@ def test_saved_and_loaded_without_a_word(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     ids = torch.tensor([[CLS, 7, 8, SEP]])
     with torch.no_grad():
-        assert torch.equal(model.eval().logits(model.states(ids)), again.logits(again.states(ids)))
+        logits = again.logits(again.states(ids))
+        assert torch.equal(model.eval().logits(model.states(ids)), logits)
+        assert torch.allclose(again.lm(ids).logits, logits, atol=1e-6)
         assert torch.allclose(again.layers(ids)[-1], again.states(ids), atol=1e-6)
     assert models.parameter_count(again) == models.parameter_count(model)
-
-
-def test_heads_give_the_models_own_logits():
-    from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
-
-    shape = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 16}  # fmt: skip
-    ids = torch.tensor([[CLS, 7, 8, SEP]])
-    for lm in (
-        BertForMaskedLM(BertConfig(**shape)),
-        RobertaForMaskedLM(RobertaConfig(**shape)),
-        encoder().lm,
-    ):
-        model = models.Encoder(lm).eval()
-        with torch.no_grad():
-            assert torch.allclose(model.logits(model.states(ids)), lm(ids).logits, atol=1e-6)
 
 
 def drop_a_weight(folder):
@@ -110,13 +94,30 @@ def test_published_architectures_are_made_trained_saved_and_loaded(tmp_path, nam
         assert torch.allclose(again.states(ids), again.states(None, inputs_embeds=again.embeddings()(ids)))
         assert again.layers(ids).shape == (2, 1, 6, 16)
         segments = again.states(ids, second=torch.tensor([4]))
-    assert torch.equal(segments, states) == (name != "mbert")  # the only one that knows segments
-    assert again.two_segments == (name == "mbert")
-    if name == "mt5-small":
-        with pytest.raises(StudyError, match="mT5 predicts no masked words"):
-            again.logits(states)
-    else:
-        assert again.logits(states).shape == (1, 6, VOCAB)
+        assert torch.equal(segments, states) == (name != "mbert")  # the only one that knows segments
+        assert again.two_segments == (name == "mbert")
+        if name == "mt5-small":
+            with pytest.raises(StudyError, match="mT5 predicts no masked words"):
+                again.logits(states)
+        else:
+            assert torch.allclose(again.logits(states), again.lm(ids).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_subwords_that_are_kept_have_the_vectors_and_scores_that_they_had(tmp_path, name):
+    kept, model = np.array([0, 1, CLS, SEP, 7, 20, VOCAB - 1]), shapes.encoder(small(name)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        new = torch.tensor([[CLS, 4, 5, SEP, 6]])
+        states = model.states(torch.from_numpy(kept)[new])
+        scores = None if name == "mt5-small" else model.logits(states)[..., kept]
+        models.keep_subwords(model, kept)
+        model.save(tmp_path)
+        for cut in (model, models.load(tmp_path)):
+            assert cut.vocab_size == len(kept)
+            assert torch.equal(cut.states(new), states)
+            assert scores is None or torch.allclose(cut.logits(states), scores)
 
 
 def test_an_encoder_of_sentences_gets_a_plain_head_for_masked_words(tmp_path):

@@ -194,19 +194,12 @@ def load(directory: Path) -> Encoder:
 
 
 def keep_subwords(encoder: Encoder, kept: np.ndarray) -> None:
-    """An encoder with BERT's head keeps the subwords of these ids (K,), which become 0 to K - 1."""
+    """The encoder and its head keep the subwords of these ids (K,) alone, which become 0 to K - 1."""
     lm, rows = encoder.lm, torch.from_numpy(kept)
-    if not isinstance(lm, BertForMaskedLM):
-        raise StudyError(f"{type(lm).__name__}: its subwords cannot be cut; set cut_subwords: false")
-    words = nn.Embedding.from_pretrained(
-        lm.bert.embeddings.word_embeddings.weight[rows].detach(), freeze=False
-    )
-    lm.bert.embeddings.word_embeddings = words
-    head = lm.cls.predictions
-    head.bias = nn.Parameter(head.bias[rows].detach())
-    head.decoder = nn.Linear(lm.config.hidden_size, len(rows))
-    head.decoder.weight, head.decoder.bias = words.weight, head.bias
-    lm.config.vocab_size = len(rows)
+    head = lm.get_output_embeddings()  # tied to the embeddings but for its bias; mT5's encoder has none
+    for weights in (lm.get_input_embeddings().weight, *([head.bias] if head else [])):
+        weights.data[: len(rows)] = weights.data[rows]
+    lm.resize_token_embeddings(len(rows))
 
 
 def keep_layers(encoder: Encoder, count: int) -> None:
