@@ -45,39 +45,30 @@ def toy_loss(model, late=0):
     return loss
 
 
-def weights(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def unbroken(late=0, opt=OPT):
+def trained(directory=None, opt=OPT, late=0, at=lambda step: None, look=None, loss_of=toy_loss):
+    """History and weights of a new model after training; `at` is called with each step before its loss."""
     model = Toy()
-    return fit(model, toy_loss(model, late), opt), weights(model)
+    loss, generator = loss_of(model, late), torch.get_rng_state()
+    history = fit(model, lambda step: at(step) or loss(step), opt, directory, look=look)
+    assert torch.equal(generator, torch.get_rng_state())
+    return history, {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
-def broken_at(step, directory, late=0, opt=OPT, look=None):
+def broken_at(step, directory, **given):
     """Training that stops with an error before the update of a step; its checkpoint stays."""
-    model = Toy()
-    inner = toy_loss(model, late)
 
-    def loss(now):
+    def stop(now):
         if now == step:
             raise KeyboardInterrupt
-        return inner(now)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(model, loss, opt, directory, look=look)
+        trained(directory, at=stop, **given)
 
 
-def resumed(directory, late=0):
-    """What is left of a broken training: its steps, the history, and the weights at the end."""
-    model, steps = Toy(), []
-    inner = toy_loss(model, late)
-    history = fit(model, lambda now: steps.append(now) or inner(now), OPT, directory)
-    return steps, history, weights(model)
+def check_same(found, wanted):
+    """The same history and the same weights to the last bit."""
+    assert found[0] == wanted[0]
+    assert all(torch.equal(found[1][name], weight) for name, weight in wanted[1].items())
 
 
 # Resume
@@ -89,11 +80,10 @@ def resumed(directory, late=0):
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, breaks, late):
     """Also one that was broken twice, and one of which some weights had no gradient so far."""
     for step in breaks:
-        broken_at(step, tmp_path, late)
-    steps, history, final = resumed(tmp_path, late)
+        broken_at(step, tmp_path, late=late)
+    steps = []
+    check_same(trained(tmp_path, late=late, at=steps.append), trained(late=late))
     assert steps == list(range(breaks[-1], 12))
-    assert history == unbroken(late)[0]
-    assert same(final, unbroken(late)[1])
     assert not list(tmp_path.iterdir())
 
 
@@ -113,13 +103,11 @@ def flipped(content: bytes, place: int) -> bytes:
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_counts_as_none(tmp_path, damage):
     broken_at(6, tmp_path)
-    path = tmp_path / training.CHECKPOINT
+    path, steps = tmp_path / training.CHECKPOINT, []
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="the checkpoint is damaged: trained from the start"):
-        steps, history, final = resumed(tmp_path)
+        check_same(trained(tmp_path, at=steps.append), trained())
     assert steps[0] == 0
-    assert history == unbroken()[0]
-    assert same(final, unbroken()[1])
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
@@ -129,14 +117,11 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, mo
         path.write_bytes(path.read_bytes()[:100])  # as far as the disk had got
         raise KeyboardInterrupt
 
-    model = Toy()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            fit(model, toy_loss(model), OPT, tmp_path)
-    again = Toy()
-    assert fit(again, toy_loss(again), replace(OPT, checkpoint_seconds=1000), tmp_path) == unbroken()[0]
-    assert same(weights(again), unbroken()[1])
+            trained(tmp_path)
+    check_same(trained(tmp_path, replace(OPT, checkpoint_seconds=1000)), trained())
     assert not list(tmp_path.iterdir())
 
 
@@ -146,22 +131,17 @@ def test_checkpoints_that_take_long_are_rarer(tmp_path, monkeypatch, cost, at):
     clock, saved, save = [0.0], [], training._save
     monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
 
+    def tick(seconds):
+        clock[0] += seconds
+
     def slow(*given):
         saved.append(given[-1][0])
-        clock[0] += cost
+        tick(cost)
         save(*given)
 
     monkeypatch.setattr(training, "_save", slow)
-    model = Toy()
-    inner = toy_loss(model)
-
-    def loss(step):
-        clock[0] += 1
-        return inner(step)
-
-    fit(model, loss, replace(OPT, checkpoint_seconds=3), tmp_path)
+    check_same(trained(tmp_path, replace(OPT, checkpoint_seconds=3), at=lambda step: tick(1)), trained())
     assert saved == at
-    assert same(weights(model), unbroken()[1])
 
 
 SLOW = """
@@ -170,13 +150,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
-from test_training import OPT, Toy, fit, toy_loss
-model = Toy()
-inner = toy_loss(model)
-def loss(step):
-    time.sleep(0.2)
-    return inner(step)
-fit(model, loss, OPT, Path(sys.argv[1]))
+from test_training import trained
+trained(Path(sys.argv[1]), at=lambda step: time.sleep(0.2))
 """
 
 
@@ -184,18 +159,13 @@ def test_sigkill_and_resume(tmp_path, root):
     environment = os.environ | {"PYTHONPATH": str(root)}
     command = [sys.executable, "-c", SLOW, str(tmp_path), str(root / "tests")]
     process = subprocess.Popen(command, env=environment)
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / training.CHECKPOINT).exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    steps, history, final = resumed(tmp_path)
+    while not (tmp_path / training.CHECKPOINT).exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    steps = []
+    check_same(trained(tmp_path, at=steps.append), trained())
     assert 0 < steps[0] < 12
-    assert history == unbroken()[0]
-    assert same(final, unbroken()[1])
 
 
 # The update
@@ -203,10 +173,10 @@ def test_sigkill_and_resume(tmp_path, root):
 
 def test_learning_rates_by_hand():
     opt = Optimization(steps=10, lr=1.0, warmup=0.2)
-    rates = [learning_rate(step, opt) for step in range(10)]
+    rates = [learning_rate(step, opt, 10) for step in range(10)]
     assert rates == pytest.approx([1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
-    assert learning_rate(0, Optimization(steps=1, lr=0.3)) == pytest.approx(0.3)
-    assert learning_rate(0, Optimization(steps=10, lr=0.3, warmup=0)) == pytest.approx(0.3)
+    assert learning_rate(0, Optimization(steps=1, lr=0.3), 1) == pytest.approx(0.3)
+    assert learning_rate(0, Optimization(steps=10, lr=0.3, warmup=0), 10) == pytest.approx(0.3)
 
 
 def test_one_update_by_hand():
@@ -221,39 +191,56 @@ def test_one_update_by_hand():
 
 
 def test_the_history_averages_each_part():
-    model, values = Toy(), []
-    inner = toy_loss(model)
+    values = []
 
-    def loss(step):
-        parts = inner(step)
-        values.append(parts["loss"].item())
-        return parts
+    def kept(model, late):
+        loss = toy_loss(model)
+        return lambda step: values.append(loss(step)) or values[-1]
 
-    history = fit(model, loss, OPT)
+    history, _ = trained(loss_of=kept)
+    values = [parts["loss"].item() for parts in values]
     assert [point["step"] for point in history] == [5, 10, 12]
     means = [np.mean(values[:5]), np.mean(values[5:10]), np.mean(values[10:])]
     assert [point["loss"] for point in history] == pytest.approx(means)
     assert [point["half"] for point in history] == pytest.approx(np.array(means) / 2)
 
 
+def diverging(kind):
+    """A loss that is not a number at step 7, or that has no finite gradient there."""
+
+    def loss_of(model, late):
+        inner = toy_loss(model)
+
+        def loss(step):
+            parts = inner(step)
+            if step == 7 and kind == "loss":
+                parts["loss"] = parts["loss"] * torch.nan
+            if step == 7 and kind == "gradient":  # 0 with an infinite slope
+                parts["loss"] = parts["loss"] + torch.sqrt(model.first.bias.sum() * 0)
+            return parts
+
+        return loss
+
+    return loss_of
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
-def test_divergence_stops_with_the_step_and_advice(tmp_path, kind):
-    model = Toy()
-    inner = toy_loss(model)
-
-    def loss(step):
-        parts = inner(step)
-        if step == 7 and kind == "loss":
-            parts["loss"] = parts["loss"] * torch.nan
-        if step == 7 and kind == "gradient":
-            parts["loss"] = parts["loss"] + torch.sqrt(model.first.bias.sum() * 0)  # 0 with an infinite slope
-        return parts
-
-    told = "toy: .* (nan|inf), at step 7 .*lower learning rate than 0.05"
+def test_divergence_stops_with_the_step_and_advice(tmp_path, kind, seconds):
+    """Whether it is met before a checkpoint or at a point of the history; what was kept is from before."""
+    told = "training: .* (nan|inf), at step 7 .*lower learning rate than 0.05"
     with pytest.raises(StudyError, match=told):
-        fit(model, loss, OPT, tmp_path, name="toy")
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert (tmp_path / training.CHECKPOINT).exists()
+        trained(tmp_path, replace(OPT, checkpoint_seconds=seconds), loss_of=diverging(kind))
+    assert (tmp_path / training.CHECKPOINT).exists() == (not seconds)
+    check_same(trained(tmp_path), trained())
+
+
+def test_losses_are_read_at_points_of_the_history_alone(monkeypatch):
+    """To wait for each of them would hold up a GPU."""
+    read, wanted = [], trained(late=3)
+    monkeypatch.setattr(torch, "cat", lambda rows, cat=torch.cat: read.append(len(rows)) or cat(rows))
+    check_same(trained(opt=replace(OPT, checkpoint_seconds=1000), late=3), wanted)
+    assert read == [5, 5, 2]
 
 
 def test_progress_tells_the_end():
@@ -331,8 +318,7 @@ def scores(*given):
 
 
 def test_the_rate_falls_from_the_look_that_reached_the_score():
-    model = Toy()
-    history = fit(model, toy_loss(model), LOOKS, look=scores(0.1, 0.4, 0.5))
+    history, _ = trained(opt=LOOKS, look=scores(0.1, 0.4, 0.5))
     looked = [row for row in history if "score" in row]
     assert [(row["step"], row["score"]) for row in looked] == [(5, 0.1), (10, 0.4), (15, 0.5)]
     assert looked[-1]["end"] == history[-1]["step"] == 19
@@ -341,8 +327,7 @@ def test_the_rate_falls_from_the_look_that_reached_the_score():
 
 
 def test_training_that_never_reaches_the_score_ends_after_all_steps():
-    model = Toy()
-    history = fit(model, toy_loss(model), LOOKS, look=lambda: 0.4)
+    history, _ = trained(opt=LOOKS, look=lambda: 0.4)
     assert history[-1]["step"] == 40
     assert [row["step"] for row in history if "score" in row] == [5, 10, 15, 20, 25, 30, 35]
     assert not any("end" in row for row in history)
@@ -350,64 +335,46 @@ def test_training_that_never_reaches_the_score_ends_after_all_steps():
 
 @pytest.mark.parametrize("step", [7, 15, 17])  # before the last look, right after it, in the cooldown
 def test_a_broken_run_with_looks_ends_with_the_same_bits(tmp_path, step):
-    whole = Toy()
-    wanted = fit(whole, toy_loss(whole), LOOKS, look=scores(0.1, 0.4, 0.5))
     asked = scores(0.1, 0.4, 0.5)
     broken_at(step, tmp_path, opt=LOOKS, look=asked)
-    again = Toy()
-    assert fit(again, toy_loss(again), LOOKS, tmp_path, look=asked) == wanted
-    assert same(weights(again), weights(whole))
+    resumed = trained(tmp_path, LOOKS, look=asked)
+    check_same(resumed, trained(opt=LOOKS, look=scores(0.1, 0.4, 0.5)))
 
 
-# 16 bits, dropout, and a device that is not waited for
+# 16 bits and dropout
 
 
-def noisy_loss(model):
+def noisy_loss(model, late):
     """A loss with dropout, which draws from torch's own generator."""
     inner = toy_loss(model)
-    return lambda step: {k: F.dropout(v + 1, 0.5) * model.first.weight.sum() for k, v in inner(step).items()}
+
+    def loss(step):
+        torch.rand(3)  # not to be taken for the same numbers in every step
+        return {k: F.dropout(v + 1, 0.5) * model.first.weight.sum() for k, v in inner(step).items()}
+
+    return loss
 
 
 @pytest.mark.parametrize("opt", [replace(OPT, precision="bfloat16"), OPT], ids=["bfloat16", "float32"])
 def test_a_resume_is_exact_in_16_bits_and_with_dropout(tmp_path, opt):
-    def trained(directory=None, stop=None, seed=0):
-        model = Toy()
-        inner = noisy_loss(model)
-
-        def loss(step):
-            if step == stop:
-                raise KeyboardInterrupt
-            torch.rand(3)  # not to be taken for the same numbers in every step
-            return inner(step)
-
-        before = torch.get_rng_state()
-        history = fit(model, loss, replace(opt, seed=seed), directory)
-        assert torch.equal(before, torch.get_rng_state())
-        return history, weights(model)
-
-    wanted, final = trained()
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, stop=7)
+    wanted = trained(opt=opt, loss_of=noisy_loss)
+    broken_at(7, tmp_path, opt=opt, loss_of=noisy_loss)
     torch.rand(5)
-    history, resumed = trained(tmp_path)
-    assert history == wanted
-    assert same(resumed, final)
-    assert trained(seed=1)[0] != wanted
-    assert all(weight.dtype == torch.float32 for weight in final.values())
+    check_same(trained(tmp_path, opt, loss_of=noisy_loss), wanted)
+    assert trained(opt=replace(opt, seed=1), loss_of=noisy_loss)[0] != wanted[0]
+    assert all(weight.dtype == torch.float32 for weight in wanted[1].values())
 
 
 def test_16_bits_are_those_of_matrix_products_alone():
     seen = []
-    model, plain = Toy(), Toy()
-    inner = toy_loss(model)
 
-    def loss(step):
-        seen.append(model.first(torch.ones(1, 4)).dtype)
-        return inner(step)
+    def watched(model, late):
+        model.first.register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
+        return toy_loss(model)
 
-    history = fit(model, loss, replace(OPT, precision="bfloat16"))
+    history, _ = trained(opt=replace(OPT, precision="bfloat16"), loss_of=watched)
     assert set(seen) == {torch.bfloat16}
-    wanted = fit(plain, toy_loss(plain), OPT)
+    wanted, _ = trained()
     assert history != wanted
     assert history[-1]["loss"] == pytest.approx(wanted[-1]["loss"], rel=0.05)
 
@@ -429,26 +396,3 @@ def test_attention_on_a_cpu_stays_in_32_bits(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         model.states(ids)
     assert seen[-1] == torch.bfloat16
-
-
-def test_without_waiting_the_history_is_the_same_and_divergence_names_its_step(tmp_path, monkeypatch):
-    """As on a GPU: values are read at points of the history and before checkpoints."""
-    read, wanted, late = [], unbroken(), unbroken(3)
-    monkeypatch.setattr(training, "WAITED_FOR", ())
-    monkeypatch.setattr(torch, "cat", lambda rows, cat=torch.cat: read.append(len(rows)) or cat(rows))
-    model = Toy()
-    assert fit(model, toy_loss(model, late=3), replace(OPT, checkpoint_seconds=1000)) == late[0]
-    assert read == [5, 5, 2]
-    assert same(weights(model), late[1])
-
-    def diverges(step):
-        parts = inner(step)
-        return parts | {"loss": parts["loss"] * (torch.nan if step == 7 else 1)}
-
-    for seconds in (1000, 0):
-        model = Toy()
-        inner = toy_loss(model)
-        with pytest.raises(StudyError, match="loss is nan.* at step 7 "):
-            fit(model, diverges, replace(OPT, checkpoint_seconds=seconds), tmp_path)
-    model = Toy()  # and what was kept is from before
-    assert fit(model, toy_loss(model), OPT, tmp_path) == wanted[0]

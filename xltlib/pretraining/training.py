@@ -22,7 +22,6 @@ Progress = Callable[[str], None]
 CHECKPOINT = "checkpoint.pt"
 TELLING = 10.0  # seconds between two lines of progress, at least
 SAVING = 0.05  # share of the time that checkpoints may take: those of a large model are gigabytes
-WAITED_FOR = ("cpu",)  # where the loss is read after each update; to read it from a GPU would hold it up
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,16 @@ class Optimization:
     cooldown: int = 250  # updates in which the rate falls from its peak to 0 once a look has reached `until`
 
 
-def learning_rate(step: int, opt: Optimization, end: int | None = None) -> float:
-    """Linear warm-up, then linear decay; `step` counts from 0, `end` is `opt.steps` by default.
+def learning_rate(step: int, opt: Optimization, end: int) -> float:
+    """Linear warm-up, then linear decay to 0 at `end`; `step` counts from 0.
 
     With looks (`opt.until`) the rate stays at its peak until the last `opt.cooldown` updates, as it is not
     known beforehand when they begin; the warm-up is then as long as the cooldown.
     """
-    end = opt.steps if end is None else end
     if opt.until:
         return opt.lr * min(1.0, (step + 1) / opt.cooldown, (end - step) / opt.cooldown)
-    warm = max(1, round(opt.steps * opt.warmup))
-    return opt.lr * min((step + 1) / warm, (opt.steps - step) / max(1, opt.steps - warm))
+    warm = max(1, round(end * opt.warmup))
+    return opt.lr * min((step + 1) / warm, (end - step) / max(1, end - warm))
 
 
 def fit(
@@ -71,8 +69,8 @@ def fit(
     directory : where checkpoints go; an earlier one found there is resumed.
     look : the model's score, asked for every `opt.look_every` updates; it must leave the weights alone.
 
-    Raises StudyError, with the step, when the loss or its gradient is not finite: at once, or on a GPU at the
-    next point of the history or checkpoint.
+    Raises StudyError, with the step, when the loss or its gradient is not finite: at the next point of the
+    history or checkpoint, as to read each loss from a GPU would hold it up.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer, checkpoint = _optimizer(named, opt), directory and directory / CHECKPOINT
@@ -90,8 +88,6 @@ def fit(
         parts["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(named.values(), opt.clip)
         waiting.append((step, list(parts), torch.stack([norm, *(part.detach() for part in parts.values())])))
-        if device.type in WAITED_FOR:
-            _add(waiting, sums, name, opt)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
@@ -247,19 +243,6 @@ def epoch_batches(lengths: Iterable[int], batch_size: int, rng: np.random.Genera
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def stacked(
-    sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1
-) -> tuple[Tensor, Tensor | None]:
-    """Ids (B, T), shorter sequences filled up, and 1 where they are real: None where all of them are.
-
-    T is the length of the longest, or the next `multiple` of so many.
-    """
-    lengths = {len(sequence) for sequence in sequences}
-    if len(lengths) == 1 and not max(lengths) % multiple:
-        return torch.from_numpy(np.stack(sequences)), None
-    return pad(sequences, filler, multiple)
-
-
 def pad(sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) filled up with `filler`, and the mask (B, T) of the real ones; T is a `multiple`."""
     sizes = np.array([len(sequence) for sequence in sequences])
@@ -267,3 +250,11 @@ def pad(sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1) -
     ids = np.full(real.shape, filler, dtype=np.int64)
     ids[real] = np.concatenate(sequences)
     return torch.from_numpy(ids), torch.from_numpy(real).long()
+
+
+def stacked(
+    sequences: Sequence[np.ndarray], filler: int = PAD, multiple: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """What `pad` gives, but None in place of a mask where nothing had to be filled up."""
+    ids, real = pad(sequences, filler, multiple)
+    return ids, None if real.all() else real
