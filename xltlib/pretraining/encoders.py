@@ -33,13 +33,11 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
     """Pre-train on documents, from scratch or from a published model ("base"), or go on from a base."""
     params, objective = spec.params, spec.params["objective"]
     base, text = (None, inputs[0]) if objective == "base" else (inputs[0], inputs[2])
-    published = (base.params if base else params).get("model", "")
-    special = tokenization.specials(tokenizer_of(text)) if published else tokenization.OWN
     recipe = Recipe(
         params["batch_size"], params["mask_rate"], params["seed"], params.get("document_share", 1.0),
-        special, params.get("batch_tokens", 0),
+        tokenization.specials(tokenizer_of(text)), params.get("batch_tokens", 0),
     )  # fmt: skip
-    encoder = models.load(base.file("config.json").parent) if base else _start(published, text, params)
+    encoder = models.load(base.file("config.json").parent) if base else _start(text, params)
     encoder = encoder.to(models.device(params.get("device", "cpu")))
     loss = document_loss(encoder, *document_pools(text), recipe)
     if base:
@@ -65,9 +63,9 @@ def build_encoder(spec: Spec, inputs: list[Result], directory: Path, progress: P
     return {"parameters": models.parameter_count(encoder), "history": history} | counted
 
 
-def _start(model: str, text: Result, params: Mapping) -> models.Encoder:
+def _start(text: Result, params: Mapping) -> models.Encoder:
     """The encoder that pre-training starts from: a published one by its name or folder, or a new tiny one."""
-    words = text.values["vocab_size"]
+    words, model = text.values["vocab_size"], params.get("model", "")
     if not model:
         shape = {name: params[name] for name in SHAPE}
         return models.tiny(words, seed=params["seed"], **shape)
@@ -99,14 +97,12 @@ def parallel_texts(
     pairs: Result, linked: Result | None, languages: Sequence[str], share: float
 ) -> list[ParallelText]:
     """A share of the pairs of each target language, with links between subwords where links are given."""
-    texts = []
+    texts, names = [], ("source", "target", "source_words", "target_words")
     with np.load(pairs.file("pairs.npz"), allow_pickle=False) as arrays:
         for language in languages:
-            sides = {}
-            for name in ("source", "target", "source_words", "target_words"):
-                sides[name] = tokenization.unpack(arrays, f"{language}/{name}")
-            kept = kept_pairs(language, len(sides["source"]), share)
-            source, target, *words = (side[:kept] for side in sides.values())
+            sides = [tokenization.unpack(arrays, f"{language}/{name}") for name in names]
+            kept = kept_pairs(language, len(sides[0]), share)
+            source, target, *words = (side[:kept] for side in sides)
             links = read_links(linked, language) if linked else []
             if linked and linked.params["links"] == "subword":
                 links = [one_to_one(own) for own in links]

@@ -5,19 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 
 from xltlib import drawing, pool
 from xltlib.alignment.links import pool_words
 from xltlib.claims import scores as score_table
 from xltlib.claims.scores import Setting, paired
 from xltlib.data.languages import languages_for
-from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder, join
-from xltlib.data.tokenization import load as load_tokenizer
+from xltlib.data.text import tokenizer_of
+from xltlib.data.tokenization import PreTrainedTokenizerFast, WordEncoder
 from xltlib.drawing import Drawn, Session
 from xltlib.params import Params, described
-from xltlib.pretraining import models
 from xltlib.pretraining.options import OBJECTIVES
+from xltlib.pretraining.probing import Reader
 from xltlib.significance.tests import difference
 from xltlib.store import Result
 
@@ -143,11 +142,14 @@ def probe_gains(scores: pd.DataFrame, params: Params, over: str = "mlm") -> pd.D
 # A look inside
 
 
+def _text(session: Session) -> Result:
+    """The run of text, computed anew where only its numbers were published."""
+    return pool.compute(session.runs.text(), session.store, files=True)
+
+
 def tokenizer(session: Session) -> PreTrainedTokenizerFast:
-    """The joint tokenizer, trained anew where only its numbers were published."""
-    text = pool.compute(session.runs.text(), session.store, files=True)
-    text.file("tokenizer.json")
-    return load_tokenizer(text.directory)
+    """The joint tokenizer."""
+    return tokenizer_of(_text(session))
 
 
 def word_map(session: Session, language: str) -> Drawn:
@@ -169,12 +171,10 @@ def word_map(session: Session, language: str) -> Drawn:
     sides = dict(zip((params.source, language), pair.words[row], strict=True))
     named = [{"language": x, "word": word} for x, side in sides.items() for word in side]
     for objective, run in encoders.items():
-        encoder, encode = models.load(run.file("config.json").parent), WordEncoder(tokenizer(session))
-        vectors = []  # of the last layer, (words, H) of each side
-        for ids, owners in map(encode, sides.values()):
-            with torch.inference_mode():
-                states = encoder.states(torch.from_numpy(join(ids))[None])[0].numpy()
-            vectors.append(pool_words(states[1:-1], np.array(owners)))
+        reader, vectors = Reader(run, _text(session)), []  # (words, H) of each side
+        for ids, owners in map(WordEncoder(reader.tokenizer), sides.values()):
+            ((states,),) = reader.states([ids], last=True)
+            vectors.append(pool_words(states, np.array(owners)))
         places = zip(named, _plane(np.concatenate(vectors)).tolist(), strict=True)
         rows += [name | {"panel": objective, "x": x, "y": y} for name, (x, y) in places]
     return drawing.save(session, "word_map", rows, languages=list(sides), links=pair.gold.sure[row].tolist())
