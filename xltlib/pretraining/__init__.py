@@ -4,13 +4,11 @@ Read `objectives` first (each loss as a function of tensors, then what it reads 
 registry) and `training` (the loop).
 """
 
-from importlib import import_module
-
-_CHECKS = ("check_exchange",)  # properties of the code that the ledger calls by these names
-
 
 def __getattr__(name: str):
-    """A check from `objectives`, whose import takes seconds, when it is asked for."""
-    if name in _CHECKS:
-        return getattr(import_module("xltlib.pretraining.objectives"), name)
+    """The check that the ledger calls by this name, from `objectives`, whose import takes seconds."""
+    if name == "check_exchange":
+        from xltlib.pretraining.objectives import check_exchange
+
+        return check_exchange
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
