@@ -16,11 +16,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from xltlib.alignment import aligner
 from xltlib.alignment.aligner import RECOMMENDED, Aligner, train
-from xltlib.alignment.links import aer, eflomal_links, read_gold, symmetrize
+from xltlib.alignment.links import Links, aer, eflomal_links, matches, read_gold, symmetrize
 from xltlib.data.words import UNSPACED
 from xltlib.textfile import read_lines
 
@@ -57,20 +55,19 @@ def save(pairs: Text, path: Path) -> Path:
     return path
 
 
-def cpp(path: Path, options: str, threads: int = 1) -> tuple[str, list[str]]:
-    """Links and cross-entropies of fast_align; one thread is the reference, for more lose counts to races."""
+def cpp(path: Path, options: str) -> tuple[str, list[str]]:
+    """Links and cross-entropies of fast_align in one thread: more of them lose counts to races."""
     program = Path(os.environ["FAST_ALIGN_DIR"]) / "fast_align"
-    env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [program, "-i", path, *options.split()], env=env, capture_output=True, text=True, check=True
     )
     return run.stdout, re.findall(r"cross entropy: (\S+)", run.stderr)
 
 
-def read_links(path: Path) -> list[np.ndarray]:
+def read_links(path: Path, pairs: Text) -> Links:
     """Links of a file of `i-j` tokens."""
-    lines = path.read_text().splitlines()
-    return [np.array([k.split("-") for k in x.split()], np.int32).reshape(-1, 2) for x in lines]
+    return read_gold(path, [(len(e), len(f)) for e, f in pairs], 0).sure
 
 
 def atools(forward: Path, backward: Path) -> str:
@@ -87,11 +84,8 @@ def same_links(name: str, pairs: Text, folder: Path) -> None:
         links, entropies = cpp(path, options)
         (folder / "links").write_text(links)
         model = train(pairs, settings)
-        mine = [set(map(tuple, pair.tolist())) for pair in model.links]
-        theirs = [set(map(tuple, pair.tolist())) for pair in read_links(folder / "links")]
-        total, common = (
-            sum(map(len, x)) for x in (theirs, [a & b for a, b in zip(mine, theirs, strict=True)])
-        )
+        theirs = read_links(folder / "links", pairs)
+        common, _, _, total = matches(model.links, theirs, theirs).sum(0)
         entropy = [f"{bits:.6g}" for bits in model.cross_entropies] == entropies
         share = f"{100 * common / total:.4f} %"
         print(f"{name:18s}{options:14s}{len(pairs):>8d}{total:>10d}{share:>12s}   {entropy}")
@@ -126,7 +120,7 @@ def same_aer(name: str, pairs: Text, gold, folder: Path) -> None:
     }
     row = [f"{name:15s}{len(pairs):>7d}"]
     for mine, theirs in both.values():
-        for links in (mine, read_links(theirs)):
+        for links in (mine, read_links(theirs, pairs)):
             row.append(f"{100 * aer(links[:size], gold.sure, gold.possible).aer:>9.2f}")
     print("".join(row) + eflomal(pairs, gold))
 

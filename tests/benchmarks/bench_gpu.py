@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from bench_objectives import untrained
+from bench_objectives import shapes
 from torch import nn
-from transformers import AutoConfig, MT5ForConditionalGeneration, PretrainedConfig
+from transformers import MT5ForConditionalGeneration
 
 from xltlib.data import hub
 from xltlib.finetuning.tasks import TaskModel
@@ -27,17 +27,12 @@ from xltlib.store import read_json, write_json
 CLASSES, ANSWER = 3, 16  # labels of NLI; subwords of an answer
 
 
-def shape(name: str) -> PretrainedConfig:
-    """The config of a published model."""
-    return AutoConfig.for_model(**hub.MODELS[name]["shape"])
-
-
 class Whole(nn.Module):
     """mT5 with its decoder, as text to text."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.lm = MT5ForConditionalGeneration(shape(name))
+        self.lm = MT5ForConditionalGeneration(shapes.shape(name))
 
     def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return self.lm(input_ids=ids, labels=labels[:, None].repeat(1, ANSWER)).loss
@@ -48,7 +43,7 @@ class Classifier(nn.Module):
 
     def __init__(self, name: str, fused: bool) -> None:
         super().__init__()
-        encoder = untrained(shape(name))
+        encoder = shapes.encoder(shapes.shape(name))
         encoder = models.compiled(encoder) if fused else encoder
         self.task = TaskModel(encoder, "nli", 0, "cls", freeze_embeddings=False)
 
@@ -60,7 +55,7 @@ def measure(name: str, device: torch.device, batch: int, length: int, updates: i
     """Sequences a second in training and in prediction, and the memory that training takes."""
     with device:  # weights are drawn there
         model = Whole(name) if name.startswith("mt5") else Classifier(name, fused)
-    ids = torch.randint(5, shape(name).vocab_size, (batch, length), device=device)
+    ids = torch.randint(5, shapes.shape(name).vocab_size, (batch, length), device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
 
     def train(times: int) -> None:

@@ -16,8 +16,10 @@ Run: python tests/benchmarks/bench_objectives.py
 
 import argparse
 import copy
+import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +28,6 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
-    AutoConfig,
     DataCollatorForLanguageModeling,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -36,11 +37,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from xltlib.data import hub, tokenization
+from xltlib.data import tokenization
 from xltlib.pretraining import models
-from xltlib.pretraining.models import ATTENTION
 from xltlib.pretraining.objectives import ParallelText, Recipe, exchange, objective_loss, pulling_loss
 from xltlib.pretraining.training import Optimization, fit, pad
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import shapes  # of published models: tests make them, too
 
 SHAPES = {  # shortest and longest: tokens of a pair
     "tiny": {"hidden": 64, "layers": 3, "heads": 2, "vocab": 900, "shortest": 16, "longest": 32,
@@ -103,21 +106,16 @@ def new_encoder(args) -> Counted:
         if args.shape == "tiny":
             made = models.tiny(args.vocab, args.hidden, args.layers, args.heads, seed=0)
         else:
-            made = untrained(mbert(args))
+            made = shapes.encoder(mbert(args))
     return Counted(made.lm)
 
 
-def untrained(shape: PretrainedConfig) -> models.Encoder:
-    """A new encoder of a shape."""
-    return models.Encoder(models.CLASSES[shape.model_type]._from_config(shape, attn_implementation=ATTENTION))
-
-
-def mbert(args) -> PretrainedConfig:
+def mbert(args, **changes) -> PretrainedConfig:
     """The shape of mBERT, with the sizes that were asked for."""
-    found = AutoConfig.for_model(**hub.MODELS["mbert"]["shape"])
-    found.vocab_size, found.hidden_size, found.num_hidden_layers = args.vocab, args.hidden, args.layers
-    found.num_attention_heads, found.intermediate_size = args.heads, 4 * args.hidden
-    return found
+    return shapes.shape(
+        "mbert", vocab_size=args.vocab, hidden_size=args.hidden, num_hidden_layers=args.layers,
+        num_attention_heads=args.heads, intermediate_size=4 * args.hidden, **changes,
+    )  # fmt: skip
 
 
 def now(args) -> float:

@@ -9,23 +9,25 @@ wall on a GPU.
 `--shape e5` is the fine-tuning of params/pretrained.yaml: six layers of 384 in bf16, embeddings frozen.
 `--shape mbert` is for a GPU: 12 layers of 768 in bf16, embeddings trained too. Beside the speed stands the
 share that the loop reaches of the rate of large matrix products, measured there too, without what padding
-takes. Then predictions of as many pairs as XNLI's test has in 15 languages.
+takes. Then predictions of as many pairs as XNLI's test has in 15 languages, and what an adversarial update
+costs, which may be 1 + steps standard ones. `--task qa`: the same for answers in passages.
 
 Run: python tests/benchmarks/bench_xnli.py
-     python tests/benchmarks/bench_xnli.py --shape e5
+     python tests/benchmarks/bench_xnli.py --shape e5 --task qa
      python tests/benchmarks/bench_xnli.py --shape mbert --device cuda --compile
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments, untrained
+from bench_objectives import Clock, matrices, matrix_rate, mbert, now, read_arguments, shapes
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from xltlib.finetuning.methods import finetune
+from xltlib.finetuning import methods
 from xltlib.finetuning.tasks import Encoded, TaskModel, predict, task_loss
 from xltlib.pretraining import models
 from xltlib.pretraining.training import Optimization, pad
@@ -43,20 +45,23 @@ SHORTEST, LONGEST = 8, 128
 
 
 def examples(count: int, args) -> Encoded:
-    """Random pairs with random labels."""
+    """Random pairs with random labels, or with one of the second segment's subwords as the answer."""
     rng = np.random.default_rng(count)
     lengths = np.clip(rng.lognormal(*LENGTHS, count).round(), SHORTEST, LONGEST).astype(int)
-    ids = [rng.integers(5, args.vocab, n) for n in lengths]
-    return Encoded(ids, rng.integers(0, 3, count), lengths * 2 // 3, padded=True)
+    ids, second = [rng.integers(5, args.vocab, n) for n in lengths], lengths * 2 // 3
+    if args.task == "nli":
+        return Encoded(ids, rng.integers(0, 3, count), second, padded=True)
+    answers, spans = rng.integers(second, lengths - 1), [[(0, 1)] * n for n in lengths - 1 - second]
+    return Encoded(
+        ids, np.stack([answers, answers], 1), second, spans, examples=np.arange(count), padded=True
+    )
 
 
 def new_model(args) -> TaskModel:
-    config = mbert(args)
-    if args.shape == "e5":
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if args.shape == "e5" else {}
     with models.device(args.device):
         pooling, freeze = ("mean", True) if args.shape == "e5" else ("cls", False)
-        return TaskModel(untrained(config), "nli", 0, pooling, freeze)
+        return TaskModel(shapes.encoder(mbert(args, **still)), args.task, 0, pooling, freeze)
 
 
 def precision(args) -> str:
@@ -110,6 +115,7 @@ def operations(model: TaskModel, data: Encoded, args) -> float:
 def main() -> None:
     """Print the speed of both, their ratio, and the seconds of prediction."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=("nli", "qa"), default="nli")
     parser.add_argument("--workers", type=int, default=0, help="processes that collate the Trainer's batches")
     args = read_arguments(parser, SHAPES)
     torch.set_num_threads(1)
@@ -118,8 +124,9 @@ def main() -> None:
     if args.compile:
         models.compiled(model.encoder)
 
-    def ours(updates: int) -> None:
-        finetune(model, data, Optimization(updates, 2e-5, precision=products), args.batch, 0)
+    def ours(updates: int, loss: methods.BatchLoss = methods.standard_loss) -> None:
+        opt = Optimization(updates, 2e-5, precision=products)
+        methods.finetune(model, data, opt, args.batch, 0, loss)
 
     warm = len(data.ids) // args.batch if args.compile else 20  # every length comes by
     print(f"warm: {seconds(lambda: ours(min(warm, args.updates)), args):.1f} s", flush=True)
@@ -135,6 +142,11 @@ def main() -> None:
     print(f"Trainer: {speeds[1]:,.0f} pairs/s, ratio {speeds[0] / speeds[1]:.2f}", flush=True)
     passed = [seconds(lambda: predict(model, test, precision=products), args) for _ in range(args.rounds)]
     print(f"prediction of {args.predicted:,} pairs: {min(passed):.2f} s (at first {passed[0]:.2f})")
+    attacked = partial(ours, args.updates, methods.adversarial_loss)
+    for steps in (1, 2, 3):
+        methods.STEPS = steps
+        cost = min(seconds(attacked, args) for _ in range(args.rounds)) / best[0]
+        print(f"adversarial update, steps {steps}: {cost:.2f} standard ones (at most {1 + steps})")
 
 
 if __name__ == "__main__":
