@@ -10,9 +10,9 @@ from tiny import computed, params
 from xltlib import StudyError
 from xltlib.data import tokenization
 from xltlib.data.synthetic import World
-from xltlib.data.text import kept_pairs
+from xltlib.data.text import kept_pairs, read_sentences
 from xltlib.pretraining import encoders
-from xltlib.pretraining.encoders import gold_lexicon, linked_lexicon, mixed_texts
+from xltlib.pretraining.encoders import gold_lexicon, linked_lexicon, mixed_texts, read_links
 from xltlib.pretraining.objectives import Recipe, objective_loss
 from xltlib.pretraining.options import OBJECTIVES, Objective, link_kind, options
 from xltlib.runs import Runs
@@ -117,21 +117,13 @@ def test_every_objective_makes_another_encoder(weights):
     assert not torch.equal(weights("mixed", target="far"), weights("mixed"))
 
 
-def words_of(pairs, language, side):
-    lines = pairs.file(f"{language}.{side}.txt").read_text("utf-8").splitlines()
-    return [line.split() for line in lines]
-
-
 def test_links_of_the_kept_pairs_are_made_from_these_alone(runs, store):
     """Half of the pairs, as if there had never been more."""
     plain, half, small = computed([runs.links(), runs.links("estimated", 0.5), runs.pairs()], store)
-    kept = kept_pairs("low", len(words_of(small, "low", "source")), 0.5)
-    found = {}
-    for name, result in (("plain", plain), ("half", half)):
-        with np.load(result.file("links.npz"), allow_pickle=False) as arrays:
-            found[name] = {k: arrays[k] for k in arrays.files}
-    assert len(found["half"]["low/ends"]) == kept < len(found["plain"]["low/ends"])
-    assert np.array_equal(found["half"]["far/values"], found["plain"]["far/values"])
+    kept = kept_pairs("low", small.values["pairs"]["low"], 0.5)
+    assert len(read_links(half, "low")) == kept < len(read_links(plain, "low"))
+    far = [np.concatenate(read_links(result, "far")) for result in (half, plain)]
+    assert np.array_equal(*far)
     assert runs.links("estimated", 1.0) == runs.links()
 
 
@@ -174,7 +166,7 @@ def test_mixed_text_is_switched_into_the_right_languages_at_the_rate(runs, store
     one = switched(0)
     assert one == switched(0)
     assert one != switched(1)
-    plain = words_of(pairs, "far", "source")
+    plain = read_sentences(pairs, "far", "source")
     into = [gold_lexicon(world, "src", language) for language in languages]
     changed = known = 0
     for words, mixed in zip(plain, one["far"][0], strict=True):
@@ -185,7 +177,7 @@ def test_mixed_text_is_switched_into_the_right_languages_at_the_rate(runs, store
             known, changed = known + bool(possible - {word}), changed + (other != word)
     assert 0.22 < changed / known < 0.45  # a cognate is its own translation, so a little less than the rate
     back = gold_lexicon(world, "far", "src")
-    for words, mixed in zip(words_of(pairs, "far", "target"), one["far"][1], strict=True):
+    for words, mixed in zip(read_sentences(pairs, "far", "target"), one["far"][1], strict=True):
         assert all(o == w or o in back.get(w, []) for w, o in zip(words, mixed.split(), strict=True))
 
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import cipher
 import numpy as np
 import pytest
 import tiny
@@ -31,7 +32,6 @@ from xltlib.store import Store
 GPU = torch.cuda.is_available()
 OPT = Optimization(12, 2e-3, log_every=3, checkpoint_seconds=0)
 RECIPE = objectives.Recipe(8, 0.3, seed=0)
-VOCAB = 60
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="no GPU"))])
@@ -40,20 +40,13 @@ def device(request) -> str:
 
 
 def encoder(device: str = "cpu") -> models.Encoder:
-    return models.tiny(VOCAB, 32, 2, 2, seed=0).to(models.device(device))
-
-
-def parallel_text() -> objectives.ParallelText:
-    """Pairs of sentences of 5 and 6 words, every second word linked."""
-    rng = np.random.default_rng(0)
-    source, target = ([rng.integers(5, VOCAB, n) for _ in range(64)] for n in (5, 6))
-    return objectives.ParallelText(source, target, [np.array([[0, 1], [2, 2], [4, 5]])] * 64)
+    return cipher.encoder(hidden=32, layers=2).to(models.device(device))
 
 
 def pairs(padded: bool) -> Encoded:
     """Pairs with a label; where they are not padded all are of one length."""
     rng = np.random.default_rng(1)
-    sides = [[rng.integers(5, VOCAB, 3 + padded * (i % 4)) for i in range(64)] for _ in range(2)]
+    sides = [[rng.integers(5, cipher.VOCAB, 3 + padded * (i % 4)) for i in range(64)] for _ in range(2)]
     second = np.array([2 + len(first) for first in sides[0]])
     ids = [join(*both) for both in zip(*sides, strict=True)]
     return Encoded(ids, rng.integers(0, 3, 64), second, padded=padded)
@@ -62,7 +55,7 @@ def pairs(padded: bool) -> Encoded:
 def trained(objective: str, device: str, opt: Optimization = OPT, directory=None, stop=None):
     """History and weights after an objective; KeyboardInterrupt before the update `stop`."""
     model = encoder(device)
-    inner = objectives.objective_loss(objective, model, [parallel_text()], RECIPE)
+    inner = objectives.objective_loss(objective, model, [cipher.text(64)], RECIPE)
 
     def loss(step: int):
         if step == stop:

@@ -5,24 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cipher import FIRST, VOCAB, rng
 from torch.autograd import gradcheck
 
 from xltlib import StudyError
-from xltlib.data.tokenization import CLS, MASK, OWN, SEP, SPECIAL, Specials, join
+from xltlib.data.tokenization import CLS, MASK, OWN, SEP, Specials, join
 from xltlib.pretraining import objectives
 from xltlib.pretraining.encoders import one_to_one, subword_links
-from xltlib.pretraining.objectives import (
-    check_exchange,
-    mask_tokens,
-    mlm_loss,
-    pulling_loss,
-    weam_loss,
-)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
+from xltlib.pretraining.objectives import check_exchange, mask_tokens, mlm_loss, pulling_loss, weam_loss
 
 # Links
 
@@ -57,20 +47,14 @@ def test_subword_links_by_hand():
     assert subword_links(np.array([[0, 2], [0, 0], [1, 1]]), *both).tolist() == [[0, 2], [1, 1]]
 
 
-# Positions of pairs
-
-PAIRS = torch.from_numpy(np.stack([join([7, 8], [9, 10, 11]), join([7, 8, 9], [10, 11])]))
-
-
 # Losses
 
 
 class Toy:
     """As little of an encoder as the losses need, in float64: tanh of embeddings and a matrix."""
 
-    def __init__(self, words=None, head=None):
-        self.words, self.head = leaf(12, 3) if words is None else words, leaf(3, 12, seed=1)
-        self.head = self.head if head is None else head
+    def __init__(self, words, head):
+        self.words, self.head = words, head
 
     def states(self, ids):
         return torch.tanh(self.words[ids].cumsum(1))
@@ -86,7 +70,8 @@ def leaf(*shape, seed=0):
 
 def batch_and_partner():
     """Both pairs with most words hidden; aligned are 7-11 and 8-9 in the first, 9-10 in the second."""
-    batch = mask_tokens(PAIRS.numpy(), 0.6, 12, rng(1))
+    pairs = np.stack([join([7, 8], [9, 10, 11]), join([7, 8, 9], [10, 11])])
+    batch = mask_tokens(pairs, 0.6, 12, rng(1))
     partner = torch.tensor([[0, 6, 4, 3, 2, 5, 1, 7], [0, 1, 2, 5, 4, 3, 6, 7]])
     return batch.linked(partner), partner
 
@@ -144,7 +129,7 @@ def test_the_ledgers_check_of_the_exchange_holds_and_can_fail(monkeypatch):
 
 
 def test_without_links_both_parts_are_equal():
-    toy, (batch, partner) = Toy(), batch_and_partner()
+    toy, (batch, partner) = Toy(leaf(12, 3), leaf(3, 12, seed=1)), batch_and_partner()
     alone = torch.arange(partner.shape[1]).expand_as(partner)
     parts = weam_loss(toy.logits, toy.states(batch.inputs), batch.linked(alone))
     assert parts["own"] == parts["crossed"]
@@ -153,9 +138,6 @@ def test_without_links_both_parts_are_equal():
 
 
 # Masks: exact numbers, no special tokens, and the shares of hidden, kept and random words
-
-VOCAB = 40
-FIRST = len(SPECIAL)
 
 
 def test_masks_are_exact_in_number_and_never_special():
@@ -207,9 +189,8 @@ def test_masks_are_drawn_from_the_given_generator_alone():
     assert not torch.equal(first.positions, other.positions)
 
 
-LAST_MASK = Specials(
-    1, VOCAB - 1, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, VOCAB - 1})
-)  # the mask comes last
+LAST = VOCAB - 1  # the mask of a tokenizer such as XLM-R's
+LAST_MASK = Specials(1, LAST, (0,), (2, 2), (2,), frozenset({0, 1, 2, 3, LAST}))
 
 
 def test_special_tokens_of_another_tokenizer_are_neither_hidden_nor_put_in(monkeypatch):

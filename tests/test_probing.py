@@ -20,38 +20,34 @@ PARAMS = {
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tiny_dir, tmp_path_factory):
     """An untrained encoder and a run of text on a made-up folder."""
-    folder, runs = tinydata.make(tmp_path_factory.mktemp("data")), tmp_path_factory.mktemp("runs")
+    runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLT_DATA", str(folder))
+        patch.setenv("XLT_DATA", str(tiny_dir))
         text = tinydata.run(build_text, tinydata.PARAMS, [], runs / "text")
     models.tiny(text.values["vocab_size"], 16, 2, 2, 0).save(runs / "encoder")
-    return folder, [tinydata.result(Spec("encoder", {}, 1), {}, runs / "encoder"), text]
+    return [tinydata.result(Spec("encoder", {}, 1), {}, runs / "encoder"), text]
 
 
 @pytest.fixture
-def inputs(study, monkeypatch):
-    monkeypatch.setenv("XLT_DATA", str(study[0]))
-    return study[1]
+def inputs(study, tiny_dir, monkeypatch):
+    monkeypatch.setenv("XLT_DATA", str(tiny_dir))
+    return study
 
 
-def test_the_same_sentences_are_found_and_words_are_linked_by_layer(inputs, study, tmp_path):
-    folder = study[0]
-    english = (folder / "tatoeba_laser/tatoeba.spa-eng.eng").read_text("utf-8")
-    shutil.copytree(folder, tmp_path / "copy")
+def test_the_same_sentences_are_found_and_words_are_linked_by_layer(inputs, tiny_dir, monkeypatch, tmp_path):
+    english = (tiny_dir / "tatoeba_laser/tatoeba.spa-eng.eng").read_text("utf-8")
     found = tinydata.run(probing.build_probe, PARAMS, inputs, tmp_path / "probe")
     layers = found.values["by_layer"]["es"]
     assert {name: len(values) for name, values in layers.items()} == {"sentences": 3, "aer": 3}
     assert found.scores["es"].shape == (50,)
     assert found.scores["es"].mean() == pytest.approx(layers["sentences"][-1], abs=1e-4)
     assert layers["sentences"][-1] < 0.5
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLT_DATA", str(tmp_path / "copy"))
-        (tmp_path / "copy/tatoeba_laser/tatoeba.spa-eng.spa").write_text(english, "utf-8")
-        same = tinydata.run(
-            probing.build_probe, PARAMS | {"probes": ["retrieval"]}, inputs, tmp_path / "same"
-        )
+    copy = shutil.copytree(tiny_dir, tmp_path / "copy")
+    (copy / "tatoeba_laser/tatoeba.spa-eng.spa").write_text(english, "utf-8")
+    monkeypatch.setenv("XLT_DATA", str(copy))
+    same = tinydata.run(probing.build_probe, PARAMS | {"probes": ["retrieval"]}, inputs, tmp_path / "same")
     assert min(same.values["by_layer"]["es"]["sentences"]) > 0.85  # sentences of the same words are as near
 
 
