@@ -196,8 +196,8 @@ def load(directory: Path) -> Encoder:
 def keep_subwords(encoder: Encoder, kept: np.ndarray) -> None:
     """The encoder and its head keep the subwords of these ids (K,) alone, which become 0 to K - 1."""
     lm, rows = encoder.lm, torch.from_numpy(kept)
-    head = lm.get_output_embeddings()  # tied to the embeddings but for its bias; mT5's encoder has none
-    for weights in (lm.get_input_embeddings().weight, *([head.bias] if head else [])):
+    head = lm.get_output_embeddings()  # mT5's encoder has none
+    for weights in {lm.get_input_embeddings().weight, *(head.parameters() if head else ())}:  # tied ones once
         weights.data[: len(rows)] = weights.data[rows]
     lm.resize_token_embeddings(len(rows))
 

@@ -122,10 +122,9 @@ def _line(point: dict[str, float], steps: int, rate: float) -> str:
 
 def _optimizer(named: dict[str, nn.Parameter], opt: Optimization) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
-    matrices, others = ([p for p in named.values() if (p.ndim > 1) == wanted] for wanted in (True, False))
     groups = [
-        {"params": matrices, "weight_decay": opt.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": opt.weight_decay},
+        {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=opt.lr, betas=opt.betas, fused=True)
 
