@@ -102,7 +102,7 @@ def test_a_slice_keeps_what_is_published_and_is_checked(root):
     folder = root / "figures/more"
     runs = json.loads((folder / "runs.json").read_bytes())
     session = study.open(load(root / "params/more.yaml", {"seeds": "1"}))
-    assert study.publish_runs(session) == len(runs)
+    assert study.publish_runs(session) == f"{len(runs)} runs"
     assert json.loads((folder / "runs.json").read_bytes()) == runs
     assert problems(root) == []  # a slice may have fewer seeds than its profile asks for
     edit(

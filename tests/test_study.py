@@ -266,9 +266,8 @@ def test_published_evidence_stands_for_the_runs(tiny, told, tmp_path):
 
 def test_runs_of_a_study_that_goes_on_are_published_alone(tiny, told, tmp_path):
     session = run(tiny, told)
-    count = study.publish_runs(session)
+    assert study.publish_runs(session) == f"{len(session.all_specs())} runs"
     assert {p.name for p in session.published.iterdir()} == {"runs.json", "scores.npz", "manifest.json"}
-    assert count == len(session.all_specs())
     without_store(tmp_path)
     again = study.open(load(tiny))
     scored = [spec for spec in again.all_specs() if "labels" in spec.params]
@@ -278,6 +277,15 @@ def test_runs_of_a_study_that_goes_on_are_published_alone(tiny, told, tmp_path):
     publish(tiny)
     with pytest.raises(StudyError, match="has verdicts"):
         study.publish_runs(again)
+
+
+def test_a_slice_is_computed_without_notebooks_and_published_with_what_it_lacks(tiny, told, tmp_path):
+    session = run(tiny, told, overrides={"seeds": "1", "first_seed": "1"}, runs_alone=True)
+    assert told == [], "no notebook, no page, no evidence"
+    transfer = session.runs.stage("03_finetuning")[0]
+    session.store.path(transfer).rename(tmp_path / "elsewhere")
+    words = r"\d+ runs; finish on this machine what is begun: seed 1 \(5 of 6\)"
+    assert re.fullmatch(words, study.publish_runs(session))
 
 
 def test_other_scores_of_a_published_run_are_refused(tiny, told):

@@ -122,6 +122,7 @@ def _results(args: argparse.Namespace, session: "Session", specs: Sequence["Spec
         "--only", nargs="+", action="extend", default=[], metavar="NN", help="these notebooks alone"
     ),
     _flag("--fresh", help="compute what is published but not in the store"),
+    _flag("--runs", help="the runs alone, without notebooks: a slice of a long study"),
 )  # fmt: skip
 def _run(args: argparse.Namespace) -> None:
     """Run the study: its missing runs, its notebooks, its page."""
@@ -130,7 +131,7 @@ def _run(args: argparse.Namespace) -> None:
     load(args.params, dict(args.set))  # a misspelt name is told at once
     from xltlib import study
 
-    study.run(args.params, args.only, dict(args.set), args.jobs, args.fresh)
+    study.run(args.params, args.only, dict(args.set), args.jobs, args.fresh, args.runs)
 
 
 @_command(
@@ -143,10 +144,7 @@ def _publish(args: argparse.Namespace) -> None:
     session = _session(args)
     from xltlib import study
 
-    if args.runs:
-        print(f"runs: {study.publish_runs(session)}")
-    else:
-        print(study.publish_computed(session, args.replace))
+    print(study.publish_runs(session) if args.runs else study.publish_computed(session, args.replace))
     print(f"published: {session.published}")
 
 

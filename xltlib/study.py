@@ -140,7 +140,7 @@ def stages(only: Sequence[str]) -> tuple[str, ...]:
 
 def run(
     params_path: str | Path, only: Sequence[str] = (), overrides: Mapping[str, str] | None = None,
-    jobs: int | None = None, fresh: bool = False, tell: Tell = tell_user,
+    jobs: int | None = None, fresh: bool = False, runs_alone: bool = False, tell: Tell = tell_user,
 ) -> Session:  # fmt: skip
     """Compute what is missing, execute the notebooks, and compare the evidence with what is published.
 
@@ -150,6 +150,7 @@ def run(
     only : notebooks, by name or number; then no evidence is put together
     overrides : name -> YAML text that wins over the file; then none is put together either
     fresh : compute what the store lacks even where it is published
+    runs_alone : no notebook is executed, as for a slice of a long study
 
     StudyError for parameters that cannot be used, before any work; for a run or a notebook that fails.
     """
@@ -163,8 +164,10 @@ def run(
     for stage in asked:  # a wrong parameters cell is told before the work
         notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
     specs = [spec for stage in asked for spec in session.specs(stage)]
-    drawing = sum(session.costs.notebooks.get(stage, 0.0) for stage in asked)
+    drawing = 0.0 if runs_alone else sum(session.costs.notebooks.get(stage, 0.0) for stage in asked)
     compute_all(specs, session.store, session.jobs, tell, session.costs.seconds, later=drawing)
+    if runs_alone:
+        return session
     todo = [notebook(session, stage) for stage in asked]  # now that their runs are there
     executed = compute_all(todo, session.store, session.jobs, tell, session.costs.seconds)
     if only or changed:
@@ -319,26 +322,33 @@ def publish_computed(session: Session, replace: bool = False) -> str:
     return sentence
 
 
-def publish_runs(session: Session) -> int:
+def publish_runs(session: Session) -> str:
     """Put the finished runs of a study that goes on into figures/, without figures or verdicts; their number.
 
     They stand in for runs that a store lacks, so that a long study can be computed in slices on several
-    machines; what is published stays. StudyError where the profile has verdicts already, where another
-    process publishes, or where the store has other scores of a published run.
+    machines; what is published stays. Seeds that lack runs are named: weights are not published, and on
+    another kind of processor their other runs would be trained from different ones. StudyError where the
+    profile has verdicts already, where another process publishes, or where the store has other scores of a
+    published run.
     """
-    folder = session.published
+    folder, specs = session.published, session.all_specs()
     with _publishing(session) as aside:
         if (folder / "claims.json").is_file():
             raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
         runs = store.read_published(folder) if (folder / RUNS).is_file() else {}
-        for result in session.available(session.all_specs()):
+        for result in session.available(specs):
             if not _agree(result.scores, runs.setdefault(result.digest, result).scores, HALF_BITS):
                 where = f"run {result.digest} ({result.kind}) has other scores in {session.store.root}"
                 cure = "finish the seeds of a slice on the machine that began them"
                 raise StudyError(f"{folder}: {where}: {cure}")
         store.publish(runs.values(), aside)
         _write_manifest(session, aside)
-    return len(runs)
+    seeds = [(spec.params.get("labels", spec.params).get("seed"), spec.digest in runs) for spec in specs]
+    counts = pd.DataFrame(seeds, columns=["seed", "there"]).groupby("seed")["there"].agg(["sum", "size"])
+    begun = counts[(counts["sum"] > 0) & (counts["sum"] < counts["size"])]
+    words = [f"seed {seed:g} ({known} of {asked})" for seed, known, asked in begun.itertuples()]
+    advice = f"; finish on this machine what is begun: {', '.join(words)}" if words else ""
+    return f"{len(runs)} runs{advice}"
 
 
 @contextmanager
