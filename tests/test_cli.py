@@ -89,10 +89,13 @@ def test_choices_and_defaults_are_those_of_the_modules_that_are_imported_later()
 def test_run_passes_on_what_it_was_asked(tiny, monkeypatch):
     calls = []
     monkeypatch.setattr(study, "run", lambda *arguments: calls.append(arguments))
-    line = f"run {tiny} --only 03 04 --set seeds=8 -j 3 --fresh"
+    line = f"run {tiny} --only 03 04 --set seeds=8 -j 3 --fresh --runs"
     assert cli.main(line.split()) == 0
     assert cli.main(["run", str(tiny)]) == 0
-    assert calls == [(str(tiny), ["03", "04"], {"seeds": "8"}, 3, True), (str(tiny), [], {}, None, False)]
+    assert calls == [
+        (str(tiny), ["03", "04"], {"seeds": "8"}, 3, True, True),
+        (str(tiny), [], {}, None, False, False),
+    ]
 
 
 @pytest.mark.parametrize(
