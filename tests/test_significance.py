@@ -168,6 +168,13 @@ def test_seeds_with_examples_of_their_own_are_tested_by_their_means(rng):
     assert difference([a[0][:1]], [b[0][:1]]).note.startswith("one seed")
 
 
+def test_an_effect_at_other_levels_and_lines(rng):
+    effect = difference(*(rng.random((2, 6, 40)) > level for level in (0.3, 0.5)))
+    assert effect.interval(0.05) == (effect.low, effect.high)
+    assert effect.interval(0.01)[0] < effect.low
+    assert effect.against(0.0) == max(effect.p, sign_flips(effect.per_seed))
+
+
 def test_what_a_new_seed_would_show(rng):
     x = 0.03 + 0.02 * rng.standard_normal(12)
     seen = outlook(x, 0.02)

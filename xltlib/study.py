@@ -346,7 +346,7 @@ def publish_runs(session: Session) -> str:
     seeds = [(spec.params.get("labels", spec.params).get("seed"), spec.digest in runs) for spec in specs]
     counts = pd.DataFrame(seeds, columns=["seed", "there"]).groupby("seed")["there"].agg(["sum", "size"])
     begun = counts[(counts["sum"] > 0) & (counts["sum"] < counts["size"])]
-    words = [f"seed {seed:g} ({known} of {asked})" for seed, known, asked in begun.itertuples()]
+    words = [f"seed {seed:.0f} ({known} of {asked})" for seed, known, asked in begun.itertuples()]
     advice = f"; finish on this machine what is begun: {', '.join(words)}" if words else ""
     return f"{len(runs)} runs{advice}"
 

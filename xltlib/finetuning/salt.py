@@ -211,12 +211,14 @@ def check_restriction() -> bool:
     sequences = [join(rng.integers(5, 40, 8)) for _ in range(20)]
     places = Places(np.repeat(np.arange(20), 8), np.tile(np.arange(1, 9), 20), np.ones(160, int))
     target, others = ({1: np.arange(first, 40, 2)[:, None]} for first in (10, 11))
-    allowed = set(target[1].ravel().tolist())
-    proposed, anything, nothing = (
-        {int(word[0]) for word in substitutions(encoder, sequences, places, words, 0.0).values()}
+    allowed, own = set(target[1].ravel().tolist()), np.stack(sequences)[:, 1:9].ravel()
+    found = [
+        substitutions(encoder, sequences, places, words, 0.0)
         for words in (target, union([target, others]), {})
-    )
-    return bool(proposed) and proposed <= allowed and not anything <= allowed and not nothing
+    ]
+    other = all(word[0] != own[place] for place, word in found[0].items())
+    proposed, anything, nothing = ({int(word[0]) for word in words.values()} for words in found)
+    return bool(proposed) and other and proposed <= allowed and not anything <= allowed and not nothing
 
 
 def check_mixup() -> bool:
