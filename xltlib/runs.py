@@ -264,6 +264,12 @@ class Runs:
         version = f"{KINDS['transfer'].version}.{KINDS['answers'].version}"
         return self._spec("answers", taken, self.text(seed), self.seq2seq(seed, options), version=version)
 
+    @kind("xltlib.claims.campaign:build_campaigns")
+    def campaign(self, rules: Mapping[str, Any], world: Mapping[str, Any], tests: int, repeats: int) -> Spec:
+        """Simulated confirmations judged by the rules of a design, in a world whose truth is known."""
+        taken = {"rules": rules, "world": world, "tests": tests, "repeats": repeats}
+        return self._spec("campaign", taken)
+
     @kind("xltlib.notebooks:execute")
     def notebook(self, stage: str, parameters: Mapping[str, Any], shown: str) -> Spec:
         """A notebook executed with some parameters; `shown`: digest of all else that it depends on."""

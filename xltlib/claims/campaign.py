@@ -1,6 +1,8 @@
 """Simulated confirmations: what the rules of params/design.yaml decide where the truth is known."""
 
+from collections.abc import Sequence
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,33 +11,46 @@ from xltlib.claims.ledger import Design, Test
 from xltlib.claims.scores import Comparison, World
 from xltlib.claims.verdicts import CONTRADICTED, SUPPORTED, judge
 from xltlib.params import Params
+from xltlib.runs import Runs
+from xltlib.store import Result, Spec, json_digest
 
 MATTERS = 0.02  # of the simulated tests, as in the ledger; their margin is 0
-EXAMPLES = 400  # in the source
+SPREAD = 0.025  # standard deviation of a test's gain over seeds, as far as no training fails
+TESTS, REPEATS = 21, 300  # tests of a family, and campaigns: a share of .05 has a standard error of .013
+EXAMPLES = 100  # in the source
 LEARNT, FAILED = 0.99, 0.6  # score in the source of a training that has learnt, and of one that has not
-WORLDS = {  # share of the first system's trainings that fail, by how much, and whether both systems fail
-    "normal": {},
-    "two modes": {"failing": 0.3, "depth": 0.25, "both": True},
-    "one system fails in a tenth": {"failing": 0.1, "depth": 0.3},
-    "one system fails in a tenth, slightly": {"failing": 0.1, "depth": 0.06},
+WORLDS = {  # the true mean gains of a family's tests, in turn, and how trainings fail: see `campaigns`
+    "no gain": {"gains": [0.0]},
+    "two points": {"gains": [0.02]},
+    "five points": {"gains": [0.05]},
+    "none and five points": {"gains": [0.0, 0.05]},
+    "no gain, two modes": {"gains": [0.0], "failing": 0.3, "depth": 0.25, "both": True},
+    "one system fails in a tenth": {"gains": [0.0], "failing": 0.1, "depth": 0.3},
+    "one system fails in a tenth, slightly": {"gains": [0.0], "failing": 0.1, "depth": 0.06},
 }
 
 
+def build_campaigns(spec: Spec, inputs: list[Result], directory: Path, progress: object) -> dict:
+    """The shares of `campaigns` in one of the WORLDS."""
+    sizes, rng = (spec.params["tests"], spec.params["repeats"]), np.random.default_rng(0)
+    design = Design(exploration={"profiles": []}, matters_real=0.0, frozen="", **spec.params["rules"])
+    return campaigns(design, rng, *sizes, **spec.params["world"])
+
+
 def campaigns(
-    design: Design, spread: float, gain: float, rng: np.random.Generator, tests: int = 21, repeats: int = 20,
+    design: Design, rng: np.random.Generator, tests: int, repeats: int, gains: Sequence[float],
     failing: float = 0.0, depth: float = 0.0, both: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """How often a family of tests gets verdicts, in simulated confirmations judged by the study's own rules.
 
-    spread : standard deviation of each test's gain over seeds, as far as no training fails
-    gain : the true mean gain of each test over all seeds
+    gains : the true mean gains over all seeds, of one test after the other
     failing, depth : the first system fails in this share of its trainings by this much, seen in the source;
-        it gains as much more in the others, so that means over all trainings are `gain`
+        it gains as much more in the others, so that means over all trainings are the `gains`
     both : the second system fails as often, so that no such gain is needed
 
     Returns shares of the campaigns with any verdict that is false of the trainings that succeed (`false`) or
     of the mean over all (`false_all`), and of the tests `supported`, `contradicted` and `decided`; `seeds`:
-    the mean number of seeds at which a decided test was decided.
+    the mean number of seeds at which a decided test was decided, None where none was.
     """
     first, last = design.confirmation["first_seed"], design.confirmation["looks"][-1]["seeds"]
     world = World(Params(profile=design.confirmation["profile"]), design, {}, ())
@@ -43,35 +58,37 @@ def campaigns(
     beside, test = 0.0 if both else failing * depth, Test("superiority", task="nli", matters=MATTERS)
     rows = []
     for repeat in range(repeats):
-        family = {}
-        for number in range(tests):
+        family, truth = {}, dict(zip(map(str, range(tests)), np.resize(gains, tests).tolist(), strict=True))
+        for name, gain in truth.items():
             fails = rng.random((2, last)) < [[failing], [failing if both else 0.0]]
-            luck = spread * rng.standard_normal(last) + beside
+            luck = SPREAD * rng.standard_normal(last) + beside
             own = np.clip(gain + luck - depth * (fails[0].astype(float) - fails[1]), -0.5, 0.5)
             sources = np.tile(np.where(fails, FAILED, LEARNT)[..., None], EXAMPLES)
-            family[str(number)] = Comparison(
+            family[name] = Comparison(
                 test, seeds, tuple([0.5 + part[:, None]] for part in (own, 0 * own)), settings=("targets",),
                 sources=dict(zip(names, sources, strict=True)),
                 failed={name: tuple(compress(seeds, x)) for name, x in zip(names, fails, strict=True)},
             )  # fmt: skip
-        rows += [(repeat, j.outcome, j.look) for j in judge(family, world).values()]
-    judged = pd.DataFrame(rows, columns=["campaign", "outcome", "seeds"])
+        rows += [(repeat, truth[name], j.outcome, j.look) for name, j in judge(family, world).items()]
+    judged = pd.DataFrame(rows, columns=["campaign", "gain", "outcome", "seeds"])
     supported, contradicted = judged["outcome"] == SUPPORTED, judged["outcome"] == CONTRADICTED
     shares, decided = {}, supported | contradicted
-    for name, mean in (("false", gain + beside), ("false_all", gain)):
-        wrong = supported if mean <= 0 else contradicted & (mean >= MATTERS)
-        shares[name] = wrong.groupby(judged["campaign"]).any().mean()
-    return shares | {
-        SUPPORTED: supported.mean(), CONTRADICTED: contradicted.mean(), "decided": decided.mean(),
-        "seeds": judged["seeds"][decided].mean(),
-    }  # fmt: skip
+    for name, mean in (("false", judged["gain"] + beside), ("false_all", judged["gain"])):
+        wrong = (supported & (mean <= 0)) | (contradicted & (mean >= MATTERS))
+        shares[name] = float(wrong.groupby(judged["campaign"]).any().mean())
+    means = {SUPPORTED: supported.mean(), CONTRADICTED: contradicted.mean(), "decided": decided.mean()}
+    asked = float(judged["seeds"][decided].mean()) if decided.any() else None
+    return shares | {name: float(x) for name, x in means.items()} | {"seeds": asked}
 
 
-def table(design: Design, spread: float) -> pd.DataFrame:
-    """`campaigns` of equal tests in every world of WORLDS and with gains of none, two and five points."""
-    rows = {
-        (world, f"{100 * gain:g} points"): campaigns(design, spread, gain, np.random.default_rng(0), **shape)
-        for world, shape in WORLDS.items()
-        for gain in ((0.0, MATTERS, 0.05) if world == "normal" else (0.0,))
-    }
-    return pd.DataFrame(rows).T.rename_axis(["world", "true gain"])
+def specs(runs: Runs, design: Design) -> list[Spec]:
+    """The simulated confirmations of a design, one for each of the WORLDS."""
+    rules = {"confirmation": design.confirmation, "learnt": design.learnt}
+    return [runs.campaign(rules, world, TESTS, REPEATS) for world in WORLDS.values()]
+
+
+def table(results: Sequence[Result]) -> pd.DataFrame:
+    """Simulated confirmations as they were computed, a row for each of the WORLDS."""
+    names = {json_digest(world): name for name, world in WORLDS.items()}
+    rows = {names[json_digest(result.params["world"])]: result.values for result in results}
+    return pd.DataFrame(rows, columns=[*WORLDS], dtype=float).T.rename_axis("world")

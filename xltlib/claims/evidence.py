@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xltlib import StudyError
+from xltlib.claims import campaign
 from xltlib.claims.evaluate import evaluate, evaluate_claims
 from xltlib.claims.ledger import Ledger, find, load_ledger
 from xltlib.claims.scores import World, canonical, table
@@ -38,14 +39,16 @@ DAMAGED = (StudyError, KeyError, TypeError, AttributeError)  # what files edited
 
 def stage_specs(runs: Runs, ledger: Path, stage: str) -> list[Spec]:
     """The runs of a notebook: the profile's own, and those of the statements and questions that it names."""
-    params, specs = runs.params, [*runs.stage(stage)]
+    params, specs, everything = runs.params, [*runs.stage(stage)], stage >= "05"
     if stage >= "02" and params.statement_runs + params.control_runs:
-        statements, everything = load_ledger(ledger), stage in ("05_significance", "06_claims")
+        statements = load_ledger(ledger)
         for claim in statements.claims:
             controls = claim.id.startswith(params.control_runs)
             if controls or claim.id.startswith(params.statement_runs):
                 asked, _ = claim_runs(statements, runs, claim.id, deciding=not controls)
                 specs += [spec for spec in asked if everything or KINDS[spec.kind].stage == stage]
+        if everything and statements.design.confirms(params.profile):
+            specs += campaign.specs(runs, statements.design)
     if stage >= "04":
         specs += [spec for number in params.questions for spec in questions.QUESTIONS[number].runs(runs)]
     return list(dict.fromkeys(specs))

@@ -11,7 +11,7 @@ from scipy import stats
 from xltlib.claims.ledger import Test
 from xltlib.claims.scores import Comparison, World
 from xltlib.data.synthetic import chance_score
-from xltlib.significance.tests import CORRECTIONS, Effect, difference, holm, holm_levels
+from xltlib.significance.tests import CORRECTIONS, Effect, difference, holm_both_ways
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 NOT_RUN = "not run"
@@ -117,11 +117,11 @@ def judge(family: Mapping[str, Comparison], world: World) -> dict[str, Judgement
     looks = world.design.confirmation["looks"] if waits else [{"seeds": 0, "alpha": world.params.alpha}]
     empty = {key: data for key, data in family.items() if not data.scores}
     done = {key: Judgement(data, NOT_RUN) for key, data in empty.items()}
-    left = [key for key in family if waits or key not in empty]
+    counted = left = [key for key in family if waits or key not in empty]
     for look in looks:
         seen = [_seen(family[key], look["seeds"], world) for key in left]
-        p = [own.p for own in seen]
-        for key, own, *corrected in zip(left, seen, holm(p), holm_levels(p, look["alpha"]), strict=True):
+        p, decided = [own.p for own in seen], len(counted) - len(left)
+        for key, own, *corrected in zip(left, seen, *holm_both_ways(p, look["alpha"], decided), strict=True):
             if own.effect is None:
                 done.setdefault(key, own)
                 continue

@@ -374,20 +374,37 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def holm_levels(p: Sequence[float], alpha: float) -> np.ndarray:
-    """The level that Holm's steps leave each test, in the order given: it is rejected where p is not above.
+def holm_both_ways(p: Sequence[float], alpha: float, decided: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Holm's adjusted p-values, and the levels that they leave, of tests that can be decided either way.
+
+    Each of m tests is one of two hypotheses: that its statement does not hold, and that it does. At most one
+    is true. To reject one ends the test; the other may be true and is still to be counted, so that a
+    rejection takes one of 2 m hypotheses away. After r of them a two-sided p-value has the level 2 alpha /
+    (2 m - r). With Holm's own, alpha / (m - r), up to three in ten families of 21 tests without any gain had
+    a false verdict: those whose last test was left alone with all of alpha. As at most m hypotheses are true,
+    the chance of a false rejection is at most alpha m / (m + 1); an equivalence's p-value is one-sided, so
+    that with E of those it is alpha (m + E) / (m + 1).
+
+    p : (n,) two-sided, of the tests that are open
+    decided : how many of the family were decided before
 
     Tests after the first that is not rejected have the level of that one.
     """
-    levels, left = np.empty(len(p)), len(p)
-    for place in np.argsort(p):
-        levels[place] = alpha / left
-        left -= p[place] <= alpha / left
-    return levels
+    p = np.asarray(p, dtype=float)
+    order, left = np.argsort(p), p.size + decided / 2 - np.arange(p.size) / 2
+    adjusted, levels = np.empty_like(p), np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * left), 1.0)
+    rejected = np.cumsum(adjusted[order] > alpha) == 0
+    levels[order] = alpha / left[np.minimum(np.arange(p.size), rejected.sum())]
+    return adjusted, levels
 
 
 # adjusted p-values by name; "bh": Benjamini and Hochberg's, which control false discoveries
-CORRECTIONS = {"none": np.asarray, "holm": holm, "bh": stats.false_discovery_control}
+CORRECTIONS = {
+    "none": np.asarray,
+    "holm": lambda p: holm_both_ways(p, 0.0)[0],
+    "bh": stats.false_discovery_control,
+}
 
 
 def outlook(per_seed: Sequence[float], margin: float) -> dict[str, float]:
