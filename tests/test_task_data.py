@@ -21,9 +21,12 @@ def ids(records):
 
 
 def test_synthetic_examples_are_those_of_the_world():
-    params = {"languages": ("src", "near"), "world_seed": 3}
-    expected = synthetic.task_examples(World(("src", "near"), 3), "nli", 5, "test", 0)
-    assert task_data.examples(params, "nli", "test", 5) == expected
+    params = {"source": "src", "languages": ("src", "near"), "world_seed": 3}
+    for split in ("train", "dev", "test"):
+        expected = synthetic.task_examples(World(("src", "near"), 3), "nli", 5, split, 0)
+        assert task_data.examples(params, "nli", split, 5, translations=True) == expected
+        own = {"src": expected["src"]} if split != "test" else expected
+        assert task_data.examples(params, "nli", split, 5) == own
 
 
 def test_training_examples_are_the_sources_and_a_smaller_count_takes_some_of_them(real):

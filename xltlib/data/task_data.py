@@ -22,13 +22,14 @@ def examples(
     same ids in every language that has them. Languages that a set does not have are left out, and with
     `official_counts` false also those whose file is absent, which a warning tells.
 
-    params : of a study: `languages`, `world_seed`; for real languages `source`, `train_sets`, `test_sets` and
+    params : of a study: `source`, `languages`, `world_seed`; for real languages `train_sets`, `test_sets` and
         `official_counts`
-    split : "train": the source's alone where languages are real, or with `translations` those of all that
-        the set has; "test": of all test sets of the task; "dev": of synthetic languages alone
+    split : "train": the source's alone, or with `translations` those of all that the set has; "test": of all
+        test sets of the task; "dev": the source's, of synthetic languages alone
     """
     if params.get("data", "synthetic") == "synthetic":
-        world = World(tuple(params["languages"]), params["world_seed"])
+        languages = params["languages"] if translations or split == "test" else [params["source"]]
+        world = World(tuple(languages), params["world_seed"])
         return synthetic.task_examples(world, task, count, split, 0)
     if split == "dev":
         raise StudyError("finetune_until: real tasks have no development examples to select by; set it to 0")
