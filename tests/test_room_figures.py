@@ -143,6 +143,21 @@ def test_better_links_lie_higher(session):
     assert alignment.weam_by_links(session, SCORES, {}).rows.empty
 
 
+def test_links_of_real_languages_are_judged_by_tags_where_they_have_gold(session):
+    session.params = PARAMS.replace(data="real", scale="reduced", languages=("en", "de", "es"), source="en")
+    rows = [
+        record(seed, everywhere(("en", "de", "es"), mean), "tagging", N, objective="weam", **labels)
+        for seed in range(SEEDS)
+        for mean, labels in ((0.5, {}), (0.7, {"objective_options": "links=eflomal"}))
+    ]
+    quality = {"estimated": {"es": {"aer": 0.3}}, "eflomal": {"es": {"aer": 0.2}}}
+    linked = {kind: SimpleNamespace(values={"quality": own}) for kind, own in quality.items()}
+    drawn = alignment.weam_by_links(session, table(rows), linked)
+    assert drawn.rows[["panel", "x"]].to_numpy().tolist() == [["es", 0.2], ["es", 0.3]]
+    assert drawn.rows["mean"].tolist() == pytest.approx([0.7, 0.5], abs=0.05)
+    assert drawn.data["marks"] == []
+
+
 def test_methods_are_compared_with_standard_on_the_same_seeds(session):
     rows = finetuning.methods(session, SCORES).rows
     names = ["nli, targets: rs_da:updates=equal", "nli, source: rs_da:updates=equal"]

@@ -111,9 +111,9 @@ def _with_inherited(digest: str, records: Records) -> dict[str, Any]:
 
 
 def _likeness(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The runs that cost about as much: of the same method or objective, or else of the same kind."""
+    """The runs that cost about as much: of one method, or one objective and model, or else of one kind."""
     params = record["params"]
-    names = ("task", "method", "method_options") if "labels" in params else ("objective",)
+    names = ("task", "method", "method_options") if "labels" in params else ("objective", "model")
     words = [params.get("labels", params).get(name, "") for name in names]
     return [(record["kind"], *words), (record["kind"],)]
 

@@ -283,8 +283,13 @@ class Runs:
             kinds = params.link_kinds
             options = ["" if kind == "estimated" else f"links={kind}" for kind in kinds]
             shown = [("none", ""), *(("weam", option) for option in options)] if kinds else []
-            transfers = [self.transfer("nli", o, s, objective_options=x) for s in seeds for o, x in shown]
-            return (self.links(), *map(self.links, kinds), *transfers)
+            scored = [
+                # encoders of real languages that are trained here do not learn nli
+                self.tagging(o, s, x) if self.real else self.transfer("nli", o, s, objective_options=x)
+                for s in seeds
+                for o, x in shown
+            ]
+            return (self.links(), *map(self.links, kinds), *(cheap if kinds else ()), *scored)
         if name == "02_pretraining":
             encoders = [(o, s) for s in seeds for o in (*params.objectives, *params.further_objectives)]
             probes = [self.probe(*one) for one in encoders]

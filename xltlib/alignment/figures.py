@@ -141,22 +141,28 @@ def pair(session: Session, test: Sample) -> Drawn:
 def weam_by_links(session: Session, scores: pd.DataFrame, linked: Mapping[str, Result]) -> Drawn:
     """Zero-shot nli of WEAM by the error rate of the links that it was trained on; a panel a language.
 
+    Of real languages it is the tags that are told from the encoder as it is, as encoders of a size that this
+    study trains do not learn nli; and only of those that have gold links.
     linked : kind of links -> the run that has them; kinds that no WEAM encoder was trained on are left out
     """
-    params, rows = session.params, []
-    own = scores[(scores["kind"] == "transfer") & scores["language"].isin(params.targets)]
+    params, rows, task = session.params, [], "tagging" if session.params.data == "real" else "nli"
+    own = score_table.clean(scores)
+    own = own[own["language"].isin(params.targets)]
     for kind, run in linked.items():
         query = {"objective": "weam", "objective_options": "" if kind == "estimated" else f"links={kind}"}
-        told = score_table.rows_of(own, {"task": "nli", **query})
+        told = score_table.rows_of(own, {"task": task, **query})
+        told = told[told["language"].isin(run.values["quality"])]
         told = score_table.intervals(told, ["language"], params.alpha).rename(columns={"language": "panel"})
         errors = told["panel"].map(lambda language, run=run: run.values["quality"][language]["aer"])
         rows += told.assign(series="weam", x=errors).to_dict("records")
     rows.sort(key=lambda row: (row["x"], params.targets.index(row["panel"])))
-    plain = score_table.rows_of(own, {"task": "nli"}).groupby("language")["mean"].mean()
+    chance = 1 / 3 if task == "nli" else None
+    plain = score_table.rows_of(own, {"task": task}).groupby("language")["mean"].mean()
     marks = [
         {"panel": language, "name": name, "y": y}
-        for language in params.targets
-        for name, y in (("no further pre-training", plain.get(language)), ("chance", 1 / 3))
+        for language in dict.fromkeys(row["panel"] for row in rows)
+        for name, y in (("no further pre-training", plain.get(language)), ("chance", chance))
         if y is not None
     ]
-    return drawing.save(session, "weam_links", rows, {"kinds": ", ".join(linked)}, marks=marks)
+    told = {"kinds": ", ".join(linked), "task": "tags" if task == "tagging" else task}
+    return drawing.save(session, "weam_links", rows, told, marks=marks)
