@@ -16,7 +16,7 @@ from xltlib.store import Result, Spec, json_digest
 
 MATTERS = 0.02  # of the simulated tests, as in the ledger; their margin is 0
 SPREAD = 0.025  # standard deviation of a test's gain over seeds, as far as no training fails
-TESTS, REPEATS = 21, 300  # tests of a family, and campaigns: a share of .05 has a standard error of .013
+TESTS, REPEATS = 21, 200  # tests of a family, and campaigns: a share of .05 has a standard error of .015
 EXAMPLES = 100  # in the source
 LEARNT, FAILED = 0.99, 0.6  # score in the source of a training that has learnt, and of one that has not
 WORLDS = {  # the true mean gains of a family's tests, in turn, and how trainings fail: see `campaigns`
