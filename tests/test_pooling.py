@@ -1,6 +1,7 @@
 """One body of evidence: profiles of one design speak together, confirmatory runs alone and from a look on."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,14 +25,23 @@ def published(root, **changes):
     study.publish_runs(study.open(load(path)))
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
     """A study with two seeds of one design, two more of it, and one of larger tests."""
+    folder = tmp_path_factory.mktemp("made")
+    tinystudy.make(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLT_ROOT", str(folder))
+        for changes in ({}, {"profile": "more", "first_seed": 2}, {"profile": "other", "test_examples": 20}):
+            published(folder, **{"profile": "tiny"} | changes)
+    return folder
+
+
+@pytest.fixture
+def root(made, tmp_path, monkeypatch) -> Path:
+    """A copy of it that a test may change."""
     monkeypatch.setenv("XLT_ROOT", str(tmp_path))
-    tinystudy.make(tmp_path)
-    for changes in ({}, {"profile": "more", "first_seed": 2}, {"profile": "other", "test_examples": 20}):
-        published(tmp_path, **{"profile": "tiny"} | changes)
-    return tmp_path
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def entry(root):
