@@ -22,6 +22,7 @@ from xltlib.significance.tests import Effect, difference, holm
 from xltlib.store import Result
 
 SEEDS = (2, 3, 4, 6, 9, 12)  # numbers of seeds of simulated studies
+REPEATS = 1000  # simulated studies: a rate of .05 has a standard error of .007
 EQUAL = 0.02  # two points: the difference whose power is shown, and the margin of equivalence
 NOT_MODELLED, CLUSTERED = "five examples to a passage, not modelled", "five examples to a passage, modelled"
 # simulated studies like the measured ones: luck of seeds and items on the latent scale, the rival's accuracy
@@ -145,7 +146,7 @@ def _trainings(params: Params, results: Sequence[Result]) -> Iterator[tuple[str,
 # Honesty and power
 
 
-def coverage(session: Session, seeds: Sequence[int] = SEEDS, repeats: int = 2000) -> Drawn:
+def coverage(session: Session, seeds: Sequence[int] = SEEDS, repeats: int = REPEATS) -> Drawn:
     """How often each kind of interval holds the true difference in simulated studies of this size."""
     params, rows = session.params, []
     for count in seeds:
@@ -162,7 +163,7 @@ def _like(params: Params) -> dict[str, Any]:
     return shape | SIMULATED
 
 
-def error_rates(session: Session, seeds: Sequence[int] = SEEDS, repeats: int = 2000) -> Drawn:
+def error_rates(session: Session, seeds: Sequence[int] = SEEDS, repeats: int = REPEATS) -> Drawn:
     """Coverage, false verdicts and power by number of seeds, in worlds that differ in what varies."""
     alpha, rows = session.params.alpha, []
     nominal = {
@@ -215,7 +216,7 @@ def honesty_table(drawn: Drawn) -> pd.DataFrame:
 
 
 def error_table(
-    params: Params, gains: Sequence[float] = (0.0, 0.01, 0.02, 0.05), repeats: int = 2000
+    params: Params, gains: Sequence[float] = (0.0, 0.01, 0.02, 0.05), repeats: int = REPEATS
 ) -> pd.DataFrame:
     """How often each verdict falls in simulated studies of this size, by the true difference."""
     shape = _like(params) | {"seeds": max(params.seeds, 2), "repeats": repeats}
