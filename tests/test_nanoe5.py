@@ -129,9 +129,13 @@ def package():
         pytest.skip(str(error))
 
 
-def test_published_segmentations(package):
+@pytest.fixture(scope="module")
+def tokenizer(package):
+    return tokenization.load(package)
+
+
+def test_published_segmentations(tokenizer):
     """Those of XLM-R's own tokenizer."""
-    tokenizer = tokenization.load(package)
     texts = {
         "Hello world!": [0, 35378, 8999, 38, 2],
         "Hello World!": [0, 35378, 6661, 38, 2],
@@ -143,14 +147,14 @@ def test_published_segmentations(package):
     assert tokenizer.tokenize("～") == ["▁", "～"]  # NFKC alone would give a plain one
 
 
-def test_translations_are_nearest(package):
+def test_translations_are_nearest(package, tokenizer):
     """Each sentence's nearest neighbour in another language is its translation."""
     sentences = {
         "en": ["The cat sleeps on the sofa.", "Where is the railway station?", "She has bought three books."],
         "zh": ["猫在沙发上睡觉。", "火车站在哪里？", "她买了三本书。"],
         "sw": ["Paka analala kwenye sofa.", "Kituo cha treni kiko wapi?", "Amenunua vitabu vitatu."],
     }
-    tokenizer, encoder = tokenization.load(package), models.load(package).eval()
+    encoder = models.load(package).eval()
     published = 117_653_760 - (384 * 384 + 384) - 384  # without the pooler and the second segment
     assert models.parameter_count(encoder.lm.bert) == published
     vectors = {}
