@@ -72,7 +72,7 @@ def test_a_command_imports_only_what_it_needs(filled, commands):
 
 
 def test_a_statement_whose_runs_are_published_needs_nothing_that_trains(root):
-    said, (packages,) = imported(f"claim S0-3 {root / 'params/full.yaml'}", XLT_ROOT=str(root))
+    said, (packages,) = imported(f"claim S0-3 {root / 'params/replication.yaml'}", XLT_ROOT=str(root))
     assert "Code: xltlib/pretraining/objectives.py: weam_loss" in said
     assert not packages & {"torch", "transformers", "datasets", "papermill", "matplotlib", "statsmodels"}
 

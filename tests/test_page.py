@@ -326,9 +326,10 @@ def test_says_how_to_get_the_page_extra(study, tmp_path, monkeypatch):
 
 
 def test_a_failed_build_leaves_the_page_that_was_there(study, tmp_path):
+    write_profile(tmp_path / "figures/quick", [sample_claim(0)], study[2])
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(StudyError, match="Sphinx could not build the page"):
-        page.build(study[1], tmp_path, study[3], study[2])
+        page.build(tmp_path / "figures", tmp_path, study[3], study[2])
     assert page.check(study[1], study[2], study[3]) == []
 
 
