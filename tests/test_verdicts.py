@@ -1,6 +1,7 @@
 """Corrections on shuffled p-values, the rules of verdicts, looks, failed trainings, and how verdicts move."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ from scipy.stats import norm
 from simulated import by_seed
 from statsmodels.stats.multitest import multipletests
 
-from xltlib.claims import verdicts
+from xltlib.claims import campaign, verdicts
 from xltlib.claims.campaign import campaigns
 from xltlib.claims.ledger import Design
 from xltlib.claims.ledger import Test as LedgerTest
 from xltlib.claims.scores import Comparison, World
 from xltlib.params import Params
+from xltlib.runs import Runs
 from xltlib.significance.tests import CORRECTIONS, difference, holm, holm_both_ways
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -216,3 +218,14 @@ def test_simulated_confirmations_decide_rightly(rng):
     failing = campaigns(DESIGN, rng, 4, 25, [0.0], failing=0.1, depth=0.3)
     assert failing["false"] <= 0.2  # the trainings that succeed do gain
     assert failing["false_all"] > 0.05  # and a sample without a failure cannot know of one
+
+
+def test_simulated_confirmations_are_shown_by_their_worlds():
+    runs = Runs(Params(profile="confirmation"))
+    known, *_ = campaign.specs(runs, DESIGN)
+    values = {name: 0.5 for name in ("seeds", "decided", "contradicted", "supported", "false_all", "false")}
+    shown = campaign.table([SimpleNamespace(params=known.params, values=values)])
+    assert list(shown.index) == list(campaign.WORLDS)
+    assert list(shown.columns) == ["false", "false_all", "supported", "contradicted", "decided", "seeds"]
+    assert shown.loc["no gain"].tolist() == [0.5] * 6
+    assert shown.drop("no gain").isna().all(axis=None)

@@ -91,4 +91,5 @@ def table(results: Sequence[Result]) -> pd.DataFrame:
     """Simulated confirmations as they were computed, a row for each of the WORLDS."""
     names = {json_digest(world): name for name, world in WORLDS.items()}
     rows = {names[json_digest(result.params["world"])]: result.values for result in results}
-    return pd.DataFrame(rows, columns=[*WORLDS], dtype=float).T.rename_axis("world")
+    columns = ["false", "false_all", SUPPORTED, CONTRADICTED, "decided", "seeds"]
+    return pd.DataFrame(rows, columns=[*WORLDS], index=columns, dtype=float).T.rename_axis("world")
