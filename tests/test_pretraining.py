@@ -42,9 +42,7 @@ def test_objectives_of_one_family_differ_by_their_texts_alone(one, other):
 PARTS = {"weam": {"own", "crossed"}, "word_aligned": {"pull", "drift"}}
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"), [("mlm", 240), ("tlm", 200), ("weam", 280), ("word_aligned", 40)]
-)
+@pytest.mark.parametrize(("name", "steps"), [("mlm", 240), ("tlm", 200), ("weam", 280), ("word_aligned", 40)])
 def test_each_objective_overfits_a_handful_of_pairs(name, steps):
     model = encoder(hidden=48, layers=2)
     loss = objective_loss(name, model, [text(3)], Recipe(12, 0.2, 0))
