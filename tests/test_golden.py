@@ -157,24 +157,18 @@ def test_numbers_are_those_of_their_version(store, name):
 
 
 def test_methods_have_the_updates_of_standard_but_for_rs_da_as_released(store):
-    study = Runs(params(seeds=1))
-    (text,) = computed([study.text()], store)
-
-    def updates(method, options=""):
-        spec = study.transfer("nli", "none", 0, method, method_options=options)
-        return computed([spec], store)[0].values["updates"]
-
-    standard = updates("standard")
-    for method in finetuning.METHODS:
-        if method != "rs_da":
-            assert updates(method) == standard, method
-    assert updates("rs_da", "updates=equal") == standard
+    specs = {method: CASES[f"{method}-nli"][0] for method in finetuning.METHODS}
+    study, released = Runs(params(seeds=1)), specs["rs_da"]
+    specs["equal"] = study.transfer("nli", "none", 0, "rs_da", method_options="updates=equal")
+    text, *results = computed([study.text(), *specs.values()], store)
+    updates = {method: result.values["updates"] for method, result in zip(specs, results, strict=True)}
+    longer = updates.pop("rs_da")
+    assert updates == dict.fromkeys(updates, updates["standard"])
     train = synthetic.task_examples(world_of(text), "nli", 96, "train", 0)
-    case = Case(study.transfer("nli", "none", 0, "rs_da").params, text, ("src", "far"))
-    drawn = methods.rs_da(case, train)
+    drawn = methods.rs_da(Case(released.params, text, ("src", "far")), train)
     assert len(drawn) == 3 * 96
-    assert updates("rs_da") == steps_for(encode(tokenizer_of(text), "nli", drawn), 8, 1)
-    assert updates("rs_da") > standard  # by less than 3 times here, where few examples have one length
+    assert longer == steps_for(encode(tokenizer_of(text), "nli", drawn), 8, 1)
+    assert longer > updates["standard"]  # by less than 3 times here, where few examples have one length
 
 
 def test_runs_of_methods_repeat_to_the_last_bit(store, tmp_path):

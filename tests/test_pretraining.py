@@ -39,6 +39,7 @@ def test_objectives_of_one_family_differ_by_their_texts_alone(one, other):
     assert found[0] == found[1]
 
 
+ALIGNED = ("word_aligned", "subword_aligned")
 PARTS = {"weam": {"own", "crossed"}, "word_aligned": {"pull", "drift"}}
 
 
@@ -63,20 +64,14 @@ def test_languages_are_drawn_by_their_weights():
     assert abs(first - 0.75) < 4 * (0.75 * 0.25 / 300) ** 0.5
 
 
-@pytest.mark.parametrize("name", ["mlm", "tlm", "weam", "mixed", "subword_weam"])
-def test_one_encoder_pass_and_logits_at_predicted_positions_only(name):
+@pytest.mark.parametrize("name", ["mlm", "tlm", "weam", "mixed", "subword_weam", *ALIGNED])
+def test_one_encoder_pass_or_one_for_each_side_and_logits_at_predicted_positions_only(name):
     model = Watched(encoder().lm)
     objective_loss(name, model, [text(20)], Recipe(4, 0.3, 0))(0)
-    assert [ids.shape for ids in model.seen] == [(4, 13)]  # no padding: 10 words, [CLS], two [SEP]
-    assert model.predicted == 4 * 3 * (2 if name.endswith("weam") else 1)  # 3 of 10 words, or each twice
-
-
-@pytest.mark.parametrize("name", ["word_aligned", "subword_aligned"])
-def test_pulling_takes_one_pass_for_each_side_and_no_logits(name):
-    model = Watched(encoder().lm)
-    objective_loss(name, model, [text(20)], Recipe(4, 0.3, 0))(0)
-    assert [ids.shape for ids in model.seen] == [(4, 7), (4, 7)]
-    assert model.predicted == 0
+    # no padding: 10 words, [CLS], two [SEP]; or 5 words of each side
+    assert [ids.shape for ids in model.seen] == ([(4, 7)] * 2 if name in ALIGNED else [(4, 13)])
+    times = {"weam": 2, "subword_weam": 2} | dict.fromkeys(ALIGNED, 0)  # pulling predicts nothing
+    assert model.predicted == 4 * 3 * times.get(name, 1)  # 3 of 10 words, or each twice
 
 
 def sides(ids):

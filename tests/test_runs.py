@@ -107,7 +107,8 @@ def test_what_is_not_known_is_refused(ask, told):
 
 def test_closure_has_each_run_once_and_inputs_first():
     runs = Runs(params(noise_tasks=("nli",)))
-    found = closure([*runs.stage("06_claims"), runs.links(), runs.lexicon("none", 0), runs.answers(0)])
+    others = [runs.links(), runs.lexicon("none", 0), runs.answers(0), runs.campaign({}, {}, 1, 1)]
+    found = closure([*runs.stage("06_claims"), *others])
     assert len({s.digest for s in found}) == len(found)
     for at, spec in enumerate(found):
         assert all(other in found[:at] for other in spec.inputs)
