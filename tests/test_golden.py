@@ -90,6 +90,15 @@ def entry(module, registry, key):
     return number, f'version of {registry}["{key}"] in {place}.py'
 
 
+RULES = {
+    "confirmation": {
+        "profile": "confirmation", "first_seed": 0,
+        "looks": [{"seeds": 9, "alpha": 0.02}, {"seeds": 12, "alpha": 0.03}],
+    },
+    "learnt": {"scale": "mechanism", "source_score": {"nli": 0.9}, "share": 0.75},
+}  # fmt: skip
+
+
 def cases():
     """Name -> (spec, what is pinned of its result, its version, where that stands)."""
     study, real = Runs(params(seeds=1)), Runs(params(seeds=1, **tinydata.PARAMS, scale="reduced"))
@@ -105,6 +114,10 @@ def cases():
         "tagging": (real.tagging("none", 0), means),
         "baselines": (real.baselines(), values(means="baselines")),
         "probe": (study.probe("none", 0), values(means="by_layer")),
+        "campaign": (
+            study.campaign(RULES, {"gains": [0.0, 0.03]}, 4, 10),
+            values("decided", "false", "seeds"),
+        ),
     }
     found = {name: (*case, *entry(runs, "KINDS", name)) for name, case in kinds.items()} | {
         "base": (study.base(0), encoder, *entry(pretraining, "OBJECTIVES", "none")),
