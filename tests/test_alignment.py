@@ -31,11 +31,11 @@ def pharaoh(links) -> str:
     return "|".join(" ".join(f"{i}-{j}" for i, j in pair.tolist()) for pair in links)
 
 
-def random_pairs(generator, size: int = 30):
-    """Pairs of 0 to 7 words from small vocabularies, repeated words and empty sentences among them."""
+def random_pairs(generator, vocabulary: int = 9, size: int = 30):
+    """Pairs of 0 to 7 words from vocabularies of a size, repeated words and empty sentences among them."""
 
     def sentence(letter: str) -> list[str]:
-        return [f"{letter}{k}" for k in generator.integers(0, 9, generator.integers(0, 8))]
+        return [f"{letter}{k}" for k in generator.integers(0, vocabulary, generator.integers(0, 8))]
 
     return [(sentence("e"), sentence("f")) for _ in range(size)]
 
@@ -45,7 +45,8 @@ def table(model) -> dict:
     given, generated = model.source_words, model.target_words
     if model.settings.reverse:
         given, generated = generated, given
-    pairs = zip(model.given, model.generated, model.parameters.theta, strict=True)
+    words = np.repeat(np.arange(len(model.pairs_of)), model.pairs_of)
+    pairs = zip(model.given, words, model.parameters.theta, strict=True)
     theta = {(given[e], generated[f]): p for e, f, p in pairs}
     return theta | {(None, f): p for f, p in zip(generated, model.parameters.null, strict=True)}
 
@@ -179,10 +180,13 @@ def slow_train(pairs, s: Aligner):
 @pytest.mark.parametrize("bayes", [False, True])
 @pytest.mark.parametrize(("diagonal", "optimize"), [(False, False), (True, False), (True, True)])
 def test_vectorised_em_agrees_with_plain_loops(monkeypatch, reverse, bayes, diagonal, optimize):
-    """Chunks of 5 links cut groups in pieces, and number the pairs of nearly each word apart."""
-    for seed, chunk in enumerate((aligner.CHUNK, 5)):
+    """Chunks of 5 links cut groups in pieces, and number the pairs of nearly each word apart.
+
+    Pairs of 9 words are numbered by a table, those of 200 words, most of them rare, by sorting.
+    """
+    for seed, (chunk, vocabulary) in enumerate([(aligner.CHUNK, 9), (5, 9), (aligner.CHUNK, 200)]):
         monkeypatch.setattr(aligner, "CHUNK", chunk)
-        pairs = random_pairs(np.random.default_rng(seed))
+        pairs = random_pairs(np.random.default_rng(seed), vocabulary)
         settings = Aligner(reverse, diagonal, optimize, bayes)
         theta, links, entropies, tension = slow_train(pairs, settings)
         model = train(pairs, settings)

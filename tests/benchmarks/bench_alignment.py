@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +31,15 @@ ALIGN = """\
 import sys
 from xltlib.alignment import aligner, links
 links.write_pharaoh(sys.stdout, aligner.align_both(links.tokenized_pairs(sys.argv[1])))
+"""
+MEASURE = """\
+import os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+wall, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+print(wall, cpu, usage.ru_maxrss / 1024, file=sys.stderr)
+sys.exit(status != 0)
 """
 _CHARACTER = re.compile(f"([{UNSPACED}])")
 
@@ -134,13 +142,13 @@ def eflomal(pairs: Text, gold) -> str:
 
 
 def measured(command: list, **options) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak MiB of one process."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **options)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{command}: exit status {status}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    """Wall seconds, CPU seconds and peak MiB of one process.
+
+    A small process starts it: the system counts the peak of the one that does as the started one's own.
+    """
+    command = [sys.executable, "-c", MEASURE, *command]
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True, **options)
+    return tuple(map(float, run.stderr.split()))
 
 
 def speed(pairs: Text, folder: Path) -> None:

@@ -117,12 +117,12 @@ class Layout:
     """Rows sorted by (n, target type); a row is a target word of a sentence pair and has n possible links."""
 
     groups: list[Group]
-    token: np.ndarray  # int64 (T,), the target token of each row
+    token: np.ndarray  # int32 (T,), the target token of each row
     word: np.ndarray  # int32 (T,), its type
-    place: np.ndarray  # int64 (T,), its place (j, m), numbered within the group
+    place: np.ndarray  # int32 (T,), its place (j, m), numbered within the group
     pair: np.ndarray  # int32 (L,), the co-occurring pair of types of each link
     given: np.ndarray  # int32 (P,), source type of each pair, pairs sorted by (target, source type)
-    generated: np.ndarray  # int32 (P,), target type
+    pairs_of: np.ndarray  # int64 (F,), how many pairs each target type has
     j: np.ndarray  # float64, one for each (n, m, j) that occurs
     m: np.ndarray
     n: np.ndarray
@@ -132,17 +132,18 @@ class Layout:
 def lay_out(corpus: Corpus) -> Layout:
     """Order the rows, number places and co-occurring pairs; a text pair with an empty side has no rows."""
     n, m = corpus.n, np.where(corpus.n > 0, corpus.m, 0)
-    sentence = np.repeat(np.arange(len(m)), m)
-    token = _ranges(_before(corpus.m), m)
+    sentence = np.repeat(np.arange(len(m), dtype=np.int32), m)
+    token = _ranges(_before(corpus.m), m).astype(np.int32)
     order = np.lexsort((corpus.target[token], n[sentence]))
     sentence, token = sentence[order], token[order]
-    length = n[sentence]
+    del order
+    length = n[sentence].astype(np.int32)
 
     shapes, shape, times = np.unique(np.stack([n, m], 1), axis=0, return_inverse=True, return_counts=True)
     which = np.repeat(np.arange(len(shapes)), shapes[:, 1])  # the (n, m) of each place
     first = _before(shapes[:, 1])
     j = 1 + np.arange(len(which)) - first[which]
-    place = (first[shape] - _before(corpus.m))[sentence] + token
+    place = (first[shape] - _before(corpus.m))[sentence].astype(np.int32) + token
 
     place_n, first_link, groups = shapes[which, 0], _before(length), []
     for size in np.unique(length).tolist():
@@ -171,25 +172,31 @@ def _ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
 def _number_pairs(
     corpus: Corpus, sentence: np.ndarray, token: np.ndarray, first_link: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number the co-occurring pairs of types: the layout's `pair`, `given` and `generated`.
+    """Number the co-occurring pairs of types: the layout's `pair`, `given` and `pairs_of`.
 
     Target types are taken in blocks of some CHUNK / 2 links, which bounds the memory.
     """
     types, first_source = max(1, len(corpus.source_words)), _before(corpus.n)
-    by_type = np.argsort(corpus.target[token], kind="stable")
-    word, length = corpus.target[token[by_type]].astype(np.int64), corpus.n[sentence[by_type]]
-    first_rows = np.flatnonzero(np.diff(word, prepend=-1))  # of each target type
-    block = _before(length)[first_rows] // (CHUNK // 2)
-    cuts = first_rows[np.flatnonzero(np.diff(block)) + 1]
-    pair, keys, count = np.empty(length.sum(), np.int32), [], 0
-    for rows, words, sizes in zip(*(np.split(x, cuts) for x in (by_type, word, length)), strict=True):
-        source = corpus.source[_ranges(first_source[sentence[rows]], sizes)]
-        found, number = np.unique(np.repeat(words * types, sizes) + source, return_inverse=True)
-        pair[_ranges(first_link[rows], sizes)] = number + count
-        keys.append(found)
-        count += len(found)
-    generated, given = np.divmod(np.concatenate(keys), types)
-    return pair, given.astype(np.int32), generated.astype(np.int32)
+    by_type = np.argsort(corpus.target[token], kind="stable").astype(np.int32)
+    first_rows = np.flatnonzero(np.diff(corpus.target[token[by_type]], prepend=-1))  # of each target type
+    block = _before(corpus.n[sentence[by_type]])[first_rows] // (CHUNK // 2)
+    starts = first_rows[np.flatnonzero(np.diff(block, prepend=-1))]
+    pair, given = np.empty(corpus.n[sentence].sum(), np.int32), array("i")
+    pairs_of = np.zeros(len(corpus.target_words), np.int64)
+    for rows in np.split(by_type, starts)[1:]:
+        words, sizes = corpus.target[token[rows]].astype(np.int64), corpus.n[sentence[rows]]
+        key = np.repeat((words - words[0]) * types, sizes)
+        key += corpus.source[_ranges(first_source[sentence[rows]], sizes)]
+        if key.max() < 8 * len(key):  # then a table is faster than sorting, and not larger
+            seen = np.zeros(key.max() + 1, bool)
+            seen[key] = True
+            found, number = np.flatnonzero(seen), (np.cumsum(seen, dtype=np.int32) - 1)[key]
+        else:
+            found, number = np.unique(key, return_inverse=True)
+        pair[_ranges(first_link[rows], sizes)] = number + len(given)
+        given.frombytes((found % types).astype(np.int32).tobytes())
+        pairs_of[words[0] : words[-1] + 1] = np.bincount(found // types)
+    return pair, np.frombuffer(given, np.int32), pairs_of
 
 
 # The diagonal prior, with h(i, j) = -|i / n - j / m|; j, m, n are float64 arrays of one shape
@@ -311,8 +318,7 @@ def expect(layout: Layout, settings: Aligner, parameters: Parameters, observe: b
         if observe:
             if step.group is not group:
                 group, distances = step.group, _distances(layout, step.group, from_zero=True)
-            at_rows = distances.take(layout.place[step.rows], axis=0)
-            observed += float(np.einsum("ij,ij->", posterior, at_rows))
+            observed += float(np.einsum("ij,ij->", posterior, distances.take(layout.place[step.rows], 0)))
     return counts, null, likelihood, observed
 
 
@@ -321,19 +327,21 @@ def maximise(layout: Layout, settings: Aligner, counts: np.ndarray, null: np.nda
 
     c / sum, or with -v the mean-field exp(psi(c) - psi(sum)), alpha being in both.
     """
-    seen = np.bincount(layout.word, minlength=len(null)) > 0
-    if settings.variational_bayes:
+    seen, bayes = np.bincount(layout.word, minlength=len(null)) > 0, settings.variational_bayes
+    if bayes:
         from scipy.special import digamma  # takes a moment to import
 
         counts += settings.alpha
         null += settings.alpha * seen
-        level = digamma(np.bincount(layout.given, counts))
-        np.exp(np.subtract(digamma(counts, out=counts), level[layout.given], out=counts), out=counts)
-        np.exp(digamma(null) - digamma(null.sum()), out=null)
-    else:
-        sums = np.bincount(layout.given, counts)
-        counts /= np.where(sums == 0, 1.0, sums)[layout.given]
-        null /= null.sum() or 1.0
+    cuts = range(CHUNK, len(counts), CHUNK)  # NumPy widens the indices of a piece, not all at once
+    pieces = list(zip(np.split(layout.given, cuts), np.split(counts, cuts), strict=True))
+    sums = np.zeros(layout.given.max() + 1)
+    for given, piece in pieces:
+        np.add.at(sums, given, piece)
+    level = digamma(sums) if bayes else np.where(sums == 0, 1.0, sums)
+    for given, piece in pieces:
+        piece[:] = np.exp(digamma(piece) - level[given]) if bayes else piece / level[given]
+    null[:] = np.exp(digamma(null) - digamma(null.sum())) if bayes else null / (null.sum() or 1.0)
     null[~seen] = UNSEEN
 
 
@@ -367,7 +375,7 @@ class Model:
     source_words: list[str]
     target_words: list[str]
     given: np.ndarray  # int32 (P,), the conditioning word of each pair; pairs sorted by (generated, given)
-    generated: np.ndarray  # int32 (P,)
+    pairs_of: np.ndarray  # int64, how many pairs each generated word has
     parameters: Parameters
     cross_entropies: list[float]  # bits per target word before each iteration; lower is better
     links: Links  # of the training pairs, decoded by the last iteration
@@ -378,7 +386,9 @@ class Model:
         corpus = encode(pairs, (self.source_words, self.target_words))
         corpus = corpus.swapped() if self.settings.reverse else corpus
         layout, types, known = lay_out(corpus), len(corpus.source_words), self.parameters
-        keys, wanted = (x.generated.astype(np.int64) * types + x.given for x in (self, layout))
+        keys, wanted = (
+            np.repeat(np.arange(len(x.pairs_of)) * types, x.pairs_of) + x.given for x in (self, layout)
+        )
         place = np.searchsorted(keys, wanted)
         seen = np.append(keys, -1)[place] == wanted
         theta = np.where(seen, np.append(known.theta, UNSEEN)[place], UNSEEN)
@@ -409,7 +419,7 @@ def _train(text: Corpus, settings: Aligner, progress: Progress | None) -> Model:
             way, state = "reverse" if settings.reverse else "forward", (entropies[-1], used.tension)
             progress("{} iteration {}: cross entropy {:.6g} tension {:.6g}".format(way, number, *state))
     vocabularies = text.source_words, text.target_words
-    return Model(settings, *vocabularies, layout.given, layout.generated, parameters, entropies, links)
+    return Model(settings, *vocabularies, layout.given, layout.pairs_of, parameters, entropies, links)
 
 
 def train(pairs: Pairs, settings: Aligner = RECOMMENDED, progress: Progress | None = None) -> Model:
