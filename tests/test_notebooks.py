@@ -4,9 +4,11 @@
 """
 
 import ast
+import gc
 import importlib
 import os
 import re
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -127,6 +129,8 @@ def here(threads):
         yield
     os.dup2(kept, 2)
     os.close(kept)
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # event loops that papermill's libraries leave open, before a later test is told of them
 
 
 def test_a_function_of_ones_own_is_trained_and_compared(tmp_path, monkeypatch, here):
