@@ -26,7 +26,7 @@ def encoder(config: PretrainedConfig, seed: int = 0) -> models.Encoder:
     """An encoder with random weights that the seed fixes."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        kind = models.CLASSES[config.model_type]
+        kind = models.classes()[config.model_type]
         return models.Encoder(kind._from_config(config, attn_implementation=models.ATTENTION))
 
 

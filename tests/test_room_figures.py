@@ -37,7 +37,7 @@ PARAMS = Params(
 @pytest.fixture(autouse=True)
 def _undrawn(monkeypatch):
     """Figures up to their data file: what is drawn from it is of no account here."""
-    monkeypatch.setattr(drawing, "redraw", lambda path: drawing.Drawn(path, read_json(path)))
+    monkeypatch.setattr(drawing, "redraw", lambda path, png=True: drawing.Drawn(path, read_json(path)))
 
 
 @pytest.fixture

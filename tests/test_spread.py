@@ -99,7 +99,7 @@ def test_no_test_counts_repeats():
 
 
 def test_the_figure_tells_the_sources_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing, "redraw", lambda path: drawing.Drawn(path, read_json(path)))
+    monkeypatch.setattr(drawing, "redraw", lambda path, png=True: drawing.Drawn(path, read_json(path)))
     session = SimpleNamespace(params=NESTED, figures=tmp_path)
     drawn = figures.spread(session, results())
     rows = drawn.rows.set_index(["series", "x"])["mean"]

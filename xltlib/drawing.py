@@ -126,17 +126,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def write(path: Path, rows: Table, **data: Any) -> Drawn:
+def write(path: Path, rows: Table, png: bool = True, **data: Any) -> Drawn:
     """Write `<path>.json`, then draw from that file alone to `<path>.svg` and `<path>.png`.
 
     path : without an ending
     rows : a tidy table; numbers are rounded to six digits, the same on every machine
+    png : whether that picture is drawn too, for what shows no svg
     data : `draw`, the name of the drawing; `title`, `caption` (it names the sample size), `alt` and `claims`
         (ids); then what the drawing asks for
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path.with_suffix(".json"), _plain(data | {"rows": rows}))
-    return redraw(path.with_suffix(".json"))
+    return redraw(path.with_suffix(".json"), png)
 
 
 def _plain(value: Any) -> Any:
@@ -152,19 +153,22 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def redraw(path: Path) -> Drawn:
+def redraw(path: Path, png: bool = True) -> Drawn:
     """A figure drawn anew from its data file."""
-    data, svg, dots, png = read_json(path), io.BytesIO(), io.BytesIO(), io.BytesIO()
+    data, vectors, dots, pixels = read_json(path), io.BytesIO(), io.BytesIO(), io.BytesIO()
     with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
         figure = DRAWINGS[data["draw"]](data)
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(dots, format="png", metadata={"Software": None}, dpi=DPI)
+        figure.savefig(vectors, format="svg", metadata={"Date": None, "Creator": None})
+        if png:
+            figure.savefig(dots, format="png", metadata={"Software": None}, dpi=DPI)
         plt.close(figure)
-    image = Image.open(dots).convert("RGB").quantize(SHADES, Image.Quantize.MEDIANCUT)
-    image.save(png, format="png", optimize=True)
     # two digits of a point suffice, and halve the file
-    write_bytes(path.with_suffix(".svg"), re.sub(rb"(\d\.\d\d)\d+", rb"\1", svg.getvalue()))
-    write_bytes(path.with_suffix(".png"), png.getvalue())
+    write_bytes(path.with_suffix(".svg"), re.sub(rb"(\d\.\d\d)\d+", rb"\1", vectors.getvalue()))
+    if not png:
+        return Drawn(path.with_suffix(".svg"), data)
+    image = Image.open(dots).convert("RGB").quantize(SHADES, Image.Quantize.MEDIANCUT)
+    image.save(pixels, format="png", optimize=True)
+    write_bytes(path.with_suffix(".png"), pixels.getvalue())
     return Drawn(path.with_suffix(".png"), data)
 
 

@@ -408,12 +408,12 @@ def _draw_effects(evidence: Evidence, folder: Path) -> None:
         if rows := s.effects:
             rows = [row | {"label": f"{row['test']} {row['task']}: {row['body']}"} for row in rows]
             words = {"title": s.id, "x_label": "effect in the unit of the test"}
-            drawing.write(folder / s.id, rows, draw="forest", **words)
+            drawing.write(folder / s.id, rows, png=False, draw="forest", **words)
     for finding in evidence.findings:
         rows = [row | {"label": f"{row['body']}, {len(row['seeds'])} seeds"} for row in finding["rows"]]
         words = {"title": finding["says"], "x_label": f"difference in {finding['unit']}"}
-        # as wide as a telephone, so that its letters stay as they are
-        drawing.write(folder / f"finding-{finding['statement']}", rows, draw="forest", width=4.4, **words)
+        words["width"] = 4.4  # that of a telephone, so that its letters stay as they are
+        drawing.write(folder / f"finding-{finding['statement']}", rows, png=False, draw="forest", **words)
 
 
 # The check

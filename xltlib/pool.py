@@ -31,7 +31,10 @@ SETTINGS = {  # of a new process, which reads them once, when it begins
     # the logits of WEAM's two losses, would be mapped anew, and zeroed, in every update
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "HF_HUB_OFFLINE": "1",  # what runs need of the hub is fetched before they begin
 }
+# what training imports for seconds: once, in the process that all others are forked from
+PRELOADED = ["torch", "transformers.models.modernbert.modeling_modernbert"]
 NAMED = 5  # failed runs in an error's message
 MAX_JOBS = 1024  # processes: more than any machine that this was tried on has cores
 
@@ -112,8 +115,10 @@ def compute_all(
         left = partial(time_left, times, jobs=jobs, later=later)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads
-        with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, (turns,)) as executor:
+        context = multiprocessing.get_context("forkserver")  # this process may have torch's threads
+        if any(_trains(spec) for spec in todo):
+            context.set_forkserver_preload(PRELOADED)
+        with ProcessPoolExecutor(min(jobs, len(todo)), context, _begin, (turns, {**os.environ})) as executor:
             try:
                 failed = _run(times.keys(), executor, store.root, tell, left)
             except BaseException:  # an interrupt above all: do not wait for what is running
@@ -161,23 +166,28 @@ def _run(
     return failed
 
 
+def _trains(spec: Spec) -> bool:
+    return spec.kind != "notebook"  # whose kernel is a process of its own
+
+
 def _work(spec: Spec, root: Path) -> float:
+    if _trains(spec):
+        import torch
+
+        torch.set_num_threads(1)
     return compute(spec, Store(root), tell_user, files=True).seconds
 
 
-def _begin(turns: Sequence[str]) -> None:
-    """Set up a worker: one thread, one of the GPUs in turn, hub offline, ended as soon as its parent is."""
+def _begin(turns: Sequence[str], environment: dict[str, str]) -> None:
+    """Set up a worker: the variables that now are set, one of the GPUs in turn, the end with its parent's."""
 
     def follow_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()
+    os.environ.update(environment)  # the server that it was forked from has those of its own beginning
     if turns:
-        number = int(multiprocessing.current_process().name.rpartition("-")[2])  # SpawnProcess-3 is the third
+        number = int(multiprocessing.current_process().name.rpartition("-")[2])  # ForkServerProcess-3
         os.environ["CUDA_VISIBLE_DEVICES"] = turns[number % len(turns)]
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides: it ends its processes
-    import torch
-
-    torch.set_num_threads(1)

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import numpy as np
-import torch
 from tokenizers import Regex, normalizers
-from transformers import BertConfig, BertForMaskedLM, XLMRobertaTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.store import sha256_file
@@ -40,30 +40,13 @@ DIGEST = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 # NFKC has a plain tilde for it, the published table keeps it; the other characters that NFKC alone changes
 # came to Unicode after the table
 WIDE_TILDE, STAND_IN = "\uff5e", "\ue0fe"
-NAMES = {  # parts of transformers' names of weights -> of the file's, to be replaced in this order
-    "embeddings.word_embeddings.weight": "emb.word",
-    "embeddings.position_embeddings.weight": "emb.pos",
-    "embeddings.token_type_embeddings.weight": "emb.type",
-    "embeddings.LayerNorm": "emb.ln",
-    "encoder.layer.": "l",
-    "attention.self.query": "q",
-    "attention.self.key": "k",
-    "attention.self.value": "v",
-    "attention.output.dense": "ao",
-    "attention.output.LayerNorm": "aln",
-    "intermediate.dense": "fi",
-    "output.dense": "fo",
-    "output.LayerNorm": "oln",
-    "weight": "w",
-    "bias": "b",
-}
 
 
 @dataclass(frozen=True)
 class Published:
     """What the file holds: the model's shape, its subwords with their scores, and its weights by name."""
 
-    config: BertConfig
+    shape: dict[str, Any]  # by the names of transformers' BertConfig
     pieces: list[str]  # `<mask>` last
     scores: tuple[float, ...]  # (P,) log probabilities of a unigram model
     normalisation: dict[str, str]  # a character -> what is read in its place
@@ -98,11 +81,11 @@ def read(path: Path) -> Published:
 
     _, width, layers, heads, inner, words, places, types, epsilon, _ = take("I7ifi")
     count, bos, eos, pad, _, size = take("5iQ")
-    config = BertConfig(
-        vocab_size=words, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=inner, max_position_embeddings=places, type_vocab_size=types,
-        layer_norm_eps=epsilon, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad,
-    )  # fmt: skip
+    shape = {
+        "vocab_size": words, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "intermediate_size": inner, "max_position_embeddings": places, "type_vocab_size": types,
+        "layer_norm_eps": epsilon, "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad,
+    }  # fmt: skip
     edges, scores, (text,) = take(f"{count + 1}I"), take(f"{count}f"), take(f"{size}s")
     pieces = [text[a:b].decode() for a, b in pairwise(edges)]
     normalisation = {}
@@ -116,7 +99,7 @@ def read(path: Path) -> Published:
         name, kind, _, begin, stored = take(f"{length}sBIQQ")
         raw = np.frombuffer(content, np.uint8, stored, begin)
         tensors[name.decode()] = unpack(raw) if kind else raw.view("<f4").astype(np.float32)
-    return Published(config, pieces, scores, normalisation, tensors)
+    return Published(shape, pieces, scores, normalisation, tensors)
 
 
 def unpack(blocks: np.ndarray) -> np.ndarray:
@@ -127,47 +110,13 @@ def unpack(blocks: np.ndarray) -> np.ndarray:
     return ((halves.astype(np.float32) - 8) * scale[:, :, None]).reshape(-1)
 
 
-def encoder(path: Path, **options) -> BertForMaskedLM:
-    """The model of a file, with a head for masked words that has yet to be trained: see `plain_head`.
-
-    Like XLM-R it reads one segment: the vector that the file has for a second one was never used. `options`
-    are the class's. Nothing is dropped out, as the published configuration would have a tenth: on a CPU that
-    takes an eighth of the time, and training is short.
-    """
-    published = read(path)
-    config, weights = published.config, published.weights
-    config.type_vocab_size = 1
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    weights["emb.type"] = weights["emb.type"][: config.hidden_size]
-    with torch.device("meta"):
-        wanted = BertForMaskedLM(config).bert.state_dict()
-    state = plain_head(config)
-    for name, empty in wanted.items():
-        own = name
-        for part, short in NAMES.items():
-            own = own.replace(part, short)
-        state[f"bert.{name}"] = torch.from_numpy(weights[own]).view(empty.shape)
-    options |= {"config": config, "state_dict": state, "dtype": torch.float32}
-    return BertForMaskedLM.from_pretrained(None, **options)
-
-
-def plain_head(config: BertConfig) -> dict[str, torch.Tensor]:
-    """Weights by name of a head for masked words, tied to the embeddings: the identity, no bias."""
-    size, head = config.hidden_size, "cls.predictions.transform"
-    return {
-        f"{head}.dense.weight": torch.eye(size),
-        f"{head}.dense.bias": torch.zeros(size),
-        f"{head}.LayerNorm.weight": torch.ones(size),
-        f"{head}.LayerNorm.bias": torch.zeros(size),
-        "cls.predictions.bias": torch.zeros(config.vocab_size),
-    }
-
-
-def tokenizer(path: Path) -> XLMRobertaTokenizer:
+def tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """XLM-R's tokenizer: a unigram model of normalised words, each with a blank in front.
 
     A pair becomes `<s> a </s></s> b </s>`.
     """
+    from transformers import XLMRobertaTokenizer
+
     published = read(path)
     made = XLMRobertaTokenizer(vocab=list(zip(published.pieces, published.scores, strict=True)))
     # the table is NFKC, but for characters that it drops, or has a blank for

