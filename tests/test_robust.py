@@ -8,11 +8,12 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from xltlib.data.synthetic import World
+from xltlib.data.synthetic import World, task_examples
 from xltlib.data.tasks import PairExample, SpanExample
 from xltlib.data.tokenization import CLS, MASK, OWN, PAD, SEP, UNK, Specials
 from xltlib.finetuning import methods, words
 from xltlib.finetuning.methods import Batch
+from xltlib.noise.typing import with_neighbours
 
 IDS = torch.tensor([[CLS, 7, 8, SEP, 9, SEP], [CLS, 5, SEP, 6, SEP, PAD]])
 MOVED = [[0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0]]
@@ -211,6 +212,30 @@ def test_translations(world):
     table = words.translations(world, "src", ["near", "far"])
     assert list(table) == ["near", "far"]
     assert table["far"]["rabiko"] == table["far"]["ladape"] == words.concepts(world, "far")[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "foreign", "replaced", "share"),
+    [
+        ("nli", words.FOREIGN, 0.54, 0.40),
+        ("nli", 0.07, 0.38, 0.15),
+        ("nli", 0.0, 0.33, 0.0),
+        ("paraphrase", words.FOREIGN, 0.56, 0.23),
+    ],
+)
+def test_how_much_is_replaced_and_how_much_of_it_by_foreign_words(world, task, foreign, replaced, share):
+    """What the ledger tells of S2-1 and S2-2: many times what the released lists do in real text."""
+    lists, own, draws = words.neighbours(world, "src", foreign), {*words.neighbours(world, "src", 0.0)}, rng()
+    pairs = [
+        pair
+        for example in task_examples(World(("src",)), task, 1000, "train", 0)["src"]
+        for text in example.texts
+        for pair in zip(text.split(), with_neighbours(text.split(), lists, draws), strict=True)
+        if pair[0] in lists
+    ]
+    others = [new for old, new in pairs if new != old]
+    assert len(others) / len(pairs) == pytest.approx(replaced, abs=0.06)
+    assert np.mean([new not in own for new in others]) == pytest.approx(share, abs=0.05)
 
 
 def test_neighbours_never_change_a_meaning(world):

@@ -100,6 +100,13 @@ def test_what_is_missing_is_named():
     assert not paired(table, query, [Setting("far")]).missing
 
 
+def test_while_a_study_is_under_way_a_seed_that_is_half_there_is_not_there():
+    table = scores.table([run(0, {"near": [1, 0], "far": [1, 0]}), run(1, {"near": [1, 1]})])
+    both = [Setting("near"), Setting("far")]
+    assert "seed 1: no scores for far" in paired(table, {"task": "nli"}, both).missing
+    assert paired(table, {"task": "nli"}, both, under_way=True).seeds == (0,)
+
+
 def test_two_runs_of_one_seed_are_ambiguous():
     one, other = run(0, {"near": [1]}), run(0, {"near": [0]})
     other.digest = "other"

@@ -273,7 +273,7 @@ class Params(Settings):
     data: Literal["synthetic", "real"] = par("synthetic", "languages made by the study, or real text: from the folder that the environment variable XLT_DATA names, or from the hub")
     world_seed: int = par(0, "seed of the synthetic languages and their text", low=0, high=1_000_000_000)
     world_per_seed: bool = par(False, "each seed has synthetic languages of its own (world_seed + seed), so that seeds differ in all that chance decides")
-    seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips", low=1, high=200)
+    seeds: int = par(2, "independent pre-trainings; fewer than six cannot reach p < 0.05 by sign flips, and ten are needed once some twenty tests are corrected for", low=1, high=200)
     first_seed: int = par(0, "the first of their seeds; a replication takes those that no other profile has had", low=0, high=1_000_000)
     pretrainings: int = par(1, "pre-trainings in the world of each seed; those after the first tell where the spread comes from, and no test counts them", low=1, high=20)
     finetunings: int = par(1, "fine-tunings of each pre-training, which differ in the order of examples and the new output layer; the same holds", low=1, high=20)

@@ -7,6 +7,9 @@ from typing import Any
 from xltlib.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED
 
 TESTED = (SUPPORTED, CONTRADICTED, INCONCLUSIVE)  # verdicts that belong to a scale
+NOTHING_SEEN = (
+    "this run could have seen no effect, however large: it takes more seeds for sign flips to decide"
+)
 _WRAPPED = {"subsequent_indent": "    ", "break_on_hyphens": False, "break_long_words": False}
 
 
@@ -45,9 +48,10 @@ def evidence_sentence(test: Mapping) -> str:
     if test.get("adds"):
         text += f": {test['adds']}"
     if test["outcome"] == INCONCLUSIVE:
-        text += f"; this run could have seen {effect['smallest_detectable']:.3f}"
-        needed = effect.get("seeds_needed")
-        text += f", {needed} seeds would decide an effect like this one" if needed else ""
+        seen, needed = effect["smallest_detectable"], effect["seeds_needed"]
+        text += f"; {NOTHING_SEEN}" if seen is None else f"; this run could have seen {seen:.3f}"
+        seeds = f"{needed} seeds" if needed else "more examples, and no number of seeds alone,"
+        text += f"; {seeds} would decide an effect like this one"
     return text + "."
 
 

@@ -18,6 +18,7 @@ from xltlib.claims.verdicts import (
     NOT_RUN,
     SUPPORTED,
     Judgement,
+    flips_reach,
     judge,
     seeds_needed,
     variants,
@@ -148,17 +149,19 @@ def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
     if test.type == "equivalence":  # two one-sided tests: the 1 - 2 alpha interval
         kind, beyond, interest, sides = "equivalence", 0.0, test.margin, 2
     sizes = (effect.components, effect.seeds, effect.examples)
+    fewest = (own.trained or effect).seeds  # without their sign flips nothing is decided, whatever the effect
+    sees = flips_reach(fewest, sides * level)
     names = ("first gain", "second gain") if test.type == "interaction" else own.data.settings
     corrected, uncorrected = effect.interval(sides * level), effect.interval(sides * alpha)
     numbers = {
         "estimate": effect.estimate, "low": uncorrected[0], "high": uncorrected[1],
         "low_holm": corrected[0], "high_holm": corrected[1], "level": level,
         "p": own.p, "p_holm": own.p_adjusted, "sd_seeds": effect.sd_seeds,
-        "smallest_detectable": beyond + smallest_detectable(*sizes, level, kind=kind),
-        "power_for": interest, "power_at_margin": power_at(interest, *sizes, level, kind=kind),
+        "smallest_detectable": beyond + smallest_detectable(*sizes, level, kind=kind) if sees else None,
+        "power_for": interest, "power_at_margin": power_at(interest, *sizes, level, kind=kind) * sees,
         "seeds": effect.seeds, "settings": effect.settings, "examples": effect.examples,
         "per_seed": list(effect.per_seed), "per_setting": dict(zip(names, effect.per_setting, strict=True)),
-        "note": effect.note, **outlook(effect.per_seed, beyond),
+        "note": effect.note, **outlook(effect.per_seed, beyond, float(effect.variances.from_items)),
     }  # fmt: skip
     if own.trained:
         low, high = own.trained.interval(sides * alpha)

@@ -223,12 +223,13 @@ class Selection:
 
 def paired(
     scores: pd.DataFrame, query: Mapping[str, str], settings: Iterable[Setting],
-    defaults: Mapping[str, Any] | None = None, nested: bool = False,
+    defaults: Mapping[str, Any] | None = None, nested: bool = False, under_way: bool = False,
 ) -> Selection:  # fmt: skip
     """The runs that a query means as arrays (R, N) for each setting, seeds and examples in one order.
 
     `nested`: each seed has examples of its own. Where runs, settings or examples are missing, `missing` says
-    which. StudyError where two runs have the same labels and seed: the query is ambiguous.
+    which; but while a study is `under_way`, seeds of which some settings are there yet are not there.
+    StudyError where two runs have the same labels and seed: the query is ambiguous.
     """
     rows, name = rows_of(scores, query, defaults), f"{label(query)} on {query['task']}"
     digests: dict[int, str] = {}
@@ -240,6 +241,8 @@ def paired(
     cells = {(Setting(*where), seed): (x, groups) for seed, x, groups, *where in zip(*columns, strict=True)}
     asked = [s._replace(metric=s.metric or judged_by(query["task"])) for s in settings]
     seeds = sorted(digests)
+    if under_way:
+        seeds = [seed for seed in seeds if all((s, seed) in cells for s in asked)]
     if not seeds:
         return Selection(name, missing=f"no run of {name}")
     if not asked:
@@ -296,9 +299,12 @@ class World:
         return bool(test.since) and self.params.profile in self.design.exploration["profiles"]
 
     def scaled(self, test: Test) -> Test:
-        """The test with what matters at this scale: for real languages, that of the design."""
+        """The test with what matters at this scale: for real languages, that of the design.
+
+        Not where the first gain should exceed a share of the second: the share says what matters.
+        """
         matters = test.matters
-        if not self.simple and not test.margin:
+        if not self.simple and not test.margin and test.share == 1:
             span = float(np.ptp(list(test.points.values()))) if test.points else 1.0
             matters = (abs(test.published) / 2 if test.published else self.design.matters_real) / span
         return replace(test, matters=max(matters, test.margin))
@@ -390,7 +396,8 @@ def compare(test: Test, scores: pd.DataFrame, world: World) -> Comparison:
     test, world = world.scaled(test), world.tested(test.task, scores)
 
     def runs_of(query: Mapping[str, str], settings: Iterable[Setting]) -> Selection:
-        return paired(scores, query, settings, world.defaults, world.params.world_per_seed)
+        under_way = world.design.confirms(world.params.profile)
+        return paired(scores, query, settings, world.defaults, world.params.world_per_seed, under_way)
 
     asked = world.queries(test)
     selected = [runs_of(query, settings) for query, settings in asked]

@@ -1,16 +1,17 @@
 """From effects to verdicts: the rules of params/design.yaml, families of tests at their looks, variants."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from xltlib.claims.ledger import Test
 from xltlib.claims.scores import Comparison, World
 from xltlib.data.synthetic import chance_score
+from xltlib.significance.honesty import power_at
 from xltlib.significance.tests import CORRECTIONS, Effect, difference, holm_both_ways
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
@@ -43,7 +44,9 @@ def p_values(test: Test, effect: Effect, trained: Effect | None = None) -> tuple
     return holds, fails
 
 
-def position(test: Test, effect: Effect, level: float, p: tuple[float, float]) -> tuple[str, str]:
+def position(
+    test: Test, effect: Effect, level: float, p: tuple[float, float], trained: Effect | None = None
+) -> tuple[str, str]:
     """The outcome at a level, by the two `p_values`, and what it adds: SMALL to OUTSIDE, or ""."""
     holds, fails = p
     if holds <= level:
@@ -52,9 +55,14 @@ def position(test: Test, effect: Effect, level: float, p: tuple[float, float]) -
         return INCONCLUSIVE, ""
     if test.type == "equivalence":
         return CONTRADICTED, OUTSIDE
-    if effect.estimate < 0 and effect.against(0.0) <= level:
+    if all(each.estimate < 0 and each.against(0.0) <= level for each in (effect, trained) if each):
         return CONTRADICTED, REVERSED
     return CONTRADICTED, BELOW if test.margin == test.matters > 0 else TOO_SMALL
+
+
+def flips_reach(seeds: int, level: float) -> bool:
+    """Whether sign flips of so many seeds, all in one direction, have a two-sided p-value of the level."""
+    return 2.0 ** (1 - seeds) <= level
 
 
 def seeds_needed(
@@ -62,20 +70,24 @@ def seeds_needed(
 ) -> int | None:
     """The fewest seeds that decide with this power, effect and spread as seen; None above a thousand.
 
-    With `trained`, they decide over the seeds in which all systems have learnt, too, of as large a share.
+    None also where no number of seeds does: what examples that all seeds share add to the spread stays. With
+    `trained`, they decide over the seeds in which all systems have learnt, too, of as large a share. Looks,
+    at which alone a confirmation is judged, are not asked for.
     """
     if trained:
         needed, learnt = (seeds_needed(test, x, level, power=power) for x in (effect, trained))
         return needed and learnt and max(needed, math.ceil(learnt * effect.seeds / trained.seeds))
     if test.type == "equivalence":
-        distance, tail = abs(test.margin - abs(effect.estimate)), level
+        distance, level = abs(test.margin - abs(effect.estimate)), 2 * level  # two one-sided tests
     else:
-        distance, tail = max(effect.estimate - test.margin, test.matters - effect.estimate), level / 2
-    seeds = np.arange(MIN_SEEDS, MOST_SEEDS + 1)
-    reach = effect.sd_seeds / np.sqrt(seeds) * (stats.t.isf(tail, seeds - 1) + stats.norm.ppf(power))
-    flips = 2.0 ** (1 - seeds) <= 2 * tail  # sign flips can reach the level
-    enough = seeds[(reach <= distance) & flips]
-    return int(enough[0]) if len(enough) else None
+        distance = max(effect.estimate - test.margin, test.matters - effect.estimate)
+
+    def enough(seeds: int) -> bool:
+        seen = power_at(distance, effect.components, seeds, effect.examples, level)
+        return flips_reach(seeds, level) and seen >= power
+
+    seeds = range(MIN_SEEDS, MOST_SEEDS + 1)
+    return seeds[bisect_left(seeds, True, key=enough)] if enough(MOST_SEEDS) else None
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ class Judgement:
 
     `effect` is that of the `seeds`, `trained` that of those in which all systems have learnt, where these are
     fewer; `p_values` are the larger ones of both. `why` says what keeps it from a verdict, if anything does.
-    `level` is what Holm leaves the test, `p_adjusted` Holm's p-value, `others` are the p-values of the rest
-    of the family.
+    `level` is what Holm leaves the test of `alpha`, the look's part of all, `p_adjusted` Holm's p-value;
+    `others` are the p-values of the rest of the family at that look, before which so many were `decided`.
     """
 
     data: Comparison
@@ -98,6 +110,8 @@ class Judgement:
     level: float = 0.0
     p_adjusted: float = 1.0
     others: tuple[float, ...] = ()
+    alpha: float = 0.0
+    decided: int = 0
     look: int = 0
     seeds: tuple[int, ...] = ()
 
@@ -120,20 +134,19 @@ def judge(family: Mapping[str, Comparison], world: World) -> dict[str, Judgement
     counted = left = [key for key in family if waits or key not in empty]
     for look in looks:
         seen = [_seen(family[key], look["seeds"], world) for key in left]
-        p, decided = [own.p for own in seen], len(counted) - len(left)
-        for key, own, *corrected in zip(left, seen, *holm_both_ways(p, look["alpha"], decided), strict=True):
+        p, rules = [own.p for own in seen], {"alpha": look["alpha"], "decided": len(counted) - len(left)}
+        for k, (key, own, *corrected) in enumerate(zip(left, seen, *holm_both_ways(p, **rules), strict=True)):
             if own.effect is None:
                 done.setdefault(key, own)
                 continue
             adjusted, level = map(float, corrected)
-            done[key] = replace(own, p_adjusted=adjusted, level=level)
+            others = (*p[:k], *p[k + 1 :])
+            done[key] = replace(own, p_adjusted=adjusted, level=level, others=others, **rules)
             if not own.why:
-                outcome, adds = position(own.data.test, own.effect, level, own.p_values)
+                outcome, adds = position(own.data.test, own.effect, level, own.p_values, own.trained)
                 done[key] = replace(done[key], outcome=outcome, adds=adds)
         left = [key for key in left if done[key].outcome in (INCONCLUSIVE, NOT_RUN)]
-    ran = {key: own.p for key, own in done.items() if key not in empty}
-    others = {key: tuple(p for name, p in ran.items() if name != key) for key in family}
-    return {key: replace(done[key], others=others[key]) for key in family}
+    return {key: done[key] for key in family}
 
 
 def _seen(data: Comparison, first: int, world: World) -> Judgement:
@@ -185,7 +198,8 @@ def outcome(estimate: float, p: float, seeds: int, alpha: float) -> str:
 def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
     """The test as planned, and with one choice moved: a setting, seeds, the lines, or the correction.
 
-    Settings are left out where all arrays share them.
+    Settings are left out where all arrays share them; first seeds are as many as can decide anything at the
+    test's level, by sign flips. The intervals shown are those of 1 - `alpha`.
     """
     data, test, seeds = judgement.data, judgement.data.test, judgement.seeds
     margin, matters = test.margin, test.matters
@@ -194,7 +208,9 @@ def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
     }  # fmt: skip
     even = {len(x) for x in data.scores} == {len(data.settings)} and len(data.settings) > 1
     moved = [{}, *({"left_out": name} for name in (data.settings if even else ()))]
-    moved += [{"seeds": first} for first in range(MIN_SEEDS, len(seeds))]
+    sides = 2 if test.type == "equivalence" else 1
+    firsts = (k for k in range(MIN_SEEDS, len(seeds)) if flips_reach(k, sides * judgement.level))
+    moved += [{"seeds": first} for first in firsts]
     moved += [{"matters": x} for x in (matters / 2, 2 * matters) if x >= margin]
     moved += [{"margin": x, "matters": max(x, matters)} for x in (margin / 2, 2 * margin)]
     moved += [{"correction": name} for name in CORRECTIONS if name != "holm"]
@@ -203,8 +219,9 @@ def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
         effect, trained = data.effects(seeds[: row["seeds"]], MIN_SEEDS, row["left_out"])
         own_test = replace(test, margin=row["margin"], matters=row["matters"])
         both = p_values(own_test, effect, trained)
-        adjusted = float(CORRECTIONS[row["correction"]]([min(both), *judgement.others])[0])
-        level = alpha * min(both) / adjusted if adjusted else alpha
+        family = [min(both), *judgement.others]
+        adjusted = float(CORRECTIONS[row["correction"]](family, judgement.decided)[0])
+        level = judgement.alpha * min(both) / adjusted if adjusted else judgement.alpha
         reached = position(own_test, effect, level, both)[0]
         low, high = effect.interval(alpha)
         numbers = {"estimate": effect.estimate, "low": low, "high": high}

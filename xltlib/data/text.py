@@ -129,7 +129,10 @@ def _linked_subwords(pairs: Result, language: str, kept: int) -> tuple[links.Lin
 
 
 def _drawn_links(kind: str, words: list, gold: links.Gold | None, rng: np.random.Generator) -> links.Links:
-    """Gold links, some of them wrong, or random ones: as many as gold ones, else as estimated ones."""
+    """Gold links, some of them wrong, or random ones: as many as gold ones, else as estimated ones.
+
+    Wrong ones collide: once they are one-to-one, as training needs them, fewer are left.
+    """
     lengths = [(len(a), len(b)) for a, b in words]
     if kind == "random":
         like = gold.sure if gold else aligner.align_both(words, heuristic="intersect")

@@ -1,7 +1,9 @@
 """The five open questions of the reports: which runs answer each one, and what these say.
 
-A question is answered by one effect with its interval, decided like a statement with margin 0; further
-effects explain it. All of them were written down here before the runs, but for the last two of question 0.
+A question is answered by one effect with its interval, decided by the two tests of a statement's verdict (t,
+and sign flips over seeds) against 0, but alone: nothing corrects for the five questions, so that an answer
+explores and confirms nothing. Further effects explain it. All of them were written down here before the runs,
+but for the last two of question 0.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,8 +101,9 @@ def answer(number: int, scores: pd.DataFrame, params: Params) -> dict[str, Any]:
     asked, effects = QUESTIONS[number], []
     of = partial(arrays, answering(scores, number, params), asked.languages(params))
     for words, unit, e in asked.effects(of, params):
-        told = {name: getattr(e, name) for name in ("estimate", "low", "high", "p", "seeds", "per_seed")}
-        told["outcome"] = outcome(e.estimate, e.p, e.seeds, e.alpha)
+        told = {name: getattr(e, name) for name in ("estimate", "low", "high", "seeds", "per_seed")}
+        told["p"] = e.against(0.0)
+        told["outcome"] = outcome(e.estimate, told["p"], e.seeds, e.alpha)
         effects.append({"words": words, "unit": unit, **ten_digits(told)})
     return {
         "status": "answered", "sentence": sentence(effects[0]), "effect": effects[0], "effects": effects,

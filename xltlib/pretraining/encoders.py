@@ -134,8 +134,9 @@ def one_to_one(links: np.ndarray) -> np.ndarray:
 def subword_links(links: np.ndarray, source_words: Sequence[int], target_words: Sequence[int]) -> np.ndarray:
     """Word links (L, 2), made one-to-one, as links of subwords: a word's n-th with the n-th of its partner.
 
-    A surplus subword stays unlinked. source_words, target_words: for each subword the index of its word. The
-    sources do not say how a word's subwords are linked: this links most of them.
+    A surplus subword stays unlinked. source_words, target_words: for each subword the index of its word.
+    WEAM's source does not say how a word's subwords are linked, and word-aligned training took the last one
+    of each word (Cao et al. 2020): this links most of them, and is the same for both.
     """
     sides = (source_words, target_words)
     begins = [np.searchsorted(words, np.arange(len(words) + 1)).tolist() for words in sides]

@@ -400,21 +400,23 @@ def holm_both_ways(p: Sequence[float], alpha: float, decided: int = 0) -> tuple[
     return adjusted, levels
 
 
-# adjusted p-values by name; "bh": Benjamini and Hochberg's, which control false discoveries
+# adjusted p-values by name, of open tests after some that were decided; "bh": Benjamini and Hochberg's, which
+# control false discoveries
 CORRECTIONS = {
-    "none": np.asarray,
-    "holm": lambda p: holm_both_ways(p, 0.0)[0],
-    "bh": stats.false_discovery_control,
+    "none": lambda p, decided: np.asarray(p),
+    "holm": lambda p, decided: holm_both_ways(p, 0.0, decided)[0],
+    "bh": lambda p, decided: stats.false_discovery_control(p),
 }
 
 
-def outlook(per_seed: Sequence[float], margin: float) -> dict[str, float]:
+def outlook(per_seed: Sequence[float], margin: float, from_items: float = 0.0) -> dict[str, float]:
     """What the seeds (R,) say of a new one, and the probability that the true effect exceeds a margin.
 
-    `new_low` and `new_high` hold a new seed's effect with 95 % (t prediction interval), `new_gains` is its
-    chance to be positive. `probability`: seeds vary around the true effect mu by a normal distribution of
-    unknown spread (prior 1 / sd); mu has the weak prior N(0, PRIOR_SD**2). Without a second seed nothing is
-    known of the spread: empty.
+    `new_low` and `new_high` hold a new seed's effect on the same examples with 95 % (t prediction interval),
+    `new_gains` is its chance to be positive. `probability`: seeds vary around the true effect mu by a normal
+    distribution of unknown spread (prior 1 / sd), and `from_items` is what examples that they share add to
+    the variance of the mean; mu has the weak prior N(0, PRIOR_SD**2). Without a second seed nothing is known
+    of the spread: empty.
     """
     x = np.asarray(per_seed, dtype=float)
     n, mean, sd = len(x), float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else 0.0
@@ -422,9 +424,10 @@ def outlook(per_seed: Sequence[float], margin: float) -> dict[str, float]:
         return {}
     spread = sd * np.sqrt(1 + 1 / n)
     reach = float(stats.t.isf(0.025, n - 1)) * spread
-    widest = max(10 * sd / np.sqrt(n), 4 * PRIOR_SD)
+    error = np.sqrt(sd**2 / n + from_items)
+    widest = max(10 * error, 4 * PRIOR_SD)
     mu = np.linspace(min(mean, 0) - widest, max(mean, 0) + widest, 20_001)
-    posterior = stats.norm.pdf(mu, 0, PRIOR_SD) * stats.t.pdf((mu - mean) / (sd / np.sqrt(n)), n - 1)
+    posterior = stats.norm.pdf(mu, 0, PRIOR_SD) * stats.t.pdf((mu - mean) / error, n - 1)
     return {
         "new_low": mean - reach,
         "new_high": mean + reach,
