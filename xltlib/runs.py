@@ -191,7 +191,7 @@ class Runs:
         taken = self._take("source", "languages", "train_examples") | {"labels": labels}
         if self.real:
             taken |= self._real_tasks() | self._take("dictionaries") | self._further("device", "precision")
-            finetuning.check_real("lexicon", "salt", taken)
+            finetuning.check_real("lexicon", "salt", method_options, taken)
         version = f"{KINDS['lexicon'].version}.{finetuning.METHODS['salt'].version}"
         return self._spec("lexicon", taken, self.text(seed), self.encoder(objective, seed), version=version)
 
@@ -217,7 +217,7 @@ class Runs:
         taken |= self._real_tasks() | self._further("device", "precision", "compile", "finetune_until")
         if self.real:
             taken |= self._take(entry.file) if entry.file else {}
-            finetuning.check_real(task, method, taken)
+            finetuning.check_real(task, method, method_options, taken)
             if method in ("translate_train", "intermediate"):
                 from xltlib.data import task_data  # synthetic languages do without
 

@@ -171,7 +171,9 @@ def _speaking(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Which of the entries of a statement and scale speaks: see `pooled`."""
     ranks, under_way = [], ""
     for entry in entries:
-        tests = [test for test in entry["tests"] if test["role"] == "decides" and "effect" in test]
+        measured = [test for test in entry["tests"] if "effect" in test]
+        # a statement that its source decides has controls alone
+        tests = [test for test in measured if test["role"] == "decides"] or measured
         seeds = max((test["effect"]["seeds"] for test in tests if test["effect"]), default=0)
         looked = entry["verdict"] in (SUPPORTED, CONTRADICTED) or all(test["effect"] for test in tests)
         tested = seeds > 0 and entry["verdict"] != NOT_RUN

@@ -55,7 +55,7 @@ class Options(Settings):
 
     updates: Literal["released", "equal"] = par("released", "released: passes over all copies, so copies times the updates of standard; equal: as many as standard")
     neighbours: Literal["all", "no_foreign"] = par("all", "no_foreign: lists without the foreign words that got into them by accident")
-    foreign: float = par(FOREIGN, "share of concepts of which a foreign word stands in the lists: 22 of 79 words tried in the released ones", low=0.0, high=1.0)
+    foreign: float = par(FOREIGN, "share of concepts of which a foreign word stands in the lists: 22 of 79 words tried in the released ones; synthetic languages only", low=0.0, high=1.0)
     threshold: float = par(0.5, "probability that a word of the target language must pass to be a substitution: more than all others together (source accuracy on development examples of nli at 0.3, 0.5, 0.7, 0.9: .89 .96 .94 .97)", low=0.0, high=1.0)
     synonyms: bool = par(True, "synonyms in the source language are substitutions too")
     restrict: bool = par(True, "only words of the target language's text; false: words of any language")
@@ -72,8 +72,12 @@ def options(method: str, text: str = "") -> Options:
     return parse_options(Options, text, f"method {method}", METHODS[method].options)
 
 
-def check_real(task: str, method: str, given: Mapping[str, Any]) -> None:
-    """StudyError where the parameters that are `given` name no file of what only synthetic languages have."""
+def check_real(task: str, method: str, method_options: str, given: Mapping[str, Any]) -> None:
+    """StudyError for what only synthetic languages have, unless the parameters `given` name a file of it."""
+    asked = options(method, method_options)
+    for name, plain in (("translations", "perfect"), ("foreign", FOREIGN)):
+        if getattr(asked, name) != plain:
+            raise StudyError(f"{method} with {name}={getattr(asked, name)} is for synthetic languages alone")
     what, file = (task, "dictionaries") if task == "lexicon" else (method, METHODS[method].file)
     if file and not given.get(file):
         raise StudyError(f"{what} on real languages needs a file: name it by the parameter {file}")
