@@ -103,6 +103,10 @@ def test_gold_sentences_have_their_words_and_samples_of_training_text_are_drawn(
 
 def test_what_only_synthetic_languages_have_is_refused_at_once(made):
     _, runs, _ = made
+
+    def asked(method, method_options):
+        return runs.transfer("nli", "none", 0, method, method_options=method_options)
+
     for ask, words in (
         (lambda: runs.transfer("nli", "none", 0, "translate_train"), "in none of the other languages"),
         (lambda: runs.transfer("nli", "none", 0, "rs_da"), "rs_da on real .* neighbour_lists"),
