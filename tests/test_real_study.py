@@ -111,11 +111,8 @@ def test_what_only_synthetic_languages_have_is_refused_at_once(made):
         (lambda: runs.transfer("nli", "none", 0, "translate_train"), "in none of the other languages"),
         (lambda: runs.transfer("nli", "none", 0, "rs_da"), "rs_da on real .* neighbour_lists"),
         (lambda: runs.transfer("nli", "none", 0, "code_switch"), "code_switch on real .* dictionaries"),
-        (lambda: runs.transfer("nli", "none", 0, "rs_da", "foreign=0.07"), "foreign=0.07 is for synthetic"),
-        (
-            lambda: runs.transfer("nli", "none", 0, "translate_train", "translations=noisy"),
-            "noisy is for synth",
-        ),
+        (lambda: asked("rs_da", "foreign=0.07"), "foreign=0.07 is for synthetic"),
+        (lambda: asked("translate_train", "translations=noisy"), "translations=noisy is for synthetic"),
         (lambda: runs.encoder("weam", 0, "links=gold"), "no gold links"),
         (lambda: runs.lexicon("none", 0), "lexicon on real languages needs .* dictionaries"),
     ):
