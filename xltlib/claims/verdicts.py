@@ -68,11 +68,11 @@ def flips_reach(seeds: int, level: float) -> bool:
 def seeds_needed(
     test: Test, effect: Effect, level: float, trained: Effect | None = None, power: float = 0.8
 ) -> int | None:
-    """The fewest seeds that decide with this power, effect and spread as seen; None above a thousand.
+    """The fewest seeds that decide with this power, effect and spread as seen; None where a thousand do not.
 
-    None also where no number of seeds does: what examples that all seeds share add to the spread stays. With
-    `trained`, they decide over the seeds in which all systems have learnt, too, of as large a share. Looks,
-    at which alone a confirmation is judged, are not asked for.
+    It may be that no number does: what examples that all seeds share add to the spread stays. With `trained`,
+    they decide over the seeds in which all systems have learnt, too, of as large a share. The looks at which
+    a confirmation is judged are not asked for.
     """
     if trained:
         needed, learnt = (seeds_needed(test, x, level, power=power) for x in (effect, trained))
@@ -86,8 +86,8 @@ def seeds_needed(
         seen = power_at(distance, effect.components, seeds, effect.examples, level)
         return flips_reach(seeds, level) and seen >= power
 
-    seeds = range(MIN_SEEDS, MOST_SEEDS + 1)
-    return seeds[bisect_left(seeds, True, key=enough)] if enough(MOST_SEEDS) else None
+    numbers = range(MIN_SEEDS, MOST_SEEDS + 1)
+    return numbers[bisect_left(numbers, True, key=enough)] if enough(MOST_SEEDS) else None
 
 
 @dataclass(frozen=True)
