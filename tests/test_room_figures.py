@@ -182,6 +182,8 @@ def test_lines_under_noise_fall_and_miss_what_was_not_run(session):
     own = rows[(rows["panel"] == "nli, far") & (rows["series"] == "none")]
     assert list(own["x"]) == [0.0, *TYPO_RATES]
     assert list(own["mean"]) == sorted(own["mean"], reverse=True)
+    session.params = session.params.model_copy(update={"noise_tasks": ()})
+    assert noise.transfer(session, SCORES).path is None
 
 
 def test_trends_of_the_ledger_are_drawn(session, tmp_path):

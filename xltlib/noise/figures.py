@@ -83,7 +83,7 @@ def transfer(session: Session, scores: pd.DataFrame) -> Drawn:
         for task in params.noise_tasks
         for name, query in _systems(params).items()
     ]
-    own = pd.concat([scores.head(0), *tables])
+    own = pd.concat([scores.head(0).assign(series=""), *tables])  # none where no task is scored so
     return drawing.save(session, "noise", **_by_rate(own, params, params.noise_tasks, _systems(params)))
 
 
