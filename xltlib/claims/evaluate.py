@@ -21,6 +21,7 @@ from xltlib.claims.verdicts import (
     flips_reach,
     judge,
     seeds_needed,
+    two_sided,
     variants,
 )
 from xltlib.finetuning.options import METHODS
@@ -145,14 +146,14 @@ def _outcome(own: Judgement, alpha: float) -> dict[str, Any]:
 def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
     """The numbers of a judgement: the effect, what is known of it, and what this study could have seen."""
     test, effect, level = own.data.test, own.effect, own.level or alpha
-    kind, beyond, interest, sides = "superiority", test.margin, test.matters - test.margin, 1
-    if test.type == "equivalence":  # two one-sided tests: the 1 - 2 alpha interval
-        kind, beyond, interest, sides = "equivalence", 0.0, test.margin, 2
+    kind, beyond, interest = "superiority", test.margin, test.matters - test.margin
+    if test.type == "equivalence":
+        kind, beyond, interest = "equivalence", 0.0, test.margin
     sizes = (effect.components, effect.seeds, effect.examples)
     fewest = (own.trained or effect).seeds  # without their sign flips nothing is decided, whatever the effect
-    sees = flips_reach(fewest, sides * level)
+    sees = flips_reach(test, fewest, level)
     names = ("first gain", "second gain") if test.type == "interaction" else own.data.settings
-    corrected, uncorrected = effect.interval(sides * level), effect.interval(sides * alpha)
+    corrected, uncorrected = (effect.interval(two_sided(test, x)) for x in (level, alpha))
     numbers = {
         "estimate": effect.estimate, "low": uncorrected[0], "high": uncorrected[1],
         "low_holm": corrected[0], "high_holm": corrected[1], "level": level,
@@ -164,7 +165,7 @@ def _effect(own: Judgement, alpha: float) -> dict[str, Any]:
         "note": effect.note, **outlook(effect.per_seed, beyond, float(effect.variances.from_items)),
     }  # fmt: skip
     if own.trained:
-        low, high = own.trained.interval(sides * alpha)
+        low, high = own.trained.interval(two_sided(test, alpha))
         trained = {"estimate": own.trained.estimate, "low": low, "high": high}
         numbers["trained"] = trained | {"seeds": own.trained.seeds}
     if own.look:

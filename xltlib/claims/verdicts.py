@@ -60,9 +60,14 @@ def position(
     return CONTRADICTED, BELOW if test.margin == test.matters > 0 else TOO_SMALL
 
 
-def flips_reach(seeds: int, level: float) -> bool:
-    """Whether sign flips of so many seeds, all in one direction, have a two-sided p-value of the level."""
-    return 2.0 ** (1 - seeds) <= level
+def two_sided(test: Test, level: float) -> float:
+    """The level of a test's two-sided p-values and intervals: an equivalence is two one-sided tests."""
+    return 2 * level if test.type == "equivalence" else level
+
+
+def flips_reach(test: Test, seeds: int, level: float) -> bool:
+    """Whether sign flips of so many seeds, all in one direction, can decide a test at its level."""
+    return 2.0 ** (1 - seeds) <= two_sided(test, level)
 
 
 def seeds_needed(
@@ -77,14 +82,13 @@ def seeds_needed(
     if trained:
         needed, learnt = (seeds_needed(test, x, level, power=power) for x in (effect, trained))
         return needed and learnt and max(needed, math.ceil(learnt * effect.seeds / trained.seeds))
+    distance = max(effect.estimate - test.margin, test.matters - effect.estimate)
     if test.type == "equivalence":
-        distance, level = abs(test.margin - abs(effect.estimate)), 2 * level  # two one-sided tests
-    else:
-        distance = max(effect.estimate - test.margin, test.matters - effect.estimate)
+        distance = abs(test.margin - abs(effect.estimate))
 
     def enough(seeds: int) -> bool:
-        seen = power_at(distance, effect.components, seeds, effect.examples, level)
-        return flips_reach(seeds, level) and seen >= power
+        seen = power_at(distance, effect.components, seeds, effect.examples, two_sided(test, level))
+        return flips_reach(test, seeds, level) and seen >= power
 
     numbers = range(MIN_SEEDS, MOST_SEEDS + 1)
     return numbers[bisect_left(numbers, True, key=enough)] if enough(MOST_SEEDS) else None
@@ -208,9 +212,8 @@ def variants(judgement: Judgement, alpha: float) -> list[dict[str, Any]]:
     }  # fmt: skip
     even = {len(x) for x in data.scores} == {len(data.settings)} and len(data.settings) > 1
     moved = [{}, *({"left_out": name} for name in (data.settings if even else ()))]
-    sides = 2 if test.type == "equivalence" else 1
-    firsts = (k for k in range(MIN_SEEDS, len(seeds)) if flips_reach(k, sides * judgement.level))
-    moved += [{"seeds": first} for first in firsts]
+    firsts = range(MIN_SEEDS, len(seeds))
+    moved += [{"seeds": first} for first in firsts if flips_reach(test, first, judgement.level)]
     moved += [{"matters": x} for x in (matters / 2, 2 * matters) if x >= margin]
     moved += [{"margin": x, "matters": max(x, matters)} for x in (margin / 2, 2 * margin)]
     moved += [{"correction": name} for name in CORRECTIONS if name != "holm"]
