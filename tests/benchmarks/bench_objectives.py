@@ -126,17 +126,21 @@ def now(args) -> float:
     return time.perf_counter()
 
 
+def precision(args) -> str:
+    """Of the matrix products of both loops."""
+    return "float32" if args.device == "cpu" else "bfloat16"
+
+
 def ours(name: str, text: ParallelText, args) -> Measured:
     """The study's loop."""
     encoder = new_encoder(args)
     if args.compile:
         models.compiled(encoder)
     loss = objective_loss(name, encoder, [text], Recipe(args.batch, args.rate, seed=0))
-    precision = "float32" if args.device == "cpu" else "bfloat16"
 
     def train(updates: int) -> None:
         encoder.tokens = encoder.predictions = 0
-        fit(encoder, loss, Optimization(updates, 1e-4, precision=precision))
+        fit(encoder, loss, Optimization(updates, 1e-4, precision=precision(args)))
 
     train(min(10, args.updates))  # warm
     start = now(args)
@@ -252,9 +256,9 @@ def matrices(encoder: models.Encoder) -> int:
     return found - sum(m.weight.numel() for m in encoder.lm.modules() if isinstance(m, torch.nn.Embedding))
 
 
-def matrix_rate(args) -> float:
-    """Operations a second of products of large square matrices, in the precision of training."""
-    size, kind = (1024, torch.float32) if args.device == "cpu" else (8192, torch.bfloat16)
+def matrix_rate(args, precision: str) -> float:
+    """Operations a second of products of large square matrices in this precision."""
+    size, kind = 1024 if args.device == "cpu" else 8192, getattr(torch, precision)
     a, b = (torch.randn(size, size, device=args.device, dtype=kind) for _ in range(2))
     best = 0.0
     for _ in range(5):
@@ -293,7 +297,7 @@ def main() -> None:
                 found = loop(name, text, args)
                 before = best.get((name, loop))
                 best[name, loop] = found if before is None or found.seconds < before.seconds else before
-    rate, encoder = matrix_rate(args), new_encoder(args)
+    rate, encoder = matrix_rate(args, precision(args)), new_encoder(args)
     print(f"{args.shape} on {args.device}: large matrix products at {rate / 1e12:.3f} TFLOP/s")
     titles = ("tokens/s", "ms/update", "of tlm", "of the rate", "Trainer's", "ratio")
     print(f"{'objective':14}" + "".join(f"{title:>12}" for title in titles))

@@ -79,7 +79,7 @@ class PairTrainer(Trainer):
     """The Trainer with the loss of the study's model."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        return task_loss(model(inputs["ids"], inputs["mask"], None, inputs["second"]), inputs["labels"])
+        return task_loss(model(inputs["ids"], inputs["mask"], second=inputs["second"]), inputs["labels"])
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -120,7 +120,7 @@ def main() -> None:
     args = read_arguments(parser, SHAPES)
     torch.set_num_threads(1)
     data, test, products = examples(args.pairs, args), examples(args.predicted, args), precision(args)
-    rate, model, other = matrix_rate(args), new_model(args), new_model(args)
+    rate, model, other = matrix_rate(args, products), new_model(args), new_model(args)
     if args.compile:
         models.compiled(model.encoder)
 

@@ -120,7 +120,7 @@ class Layout:
     token: np.ndarray  # int32 (T,), the target token of each row
     word: np.ndarray  # int32 (T,), its type
     place: np.ndarray  # int32 (T,), its place (j, m), numbered within the group
-    pair: np.ndarray  # int32 (L,), the co-occurring pair of types of each link
+    pair: np.ndarray  # (L,), the co-occurring pair of types of each link, counted from its target type's first
     given: np.ndarray  # int32 (P,), source type of each pair, pairs sorted by (target, source type)
     pairs_of: np.ndarray  # int64 (F,), how many pairs each target type has
     j: np.ndarray  # float64, one for each (n, m, j) that occurs
@@ -174,14 +174,15 @@ def _number_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the co-occurring pairs of types: the layout's `pair`, `given` and `pairs_of`.
 
-    Target types are taken in blocks of some CHUNK / 2 links, which bounds the memory.
+    Target types are taken in blocks of some CHUNK / 2 links, which bounds the memory. A target type has a pair
+    with each source type at most: two bytes a link hold its number where there are no more than 65,536.
     """
     types, first_source = max(1, len(corpus.source_words)), _before(corpus.n)
     by_type = np.argsort(corpus.target[token], kind="stable").astype(np.int32)
     first_rows = np.flatnonzero(np.diff(corpus.target[token[by_type]], prepend=-1))  # of each target type
     block = _before(corpus.n[sentence[by_type]])[first_rows] // (CHUNK // 2)
     starts = first_rows[np.flatnonzero(np.diff(block, prepend=-1))]
-    pair, given = np.empty(corpus.n[sentence].sum(), np.int32), array("i")
+    pair, given = np.empty(corpus.n[sentence].sum(), np.min_scalar_type(types - 1)), array("i")
     pairs_of = np.zeros(len(corpus.target_words), np.int64)
     for rows in np.split(by_type, starts)[1:]:
         words, sizes = corpus.target[token[rows]].astype(np.int64), corpus.n[sentence[rows]]
@@ -193,9 +194,10 @@ def _number_pairs(
             found, number = np.flatnonzero(seen), (np.cumsum(seen, dtype=np.int32) - 1)[key]
         else:
             found, number = np.unique(key, return_inverse=True)
-        pair[_ranges(first_link[rows], sizes)] = number + len(given)
+        counts = np.bincount(found // types)
+        pair[_ranges(first_link[rows], sizes)] = number - np.repeat(_before(counts)[words - words[0]], sizes)
         given.frombytes((found % types).astype(np.int32).tobytes())
-        pairs_of[words[0] : words[-1] + 1] = np.bincount(found // types)
+        pairs_of[words[0] : words[-1] + 1] = counts
     return pair, np.frombuffer(given, np.int32), pairs_of
 
 
@@ -285,21 +287,23 @@ class _Step(NamedTuple):
 
     group: Group
     rows: slice
-    pair: np.ndarray  # int32 (R * n,)
+    pair: np.ndarray  # int64 (R, n), the pair of types of each link
     joint: np.ndarray  # (R, n), of the target word with a link to source word i
     null: np.ndarray  # (R,), of the target word with a link to NULL
     total: np.ndarray  # (R,), of the target word
 
 
 def _steps(layout: Layout, settings: Aligner, parameters: Parameters) -> Iterator[_Step]:
+    first_pair = _before(layout.pairs_of)
     for group in layout.groups:
         p_null, prior = _prior(layout, group, settings, parameters.tension)
         size = max(1, CHUNK // group.n)
         for first in range(group.rows.start, group.rows.stop, size):
             rows = slice(first, min(first + size, group.rows.stop))
             link = group.first_link + (first - group.rows.start) * group.n
-            pair = layout.pair[link : link + (rows.stop - first) * group.n]
-            joint = parameters.theta.take(pair).reshape(-1, group.n)
+            pair = layout.pair[link : link + (rows.stop - first) * group.n].reshape(-1, group.n)
+            pair = first_pair.take(layout.word[rows])[:, None] + pair
+            joint = parameters.theta.take(pair)
             joint *= prior if len(prior) == 1 else prior.take(layout.place[rows], axis=0)
             null = parameters.null.take(layout.word[rows]) * p_null
             # einsum: for the few columns here five times as fast as sum(1)
@@ -313,7 +317,7 @@ def expect(layout: Layout, settings: Aligner, parameters: Parameters, observe: b
     for step in _steps(layout, settings, parameters):
         likelihood += float(np.log(step.total).sum())
         posterior = np.divide(step.joint, step.total[:, None], out=step.joint)
-        np.add.at(counts, step.pair, posterior.ravel())
+        np.add.at(counts, step.pair.ravel(), posterior.ravel())
         np.add.at(null, layout.word[step.rows], step.null / step.total)
         if observe:
             if step.group is not group:
