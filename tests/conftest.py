@@ -1,6 +1,7 @@
 """Test session settings: offline, one thread, no windows; what is slow only on request."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a lookup without a network otherwise waits
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # several threads on few cores lose, and sums depend on their number
+sys.modules["rfc3987_syntax"] = None  # a grammar of addresses that nbformat would take a second to import
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"  # for processes that a test starts
 

@@ -128,7 +128,8 @@ def cases():
         found[name] = (study.encoder(name, 0), encoder, *entry(pretraining, "OBJECTIVES", name))
     for method in finetuning.METHODS:
         for task in TASKS:
-            spec = study.transfer(task, "none", 0, method)
+            few = "n=96" if method == "intermediate" else ""
+            spec = study.transfer(task, "none", 0, method, method_options=few)
             found[f"{method}-{task}"] = (spec, trained, *entry(finetuning, "METHODS", method))
     return found
 

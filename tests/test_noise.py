@@ -210,11 +210,11 @@ def test_form_in_every_script(language):
 def test_rate_and_form_on_published_text(data_dir):
     for language in SENTENCES:
         both = (language, "de" if language == "en" else "en")
-        texts = [text for text, _ in tasks.load_pairs("ntrex", both, data_dir)[:700]]
+        texts = [text for text, _ in tasks.load_pairs("ntrex", both, data_dir)[:300]]
         edits, units = typo_edits(texts, 0.1, keyboard_for(language), rng()), units_in(texts)
-        assert units > 9_000
+        assert units > 3_000
         assert abs(sum(map(len, edits)) / units - 0.1) < 4 * math.sqrt(0.09 / units)
-        check_errors(texts[:150], language)
+        check_errors(texts[:50], language)
 
 
 # Answers
@@ -238,7 +238,7 @@ def test_answers_of_xquad(data):
         passages: dict[str, list] = {}
         for example in tasks.load("xquad", "test", language, data):
             passages.setdefault(example.context, []).extend(example.answers)
-        for i, (context, answers) in enumerate(passages.items()):
+        for i, (context, answers) in enumerate(list(passages.items())[::4]):
             noisy, moved = noise.noisy_span(context, answers, 0.3, keyboard_for(language), rng(i))
             assert [text for _, text in moved] == [text for _, text in answers]
             assert all(noisy[start : start + len(text)] == text for start, text in moved)

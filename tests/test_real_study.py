@@ -202,8 +202,11 @@ def test_missing_files_are_all_named_before_any_work(made, tmp_path, monkeypatch
 def test_a_small_part_of_the_real_sets(data_dir, tmp_path, monkeypatch):
     """`real-smoke`: two languages, one corpus, a handful of updates, every kind of run."""
     monkeypatch.setenv("XLT_DATA", str(data_dir))
-    small = {"corpora": ("ntrex",), "vocab_size": 2000, "max_length": 128, "question_length": 128}
-    chosen = params(**{**tinydata.PARAMS, **PROFILE, **small, "objectives": ("none", "word_aligned")})
+    small = {
+        "corpora": ("ntrex",), "vocab_size": 2000, "max_length": 128, "question_length": 128,
+        "objectives": ("word_aligned",), "further_objectives": (), "methods": ("standard",),
+    }  # fmt: skip
+    chosen = params(**{**tinydata.PARAMS, **PROFILE, **small})
     runs = Runs(chosen)
     specs = [*runs.stage("02_pretraining"), *runs.stage("03_finetuning")]
     results = computed(list(dict.fromkeys(specs)), Store(tmp_path))

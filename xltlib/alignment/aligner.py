@@ -120,7 +120,7 @@ class Layout:
     token: np.ndarray  # int32 (T,), the target token of each row
     word: np.ndarray  # int32 (T,), its type
     place: np.ndarray  # int32 (T,), its place (j, m), numbered within the group
-    pair: np.ndarray  # (L,), the co-occurring pair of types of each link, counted from its target type's first
+    pair: np.ndarray  # (L,), the co-occurring pair of types of each link, from its target type's first one on
     given: np.ndarray  # int32 (P,), source type of each pair, pairs sorted by (target, source type)
     pairs_of: np.ndarray  # int64 (F,), how many pairs each target type has
     j: np.ndarray  # float64, one for each (n, m, j) that occurs
@@ -174,8 +174,8 @@ def _number_pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Number the co-occurring pairs of types: the layout's `pair`, `given` and `pairs_of`.
 
-    Target types are taken in blocks of some CHUNK / 2 links, which bounds the memory. A target type has a pair
-    with each source type at most: two bytes a link hold its number where there are no more than 65,536.
+    Target types are taken in blocks of some CHUNK / 2 links, which bounds the memory. A target type has a
+    pair with each source type at most: two bytes a link hold its number where there are at most 65,536.
     """
     types, first_source = max(1, len(corpus.source_words)), _before(corpus.n)
     by_type = np.argsort(corpus.target[token], kind="stable").astype(np.int32)
