@@ -198,14 +198,14 @@ def test_similarity_is_a_shifted_cosine():
 
 
 def test_a_word_has_the_mean_of_its_subwords():
-    states = np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [9.0, 9.0]])
-    pooled = L.pool_words(states, np.array([-1, 0, 0, 2, -1]))
+    states = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    pooled = L.pool_words(states, np.array([0, 0, 2]))
     assert pooled.tolist() == [[2.0, 3.0], [0.0, 0.0], [5.0, 6.0]]
 
 
 def test_words_are_linked_if_any_of_their_subwords_are():
-    links = np.array([[0, 0], [1, 1], [2, 1], [3, 2]])
-    linked = L.word_links(links, np.array([-1, 0, 0, 1]), np.array([-1, 0, 1]))
+    links = np.array([[0, 0], [1, 0], [2, 1]])
+    linked = L.word_links(links, np.array([0, 0, 1]), np.array([0, 1]))
     assert linked.tolist() == [[0, 0], [1, 1]]
     assert L.word_links(np.zeros((0, 2), int), np.array([0]), np.array([0])).shape == (0, 2)
 

@@ -63,7 +63,7 @@ def test_tags_that_words_show_are_told_and_twice_the_same(inputs, tmp_path):
 
 
 def test_dependency_labels_are_universal():
-    sentence = probing.TaggedSentence("1", ("a",), ("DET",), (0,), ("nsubj:pass",))
+    sentence = probing.TaggedSentence("1", ("a",), ("DET",), ("nsubj:pass",))
     assert probing.tag_sets(sentence) == {"": ("DET",), "#deprel": ("nsubj",)}
 
 

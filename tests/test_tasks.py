@@ -53,10 +53,8 @@ CONLLU = """# newdoc id = d
 # sent_id = s2
 1\tOui\toui\tINTJ\tUH\t_\t0\troot\t_\t_"""
 SENTENCES = [
-    TaggedSentence(
-        "s1", ("de", "le", "pain"), ("ADP", "DET", "NOUN"), (3, 3, 0), ("case", "det", "root"), "du pain"
-    ),
-    TaggedSentence("s2", ("Oui",), ("INTJ",), (0,), ("root",)),
+    TaggedSentence("s1", ("de", "le", "pain"), ("ADP", "DET", "NOUN"), ("case", "det", "root"), "du pain"),
+    TaggedSentence("s2", ("Oui",), ("INTJ",), ("root",)),
 ]
 TYDIQA = "tydiqa/tydiqa-goldp-v1.1-"
 READ = {  # what is read -> set, split, language; content by file; records

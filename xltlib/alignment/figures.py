@@ -124,17 +124,19 @@ def by_corruption(session: Session, tests: Sequence[Sample], shares: Sequence[fl
 def pair(session: Session, test: Sample) -> Drawn:
     """A long test sentence: its links by the aligner, with half of gold moved, and at random."""
     words = [n + m for n, m in test.lengths]
-    one = test.only(int(np.argmax([n if n <= WORDS_SHOWN else -n for n in words])))
-    (source, target), sure, rng = one.words[0], one.gold.sure, np.random.default_rng(0)
+    row = int(np.argmax([n if n <= WORDS_SHOWN else -n for n in words]))
+    (source, target), lengths, rng = test.words[row], [test.lengths[row]], np.random.default_rng(0)
+    sure, possible = (side[row] for side in test.gold)
     train = languages_for(session.params).sample(test.language, TRAIN, "train").pairs
-    by_name = _by_name(one, train, ["intersect", "grow-diag-final-and"])
-    by_name["half of gold moved"] = links.corrupt_links(sure, one.lengths, 0.5, rng)
-    by_name["random"] = links.random_links(one.lengths, [len(sure[0])], rng)
+    by_name = _by_name(test, train, ["intersect", "grow-diag-final-and"])
+    shown = {name: linked[row] for name, linked in by_name.items()}
+    (shown["half of gold moved"],) = links.corrupt_links([sure], lengths, 0.5, rng)
+    (shown["random"],) = links.random_links(lengths, [len(sure)], rng)
     return drawing.save(
         session, "alignment_pair",
-        [{"panel": name, "links": linked[0].tolist()} for name, linked in by_name.items()],
+        [{"panel": name, "links": linked.tolist()} for name, linked in shown.items()],
         {"language": test.language, "train": TRAIN},
-        source=source, target=target, sure=sure[0].tolist(), possible=one.gold.possible[0].tolist(),
+        source=source, target=target, sure=sure.tolist(), possible=possible.tolist(),
     )  # fmt: skip
 
 

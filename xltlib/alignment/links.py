@@ -224,15 +224,13 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 def pool_words(states: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Means of the states (T, H) of each word's subwords: (W, H).
 
-    `words` (T,) holds the word of each subword from 0, negative for none (special tokens); W is one more than
-    the last. A word without a subword has the state 0.
+    `words` (T,) holds the word of each subword from 0; W is one more than the last. A word without a subword
+    has the state 0.
     """
-    words = np.asarray(words)
-    kept = np.flatnonzero(words >= 0)
-    pooled = np.zeros((int(words.max(initial=-1)) + 1, states.shape[1]), states.dtype)
-    np.add.at(pooled, words[kept], states[kept])
-    sizes = np.maximum(np.bincount(words[kept], minlength=len(pooled)), 1)
-    return pooled / sizes[:, None].astype(states.dtype)
+    sizes = np.bincount(words)
+    pooled = np.zeros((len(sizes), states.shape[1]), states.dtype)
+    np.add.at(pooled, words, states)
+    return pooled / np.maximum(sizes, 1)[:, None].astype(states.dtype)
 
 
 def centred(sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -243,8 +241,8 @@ def centred(sentences: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def word_links(links: np.ndarray, source_words: np.ndarray, target_words: np.ndarray) -> np.ndarray:
     """Links of words from links of subwords: two words are linked if any of their subwords are."""
-    pairs = np.stack([np.asarray(source_words)[links[:, 0]], np.asarray(target_words)[links[:, 1]]], axis=1)
-    return np.unique(pairs[(pairs >= 0).all(axis=1)], axis=0).astype(np.int32)
+    pairs = np.stack([source_words[links[:, 0]], target_words[links[:, 1]]], axis=1)
+    return np.unique(pairs, axis=0).astype(np.int32)
 
 
 def argmax_links(matrix: np.ndarray) -> np.ndarray:

@@ -16,13 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from xltlib.alignment import links
 from xltlib.data import hub, real_data, synthetic, task_data, tokenization
-from xltlib.data.real_data import WordPairs
+from xltlib.data.real_data import Pairs, WordPairs
 from xltlib.data.tokenization import Sentence
 from xltlib.data.words import simple_tokenize
 from xltlib.noise import typing as noise
 from xltlib.params import Params, to_dict
-
-TextPairs = list[tuple[str, str]]
 
 STREAMS = {"train": 41, "test": 42}  # random streams of their own: none of these sentences is in a run's text
 LEAST_SHARE = 0.25  # parallel pairs of an under-resourced language, relative to the others, at the least
@@ -48,12 +46,6 @@ class Sample:
     def lengths(self) -> list[tuple[int, int]]:
         """(source words, target words) of each pair."""
         return [(len(a), len(b)) for a, b in self.words]
-
-    def only(self, row: int) -> "Sample":
-        """One pair alone."""
-        gold = links.Gold([self.gold.sure[row]], [self.gold.possible[row]])
-        owners = None if self.owners is None else [self.owners[row]]
-        return Sample(self.language, [self.pairs[row]], [self.words[row]], gold, owners)
 
     def of_words(self, unit_links: links.Links) -> links.Links:
         """Links of words from links of the units of `pairs`."""
@@ -140,7 +132,7 @@ class Synthetic(Languages):
             texts += own * round(synthetic.LANGUAGES[language].text_share ** -0.5)
         return tokenization.train(texts, self.params["vocab_size"])
 
-    def pairs(self, language: str, count: int) -> tuple[TextPairs, links.Gold]:
+    def pairs(self, language: str, count: int) -> tuple[Pairs, links.Gold]:
         """Translations (source, language) and their gold links."""
         number, share = self.world.languages.index(language), synthetic.LANGUAGES[language].text_share
         rng = np.random.default_rng([self.world.seed, 22, number])
@@ -246,12 +238,12 @@ class Published(Languages):
         around = tokenization.join((), (), special=tokenization.specials(self.tokenizer))
         return (self.params["max_length"] - len(around)) // 2
 
-    def pairs(self, language: str, count: int) -> tuple[TextPairs, None]:
+    def pairs(self, language: str, count: int) -> tuple[Pairs, None]:
         """All translations (source, language) in an order shuffled once; no gold links."""
         pairs = self._translations(language)
         return [pairs[row] for row in _order(64, self.targets.index(language), len(pairs))], None
 
-    def _translations(self, language: str) -> TextPairs:
+    def _translations(self, language: str) -> Pairs:
         """All translations (source, language), corpus by corpus."""
         return [*chain.from_iterable(self._parallel(language)[0].values())]
 

@@ -72,15 +72,11 @@ class ChoiceExample:
 
 @dataclass(frozen=True, slots=True)
 class TaggedSentence:
-    """A sentence as syntactic words with one tag and one dependency label each.
-
-    `heads` count words from 1, 0 is the root; `words`, `tags`, `heads` and `deprels` have equal length.
-    """
+    """A sentence as syntactic words with one tag and one dependency label each."""
 
     id: str
     words: tuple[str, ...]
     tags: tuple[str, ...]
-    heads: tuple[int, ...]
     deprels: tuple[str, ...]
     text: str = ""  # with its multiword tokens whole
 
@@ -311,11 +307,11 @@ def record_of(key: str, place: str, row: dict, task: str) -> Record:
             raise StudyError(f"{place}: question is {excerpt(asked)}; expected 'cause' or 'effect'")
         return ChoiceExample(key, premise, asked, tuple(choices), label_of(place, row, task))
     if task == "tagging":
-        heads = row["heads"]
+        heads = row["heads"]  # they are not used, but show where a word is lost
         if max(heads) > len(heads) or heads.count(0) != 1:
             shown = excerpt(" ".join(map(str, heads)))
             raise StudyError(f"{place}: heads {shown}; expected one 0, others to {len(heads)}")
-        columns = (tuple(row[name]) for name in ("words", "tags", "heads", "deprels"))
+        columns = (tuple(row[name]) for name in ("words", "tags", "deprels"))
         return TaggedSentence(key, *columns, row.get("text", ""))
     question, context = texts
     for start, answer in row["answers"]:

@@ -9,6 +9,7 @@ but for the last two of question 0.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -255,18 +256,14 @@ def _subwords(of: Scores, params: Params) -> Effects:
             [of("nli", objective=name, objective_options=share) for share in SHARE_OPTIONS.values()]
             for name in (subword, word)
         ]
+        pooled = ([*chain(*levels)] for levels in by_share)  # as if all levels were settings of one system
         words = (
             f"gain of subword links over word links ({kind}), under-resourced language, all amounts of text"
         )
-        yield words, "accuracy", difference(*map(_pooled, by_share), alpha=params.alpha)
+        yield words, "accuracy", difference(*pooled, alpha=params.alpha)
         ends = [levels[k] for k in (0, -1) for levels in by_share]
         words = f"that gain with the least text minus that with the most ({kind})"
         yield words, "accuracy", interaction(*ends, alpha=params.alpha)
-
-
-def _pooled(levels: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
-    """The arrays of all levels, as if they were settings of one system."""
-    return [array for level in levels for array in level]
 
 
 def budgets(params: Params) -> list[int]:
@@ -297,7 +294,7 @@ def _budget(of: Scores, params: Params) -> Effects:
     balanced, drawn = ([of("nli", **budget(n, kind)) for n in sizes] for kind in ("balanced", "random"))
     slope = trend(balanced, np.log2(sizes).tolist(), alpha=params.alpha)
     yield "change for twice the intermediate examples per language, balanced", "accuracy", slope
-    gain = difference(_pooled(balanced), _pooled(drawn), alpha=params.alpha)
+    gain = difference([*chain(*balanced)], [*chain(*drawn)], alpha=params.alpha)
     yield "balanced minus random sampling of the same total, all budgets", "accuracy", gain
     gain = difference(balanced[-1], of("nli"), alpha=params.alpha)
     yield "largest balanced budget minus none", "accuracy", gain
