@@ -43,7 +43,7 @@ WIDE_TILDE, STAND_IN = "\uff5e", "\ue0fe"
 
 
 @dataclass(frozen=True)
-class Published:
+class Contents:
     """What the file holds: the model's shape, its subwords with their scores, and its weights by name."""
 
     shape: dict[str, Any]  # by the names of transformers' BertConfig
@@ -70,7 +70,7 @@ def find() -> Path:
     return path
 
 
-def read(path: Path) -> Published:
+def read(path: Path) -> Contents:
     """Everything that a file of this format holds: the one whose digest `find` has checked."""
     content, place = path.read_bytes(), 4  # after the mark
 
@@ -99,7 +99,7 @@ def read(path: Path) -> Published:
         name, kind, _, begin, stored = take(f"{length}sBIQQ")
         raw = np.frombuffer(content, np.uint8, stored, begin)
         tensors[name.decode()] = unpack(raw) if kind else raw.view("<f4").astype(np.float32)
-    return Published(shape, pieces, scores, normalisation, tensors)
+    return Contents(shape, pieces, scores, normalisation, tensors)
 
 
 def unpack(blocks: np.ndarray) -> np.ndarray:

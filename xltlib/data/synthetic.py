@@ -88,7 +88,7 @@ def clauses(
     like: Clauses | None = None,
     asked: np.ndarray | None = None,
 ) -> Clauses:
-    """Clauses with these concepts (n, 7); wording drawn at random, or mostly that of the clauses ``like``."""
+    """Clauses with these concepts (n, 7); wording drawn at random, or mostly that of the clauses `like`."""
     n = len(concept)
     synonym = rng.integers(0, SYNONYMS, concept.shape)
     if like is not None:
@@ -106,7 +106,7 @@ def check_languages(names: Iterable[str]) -> None:
 
 
 class World:
-    """The interlingua with its languages. ``seed`` fixes lexicons and selectional preferences."""
+    """The interlingua with its languages. `seed` fixes lexicons and selectional preferences."""
 
     def __init__(self, languages: tuple[str, ...] = tuple(LANGUAGES), seed: int = 0):
         check_languages(languages)
@@ -167,7 +167,7 @@ def in_split(concept: np.ndarray, split: str) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Words of one clause; ``slots`` and ``parts`` say for each word where it came from."""
+    """Words of one clause; `slots` and `parts` say for each word where it came from."""
 
     words: tuple[str, ...]
     slots: tuple[int, ...]
@@ -371,7 +371,7 @@ def parallel(world: World, n: int, rng: np.random.Generator, split: str = "text"
 def _uniform_meanings(
     n: int, split: str, rng: np.random.Generator, shown: tuple[int, ...] = ()
 ) -> np.ndarray:
-    """Distinct concepts (n, 7): uniform members in every core slot and in the optional ones ``shown``
+    """Distinct concepts (n, 7): uniform members in every core slot and in the optional ones `shown`
     (default: two of the four, at random)."""
     chosen: list[np.ndarray] = []
     seen: set[bytes] = set()

@@ -152,8 +152,7 @@ def world_of(text: Result) -> synthetic.World:
 
 def tokenizer_of(text: Result) -> PreTrainedTokenizerFast:
     """The joint tokenizer of a text run."""
-    text.file("tokenizer.json")
-    return tokenization.load(text.directory)
+    return tokenization.load(text.file("tokenizer.json").parent)
 
 
 def read_sentences(pairs: Result, language: str, side: str) -> list[list[str]]:
