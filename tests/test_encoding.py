@@ -271,13 +271,6 @@ def test_batches_of_near_length_waste_little_and_are_full():
     assert [rows.tolist() for rows in found] != [rows.tolist() for rows in other]
 
 
-def test_only_padded_data_mix_lengths():
-    lengths = [3, 4, 3, 4, 5]
-    equal, near = (coding.batches(data_of(lengths, padded=p), 5, np.random.default_rng(0)) for p in (0, 1))
-    assert len(equal) == 3
-    assert len(near) == 1
-
-
 def test_stacked_by_hand():
     ids, mask = stacked([np.array([5, 6]), np.array([7, 8, 9])], filler=1)
     assert ids.tolist() == [[5, 6, 1], [7, 8, 9]]
