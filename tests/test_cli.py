@@ -114,9 +114,13 @@ def test_run_passes_on_what_it_was_asked(tiny, monkeypatch):
         ("run -j two", "'two': expected the number of processes"),
         ("run -j 99999999999", "expected the number of processes"),
         ("claim S0-l params/tiny.yaml", "S0-1"),
+        ("publish params/other.yaml --runs", "the profile is tiny, the file other.yaml"),
+        ("publish params/tiny.yaml --runs", "no run of tiny is finished"),
+        ("run params/tiny.yaml --set objectives=[bogus]", "objective 'bogus' is not known; known: none"),
     ],
 )
 def test_input_that_cannot_be_used_ends_with_2(tiny, capsys, line, words):
+    shutil.copyfile(tiny, tiny.with_name("other.yaml"))
     assert cli.main(line.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("xlt: error: ")
@@ -147,6 +151,17 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_closed_streams_are_no_error_and_nothing_takes_their_place(tmp_path):
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("a dog ||| ein Hund\n" * 2)
+    xlt = f"{sys.executable} -m xltlib align -d"
+    script = f"{xlt} $0 2>&-; {xlt} - <&- || echo $?; {xlt} $0 >&-"
+    done = subprocess.run(["sh", "-c", script, pairs], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.split("\n") == ["0-0 1-1", "0-0 1-1", "2", ""]
+    assert "Traceback" not in done.stderr
 
 
 def test_status_counts_runs_by_notebook(filled, tmp_path, capsys):

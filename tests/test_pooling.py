@@ -126,6 +126,25 @@ def test_a_slice_keeps_what_is_published_and_is_checked(root):
     assert "evidence.json: there is no such file" in told
 
 
+def test_a_slice_of_another_design_is_refused_and_foreign_runs_are_told(root):
+    with pytest.raises(StudyError, match="published with test_examples = 16, the profile has 18: give"):
+        study.publish_runs(study.open(load(root / "params/more.yaml", {"test_examples": "18"})))
+    more = load(root / "params/more.yaml")
+    shutil.copytree(root / "figures/other", root / "figures/more", dirs_exist_ok=True)
+    edit(
+        root / "figures/more/manifest.json",
+        lambda manifest: manifest.update(parameters=more.model_dump(mode="json")),
+    )
+    assert "are none that these parameters ask for: take them out" in "\n".join(problems(root))
+
+
+def test_damaged_verdicts_are_one_clear_error(root, capsys):
+    for content in ([], {}, {"scales": {}}, {"scales": {"mechanism": {"S0-1": None}}}):
+        write_json(root / "figures/evidence.json", content)
+        assert cli.main(["claim", "S0-1"]) == 2
+        assert "evidence.json: damaged, or edited by hand" in capsys.readouterr().err
+
+
 def test_parameters_are_those_of_the_profile_and_of_this_version(root):
     file = root / "params/more.yaml"
     file.write_text(file.read_text().replace("test_examples: 16", "test_examples: 18"))

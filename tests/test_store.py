@@ -117,6 +117,8 @@ def test_processors_of_one_name_are_told_apart_by_their_vectors(tmp_path, flags,
 
 
 def test_the_record_names_versions_and_hardware_but_not_the_host(store):
+    import torch  # noqa: F401 - the record tells of it where it is used
+
     record = store.compute(RUN, build).record
     assert record["environment"]["python"].startswith("3.")
     assert {"torch", "cpu", "cores", "threads"} <= record["environment"].keys()
@@ -332,6 +334,10 @@ def test_published_evidence_edited_by_hand_is_refused(store, tmp_path):
     for change in ({"params": {}}, {"scores": 3}, {"version": 9}):
         write_json(tmp_path / "runs.json", {RUN.digest: runs[RUN.digest] | change})
         with pytest.raises(StudyError, match=rf"runs\.json.*{RUN.digest}"):
+            read_published(tmp_path)
+    for content in ([], {}, {RUN.digest: None}, {RUN.digest: runs[RUN.digest] | {"seconds": None}}):
+        write_json(tmp_path / "runs.json", content)
+        with pytest.raises(StudyError, match=r"runs\.json"):
             read_published(tmp_path)
 
 

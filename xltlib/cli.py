@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[Callable, tuple]] = {}  # name -> the function that do
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 for input that cannot be used, 130 when interrupted."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed; to print there would be to print on standard output
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
     try:
         args = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
         code = args.func(args)
@@ -141,9 +144,9 @@ def _run(args: argparse.Namespace) -> None:
 )
 def _publish(args: argparse.Namespace) -> None:
     """Put what `xlt run` has computed into figures/."""
-    session = _session(args)
     from xltlib import study
 
+    session = study.open(study.named(args.params))
     print(study.publish_runs(session) if args.runs else study.publish_computed(session, args.replace))
     print(f"published: {session.published}")
 
@@ -269,12 +272,18 @@ def _published_claim(args: argparse.Namespace) -> None:
         raise StudyError("without a profile's file nothing is computed, and --set, -j and --run say nothing")
     root = study.find_root()
     ledger = load_ledger(root / "params" / "claims.yaml")
-    claim, pooled = find(ledger, args.id), read_json(root / "figures" / evidence.POOLED)
-    entries = [known[claim.id] for known in pooled["scales"].values()]
-    # what is decided without runs is the same at every scale
-    tested = [entry for entry in entries if any(test.get("effect") for test in entry["tests"])]
-    print("\n\n".join(claim_text.render_text(entry) for entry in tested or entries[:1]))
-    if pooled["ledger_digest"] != ledger.digest:
+    claim, file = find(ledger, args.id), root / "figures" / evidence.POOLED
+    pooled = read_json(file)
+    try:
+        entries = [known[claim.id] for known in pooled["scales"].values()]
+        # what is decided without runs is the same at every scale
+        tested = [entry for entry in entries if any(test.get("effect") for test in entry["tests"])]
+        text = "\n\n".join(claim_text.render_text(entry) for entry in tested or [entries[0]])
+        outdated = pooled["ledger_digest"] != ledger.digest
+    except evidence.DAMAGED as error:
+        raise StudyError(f"{file}: damaged, or edited by hand ({error!r}): see xlt check") from None
+    print(text)
+    if outdated:
         print("The ledger has changed since these verdicts were published: see xlt check.")
 
 

@@ -201,7 +201,7 @@ def score_files(name: str, gold: Path | str, predictions: Path | str, language: 
         tasks.check_records(examples, [place for place, _ in rows])
         ids = [example.id for example in examples]
         answers = _in_order(ids, _read_answers(predictions, task_set, language), predictions)
-        metrics = qa_scores(examples, answers, language, OFFICIAL_STYLE[name])
+        metrics = qa_scores(examples, answers, language.partition("|")[0], OFFICIAL_STYLE[name])
         scores = [dict(zip(metrics, row, strict=True)) for row in np.stack([*metrics.values()], 1).tolist()]
     else:
         ids, labels, places = _read_labels(gold, task_set, language, beside=True)

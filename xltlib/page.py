@@ -21,7 +21,7 @@ import yaml
 from xltlib import StudyError
 from xltlib.claims.claim_text import TESTED
 from xltlib.claims.evaluate import DOCUMENT
-from xltlib.claims.evidence import POOLED
+from xltlib.claims.evidence import DAMAGED, POOLED
 from xltlib.claims.ledger import Ledger, label, load_ledger
 from xltlib.claims.reports import IMPOSSIBLE, POSSIBLE
 from xltlib.claims.verdicts import NOT_RUN, forest_row, robustness
@@ -425,14 +425,20 @@ def check(figures: Path, ledger_path: Path, site: Path) -> list[str]:
     Every published file is compared with its digest in the manifest, and each part of the page, where there
     is one, is made again from the data and looked for in it.
     """
+    problems: list[str] = []
     try:
         evidence = Evidence.read(figures, ledger_path)
+        for own in evidence.profiles:
+            problems += file_problems(own.folder, own.manifest["files"], MANIFEST)
+        for name in evidence.outdated:
+            where = figures / name
+            problems.append(f"{ledger_path} is newer than the evidence in {where}: run the study again")
+        problems += _check_site(evidence, site) if site.is_dir() else []
     except StudyError as error:
-        return [str(error)]
-    problems = [x for p in evidence.profiles for x in file_problems(p.folder, p.manifest["files"], MANIFEST)]
-    for name in evidence.outdated:
-        problems.append(f"{ledger_path} is newer than the evidence in {figures / name}: run the study again")
-    return problems + (list(_check_site(evidence, site)) if site.is_dir() else [])
+        problems.append(str(error))
+    except DAMAGED as error:
+        problems.append(f"{figures}: a file is damaged, or edited by hand: {error!r}")
+    return problems
 
 
 def _check_site(evidence: Evidence, site: Path) -> Iterator[str]:

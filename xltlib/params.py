@@ -164,7 +164,7 @@ class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """A safe loader that refuses what would silently mean something else.
 
     That is a key given twice, of which the later would win, a merge (<<), whose values have no line of their
-    own, and 010 or 1:30, which YAML 1.1 takes for octal and for base 60.
+    own, a set, which has no order, and 010 or 1:30, which YAML 1.1 takes for octal and for base 60.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -185,6 +185,9 @@ class UniqueLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return super().construct_scalar(node)
 
 
+UniqueLoader.add_constructor("tag:yaml.org,2002:set", UniqueLoader.construct_undefined)
+
+
 def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The names and values of a YAML file that holds one mapping, and the place (file, line) of each.
 
@@ -201,6 +204,8 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(values, dict):
         raise StudyError(f"{path}: {usual}, found {_short(values)}")
     places = {key.value: f"{path}, line {key.start_mark.line + 1}" for key, _ in root.value}
+    if len(places) != len(values):
+        raise StudyError(f"{path}: {usual}, found two names that YAML takes for one value, as 1 and 1.0")
     return dict(zip(places, values.values(), strict=True)), places
 
 
@@ -215,7 +220,7 @@ def _parsed(text: str, place: str) -> tuple[yaml.Node | None, Any]:
         loader = UniqueLoader(text)
         root = loader.get_single_node()
         return root, None if root is None else loader.construct_document(root)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:  # such as of `!!bool maybe`
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise StudyError(f"{place}{line}: not valid YAML: {str(problem or error)[:100]}") from None
@@ -363,11 +368,16 @@ class Params(Settings):
     def _check_together(self) -> Self:
         scale, reason = _scale(self)
         lone = self.pretrainings > 1 and not self.world_per_seed
+        known = len(self.pair_languages) != 1 and set(self.pair_languages) <= set(self.languages)
         for name, wrong, expected in (
             ("languages", len(self.languages) < 2, "the source and at least one target language"),
             ("source", self.source not in self.languages, f"one of languages = {literal(self.languages)}"),
             ("hidden_size", self.hidden_size % self.num_heads, f"a multiple of num_heads = {self.num_heads}"),
             ("pretrainings", lone, "1, since all seeds are of one world (world_per_seed: false)"),
+            ("pair_languages", not known, f"two or more of languages = {literal(self.languages)}, or none"),
+            ("model", self.model and self.data == "synthetic", "none, since the languages are synthetic"),
+            ("model_layers", self.model_layers and not self.model, "0, since there is no published model"),
+            ("cut_subwords", self.cut_subwords and not self.model, "false, since there is no published model"),
             ("scale", self.scale != scale, f'"{scale}", since {reason}'),
         ):
             if wrong:

@@ -132,8 +132,8 @@ class Runs:
 
         `target`: trained on the pairs of this language alone, for its share of the updates.
         """
-        _check("objective", objective, pretraining.OBJECTIVES)
-        entry, chosen = pretraining.OBJECTIVES[objective], pretraining.options(objective, options)
+        chosen = pretraining.options(objective, options)
+        entry = pretraining.OBJECTIVES[objective]
         seed = self.params.pretraining_of(seed)
         if objective == "none":
             return self.base(seed, chosen)
@@ -207,7 +207,6 @@ class Runs:
 
         With `joint=false` every target language has an encoder of its own, in the order of `Params.targets`.
         """
-        _check("method", method, finetuning.METHODS)
         finetuning.options(method, method_options)
         entry = finetuning.METHODS[method]
         taken = self._take(
@@ -365,11 +364,6 @@ class Runs:
         """Where the examples of real tasks come from, and how long they may be."""
         names = ("data", "train_sets", "test_sets", "official_counts", "max_length", "question_length")
         return self._take(*names) if self.real else {}
-
-
-def _check(what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise StudyError(f"{what} {name!r} is not known; known: {', '.join(known)}")
 
 
 def closure(specs: Iterable[Spec]) -> list[Spec]:

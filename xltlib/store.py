@@ -38,7 +38,9 @@ from xltlib import StudyError
 RECORD, SCORES, RUNS, MANIFEST = "result.json", "scores.npz", "runs.json", "manifest.json"
 WEIGHTS = "model.safetensors"  # the file of a trained model
 FAILED = ".failed.json"  # how the last attempt at a run ended
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # what kernels of torch and oneDNN are chosen by
@@ -316,12 +318,17 @@ def read_published(folder: str | Path) -> dict[str, Result]:
         digest, _, setting = name.partition("/")
         names[digest][setting] = name
     results = {}
-    for digest, entry in read_json(path).items():
-        if digest != digest_of(entry) or len(names[digest]) != entry["scores"]:
-            raise StudyError(f"{path}: run {digest} does not fit its digest or its scores: publish it anew")
-        labels = {"labels": entry["labels"]} if entry["labels"] else {}
-        record = entry | {"values": entry["values"] | labels, "files": dict.fromkeys(entry["files"])}
-        results[digest] = Result(digest, record, read_scores=partial(file.read, names[digest]))
+    with _reading(path, "published runs"):
+        for digest, entry in read_json(path).items():
+            if digest != digest_of(entry) or len(names[digest]) != entry["scores"]:
+                wrong = f"run {digest} does not fit its digest or its scores"
+                raise StudyError(f"{path}: {wrong}: publish it anew")
+            labels = {"labels": entry["labels"]} if entry["labels"] else {}
+            record = entry | {"values": entry["values"] | labels, "files": dict.fromkeys(entry["files"])}
+            record["seconds"] = float(entry["seconds"])
+            results[digest] = Result(digest, record, read_scores=partial(file.read, names[digest]))
+    if lost := names.keys() - results.keys():
+        raise StudyError(f"{path}: run {min(lost)} is not there, but its scores are: publish it anew")
     return results
 
 
@@ -378,7 +385,9 @@ class Store:
 
     def failure(self, spec: Spec) -> str:
         """The error with which the last attempt at the run ended, or an empty text."""
-        return read_json(self.partial(spec) / FAILED, {}).get("error", "")
+        with contextlib.suppress(StudyError, AttributeError):  # a damaged note is none
+            return read_json(self.partial(spec) / FAILED, {}).get("error", "")
+        return ""
 
     def compute(self, spec: Spec, build: Callable[[Path], dict], files: bool = False) -> Result:
         """The run's result: taken from the store or the published evidence, or built now.

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xltlib import StudyError, notebooks, store
-from xltlib.claims.evidence import HALF_BITS, POOLED, evidence, pooled, read_all, stage_specs
+from xltlib.claims.evidence import CHOOSING, HALF_BITS, POOLED, evidence, pooled, read_all, stage_specs
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
 from xltlib.data import downloads
 from xltlib.params import Params, load, to_dict
@@ -53,7 +53,11 @@ class Session:
         self.ledger, figures = self.root / "params" / "claims.yaml", self.root / "figures"
         restore(figures)
         design = self.ledger.with_name(DESIGN)
-        if design.is_file() and read_yaml(design)["confirmation"]["profile"] == params.profile:
+        try:
+            confirms = design.is_file() and read_yaml(design)["confirmation"]["profile"] == params.profile
+        except (KeyError, TypeError):  # what is wrong with the design is told where all of it is read
+            confirms = True
+        if confirms:
             load_ledger(self.ledger).design.require_frozen(params.profile)
         self.jobs = jobs or default_jobs(params.device)
         self.published = figures / params.profile
@@ -138,6 +142,15 @@ def stages(only: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name in asked or not asked)
 
 
+def named(path: str | Path, overrides: Mapping[str, str] | None = None) -> Params:
+    """The parameters of a profile's file; StudyError where it is not named as the profile."""
+    params, file = load(path, overrides), Path(path)
+    if file.stem != params.profile:
+        expected = "a profile's file has its name"
+        raise StudyError(f"{file}: the profile is {params.profile}, the file {file.name}: {expected}")
+    return params
+
+
 def run(
     params_path: str | Path, only: Sequence[str] = (), overrides: Mapping[str, str] | None = None,
     jobs: int | None = None, fresh: bool = False, runs_alone: bool = False, tell: Tell = tell_user,
@@ -154,12 +167,9 @@ def run(
 
     StudyError for parameters that cannot be used, before any work; for a run or a notebook that fails.
     """
-    params = load(params_path, overrides)
+    params = named(params_path, overrides)
     downloads.require(params, tell)
-    asked, changed, file = stages(only), params != load(params_path), Path(params_path)
-    if file.stem != params.profile:
-        expected = "a profile's file has its name"
-        raise StudyError(f"{file}: the profile is {params.profile}, the file {file.name}: {expected}")
+    asked, changed = stages(only), params != load(params_path)
     session = open(params, jobs=jobs, fresh=fresh)
     for stage in asked:  # a wrong parameters cell is told before the work
         notebooks.declared(session.root / "notebooks" / f"{stage}.ipynb")
@@ -327,11 +337,16 @@ def publish_runs(session: Session) -> str:
 
     They stand in for runs that a store lacks, so that a long study can be computed in slices on several
     machines; what is published stays. Seeds that lack runs are named: weights are not published, and on
-    another kind of processor their other runs would be trained from different ones. StudyError where the
-    profile has verdicts already, where another process publishes, or where the store has other scores of a
-    published run.
+    another kind of processor their other runs would be trained from different ones. StudyError where no run
+    is finished, where the profile has verdicts already or was published with other parameters, where another
+    process publishes, or where the store has other scores of a published run.
     """
     folder, specs = session.published, session.all_specs()
+    now = to_dict(session.params)
+    for name, then in store.read_json(folder / MANIFEST, {}).get("parameters", {}).items():
+        if name not in CHOOSING and now.get(name) != then:
+            found = f"its runs were published with {name} = {then}, the profile has {now.get(name)}"
+            raise StudyError(f"{folder}: {found}: give the new design a name of its own")
     with _publishing(session) as aside:
         if (folder / "claims.json").is_file():
             raise StudyError(f"{folder} has verdicts: publish the whole study (`xlt publish` without --runs)")
@@ -341,6 +356,8 @@ def publish_runs(session: Session) -> str:
                 where = f"run {result.digest} ({result.kind}) has other scores in {session.store.root}"
                 cure = "finish the seeds of a slice on the machine that began them"
                 raise StudyError(f"{folder}: {where}: {cure}")
+        if not runs:
+            raise StudyError(f"no run of {session.params.profile} is finished: there is nothing to publish")
         store.publish(runs.values(), aside)
         _write_manifest(session, aside)
     seeds = [(spec.params.get("labels", spec.params).get("seed"), spec.digest in runs) for spec in specs]

@@ -45,8 +45,8 @@ class Aligner:
         for name, good, expected in (
             ("iterations", self.iterations >= 1, "at least 1"),
             ("p_null", 0 < self.p_null < 1, "between 0 and 1"),
-            ("alpha", self.alpha > 0, "above 0"),
-            ("tension", 0 < self.tension < math.inf, "above 0"),
+            ("alpha", 0 < self.alpha <= 1e6, "above 0, at most 1e6"),
+            ("tension", 1e-6 <= self.tension <= 100, "from 1e-6 to 100"),  # beyond, sums have no digits left
         ):
             if not good:
                 raise StudyError(f"aligner: {name} = {getattr(self, name)}; a number {expected} expected")

@@ -19,7 +19,7 @@ from xltlib.claims.scores import World, canonical, table
 from xltlib.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED
 from xltlib.noise import questions
 from xltlib.params import Params, load
-from xltlib.runs import KINDS, Runs
+from xltlib.runs import KINDS, STAGES, Runs, closure
 from xltlib.store import MANIFEST, RUNS, Result, Spec, Store, file_problems, read_json, read_published
 
 POOLED = "evidence.json"  # beside the folders of the profiles
@@ -31,7 +31,7 @@ CHOOSING = (
 AGREE = 1e-6  # verdicts' numbers that are computed again on another machine differ by less
 HALF_BITS = 2.5e-4  # error of a score in 16 bits: means were told before it was rounded
 SHOWN = 5  # differences of one file that are told
-DAMAGED = (StudyError, KeyError, TypeError, AttributeError)  # what files edited by hand lead to
+DAMAGED = (StudyError, LookupError, TypeError, ValueError, AttributeError)  # of files edited by hand
 
 
 # Runs and verdicts of a profile
@@ -217,11 +217,18 @@ def _check_profile(own: Published, ledger: Ledger, ledger_path: Path) -> Iterato
             if not abs(run.scores[name].mean(dtype=float) - mean) <= HALF_BITS:
                 yield f"{own.folder}: run {digest}: scores {name}: their mean is not the one told, {mean:g}"
     file, whole = ledger_path.with_name(f"{own.folder.name}.yaml"), (own.folder / "claims.json").is_file()
-    for name, asked in load(file) if file.is_file() else ():
+    params, other = load(file) if file.is_file() else own.params, False
+    for name, asked in params:
         found = getattr(own.params, name)
         if found != asked and (whole or name not in CHOOSING):
+            other = True
             yield f"{own.folder / MANIFEST}: parameters: {name} is {found}, in {file} it is {asked}"
     if not whole:
+        by_stage = (stage_specs(Runs(params), ledger_path, stage) for stage in STAGES)
+        known = {spec.digest for spec in closure(spec for specs in by_stage for spec in specs)}
+        if not other and (foreign := own.runs.keys() - known):
+            some = f"{len(foreign)} runs, such as {min(foreign)}"
+            yield f"{own.folder / RUNS}: {some}, are none that these parameters ask for: take them out"
         yield from file_problems(own.folder, own.manifest.get("files", {}), MANIFEST)
         return
     published = read_json(own.folder / "claims.json")

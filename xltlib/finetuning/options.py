@@ -68,7 +68,12 @@ class Options(Settings):
 
 
 def options(method: str, text: str = "") -> Options:
-    """The options of a method, written "threshold=0.7,synonyms=false"; StudyError for one that it lacks."""
+    """The options of a method, written "threshold=0.7,synonyms=false".
+
+    StudyError for a method that is not there, and for an option that it lacks.
+    """
+    if method not in METHODS:
+        raise StudyError(f"method {method!r} is not known; known: {', '.join(METHODS)}")
     return parse_options(Options, text, f"method {method}", METHODS[method].options)
 
 

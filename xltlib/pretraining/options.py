@@ -91,7 +91,12 @@ class Options(Settings):
 
 
 def options(objective: str, text: str = "") -> Options:
-    """The options of an objective, written "mask_rate=0.15,links=gold"; StudyError for one that it lacks."""
+    """The options of an objective, written "mask_rate=0.15,links=gold".
+
+    StudyError for an objective that is not there, and for an option that it lacks.
+    """
+    if objective not in OBJECTIVES:
+        raise StudyError(f"objective {objective!r} is not known; known: {', '.join(OBJECTIVES)}")
     return parse_options(Options, text, f"objective {objective}", OBJECTIVES[objective].options)
 
 

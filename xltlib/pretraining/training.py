@@ -98,7 +98,7 @@ def fit(
             sums = {}
             if progress and (time.monotonic() - told > TELLING or step == end):
                 told = time.monotonic()
-                progress(f"{name}: {_line(history[-1], opt.steps, (step - first) / (told - begun))}")
+                progress(f"{name}: {_line(history[-1], end, (step - first) / (told - begun))}")
         if opt.until and end == opt.steps and step % opt.look_every == 0 and step + opt.cooldown < end:
             history.append({"step": step, "score": look()})
             model.train()
