@@ -179,6 +179,17 @@ def test_agreement_and_calibration_are_put_in_words(tmp_path, root):
     assert "2 runs took 1 minutes of one core in all" in site["environment"].sections[0][1]
 
 
+def test_profiles_published_as_runs_alone_are_linked(tmp_path, root):
+    ledger, figures = write_ledger(tmp_path / "params", root), tmp_path / "figures"
+    for name in ("many", "few"):
+        write_profile(figures / name, [sample_claim(i) for i in range(9)], ledger)
+    (figures / "few/claims.json").unlink()
+    evidence = page.Evidence.read(figures, ledger)
+    assert "few/scores.npz" in evidence.files
+    ((_, text),) = page.pages(evidence, [])["index"].sections
+    assert "few (runs alone" in text
+
+
 def test_pooled_runs_speak_and_stand_first(tmp_path, root):
     """Verdicts, finding and forest are of all runs; open questions of the profile with the most seeds."""
     ledger = write_ledger(tmp_path / "params", root)

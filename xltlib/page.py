@@ -23,7 +23,7 @@ from xltlib.claims.claim_text import TESTED
 from xltlib.claims.evaluate import DOCUMENT
 from xltlib.claims.evidence import DAMAGED, POOLED
 from xltlib.claims.ledger import Ledger, label, load_ledger
-from xltlib.claims.reports import IMPOSSIBLE, POSSIBLE
+from xltlib.claims.reports import IMPOSSIBLE, POSSIBLE, calibration, verdict_table
 from xltlib.claims.verdicts import NOT_RUN, forest_row, robustness
 from xltlib.store import MANIFEST, RUNS, file_problems, read_json, sha256_file, system_errors, write_json
 
@@ -183,6 +183,22 @@ class Evidence:
         return [p.name for p in self.profiles if p.claims["ledger_digest"] != self.ledger.digest]
 
     @property
+    def slices(self) -> list[Path]:
+        """The folders of profiles that are published as runs alone, without figures and verdicts."""
+        folders = sorted(file.parent for file in self.figures.glob(f"[!.]*/{RUNS}"))
+        return [folder for folder in folders if not (folder / CLAIMS).exists()]
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        """What the reports say of themselves, and their verdicts beside ours of all runs at one scale."""
+        first = self.profiles[0]
+        ours = {s.id: s.pooled.get(first.scale, s.claim)["verdict"] for s in self.statements}
+        beside = {"their_verdict_and_ours": verdict_table, "calibration_by_our_verdict": calibration}
+        claims = [claim for claim in self.ledger.claims if claim.id in ours]
+        told = {name: count(claims, ours) for name, count in beside.items()}
+        return first.claims["reports"] | told
+
+    @property
     def answering(self) -> Profile:
         """The profile that answers the open questions with the most seeds, over all of them."""
 
@@ -194,7 +210,8 @@ class Evidence:
     @property
     def files(self) -> dict[str, Path]:
         """What the page links to: all published files by profile, the ledger, and the reports as data."""
-        own = {f"{p.name}/{x.name}": x for p in self.profiles for x in p.folder.iterdir() if x.is_file()}
+        folders = [p.folder for p in self.profiles] + self.slices
+        own = {f"{folder.name}/{x.name}": x for folder in folders for x in folder.iterdir() if x.is_file()}
         beside = (self.ledger_path, self.ledger_path.with_name("reports.yaml"), self.figures / POOLED)
         return own | {path.name: path for path in beside}
 

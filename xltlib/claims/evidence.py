@@ -129,13 +129,13 @@ def read_all(figures: Path) -> list[Published]:
 
 
 def bodies(published: Iterable[Published], ledger: Ledger) -> list[list[Published]]:
-    """The profiles that are judged together, those with most runs first; confirmatory ones apart."""
+    """The profiles that are judged together, those with most runs first; confirmatory ones apart, and last."""
     found: list[list[Published]] = []
 
     def confirms(own: Published) -> bool:
         return ledger.design.confirms(own.params.profile)
 
-    for own in sorted(published, key=lambda own: -len(own.runs)):
+    for own in sorted(published, key=lambda own: (confirms(own), -len(own.runs))):
         started = own.manifest.get("rules", {}).get("digest", "none")
         ledger.design.require_older(own.params.profile, started, own.folder)
         fitting = (body for body in found if all(own.fits(x) and confirms(x) == confirms(own) for x in body))

@@ -73,7 +73,7 @@ def report_table(evidence: Mapping) -> pd.DataFrame:
     opposite = [" and ".join(pair["verdicts"]) for pair in checks["opposite_verdicts"]]
     off_topic = [f"report {r['report']}: {r['arxiv']}" for r in cited["off_topic"]]
     rows = {
-        f"verdict is confidence of {rule['threshold']:g} or more, exceptions": rule["exceptions"],
+        f"verdict is confidence above {rule['threshold']:g} or below, exceptions": rule["exceptions"],
         "headers whose counts are not those of their rows": wrong,
         "same fact, or whole and part, with opposite verdicts": opposite,
         "facts stated more than once": [" = ".join(group["ids"]) for group in checks["duplicates"]],
