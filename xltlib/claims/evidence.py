@@ -129,7 +129,7 @@ def read_all(figures: Path) -> list[Published]:
 
 
 def bodies(published: Iterable[Published], ledger: Ledger) -> list[list[Published]]:
-    """The profiles that are judged together, those with most runs first; confirmatory ones apart, and last."""
+    """The profiles that are judged together, those with most runs first; confirmatory ones apart, last."""
     found: list[list[Published]] = []
 
     def confirms(own: Published) -> bool:
