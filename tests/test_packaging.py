@@ -50,6 +50,19 @@ def locked(root) -> dict[str, Version]:
     return {name: Version(line.partition("==")[2]) for name, line in zip(names, lines, strict=True)}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bench_objectives.py --updates 2 --rounds 1",
+        "bench_xnli.py --pairs 64 --updates 2 --predicted 16 --rounds 1",
+    ],
+)
+def test_benchmarks_are_of_the_present_code(root, line):
+    pytest.importorskip("accelerate", reason="the bench extra is not installed")
+    subprocess.run([sys.executable, *line.split()], cwd=root / "tests/benchmarks", check=True)
+
+
 @pytest.fixture(scope="module")
 def tracked(root) -> list:
     """All files that git has or would take."""

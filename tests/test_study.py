@@ -308,6 +308,12 @@ def test_what_any_profile_has_published_stands_for_runs_but_for_fresh_ones(tiny,
         assert {store.status(spec) for spec in specs} == {"missing" if fresh else "published"}
 
 
+def test_a_word_that_asks_for_nothing_is_refused(tiny, monkeypatch):
+    monkeypatch.setenv("XLT_FRESH", "yes")
+    with pytest.raises(StudyError, match="XLT_FRESH=yes: expected 1"):
+        study.open(load(tiny))
+
+
 @pytest.mark.parametrize("name", ["runs.json", "manifest.json", "01_alignment.svg"])
 def test_a_figure_cannot_take_the_name_of_another_file(tiny, told, name):
     session = run(tiny, told)

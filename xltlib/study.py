@@ -65,7 +65,9 @@ class Session:
         self.figures = Path(os.environ.get("XLT_FIGURES", self.root / "runs" / "figures" / params.profile))
         folders = sorted(file.parent for file in figures.glob(f"[!.]*/{RUNS}"))
         folders.sort(key=lambda folder: folder != self.published)
-        if os.environ.get("XLT_FRESH") == "1" if fresh is None else fresh:
+        if (asked := os.environ.get("XLT_FRESH", "0")) not in ("", "0", "1"):
+            raise StudyError(f"XLT_FRESH={asked}: expected 1 (compute what is published anew) or 0")
+        if asked == "1" if fresh is None else fresh:
             folders = []
         self.runs, self.store = Runs(params), Store(self.root / "runs", folders)
         self.specs = cache(partial(stage_specs, self.runs, self.ledger))
