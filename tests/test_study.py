@@ -308,6 +308,13 @@ def test_what_any_profile_has_published_stands_for_runs_but_for_fresh_ones(tiny,
         assert {store.status(spec) for spec in specs} == {"missing" if fresh else "published"}
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_damaged_manifest_is_told(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    (told,) = study.damaged(tmp_path)
+    assert "manifest.json: cannot be used" in told
+
+
 def test_a_word_that_asks_for_nothing_is_refused(tiny, monkeypatch):
     monkeypatch.setenv("XLT_FRESH", "yes")
     with pytest.raises(StudyError, match="XLT_FRESH=yes: expected 1"):

@@ -275,7 +275,7 @@ def _published_claim(args: argparse.Namespace) -> None:
     claim, file = find(ledger, args.id), root / "figures" / evidence.POOLED
     pooled = read_json(file)
     try:
-        entries = [known[claim.id] for known in pooled["scales"].values()]
+        entries = [known[claim.id] for known in pooled["scales"].values() if claim.id in known]
         # what is decided without runs is the same at every scale
         tested = [entry for entry in entries if any(test.get("effect") for test in entry["tests"])]
         text = "\n\n".join(claim_text.render_text(entry) for entry in tested or [entries[0]])
@@ -327,14 +327,14 @@ def _job(args: argparse.Namespace) -> None:
 # The page
 
 
-@_command()
+@_command(_PROFILE)
 def _page(args: argparse.Namespace) -> None:
-    """Build the reviewers' page from published evidence."""
+    """Build the reviewers' page from published evidence, with the notebooks that a profile's run executed."""
     from xltlib import page, study
 
     root = study.find_root()
     study.restore(root / "figures")
-    notebooks = root / "runs" / "notebooks" / "quick"
+    notebooks = root / "runs" / "notebooks" / study.named(args.params).profile
     first = page.build(root / "figures", notebooks, root / "site", root / "params" / "claims.yaml")
     print(f"{first}: open it in a browser, no server is needed")
 

@@ -13,7 +13,16 @@ import numpy as np
 import pandas as pd
 
 from xltlib import StudyError, notebooks, store
-from xltlib.claims.evidence import CHOOSING, HALF_BITS, POOLED, evidence, pooled, read_all, stage_specs
+from xltlib.claims.evidence import (
+    CHOOSING,
+    DAMAGED,
+    HALF_BITS,
+    POOLED,
+    evidence,
+    pooled,
+    read_all,
+    stage_specs,
+)
 from xltlib.claims.ledger import DESIGN, Design, load_ledger, read_yaml
 from xltlib.data import downloads
 from xltlib.params import Params, load, to_dict
@@ -242,10 +251,11 @@ def _assemble(session: Session, executed: Sequence[Result]) -> bool:
 
 def damaged(folder: Path) -> list[str]:
     """What is wrong with the files of an evidence folder, by its manifest."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return [f"{path}: there is no such file"]
-    return list(store.file_problems(folder, store.read_json(path)["files"], MANIFEST))
+    try:
+        digests = store.read_json(folder / MANIFEST)["files"]
+        return list(store.file_problems(folder, digests, MANIFEST))
+    except DAMAGED as error:
+        return [f"{folder / MANIFEST}: cannot be used: {error}"]
 
 
 def _costs(session: Session, results: Sequence[Result]) -> dict[str, Any]:
@@ -441,7 +451,7 @@ def _page(session: Session, executed: Sequence[Result], tell: Tell) -> None:
         first = page.build(session.published.parent, folder, session.root / "site", session.ledger)
         tell(f"the page: {first}")
     except StudyError as error:
-        tell(f"no page: {error}; then xlt page")
+        tell(f"no page: {error}; then xlt page params/{session.params.profile}.yaml")
 
 
 def stamps(session: Session) -> tuple[Path, dict[str, list[str]]]:
