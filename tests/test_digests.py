@@ -21,7 +21,7 @@ from xltlib.store import Spec, digest_of, read_json
 
 PINS = Path(__file__).with_name("digests.json")
 RENEW = bool(os.environ.get("XLT_RENEW_DIGESTS"))
-PROFILES = ("quick", "full", "replication", "real", "confirmation", "pretrained")
+PROFILES = ("quick", "full", "replication", "real", "links", "confirmation", "nested", "pretrained")
 DIGITS = 12  # of the 16 of a digest: enough to tell some thousands of runs apart
 SHOWN = 5  # runs of a kind that a failure lists
 
