@@ -241,8 +241,8 @@ class Runs:
     def seq2seq(self, seed: int, options: str = "") -> Spec:
         """An encoder-decoder pre-trained by span corruption of the documents, with or without noise."""
         chosen = pretraining.span_options(options)
-        if self.real or self.params.model:
-            raise StudyError("span_corruption is of synthetic languages and starts from scratch")
+        if self.real:
+            raise StudyError("span_corruption is of synthetic languages")
         taken = self._take(*pretraining.SHAPE, "pretrain_steps", "batch_size", "pretrain_lr")
         taken |= self._further("batch_tokens", "device", "precision")
         seed = self.params.pretraining_of(seed)
