@@ -116,6 +116,14 @@ def test_the_cpp_program_says_the_same(settings, links, entropies, tension):
     assert model.parameters.tension == pytest.approx(tension, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "value", [{"tension": 1e-300}, {"tension": 700.0}, {"alpha": 1e308}, {"iterations": 0}]
+)
+def test_settings_whose_sums_have_no_digits_are_refused(value):
+    with pytest.raises(StudyError, match=rf"aligner: {next(iter(value))} = .*expected"):
+        Aligner(**value)
+
+
 # Fast against slow
 
 

@@ -82,6 +82,15 @@ def test_every_form_of_gold_and_predictions(tmp_path, gold, form):
         assert found == [pytest.approx(100 * 5 / 6), 1, 1, 0, 1, 1, 1]
 
 
+def test_a_question_in_another_language_is_judged_by_that_of_its_context(tmp_path):
+    paths = (
+        write(tmp_path / "gold", GOLD["mlqa, articles"][1]),
+        write(tmp_path / "predicted", json.dumps(ANSWERS)),
+    )
+    pairs = [score_files("mlqa", *paths, language) for language in ("de|en", "de")]
+    assert pairs[0]["f1"] == pairs[1]["f1"] == 50
+
+
 @pytest.mark.parametrize(
     ("command", "gold", "predicted", "accuracy"),
     [
