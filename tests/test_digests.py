@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from xltlib.claims.evidence import stage_specs
+from xltlib.claims.evidence import all_specs
 from xltlib.params import load
-from xltlib.runs import STAGES, Runs, closure
+from xltlib.runs import Runs
 from xltlib.store import Spec, digest_of, read_json
 
 PINS = Path(__file__).with_name("digests.json")
@@ -43,8 +43,7 @@ def renewed(root):
 
 def specs(root: Path, profile: str) -> list[Spec]:
     """Every run of a profile: those of all its notebooks, and what they build on."""
-    runs, ledger = Runs(load(root / "params" / f"{profile}.yaml")), root / "params" / "claims.yaml"
-    return closure(spec for stage in STAGES for spec in stage_specs(runs, ledger, stage))
+    return all_specs(Runs(load(root / "params" / f"{profile}.yaml")), root / "params" / "claims.yaml")
 
 
 def by_kind(runs: Iterable[Spec]) -> dict[str, list[str]]:

@@ -54,6 +54,11 @@ def stage_specs(runs: Runs, ledger: Path, stage: str) -> list[Spec]:
     return list(dict.fromkeys(specs))
 
 
+def all_specs(runs: Runs, ledger: Path) -> list[Spec]:
+    """The runs of all notebooks, and what they build on, each once."""
+    return closure(spec for stage in STAGES for spec in stage_specs(runs, ledger, stage))
+
+
 def claim_runs(
     ledger: Ledger, runs: Runs, claim_id: str, deciding: bool = False
 ) -> tuple[list[Spec], list[str]]:
@@ -217,15 +222,14 @@ def _check_profile(own: Published, ledger: Ledger, ledger_path: Path) -> Iterato
             if not abs(run.scores[name].mean(dtype=float) - mean) <= HALF_BITS:
                 yield f"{own.folder}: run {digest}: scores {name}: their mean is not the one told, {mean:g}"
     file, whole = ledger_path.with_name(f"{own.folder.name}.yaml"), (own.folder / "claims.json").is_file()
-    params, other = load(file) if file.is_file() else own.params, False
-    for name, asked in params:
-        found = getattr(own.params, name)
-        if found != asked and (whole or name not in CHOOSING):
-            other = True
-            yield f"{own.folder / MANIFEST}: parameters: {name} is {found}, in {file} it is {asked}"
+    params = load(file) if file.is_file() else own.params
+    other = [name for name, asked in params if getattr(own.params, name) != asked]
+    other = [name for name in other if whole or name not in CHOOSING]
+    for name in other:
+        found, asked = getattr(own.params, name), getattr(params, name)
+        yield f"{own.folder / MANIFEST}: parameters: {name} is {found}, in {file} it is {asked}"
     if not whole:
-        by_stage = (stage_specs(Runs(params), ledger_path, stage) for stage in STAGES)
-        known = {spec.digest for spec in closure(spec for specs in by_stage for spec in specs)}
+        known = {spec.digest for spec in all_specs(Runs(params), ledger_path)}
         if not other and (foreign := own.runs.keys() - known):
             some = f"{len(foreign)} runs, such as {min(foreign)}"
             yield f"{own.folder / RUNS}: {some}, are none that these parameters ask for: take them out"
